@@ -1,0 +1,271 @@
+"""The configuration: one TOML file into frozen, typed records.
+
+Unknown keys are errors that name the key; relative paths are relative to the file; secrets are paths of files, never values.
+Every key stands in config.example.toml with its default and a line of why.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from archive.errors import ConfigurationError
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+AeTitle = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file."""
+
+
+class Archive(Section):
+    """[archive]: name, data folder, address as clients see it."""
+
+    name: Text = "clinic"
+    storage: str = "storage"
+    public_url: str = "https://127.0.0.1:8443"
+
+
+class Http(Section):
+    """[http]: the web listener."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8443
+    tls: Literal["built-in", "files", "off"] = "built-in"
+    certificate: str = ""
+    key: str = ""
+    workers: Annotated[int, msgspec.Meta(ge=0)] = 0
+    threads: Positive = 8
+    max_request_bytes: Positive = 8 << 30
+    metrics_token_file: str = ""
+
+
+class DimseTls(Section):
+    """[dimse.tls]: the DIMSE listener over mutual TLS."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 2762
+
+
+class DimsePlain(Section):
+    """[dimse.plain]: for modalities without TLS, bound to networks."""
+
+    enabled: bool = False
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    networks: tuple[str, ...] = ("127.0.0.0/8",)
+
+
+class Dimse(Section):
+    """[dimse]: AE title and limits of every association."""
+
+    ae_title: AeTitle = "STRONGROOM"
+    aliases: tuple[AeTitle, ...] = ()
+    called_ae_strict: bool = False
+    workers: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_pdu_bytes: Annotated[int, msgspec.Meta(ge=16384, le=1 << 20)] = 131072
+    max_dataset_bytes: Positive = 4 << 30
+    max_associations: Positive = 100
+    max_associations_per_peer: Positive = 25
+    handshake_timeout_s: Positive = 5
+    request_timeout_s: Positive = 10
+    idle_timeout_s: Positive = 60
+    private_sop_classes: bool = False
+    tls: DimseTls = DimseTls()
+    plain: DimsePlain = DimsePlain()
+
+
+class DatabaseSection(Section):
+    """[database]: empty url means encrypted SQLite in storage."""
+
+    url: str = ""
+
+
+class Objects(Section):
+    """[objects]: empty url means segments in storage."""
+
+    url: str = ""
+
+
+class Keys(Section):
+    """[keys]: where the keyring and its key file lie; empty means <storage>/keys."""
+
+    directory: str = ""
+    key_file: str = ""
+
+
+class Storage(Section):
+    """[storage]: how segments are written and when stores are refused."""
+
+    reserve: Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?(%|B|KiB|MiB|GiB|TiB)?$")] = "5%"
+    segment_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 32)] = 256 << 20
+    direct_io: bool = True
+
+
+class Identity(Section):
+    """[identity]: how patients are told apart."""
+
+    issuer: str = ""
+
+
+class Limits(Section):
+    """[limits]: bounds on what one data set may cost."""
+
+    inflated_bytes: Positive = 64 << 20
+    nesting: Annotated[int, msgspec.Meta(ge=1, le=256)] = 64
+    elements: Positive = 1_000_000
+
+
+class Signin(Section):
+    """[signin]: browser sessions."""
+
+    idle_minutes: Positive = 15
+    absolute_hours: Positive = 12
+
+
+class Ledger(Section):
+    """[ledger]: how often checkpoints are signed when nothing happens."""
+
+    heartbeat_minutes: Positive = 60
+
+
+class Policy(Section):
+    """[policy]: separation of duties."""
+
+    two_person: bool = False
+
+
+class Config(Section):
+    """The whole file; `base` is the folder that relative paths start from."""
+
+    archive: Archive = Archive()
+    http: Http = Http()
+    dimse: Dimse = Dimse()
+    database: DatabaseSection = DatabaseSection()
+    objects: Objects = Objects()
+    keys: Keys = Keys()
+    storage: Storage = Storage()
+    identity: Identity = Identity()
+    limits: Limits = Limits()
+    signin: Signin = Signin()
+    ledger: Ledger = Ledger()
+    policy: Policy = Policy()
+    base: str = ""
+    path: str = ""
+
+    def resolve(self, path: str) -> Path:
+        """Return `path` absolute, relative ones starting at the configuration file's folder."""
+        return (Path(self.base) / path).resolve() if self.base else Path(path).resolve()
+
+    @property
+    def storage_dir(self) -> Path:
+        """The data folder."""
+        return self.resolve(self.archive.storage)
+
+    @property
+    def keys_dir(self) -> Path:
+        """The folder of keyring.json."""
+        return self.resolve(self.keys.directory) if self.keys.directory else self.storage_dir / "keys"
+
+    @property
+    def key_file(self) -> Path:
+        """The file that opens the keyring's first slot."""
+        return self.resolve(self.keys.key_file) if self.keys.key_file else self.keys_dir / "root.key"
+
+    @property
+    def run_dir(self) -> Path:
+        """Locks, sockets and the state of running processes."""
+        return self.storage_dir / "run"
+
+    @property
+    def tls_dir(self) -> Path:
+        """Certificates: ca.pem, server.pem."""
+        return self.storage_dir / "tls"
+
+    @property
+    def index_path(self) -> Path:
+        """The embedded index."""
+        return self.storage_dir / "index.db"
+
+    @property
+    def keystore_path(self) -> Path:
+        """The embedded keystore."""
+        return self.storage_dir / "keystore.db"
+
+    @property
+    def segments_dir(self) -> Path:
+        """Sealed segments."""
+        return self.storage_dir / "segments"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Sealed packs and images that can be made again."""
+        return self.storage_dir / "cache"
+
+    @property
+    def ledger_dir(self) -> Path:
+        """Tiles, entries and checkpoints."""
+        return self.storage_dir / "ledger"
+
+
+def load(path: Path) -> Config:
+    """Read one TOML file.
+
+    Raises:
+        ConfigurationError: absent, not TOML, an unknown key, or a value of the wrong kind; the message names the key.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        message = f"there is no configuration at {path}"
+        raise ConfigurationError(message, remedy="run 'archive init', or name one with --config") from error
+    except OSError as error:
+        message = f"the configuration at {path} cannot be read: {error.strerror}"
+        raise ConfigurationError(message, remedy="give the archive's user the right to read it") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        message = f"{path} is not TOML: {error}"
+        raise ConfigurationError(message, remedy="mend that line; config.example.toml shows the form") from error
+    return parse(raw, path)
+
+
+def parse(raw: dict[str, object], path: Path) -> Config:
+    """Turn a parsed table into a Config.
+
+    Raises:
+        ConfigurationError: an unknown key or a value of the wrong kind.
+    """
+    for reserved in ("base", "path"):
+        if reserved in raw:
+            message = f"{path}: Object contains unknown field `{reserved}` - at `$`"
+            raise ConfigurationError(message, remedy="remove that key")
+    try:
+        config = msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        message = f"{path}: {error}"
+        raise ConfigurationError(message, remedy="config.example.toml shows every key and what it takes") from error
+    config = msgspec.structs.replace(config, base=str(path.resolve().parent), path=str(path.resolve()))
+    _check(config)
+    return config
+
+
+def _check(config: Config) -> None:
+    """Refuse combinations that cannot work."""
+    if config.http.tls == "files" and not (config.http.certificate and config.http.key):
+        raise ConfigurationError(
+            "http.tls is \"files\" but http.certificate or http.key is empty",
+            remedy="name both files, or set http.tls = \"built-in\"",
+        )
+    if config.objects.url:
+        raise ConfigurationError(
+            "objects.url is set, but this release keeps segments on disk only",
+            remedy="leave objects.url empty",
+        )
+    if not config.archive.public_url.startswith(("https://", "http://")):
+        raise ConfigurationError("archive.public_url is not an http(s) address", remedy="write it as https://host:port")

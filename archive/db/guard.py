@@ -1,0 +1,73 @@
+"""No naked query: statements on protected tables carry a token, or do not run.
+
+Three walls: `before_execute` looks at Core statements, `before_cursor_execute` at the SQL text that is really sent, and a lint test
+(tests/db/test_no_raw_connections.py) forbids raw connections and cursors outside db/. Tokens are made by access.policy alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.sql import visitors
+
+from archive.db.tables import PROTECTED
+from archive.errors import ArchiveError
+
+OPTION = "authorised"
+_NAMES = re.compile(r"(?<![\w.])\"?(" + "|".join(sorted(PROTECTED)) + r")\"?(?!\w)", re.IGNORECASE)
+_STATEMENT = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|REPLACE|VALUES|MERGE|COPY|TRUNCATE|EXPLAIN)\b", re.IGNORECASE)
+_QUOTED = re.compile(r"'(?:[^']|'')*'")
+
+
+class NakedQuery(ArchiveError):
+    """A statement on a protected table without a token: a fault of the program, never of the caller."""
+
+    code = "naked-query"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Proof that a statement was authorised; `reason` says by what (a scope, or which internal work)."""
+
+    reason: str
+
+
+def install(engine: sa.Engine) -> None:
+    """Make every connection of `engine` refuse naked queries."""
+    event.listen(engine, "before_execute", _before_execute)
+    event.listen(engine, "before_cursor_execute", _before_cursor_execute)
+
+
+def _before_execute(
+    connection: sa.Connection, clause: Any, multiparams: Any, params: Any, options: Any  # noqa: ARG001 # SQLAlchemy's signature
+) -> None:
+    if isinstance(options.get(OPTION), Token):
+        return
+    if isinstance(clause, sa.DDL | sa.schema.ExecutableDDLElement):
+        return
+    for element in visitors.iterate(clause) if hasattr(clause, "get_children") else ():
+        if isinstance(element, sa.TableClause) and element.name in PROTECTED:
+            message = f"a statement on {element.name} has no token"
+            raise NakedQuery(message)
+
+
+def _before_cursor_execute(
+    connection: sa.Connection, cursor: Any, sql: str, parameters: Any, context: Any, many: bool  # noqa: ARG001, FBT001 # as above
+) -> None:
+    options = context.execution_options if context is not None else connection.get_execution_options()
+    if isinstance(options.get(OPTION), Token):
+        return
+    if touches_protected(sql):
+        message = "SQL on a protected table has no token"
+        raise NakedQuery(message)
+
+
+@lru_cache(maxsize=4096)
+def touches_protected(sql: str) -> bool:
+    """Whether a data statement names a protected table; string literals do not count."""
+    return bool(_STATEMENT.match(sql)) and bool(_NAMES.search(_QUOTED.sub("''", sql)))

@@ -1,0 +1,130 @@
+"""Fixtures every test may use: the corpus, real peers, databases."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIRE_ALL = os.environ.get("ARCHIVE_TEST_REQUIRE_ALL") == "1"
+EXTRA_PATH = ("/usr/sbin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/15/bin")
+
+
+def absent(what: str) -> None:
+    """Skip because a peer is missing; fail instead where everything was promised."""
+    if REQUIRE_ALL:
+        pytest.fail(f"{what} is missing, and ARCHIVE_TEST_REQUIRE_ALL=1 asks for everything")
+    pytest.skip(f"{what} is not installed")
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of an installed program, also where Debian keeps servers."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *EXTRA_PATH]))
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str, str], str]:
+    """`program("storescu", "dcmtk")`: the path of a real peer's program, else skip naming its package."""
+
+    def find(name: str, package: str) -> str:
+        path = find_program(name)
+        if path is None:
+            absent(package)
+        assert path is not None
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The folder of real and hostile DICOM files beside the checkout; never committed."""
+    path = Path(os.environ.get("ARCHIVE_TEST_CORPUS", ROOT.parent / "shared" / "corpus"))
+    if not path.is_dir():
+        pytest.skip("the DICOM corpus is not beside the checkout (set ARCHIVE_TEST_CORPUS)")
+    return path
+
+
+@pytest.fixture
+def now() -> datetime:
+    """A fixed aware instant."""
+    return datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """A real PostgreSQL server of this test run; yields a URL whose last part is the database to use."""
+    initdb = find_program("initdb")
+    if initdb is None:
+        absent("postgresql")
+    assert initdb is not None
+    bin_dir = Path(initdb).parent
+    # Short path: a socket's name has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="srpg") as folder:
+        base = Path(folder)
+        as_root = os.geteuid() == 0
+        if as_root:
+            shutil.chown(base, "postgres")
+        prefix = ["runuser", "-u", "postgres", "--"] if as_root else []
+
+        def run(*argv: str) -> None:
+            subprocess.run([*prefix, *argv], check=True, capture_output=True, cwd="/", timeout=120)
+
+        run(str(bin_dir / "initdb"), "-D", str(base / "data"), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
+        port = free_port()
+        options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={base} -c fsync=off -c max_connections=200"
+        run(str(bin_dir / "pg_ctl"), "-D", str(base / "data"), "-w", "-l", str(base / "log"), "-o", options, "start")
+        try:
+            yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/"
+        finally:
+            run(str(bin_dir / "pg_ctl"), "-D", str(base / "data"), "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> Iterator[str]:
+    """An empty PostgreSQL database for one test."""
+    import secrets
+
+    import psycopg
+
+    name = "t" + secrets.token_hex(6)
+    admin = postgresql_server.replace("+psycopg", "") + "postgres"
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
+    try:
+        yield postgresql_server + name
+    finally:
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator["Database"]:  # noqa: F821, UP037
+    """The index database with every table, on each engine in turn."""
+    from archive.db.engine import Database
+    from archive.db.migrate import create_all
+
+    if request.param == "sqlite":
+        opened = Database.embedded(tmp_path / "index.db", os.urandom(32), tmp_path / "writer.lock")
+    else:
+        opened = Database(request.getfixturevalue("postgresql_url"))
+    create_all(opened)
+    try:
+        yield opened
+    finally:
+        opened.close()
