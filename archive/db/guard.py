@@ -7,6 +7,8 @@ Three walls: `before_execute` looks at Core statements, `before_cursor_execute` 
 from __future__ import annotations
 
 import re
+import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,6 +21,7 @@ from archive.db.tables import PROTECTED
 from archive.errors import ArchiveError
 
 OPTION = "authorised"
+_asked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _NAMES = re.compile(r"(?<![\w.])\"?(" + "|".join(sorted(PROTECTED)) + r")\"?(?!\w)", re.IGNORECASE)
 _STATEMENT = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|REPLACE|VALUES|MERGE|COPY|TRUNCATE|EXPLAIN)\b", re.IGNORECASE)
 _QUOTED = re.compile(r"'(?:[^']|'')*'")
@@ -50,10 +53,23 @@ def _before_execute(
         return
     if isinstance(clause, sa.DDL | sa.schema.ExecutableDDLElement):
         return
-    for element in visitors.iterate(clause) if hasattr(clause, "get_children") else ():
-        if isinstance(element, sa.TableClause) and element.name in PROTECTED:
-            message = f"a statement on {element.name} has no token"
-            raise NakedQuery(message)
+    table = _protected_table(clause)
+    if table:
+        message = f"a statement on {table} has no token"
+        raise NakedQuery(message)
+
+
+def _protected_table(clause: Any) -> str:
+    """Return a protected table the statement names, or nothing; asked once for a statement that is built once."""
+    try:
+        return _asked[clause]
+    except (KeyError, TypeError):
+        pass
+    elements = visitors.iterate(clause) if hasattr(clause, "get_children") else ()
+    found = next((one.name for one in elements if isinstance(one, sa.TableClause) and one.name in PROTECTED), "")
+    with suppress(TypeError):  # what cannot be kept is looked at again
+        _asked[clause] = found
+    return found
 
 
 def _before_cursor_execute(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
 
-from archive.db.types import BigId, Instant
+from archive.db.types import BigId, CodePointText, Instant
 
 CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -31,7 +31,15 @@ def _id() -> Column[int]:
 
 
 def _text(name: str, **options: object) -> Column[str]:
-    return Column(name, sa.Text, nullable=False, server_default="", **options)  # type: ignore[arg-type]
+    return Column(name, CodePointText, nullable=False, server_default="", **options)  # type: ignore[arg-type]
+
+
+def _attributes() -> list[Column]:  # type: ignore[type-arg] # mixed column types
+    """The level's attributes, and the normal form (dicom.matching.normal) of those whose column or JSON cannot be compared as it is."""
+    return [
+        Column("attributes", sa.JSON, nullable=False),  # {"GGGGEEEE": element of the DICOM JSON Model}
+        Column("normalised", sa.JSON(none_as_null=True), nullable=True),  # {"GGGGEEEE": [text, …]}
+    ]
 
 
 def _location() -> list[Column]:  # type: ignore[type-arg] # mixed column types
@@ -42,6 +50,7 @@ def _location() -> list[Column]:  # type: ignore[type-arg] # mixed column types
         Column("segment_id", sa.LargeBinary(16), nullable=False),
         Column("record_offset", sa.BigInteger, nullable=False),
         Column("record_bytes", sa.BigInteger, nullable=False),
+        Column("record_kind", sa.SmallInteger, nullable=False, server_default="1"),
         Column("plaintext_bytes", sa.BigInteger, nullable=False),
         Column("part10_bytes", sa.BigInteger, nullable=False),
         Column("dataset_offset", sa.BigInteger, nullable=False),
@@ -93,7 +102,7 @@ study = Table(
     Column("key_id", sa.LargeBinary(16), nullable=False),
     # the patient as this study's first instance names it
     _text("patient_name"),
-    _text("patient_name_folded"),  # " alphabetic = ideographic = phonetic " folded, see index/folding.py
+    _text("patient_name_folded"),  # " alphabetic = ideographic = phonetic " folded, see dicom/matching.py
     _text("patient_id"),
     _text("issuer_of_patient_id"),
     _text("patient_birth_date"),
@@ -106,7 +115,7 @@ study = Table(
     _text("study_description_folded"),
     _text("referring_physician_name"),
     _text("referring_physician_name_folded"),
-    Column("attributes", sa.JSON, nullable=False),  # {"GGGGEEEE": DICOM JSON element} of patient and study level
+    *_attributes(),  # of patient and study level
     Column("n_series", sa.Integer, nullable=False, server_default="0"),  # live only
     Column("n_instances", sa.Integer, nullable=False, server_default="0"),
     Column("created_at", Instant, nullable=False),
@@ -136,7 +145,7 @@ series = Table(
     _text("body_part_examined"),
     _text("performed_procedure_step_start_date"),
     _text("performed_procedure_step_start_time"),
-    Column("attributes", sa.JSON, nullable=False),
+    *_attributes(),
     Column("n_instances", sa.Integer, nullable=False, server_default="0"),  # live only
     Column("generation", sa.BigInteger, nullable=False, server_default="0"),  # grows with every instance added or removed
     Column("created_at", Instant, nullable=False),
@@ -160,7 +169,7 @@ instance = Table(
     Column("columns", sa.Integer, nullable=True),
     Column("bits_allocated", sa.Integer, nullable=True),
     Column("number_of_frames", sa.Integer, nullable=True),
-    Column("attributes", sa.JSON, nullable=False),
+    *_attributes(),
     *_location(),
     Column("rejected_at", Instant, nullable=True),  # not NULL: rejected, restorable, invisible
     Column("rejected_by", sa.BigInteger, nullable=True),
@@ -466,8 +475,7 @@ audit_event = Table(
     Column("principal_id", sa.BigInteger, nullable=True, index=True),
     Column("peer_id", sa.BigInteger, nullable=True),
     Column("instances", sa.BigInteger, nullable=False, server_default="0"),
-    Column("salt", sa.LargeBinary(32), nullable=True),  # NULL with body: erased
-    Column("body", sa.LargeBinary, nullable=True),  # sealed canonical JSON
+    Column("body", sa.LargeBinary, nullable=True),  # salt and canonical JSON, sealed; NULL: erased
 )
 
 audit_object = Table(

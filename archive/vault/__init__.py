@@ -1,0 +1,1 @@
+"""Bytes in, sealed records kept in segments, authenticated bytes out."""

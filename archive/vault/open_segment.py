@@ -1,0 +1,125 @@
+"""One segment while it is written: its tail, its group sync, and which of its records are settled."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Collection
+from datetime import datetime
+
+from archive.vault.disk import BLOCK, O_DIRECT, Disk
+
+
+def lock(fd: int) -> None:
+    """Mark the open file as being written by this process, until its descriptor is closed.
+
+    Raises:
+        OSError: another process has it.
+    """
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def in_use(fd: int) -> bool:
+    """Whether another descriptor holds the file's lock; else `fd` holds it until closed."""
+    try:
+        lock(fd)
+    except BlockingIOError:
+        return True
+    return False
+
+
+class Progress:
+    """Which records of a segment still wait for their rows."""
+
+    def __init__(self) -> None:
+        """Start behind the head."""
+        self.end = BLOCK
+        self._waiting: set[int] = set()
+        self._lock = threading.Lock()
+
+    def begin(self, offset: int, end: int) -> None:
+        """Note a record at `offset`, the segment then going up to `end`."""
+        with self._lock:
+            self._waiting.add(offset)
+            self.end = end
+
+    def settle(self, offset: int) -> None:
+        """Forget the record: committed, or failed for good."""
+        with self._lock:
+            self._waiting.discard(offset)
+
+    def low(self, besides: Collection[int]) -> int:
+        """Return the lowest offset still waiting, leaving `besides` out; the end when none is."""
+        with self._lock:
+            return min(self._waiting.difference(besides), default=self.end)
+
+
+class OpenSegment:
+    """A segment file with a descriptor for writing."""
+
+    def __init__(self, segment_id: bytes, fd: int, size: int, created_at: datetime, progress: Progress) -> None:
+        """Take over `fd`, `size` bytes of which are allocated."""
+        self.segment_id = segment_id
+        self.fd = fd
+        self.size = size
+        self.created_at = created_at
+        self.progress = progress
+        self.tail = BLOCK  # where the next record goes
+        self.used = BLOCK  # behind the last good record
+        self.writers = 0
+        self.retired = False
+        self.failed = False
+        self._written = 0
+        self._synced = 0
+        self._count_lock = threading.Lock()
+        self._leader = threading.Lock()
+
+    def fits(self, length: int) -> bool:
+        """Whether a record of `length` bytes may still go here."""
+        return not self.failed and self.tail + length <= self.size
+
+    def take(self, length: int) -> int:
+        """Give out the next `length` bytes; the caller holds the store's lock."""
+        offset = self.tail
+        self.tail += length
+        self.writers += 1
+        self.progress.begin(offset, self.tail)
+        return offset
+
+    def keep(self, end: int) -> None:
+        """Note that a record up to `end` is durable."""
+        with self._count_lock:
+            self.used = max(self.used, end)
+
+    def sync(self, disk: Disk) -> None:
+        """Return when everything this thread has written is on the disk.
+
+        Whoever holds the leader's lock syncs for all that had written by then. After one failed sync nothing unsynced is ever
+        trusted again: the kernel drops the pages and reports the failure once.
+
+        Raises:
+            OSError.
+        """
+        with self._count_lock:
+            self._written += 1
+            ticket = self._written
+        with self._leader:
+            if self._synced >= ticket:
+                return
+            if self.failed:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            with self._count_lock:
+                upto = self._written
+            try:
+                disk.fdatasync(self.fd)
+            except OSError:
+                self.failed = True
+                raise
+            self._synced = upto
+
+    def make_buffered(self) -> None:
+        """Write through the page cache from now on."""
+        flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~O_DIRECT)

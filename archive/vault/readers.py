@@ -1,0 +1,97 @@
+"""Descriptors for reading segments, through the page cache: records are read at any offset."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from archive.errors import SealBroken
+from archive.vault.disk import BLOCK, translated
+
+
+class _Reader:
+    """A descriptor closed when nobody uses it any more."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
+class Readers:
+    """The last descriptors used, shared between threads."""
+
+    def __init__(self, path: Callable[[bytes], Path], keep: int = 64) -> None:
+        """Find files by `path(segment_id)` and keep `keep` of them open."""
+        self._path = path
+        self._keep = keep
+        self._open: OrderedDict[bytes, _Reader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _reader(self, segment_id: bytes) -> _Reader:
+        with self._lock:
+            reader = self._open.get(segment_id)
+            if reader is not None:
+                self._open.move_to_end(segment_id)
+                return reader
+        try:
+            reader = _Reader(self._path(segment_id))
+        except FileNotFoundError:
+            message = "the segment's file is missing"
+            raise SealBroken(message, verdict="V01", remedy="bring the segment back from a backup") from None
+        except OSError as error:
+            raise translated(error, "opening a segment") from error
+        with self._lock:
+            self._open[segment_id] = reader
+            while len(self._open) > self._keep:
+                self._open.popitem(last=False)
+        return reader
+
+    def read_into(self, segment_id: bytes, offset: int, into: memoryview) -> int:
+        """Read until `into` is full or the file ends.
+
+        Raises:
+            SealBroken: V01.
+            VaultUnavailable.
+        """
+        reader = self._reader(segment_id)
+        done = 0
+        try:
+            while done < len(into) and (count := os.preadv(reader.fd, [into[done:]], offset + done)):
+                done += count
+        except OSError as error:
+            raise translated(error, "reading a segment") from error
+        return done
+
+    def next_data(self, segment_id: bytes, offset: int) -> int | None:
+        """Return a block boundary at or after `offset` before which there is only a hole, None at the end."""
+        reader = self._reader(segment_id)
+        try:
+            if offset >= os.fstat(reader.fd).st_size:
+                return None
+            found = os.lseek(reader.fd, offset, os.SEEK_DATA) if hasattr(os, "SEEK_DATA") else offset
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            if error.errno == errno.EINVAL:
+                return offset
+            raise translated(error, "reading a segment") from error
+        return max(offset, found - found % BLOCK)
+
+    def forget(self, segment_id: bytes) -> None:
+        """Drop the descriptor of a file that is gone."""
+        with self._lock:
+            self._open.pop(segment_id, None)
+
+    def close(self) -> None:
+        """Drop every descriptor."""
+        with self._lock:
+            self._open.clear()

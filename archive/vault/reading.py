@@ -1,0 +1,52 @@
+"""Plaintext of a record wherever it lies, through reused working space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from archive.vault.buffers import Buffers
+from archive.vault.container import CHUNK_LOG2, TAG_BYTES, Opener
+from archive.vault.segment_store import SegmentStore
+
+_BATCH = 4  # chunks read at once
+_PLAIN_BYTES = _BATCH << CHUNK_LOG2
+
+
+class RecordReader:
+    """Reads and opens chunks; any thread."""
+
+    def __init__(self, segments: SegmentStore) -> None:
+        """Read from `segments`."""
+        self._segments = segments
+        self._sealed = Buffers(_PLAIN_BYTES + _BATCH * TAG_BYTES)
+        self._plain = Buffers(_PLAIN_BYTES)
+
+    def plaintext(self, segment_id: bytes, offset: int, opener: Opener, start: int, length: int) -> Iterator[memoryview]:
+        """Yield plaintext [start, start + length) of the record at `offset`; a view is valid until the next one.
+
+        Raises:
+            SealBroken: V01, V02 or V07.
+            VaultUnavailable.
+        """
+
+        def read(at: int, into: memoryview) -> int:
+            return self._segments.read_into(segment_id, offset + at, into)
+
+        size = opener.header.chunk_bytes
+        if size > _PLAIN_BYTES:  # only other writers make such chunks
+            yield from opener.open_range(read, start, length, memoryview(bytearray(size + TAG_BYTES)), memoryview(bytearray(size)))
+            return
+        sealed, plain = self._sealed.take(), self._plain.take()
+        try:
+            yield from opener.open_range(read, start, length, sealed, plain)
+        finally:
+            self._sealed.give(sealed)
+            self._plain.give(plain)
+
+    def collect(self, segment_id: bytes, offset: int, opener: Opener, start: int, length: int) -> bytes:
+        """Return that plaintext in one piece.
+
+        Raises:
+            As plaintext.
+        """
+        return b"".join([bytes(view) for view in self.plaintext(segment_id, offset, opener, start, length)])
