@@ -24,7 +24,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of the file."""
 
 
-class Archive(Section):
+class Archive(Section, frozen=True):
     """[archive]: name, data folder, address as clients see it."""
 
     name: Text = "clinic"
@@ -32,7 +32,7 @@ class Archive(Section):
     public_url: str = "https://127.0.0.1:8443"
 
 
-class Http(Section):
+class Http(Section, frozen=True):
     """[http]: the web listener."""
 
     host: str = "127.0.0.1"
@@ -46,7 +46,7 @@ class Http(Section):
     metrics_token_file: str = ""
 
 
-class DimseTls(Section):
+class DimseTls(Section, frozen=True):
     """[dimse.tls]: the DIMSE listener over mutual TLS."""
 
     enabled: bool = True
@@ -54,7 +54,7 @@ class DimseTls(Section):
     port: Port = 2762
 
 
-class DimsePlain(Section):
+class DimsePlain(Section, frozen=True):
     """[dimse.plain]: for modalities without TLS, bound to networks."""
 
     enabled: bool = False
@@ -63,7 +63,7 @@ class DimsePlain(Section):
     networks: tuple[str, ...] = ("127.0.0.0/8",)
 
 
-class Dimse(Section):
+class Dimse(Section, frozen=True):
     """[dimse]: AE title and limits of every association."""
 
     ae_title: AeTitle = "STRONGROOM"
@@ -82,26 +82,26 @@ class Dimse(Section):
     plain: DimsePlain = DimsePlain()
 
 
-class DatabaseSection(Section):
+class DatabaseSection(Section, frozen=True):
     """[database]: empty url means encrypted SQLite in storage."""
 
     url: str = ""
 
 
-class Objects(Section):
+class Objects(Section, frozen=True):
     """[objects]: empty url means segments in storage."""
 
     url: str = ""
 
 
-class Keys(Section):
+class Keys(Section, frozen=True):
     """[keys]: where the keyring and its key file lie; empty means <storage>/keys."""
 
     directory: str = ""
     key_file: str = ""
 
 
-class Storage(Section):
+class Storage(Section, frozen=True):
     """[storage]: how segments are written and when stores are refused."""
 
     reserve: Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?(%|B|KiB|MiB|GiB|TiB)?$")] = "5%"
@@ -109,13 +109,13 @@ class Storage(Section):
     direct_io: bool = True
 
 
-class Identity(Section):
+class Identity(Section, frozen=True):
     """[identity]: how patients are told apart."""
 
     issuer: str = ""
 
 
-class Limits(Section):
+class Limits(Section, frozen=True):
     """[limits]: bounds on what one data set may cost."""
 
     inflated_bytes: Positive = 64 << 20
@@ -123,26 +123,26 @@ class Limits(Section):
     elements: Positive = 1_000_000
 
 
-class Signin(Section):
+class Signin(Section, frozen=True):
     """[signin]: browser sessions."""
 
     idle_minutes: Positive = 15
     absolute_hours: Positive = 12
 
 
-class Ledger(Section):
+class Ledger(Section, frozen=True):
     """[ledger]: how often checkpoints are signed when nothing happens."""
 
     heartbeat_minutes: Positive = 60
 
 
-class Policy(Section):
+class Policy(Section, frozen=True):
     """[policy]: separation of duties."""
 
     two_person: bool = False
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """The whole file; `base` is the folder that relative paths start from."""
 
     archive: Archive = Archive()
@@ -259,8 +259,8 @@ def _check(config: Config) -> None:
     """Refuse combinations that cannot work."""
     if config.http.tls == "files" and not (config.http.certificate and config.http.key):
         raise ConfigurationError(
-            "http.tls is \"files\" but http.certificate or http.key is empty",
-            remedy="name both files, or set http.tls = \"built-in\"",
+            'http.tls is "files" but http.certificate or http.key is empty',
+            remedy='name both files, or set http.tls = "built-in"',
         )
     if config.objects.url:
         raise ConfigurationError(

@@ -56,7 +56,7 @@ class InvalidInstance(Rejected):
     code = "invalid-instance"
 
     def __init__(self, message: str = "", *, reason: str = "cannot-understand", remedy: str = "") -> None:
-        """`reason`: cannot-understand, bad-uid, missing-uid, uid-mismatch, too-large, too-deep, class-mismatch, wrong-study."""
+        """`reason`: cannot-understand, bad-uid, missing-uid, uid-mismatch, too-large, too-deep, class-mismatch, wrong-study, no-meta."""
         super().__init__(message, remedy=remedy)
         self.reason = reason
 
@@ -80,9 +80,14 @@ class InvalidRequest(Rejected):
 
 
 class NotAcceptable(Rejected):
-    """No representation the caller asked for can be made."""
+    """No representation the caller asked for can be made; `reason` is one of the words of REFUSALS in dicom.decode, or empty."""
 
     code = "not-acceptable"
+
+    def __init__(self, message: str = "", *, reason: str = "", remedy: str = "") -> None:
+        """Keep the word for why pixels cannot be given in that form."""
+        super().__init__(message, remedy=remedy)
+        self.reason = reason
 
 
 class InstanceConflict(Rejected):

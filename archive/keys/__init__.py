@@ -1,0 +1,1 @@
+"""The archive's long-lived keys and its certificate authority."""

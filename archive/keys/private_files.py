@@ -1,0 +1,110 @@
+"""Files only their owner may read: written whole or not at all, refused when anyone else could read them.
+
+Source: docs/format.md 5.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from archive.errors import KeysUnavailable
+
+
+def read(path: Path, *, limit_bytes: int = 1 << 20) -> bytes:
+    """Return the content of a file that belongs to this process's user alone.
+
+    Raises:
+        KeysUnavailable: absent, unreadable, longer than the limit, another owner, or open to group or others.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        message = f"{path} is missing"
+        raise KeysUnavailable(message, remedy="put it back from its backup, or run 'archive init' for a new archive") from None
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise KeysUnavailable(message, remedy="run as the user the archive belongs to") from error
+    with os.fdopen(descriptor, "rb") as file:
+        _check(path, os.fstat(descriptor))
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        message = f"{path} is too long to be what its name says"
+        raise KeysUnavailable(message, remedy="put it back from its backup")
+    return data
+
+
+def check_directory(path: Path) -> None:
+    """Refuse a folder of keys that anyone but its owner may enter.
+
+    Raises:
+        KeysUnavailable.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise KeysUnavailable(message, remedy="run 'archive init' for a new archive, or name its folder in [keys]") from error
+    _check(path, found)
+
+
+def _check(path: Path, found: os.stat_result) -> None:
+    folder = stat.S_ISDIR(found.st_mode)
+    if not (folder or stat.S_ISREG(found.st_mode)):
+        message = f"{path} is not a file"
+        raise KeysUnavailable(message, remedy="put the file back from its backup")
+    if found.st_uid != os.geteuid():
+        message = f"{path} belongs to user id {found.st_uid}, but this process runs as {os.geteuid()}"
+        raise KeysUnavailable(message, remedy=f"run as its owner, or hand it over: chown {os.geteuid()} {path}")
+    if found.st_mode & 0o077:
+        message = f"{path} may be read by group or others (mode {stat.S_IMODE(found.st_mode):04o})"
+        raise KeysUnavailable(message, remedy=f"close it: chmod {'0700' if folder else '0600'} {path}")
+
+
+def make_directory(path: Path) -> None:
+    """Make a folder with mode 0700 when it is not there; one that is there keeps its mode."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def write(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -> None:
+    """Put `data` at `path`, durable when this returns; a crash leaves the old file or the new one, never a part.
+
+    Raises:
+        KeysUnavailable: it cannot be written, or is there already and `replace` is False.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, mode)
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            if replace:
+                temporary.replace(path)
+            else:
+                os.link(temporary, path)
+                temporary.unlink()
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_directory(path.parent)
+    except FileExistsError as error:
+        message = f"{path} is there already"
+        raise KeysUnavailable(message, remedy="name a file that does not exist yet") from error
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}"
+        raise KeysUnavailable(message, remedy="make room, or give the archive's user the right to write there") from error
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

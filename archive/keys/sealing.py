@@ -1,0 +1,88 @@
+"""The few primitives every key format is made of.
+
+Source: docs/format.md 1.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+_ENCODER = msgspec.json.Encoder(order="sorted")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+
+class WrongKey(Exception):
+    """Sealed bytes do not open under this key and context."""
+
+
+def derive(key: bytes, info: bytes, length: int = KEY_BYTES) -> bytes:
+    """Return HKDF-Expand-SHA-256 of a uniformly random key.
+
+    Source: RFC 5869 2.3.
+    """
+    return HKDFExpand(SHA256(), length, info).derive(key)
+
+
+def seal(key: bytes, plaintext: bytes, aad: bytes) -> bytes:
+    """Return nonce || AES-256-GCM ciphertext and tag."""
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, aad)
+
+
+def unseal(key: bytes, sealed: bytes, aad: bytes) -> bytes:
+    """Return what `seal` sealed.
+
+    Raises:
+        WrongKey: another key, another context, or changed bytes.
+    """
+    try:
+        return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], aad)
+    except (InvalidTag, ValueError):
+        raise WrongKey from None
+
+
+def canonical(value: Any) -> bytes:
+    """Return canonical JSON; the caller passes strings, integers, booleans, lists and string-keyed dicts only."""
+    return _ENCODER.encode(value)
+
+
+def decode_base64(text: str) -> bytes:
+    """Return base64 decoded; no two texts mean the same bytes.
+
+    Raises:
+        ValueError: not base64, or not in its one form.
+    """
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data).decode() != text:
+        message = "not base64 in its one form"
+        raise ValueError(message)
+    return data
+
+
+def format_instant(at: datetime) -> str:
+    """Return `YYYY-MM-DDTHH:MM:SS.ffffffZ` of an aware datetime."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_instant(text: str) -> datetime:
+    """Return the datetime that `format_instant` wrote.
+
+    Raises:
+        ValueError: any other form.
+    """
+    if not _INSTANT.fullmatch(text):
+        message = "not an instant"
+        raise ValueError(message)
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
