@@ -1,0 +1,132 @@
+"""The ledger as a table: record an event in the transaction of its effect, find events again.
+
+Source: docs/format.md 6.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from archive.db.tables import audit_event, audit_object, ledger_leaf
+from archive.keys.keyring import Keyring
+from archive.ledger import nodes
+from archive.ledger.audit import Event, Kind, ObjectRef, body_of, leaf_of
+from archive.ledger.bodies import Bodies, commitment, parse
+
+SIZE_LOCK = 0x5374726F6E67  # "Strong": PostgreSQL's advisory lock that gives out leaf numbers
+_TURN = sa.select(sa.func.pg_advisory_xact_lock(SIZE_LOCK))
+_LEAF = sa.insert(ledger_leaf)
+_EVENT = sa.insert(audit_event)
+_OBJECT = sa.insert(audit_object)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """A recorded event; `body` is None when it was erased or its key destroyed."""
+
+    n: int
+    at: datetime
+    kind: str
+    action: str
+    outcome: int
+    principal_id: int | None
+    peer_id: int | None
+    instances: int
+    body: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which events: every condition that is set must hold; `until` is exclusive, `before` continues an earlier answer."""
+
+    principal_id: int | None = None
+    kinds: tuple[Kind, ...] = ()
+    obj: ObjectRef | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    outcome: int | None = None
+    failed: bool = False
+    before: int | None = None
+    limit: int = 100
+
+
+class Ledger:
+    """Records and finds events; stateless but for prepared keys, safe to share between threads."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        """Use the pseudonyms and audit keys of an opened keyring."""
+        self.keyring = keyring
+        self._bodies = Bodies(keyring)
+
+    def record(self, tx: sa.Connection, event: Event, *, at: datetime) -> int:
+        """Insert the leaf and the audit rows of an event, and return the leaf's number.
+
+        Nothing is recorded unless the caller's transaction commits. On PostgreSQL numbers are given out one transaction at a time,
+        from here until the commit, so call this as late as the work allows.
+        """
+        refs = [ref.pseudonym(self.keyring) for ref in event.objects]
+        body = body_of(event, at)
+        salt = os.urandom(32)
+        if tx.dialect.name == "postgresql":
+            tx.execute(_TURN)
+        n = nodes.size(tx)
+        leaf = leaf_of(event, n, at, refs=refs, commitment=commitment(salt, body), keyring=self.keyring)
+        tx.execute(_LEAF, {"n": n, "data": leaf, "hash": hashlib.sha256(b"\0" + leaf).digest()})
+        subject = event.subject
+        tx.execute(_EVENT, {
+            "n": n, "at": at, "kind": event.kind.label, "action": event.kind.action, "outcome": event.outcome,
+            "principal_id": None if subject is None else subject.principal_id,
+            "peer_id": None if subject is None else subject.peer_id,
+            "instances": event.instances, "body": self._bodies.seal(n, salt, body),
+        })
+        if refs:
+            tx.execute(_OBJECT, [{"n": n, "ref": ref} for ref in refs])
+        return n
+
+    def search(self, tx: sa.Connection, wanted: AuditFilter) -> list[AuditRow]:
+        """Return the events that match, newest first, bodies opened.
+
+        Raises:
+            LedgerBroken: a body was changed (V12).
+        """
+        query = sa.select(audit_event).order_by(audit_event.c.n.desc()).limit(wanted.limit)
+        if wanted.principal_id is not None:
+            query = query.where(audit_event.c.principal_id == wanted.principal_id)
+        if wanted.kinds:
+            query = query.where(audit_event.c.kind.in_([kind.label for kind in wanted.kinds]))
+        if wanted.obj is not None:
+            ref = wanted.obj.pseudonym(self.keyring)
+            query = query.where(audit_event.c.n.in_(sa.select(audit_object.c.n).where(audit_object.c.ref == ref)))
+        if wanted.since is not None:
+            query = query.where(audit_event.c.at >= wanted.since)
+        if wanted.until is not None:
+            query = query.where(audit_event.c.at < wanted.until)
+        if wanted.outcome is not None:
+            query = query.where(audit_event.c.outcome == wanted.outcome)
+        if wanted.failed:
+            query = query.where(audit_event.c.outcome != 0)
+        if wanted.before is not None:
+            query = query.where(audit_event.c.n < wanted.before)
+        return [
+            AuditRow(
+                row.n, row.at, row.kind, row.action, row.outcome, row.principal_id, row.peer_id, row.instances,
+                self._open(row.n, row.body),
+            )
+            for row in tx.execute(query)
+        ]
+
+    def _open(self, n: int, sealed: bytes | None) -> dict[str, Any] | None:
+        if sealed is None:
+            return None
+        opened = self._bodies.open(n, bytes(sealed))
+        return None if opened is None else parse(opened[1])
+
+    def size(self, tx: sa.Connection) -> int:
+        """Return the number of leaves."""
+        return nodes.size(tx)
