@@ -1,0 +1,342 @@
+"""Which series a subject may touch, as one SQL condition: the rule of docs/access.md, clause by clause.
+
+The condition is built once per table alias and shape and holds only named parameters, so its text never changes and the database
+keeps its plan; `policy.Scope` supplies the values. A statement run without them fails: there is no default that lets anyone in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import BindParameter, ColumnElement, FromClause, Select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from archive.db import tables
+from archive.db.types import Instant
+
+ALLOW, DENY = 1, 0
+
+# Constants stand in the text: a parameter each would cost more than it says.
+_ZERO, _ONE, _TWO, _THREE, _FOUR = (sa.literal_column(str(n), sa.BigInteger()) for n in range(5))
+_EMPTY = sa.literal_column("''", sa.Text())
+# Aliases are made once: a fresh one copies every column. None is ever nested in itself.
+_VISIBLE = tables.series.alias("visible_series")
+_ALLOW_GRANT, _DENY_GRANT = tables.grants.alias("allow_grant"), tables.grants.alias("deny_grant")
+_CALLER, _GROUP = tables.principal.alias("caller"), tables.principal.alias("caller_group")
+_MEMBERSHIP = tables.membership.alias("caller_membership")
+_SESSION, _SESSION_OWNER = tables.session.alias("caller_session"), tables.principal.alias("session_owner")
+_TOKEN = tables.api_token.alias("caller_token")
+_BOUNDARY, _BOUNDARY_ITEM = tables.boundary.alias("caller_boundary"), tables.boundary_item.alias("caller_boundary_item")
+_SIGNS_IN = [sa.literal_column(f"'{kind}'", sa.Text()) for kind in ("user", "service", "device")]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a subject came in with: it decides which clauses the SQL has, `prefix` names their parameters."""
+
+    session: bool = False
+    token: bool = False
+    boundary: bool = False
+    prefix: str = "scope"
+
+    def me(self) -> BindParameter[int]:
+        """The principal."""
+        return sa.bindparam(f"{self.prefix}_me", type_=sa.BigInteger())
+
+    def now(self) -> BindParameter[object]:
+        """The instant asked about."""
+        return sa.bindparam(f"{self.prefix}_now", type_=Instant())
+
+    def need(self) -> BindParameter[int]:
+        """The permission bits wanted, all of them."""
+        return sa.bindparam(f"{self.prefix}_need", type_=sa.BigInteger())
+
+    def need_restricted(self) -> BindParameter[int]:
+        """The bits wanted of a restricted series."""
+        return sa.bindparam(f"{self.prefix}_need_restricted", type_=sa.BigInteger())
+
+    def limit(self) -> BindParameter[int]:
+        """The bits a token may use at most."""
+        return sa.bindparam(f"{self.prefix}_limit", type_=sa.BigInteger())
+
+    def missing_context(self) -> BindParameter[int]:
+        """The context bits this request lacks."""
+        return sa.bindparam(f"{self.prefix}_missing_context", type_=sa.Integer())
+
+    def session_id(self) -> BindParameter[int]:
+        """The browser session, when the shape has one."""
+        return sa.bindparam(f"{self.prefix}_session", type_=sa.BigInteger())
+
+    def token_id(self) -> BindParameter[int]:
+        """The API token, when the shape has one."""
+        return sa.bindparam(f"{self.prefix}_token", type_=sa.BigInteger())
+
+    def boundary_id(self) -> BindParameter[int]:
+        """The boundary, when the shape has one."""
+        return sa.bindparam(f"{self.prefix}_boundary", type_=sa.BigInteger())
+
+
+def series_condition(se: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """True for the series of `se` that the subject may touch."""
+    return _series_condition(se, shape)
+
+
+def study_condition(st: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """True for the studies of `st` with a series the subject may touch."""
+    return _parent_condition(st, "study_pk", shape)
+
+
+def patient_condition(pt: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """True for the patients of `pt` with a series the subject may touch."""
+    return _parent_condition(pt, "patient_pk", shape)
+
+
+@lru_cache(maxsize=256)
+def entire_study_condition(st: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """True only for studies of `st` that an unconditional allow covers whole, with nothing that could hide a part."""
+    if shape.boundary:
+        return sa.false()
+    g, d, se = _ALLOW_GRANT, _DENY_GRANT, _VISIBLE
+    wide = sa.select(1).select_from(g).where(
+        is_caller(g.c.subject_id, shape), g.c.effect == _ONE, in_datastore(g, st), not_revoked(g), in_window(g, shape),
+        g.c.modality == _EMPTY, g.c.department_id.is_(None), g.c.study_date_from == _EMPTY, g.c.study_date_to == _EMPTY,
+        context_suffices(g, shape), g.c.permissions.bitwise_and(shape.need()) == shape.need(),
+        g.c.scope_key.in_([_ZERO, st.c.patient_pk * _FOUR + _ONE, st.c.id * _FOUR + _TWO]),
+    ).correlate(st)
+    any_deny = sa.select(1).select_from(d).where(
+        is_caller(d.c.subject_id, shape), d.c.effect == _ZERO, not_revoked(d), in_window(d, shape),
+    )  # of any datastore, so that it is asked once and not for each study
+    restricted = sa.select(1).select_from(se).where(se.c.study_pk == st.c.id, se.c.restricted == sa.true()).correlate(st)
+    return sa.and_(
+        caller_is_live(shape), shape.limit().bitwise_and(shape.need()) == shape.need(),
+        sa.exists(wide), sa.not_(sa.exists(any_deny)), sa.not_(sa.exists(restricted)),
+    )
+
+
+@lru_cache(maxsize=256)
+def _parent_condition(parent: FromClause, key: str, shape: Shape) -> ColumnElement[bool]:
+    se = _VISIBLE
+    return sa.exists(sa.select(1).select_from(se).where(se.c[key] == parent.c.id, _series_condition(se, shape)).correlate(parent))
+
+
+@lru_cache(maxsize=256)
+def _series_condition(se: FromClause, shape: Shape) -> ColumnElement[bool]:
+    return sa.and_(
+        holds_images(se),
+        caller_is_live(shape),
+        within_limit(se, shape),
+        allowed(se, shape),
+        sa.not_(denied(se, shape)),
+        within_boundary(se, shape),
+    )
+
+
+# --- the clauses, each removable by name so that a test can show that it is missed ---
+
+
+def holds_images(se: FromClause) -> ColumnElement[bool]:
+    """A series whose instances are all rejected is not there."""
+    return se.c.n_instances > _ZERO
+
+
+def caller_is_live(shape: Shape) -> ColumnElement[bool]:
+    """The principal, and the session or token it came with, still count."""
+    clauses = [principal_is_enabled(shape)]
+    if shape.session:
+        clauses.append(session_is_live(shape))
+    if shape.token:
+        clauses.append(token_is_live(shape))
+    return sa.and_(*clauses)
+
+
+def principal_is_enabled(shape: Shape) -> ColumnElement[bool]:
+    """The console and groups own no scope: someone must have signed in, or a device."""
+    p = _CALLER
+    return sa.exists(
+        sa.select(1).select_from(p).where(
+            p.c.id == shape.me(),
+            p.c.enabled == sa.true(),
+            p.c.removed_at.is_(None),
+            p.c.kind.in_(_SIGNS_IN),
+        )
+    )
+
+
+def session_is_live(shape: Shape) -> ColumnElement[bool]:
+    """Not ended, not idle too long, not too old, and of the principal's present security epoch."""
+    s, p = _SESSION, _SESSION_OWNER
+    return sa.exists(
+        sa.select(1).select_from(s.join(p, p.c.id == s.c.principal_id)).where(
+            s.c.id == shape.session_id(),
+            s.c.principal_id == shape.me(),
+            s.c.revoked_at.is_(None),
+            s.c.idle_until > shape.now(),
+            s.c.absolute_until > shape.now(),
+            s.c.epoch == p.c.security_epoch,
+        )
+    )
+
+
+def token_is_live(shape: Shape) -> ColumnElement[bool]:
+    """Not revoked, not expired, and bounded exactly as the subject says."""
+    t = _TOKEN
+    bounded = t.c.boundary_id == shape.boundary_id() if shape.boundary else t.c.boundary_id.is_(None)
+    return sa.exists(
+        sa.select(1).select_from(t).where(
+            t.c.id == shape.token_id(),
+            t.c.principal_id == shape.me(),
+            t.c.revoked_at.is_(None),
+            t.c.not_after > shape.now(),
+            bounded,
+        )
+    )
+
+
+def needed(se: FromClause, shape: Shape) -> ColumnElement[int]:
+    """The bits wanted of this series: a restricted one asks for RESTRICTED besides."""
+    return sa.case((se.c.restricted == sa.true(), shape.need_restricted()), else_=shape.need())
+
+
+def within_limit(se: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """The caller's own bound holds every bit wanted."""
+    need = needed(se, shape)
+    return shape.limit().bitwise_and(need) == need
+
+
+def allowed(se: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """One live allow covers the series and holds every bit wanted."""
+    g = _ALLOW_GRANT
+    need = needed(se, shape)
+    return sa.exists(
+        _grants_on(g, se, shape, ALLOW).where(
+            g.c.permissions.bitwise_and(need) == need,
+            context_suffices(g, shape),
+        )
+    )
+
+
+def denied(se: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """Any live deny covers the series and holds one of the bits wanted."""
+    g = _DENY_GRANT
+    return sa.exists(_grants_on(g, se, shape, DENY).where(g.c.permissions.bitwise_and(needed(se, shape)) != _ZERO))
+
+
+def within_boundary(se: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """A bounded caller reaches only what its boundary names."""
+    if not shape.boundary:
+        return sa.true()
+    b, i = _BOUNDARY, _BOUNDARY_ITEM
+    need = needed(se, shape)
+    return sa.exists(
+        sa.select(1).select_from(i.join(b, b.c.id == i.c.boundary_id)).where(
+            i.c.boundary_id == shape.boundary_id(),
+            b.c.owner_id == shape.me(),
+            b.c.not_after > shape.now(),
+            i.c.permissions.bitwise_and(need) == need,
+            scope_covers(i, se),
+        ).correlate(se)
+    )
+
+
+def _grants_on(g: FromClause, se: FromClause, shape: Shape, effect: int) -> Select[tuple[int]]:
+    return sa.select(1).select_from(g).where(
+        is_caller(g.c.subject_id, shape),
+        g.c.effect == (_ONE if effect == ALLOW else _ZERO),
+        in_datastore(g, se),
+        not_revoked(g),
+        in_window(g, shape),
+        modality_fits(g, se),
+        department_fits(g, se),
+        date_fits(g, se),
+        scope_covers(g, se),
+    ).correlate(se)
+
+
+def is_caller(principal_id: ColumnElement[int], shape: Shape) -> ColumnElement[bool]:
+    """The principal itself, or a group it is a member of now."""
+    m, p = _MEMBERSHIP, _GROUP
+    groups = sa.select(m.c.group_id).select_from(m.join(p, p.c.id == m.c.group_id)).where(
+        m.c.principal_id == shape.me(), membership_is_live(m, shape), group_is_enabled(p)
+    )
+    return _Among(principal_id, sa.union_all(sa.select(shape.me()), groups).scalar_subquery())
+
+
+class _Among(FunctionElement[bool]):
+    """`column IN (query)`, written so that each engine asks the query once and then looks into the index of the column."""
+
+    type = sa.Boolean()
+    name = "among"
+    inherit_cache = True
+
+
+@compiles(_Among)
+def _among(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, query = element.clauses
+    return f"{compiler.process(column, **options)} IN {compiler.process(query, **options)}"
+
+
+@compiles(_Among, "postgresql")
+def _among_postgresql(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    # As IN, PostgreSQL joins the grants to the query for every series: seconds where this takes milliseconds.
+    column, query = element.clauses
+    return f"{compiler.process(column, **options)} = ANY (ARRAY{compiler.process(query, **options)})"
+
+
+def membership_is_live(m: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """A membership counts from its start until its end."""
+    return sa.and_(m.c.not_before <= shape.now(), m.c.not_after > shape.now())
+
+
+def group_is_enabled(p: FromClause) -> ColumnElement[bool]:
+    """A group switched off or removed gives and denies nothing."""
+    return sa.and_(p.c.enabled == sa.true(), p.c.removed_at.is_(None))
+
+
+def in_datastore(g: FromClause, se: FromClause) -> ColumnElement[bool]:
+    """A grant reaches its own datastore only."""
+    return g.c.datastore_id == se.c.datastore_id
+
+
+def not_revoked(g: FromClause) -> ColumnElement[bool]:
+    """A revoked grant never counts again."""
+    return g.c.revoked_at.is_(None)
+
+
+def in_window(g: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """A grant counts from its start until its end."""
+    return sa.and_(g.c.not_before <= shape.now(), g.c.not_after > shape.now())
+
+
+def context_suffices(g: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """An allow may ask for a context; a deny holds in every one."""
+    return g.c.need_context.bitwise_and(shape.missing_context()) == _ZERO
+
+
+def modality_fits(g: FromClause, se: FromClause) -> ColumnElement[bool]:
+    """Empty means any modality."""
+    return sa.or_(g.c.modality == _EMPTY, g.c.modality == se.c.modality)
+
+
+def department_fits(g: FromClause, se: FromClause) -> ColumnElement[bool]:
+    """NULL means any department."""
+    return sa.or_(g.c.department_id.is_(None), g.c.department_id == se.c.department_id)
+
+
+def date_fits(g: FromClause, se: FromClause) -> ColumnElement[bool]:
+    """Both ends inclusive; a series without a study date fits no grant that names one."""
+    return sa.and_(
+        sa.or_(g.c.study_date_from == _EMPTY, se.c.study_date >= g.c.study_date_from),
+        sa.or_(g.c.study_date_to == _EMPTY, sa.and_(se.c.study_date != _EMPTY, se.c.study_date <= g.c.study_date_to)),
+    )
+
+
+def scope_covers(g: FromClause, se: FromClause) -> ColumnElement[bool]:
+    """The archive, or this series' patient, study or itself: typed integer keys, never text from the wire."""
+    return g.c.scope_key.in_(
+        [_ZERO, se.c.patient_pk * _FOUR + _ONE, se.c.study_pk * _FOUR + _TWO, se.c.id * _FOUR + _THREE]
+    )

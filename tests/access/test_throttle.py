@@ -1,0 +1,80 @@
+"""Slower after failures, never locked."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from archive.access import throttle
+from archive.db import tables
+from archive.db.engine import Database
+from archive.errors import Unauthenticated
+from archive.keys.keyring import Keyring
+
+
+def test_the_delay_doubles_to_a_quarter_of_an_hour() -> None:
+    assert [throttle.delay(n, 4).total_seconds() for n in (0, 3, 4, 5, 6, 13, 14, 40, 10_000)] == [0, 0, 1, 2, 4, 512, 900, 900, 900]
+
+
+def attempts(database: Database, keyring: Keyring, name: str, address: str, start: datetime, count: int) -> list[datetime]:
+    """Try again as soon as it is allowed; return when each attempt was looked at."""
+    at, looked = start, []
+    with database.begin() as tx:
+        while len(looked) < count:
+            try:
+                throttle.begin(tx, keyring, name, address, at=at)
+                looked.append(at)
+            except Unauthenticated:
+                at += timedelta(seconds=1)
+    return looked
+
+
+def test_one_guesser_is_slowed_and_never_locked_out(database: Database, keyring: Keyring, now: datetime) -> None:
+    looked = attempts(database, keyring, "ada", "192.0.2.7", now, 9)
+    assert [(at - now).total_seconds() for at in looked] == [0, 0, 0, 0, 1, 3, 7, 15, 31]
+    with database.begin() as tx:
+        throttle.begin(tx, keyring, "ada", "198.51.100.1", at=looked[-1])  # her own desk is another network
+        throttle.begin(tx, keyring, "bob", "192.0.2.9", at=looked[-1])
+        with pytest.raises(Unauthenticated):
+            throttle.begin(tx, keyring, " ADA ", "192.0.2.200", at=looked[-1])  # the same /24, the name written otherwise
+        throttle.begin(tx, keyring, "ada", "192.0.2.7", at=looked[-1] + timedelta(minutes=15))
+
+
+def test_a_guesser_from_everywhere_is_slowed_too(database: Database, keyring: Keyring, now: datetime) -> None:
+    with database.begin() as tx:
+        for n in range(throttle.FREE_ACCOUNT):
+            throttle.begin(tx, keyring, "ada", f"10.0.{n}.1", at=now)
+        with pytest.raises(Unauthenticated):
+            throttle.begin(tx, keyring, "ada", "10.1.0.1", at=now)
+
+
+def test_spraying_many_names_from_one_network_is_slowed(database: Database, keyring: Keyring, now: datetime) -> None:
+    with database.begin() as tx:
+        for n in range(throttle.FREE_NETWORK):
+            throttle.begin(tx, keyring, f"user{n}", f"2001:db8::{n:x}", at=now)
+        with pytest.raises(Unauthenticated):
+            throttle.begin(tx, keyring, "another", "2001:db8::ffff:1", at=now)
+        throttle.begin(tx, keyring, "another", "2001:db8:0:1::1", at=now)
+
+
+def test_signing_in_forgives_and_a_day_forgets(database: Database, keyring: Keyring, now: datetime) -> None:
+    last = attempts(database, keyring, "ada", "192.0.2.7", now, 6)[-1]
+    with database.begin() as tx:
+        at = last + timedelta(minutes=1)
+        throttle.succeeded(tx, throttle.begin(tx, keyring, "ada", "192.0.2.7", at=at))
+        for _ in range(throttle.FREE_HERE):
+            throttle.begin(tx, keyring, "ada", "::ffff:192.0.2.7", at=at)
+        with pytest.raises(Unauthenticated):
+            throttle.begin(tx, keyring, "ada", "192.0.2.7", at=at)
+        throttle.begin(tx, keyring, "ada", "192.0.2.7", at=at + timedelta(hours=25))
+        assert tx.execute(sa.select(sa.func.count()).select_from(tables.login_attempt)).scalar() == 1
+
+
+def test_names_and_addresses_are_not_kept(database: Database, keyring: Keyring, now: datetime) -> None:
+    with database.begin() as tx:
+        throttle.begin(tx, keyring, "ada", "not an address", at=now)
+        kept = str(tx.execute(sa.select(tables.login_attempt)).mappings().one())
+    assert "ada" not in kept
+    assert "address" not in kept
