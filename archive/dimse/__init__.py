@@ -1,0 +1,1 @@
+"""DIMSE: associations in and out, over mutual TLS or, where allowed, plain."""

@@ -1,0 +1,199 @@
+"""Who asks for an association, and on which terms it is granted: one decision, whichever lane serves it afterwards.
+
+`read_request` takes one A-ASSOCIATE-RQ off a socket within bounds of size and time, `parse` turns it into a Proposal, `decide` is a
+function of the proposal, the connection and the table of peers. Nothing of a stranger is kept before it has said who it is.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+
+from archive.config import Dimse
+from archive.dimse import contexts
+from archive.dimse.contexts import Answered, Proposed, Role
+from archive.errors import ArchiveError, Denied
+
+if TYPE_CHECKING:
+    from archive.services.peers import Admission, Peers
+
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+PROTOCOL_VERSION = 1
+MAXIMUM_REQUEST_BYTES = 256 << 10
+"""128 contexts with every transfer syntax of the standard fit."""
+
+_ASSOCIATE_RQ, _KNOWN_PDU_TYPES = 0x01, range(1, 8)
+_HEADER = struct.Struct(">BBL")
+
+UNRECOGNISED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER_VALUE = 1, 2, 6
+"""A-ABORT reasons of the service provider (PS3.8 Table 9-26)."""
+
+
+class ProtocolError(Exception):
+    """The peer does not speak the protocol; `reason` goes into the A-ABORT."""
+
+    def __init__(self, reason: int) -> None:
+        """Keep the reason of PS3.8 Table 9-26."""
+        super().__init__(f"A-ABORT reason {reason}")
+        self.reason = reason
+
+
+class Silence(Exception):
+    """The peer left, or sent too little within the time allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An A-ASSOCIATE-RQ; `encoded` is the whole PDU."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    application_context: str
+    protocol_version: int
+    contexts: tuple[Proposed, ...]
+    roles: dict[str, Role]
+    encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An A-ASSOCIATE-RJ (PS3.8 Table 9-21); `why` is for the log."""
+
+    result: int
+    source: int
+    reason: int
+    why: str
+
+    @property
+    def encoded(self) -> bytes:
+        """The PDU."""
+        return _HEADER.pack(0x03, 0, 4) + bytes((0, self.result, self.source, self.reason))
+
+
+APPLICATION_CONTEXT_NOT_SUPPORTED = Rejection(1, 1, 2, "application context not supported")
+CALLING_AE_NOT_RECOGNISED = Rejection(1, 1, 3, "peer not recognised")
+CALLED_AE_NOT_RECOGNISED = Rejection(1, 1, 7, "called AE title not recognised")
+PROTOCOL_VERSION_NOT_SUPPORTED = Rejection(1, 2, 2, "protocol version not supported")
+TEMPORARY_CONGESTION = Rejection(2, 3, 1, "the archive cannot decide now")
+LOCAL_LIMIT_EXCEEDED = Rejection(2, 3, 2, "too many associations")
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """The terms of an association: who it is for and what may come on which context."""
+
+    admission: Admission
+    proposal: Proposal
+    contexts: tuple[Answered, ...]
+    roles: tuple[Role, ...]
+
+
+def abort_pdu(reason: int) -> bytes:
+    """Return an A-ABORT of the service provider."""
+    return _HEADER.pack(0x07, 0, 4) + bytes((0, 0, 2, reason))
+
+
+def read_request(connection: socket.socket, *, timeout_s: float) -> bytes:
+    """Read the first PDU, which must be an A-ASSOCIATE-RQ, within `timeout_s` altogether.
+
+    Raises:
+        ProtocolError: it is another PDU, no PDU, or too long.
+        Silence: the peer left, or the time is over.
+    """
+    deadline = time.monotonic() + timeout_s
+    header = _read_exactly(connection, _HEADER.size, deadline)
+    pdu_type, _, length = _HEADER.unpack(header)
+    if pdu_type != _ASSOCIATE_RQ:
+        raise ProtocolError(UNEXPECTED_PDU if pdu_type in _KNOWN_PDU_TYPES else UNRECOGNISED_PDU)
+    if length > MAXIMUM_REQUEST_BYTES:
+        raise ProtocolError(INVALID_PARAMETER_VALUE)
+    return header + _read_exactly(connection, length, deadline)
+
+
+def _read_exactly(connection: socket.socket, count: int, deadline: float) -> bytes:
+    received = bytearray()
+    while len(received) < count:
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0:
+            raise Silence
+        connection.settimeout(remaining_s)
+        try:
+            piece = connection.recv(min(count - len(received), 65536))
+        except OSError as error:
+            raise Silence from error
+        if not piece:
+            raise Silence
+        received += piece
+    return bytes(received)
+
+
+def parse(encoded: bytes) -> Proposal:
+    """Read an A-ASSOCIATE-RQ.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    try:
+        pdu = A_ASSOCIATE_RQ()
+        pdu.decode(encoded)
+        primitive = pdu.to_primitive()
+        proposed = tuple(
+            Proposed(int(context.context_id or 0), str(context.abstract_syntax or ""), tuple(map(str, context.transfer_syntax)))
+            for context in primitive.presentation_context_definition_list
+        )
+        roles = {
+            str(item.sop_class_uid): Role(str(item.sop_class_uid), scu=bool(item.scu_role), scp=bool(item.scp_role))
+            for item in primitive.user_information
+            if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
+        }
+        proposal = Proposal(
+            calling_ae_title=primitive.calling_ae_title.strip(),
+            called_ae_title=primitive.called_ae_title.strip(),
+            application_context=str(primitive.application_context_name or ""),
+            protocol_version=int(pdu.protocol_version),
+            contexts=proposed,
+            roles=roles,
+            encoded=encoded,
+        )
+    except Exception as error:  # the library has no error class of its own for a malformed PDU
+        raise ProtocolError(INVALID_PARAMETER_VALUE) from error
+    if len({context.context_id for context in proposed}) != len(proposed):
+        raise ProtocolError(INVALID_PARAMETER_VALUE)
+    return proposal
+
+
+def decide(
+    proposal: Proposal, peers: Peers, config: Dimse, *, address: str, certificate: bytes | None, tls: bool
+) -> Acceptance | Rejection:
+    """Grant or refuse an association.
+
+    An unknown calling AE title and a certificate that is not bound to it get the same answer, before anything else is looked at.
+    """
+    if proposal.protocol_version != PROTOCOL_VERSION:
+        return PROTOCOL_VERSION_NOT_SUPPORTED
+    if proposal.application_context != APPLICATION_CONTEXT:
+        return APPLICATION_CONTEXT_NOT_SUPPORTED
+    try:
+        admission = peers.admit(
+            calling_ae_title=proposal.calling_ae_title,
+            called_ae_title=proposal.called_ae_title,
+            address=address,
+            certificate=certificate,
+            tls=tls,
+        )
+    except Denied:
+        return CALLING_AE_NOT_RECOGNISED
+    except ArchiveError:
+        return TEMPORARY_CONGESTION
+    if config.called_ae_strict and proposal.called_ae_title not in (config.ae_title, *config.aliases):
+        return CALLED_AE_NOT_RECOGNISED
+    answered, roles = contexts.answer(
+        proposal.contexts, proposal.roles, may_store=admission.may_store, private=config.private_sop_classes
+    )
+    return Acceptance(admission, proposal, answered, roles)

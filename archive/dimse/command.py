@@ -1,0 +1,126 @@
+"""The command sets of C-STORE (PS3.7 9.3.1): read strictly, written without interpreting a value.
+
+The general library checks and may print the values of a command set; a SOP Instance UID of a stored object must reach no log, and a
+response has to repeat the UID it was asked about however odd it is. Every other command goes through the library.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+C_STORE_RQ = 0x0001
+C_STORE_RSP = 0x8001
+NO_DATA_SET = 0x0101
+
+MAXIMUM_BYTES = 64 << 10
+
+_AFFECTED_SOP_CLASS_UID = 0x00000002
+_COMMAND_FIELD = 0x00000100
+_MESSAGE_ID = 0x00000110
+_MESSAGE_ID_BEING_RESPONDED_TO = 0x00000120
+_DATA_SET_TYPE = 0x00000800
+_STATUS = 0x00000900
+_ERROR_COMMENT = 0x00000902
+_AFFECTED_SOP_INSTANCE_UID = 0x00001000
+
+
+class MalformedCommand(ValueError):
+    """A command set that PS3.7 6.3 does not allow; the association is aborted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """A C-STORE-RQ; the UIDs are the bytes sent, without padding."""
+
+    message_id: int
+    sop_class: bytes
+    sop_instance: bytes
+    has_data_set: bool
+
+    @property
+    def sop_class_uid(self) -> str:
+        """The Affected SOP Class UID as text; what is not ASCII cannot be a UID and is replaced."""
+        return self.sop_class.decode("ascii", errors="replace")
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """The Affected SOP Instance UID as text, likewise."""
+        return self.sop_instance.decode("ascii", errors="replace")
+
+
+def elements(encoded: bytes) -> dict[int, bytes]:
+    """Split a command set, Implicit VR Little Endian of group 0000 in ascending order.
+
+    Raises:
+        MalformedCommand.
+    """
+    found: dict[int, bytes] = {}
+    offset, last = 0, -1
+    while offset < len(encoded):
+        if offset + 8 > len(encoded):
+            message = "an element's header is cut short"
+            raise MalformedCommand(message)
+        group, element, length = struct.unpack_from("<HHI", encoded, offset)
+        if group != 0 or element <= last:
+            message = "an element out of group or out of order"
+            raise MalformedCommand(message)
+        if offset + 8 + length > len(encoded):
+            message = "an element is longer than the command set"
+            raise MalformedCommand(message)
+        found[element] = encoded[offset + 8 : offset + 8 + length]
+        offset += 8 + length
+        last = element
+    return found
+
+
+def command_field(found: Mapping[int, bytes]) -> int:
+    """Return which command it is.
+
+    Raises:
+        MalformedCommand.
+    """
+    return _us(found, _COMMAND_FIELD)
+
+
+def store_request(found: Mapping[int, bytes]) -> StoreRequest:
+    """Read a C-STORE-RQ.
+
+    Raises:
+        MalformedCommand.
+    """
+    return StoreRequest(
+        message_id=_us(found, _MESSAGE_ID),
+        sop_class=found.get(_AFFECTED_SOP_CLASS_UID, b"").rstrip(b"\0 "),
+        sop_instance=found.get(_AFFECTED_SOP_INSTANCE_UID, b"").rstrip(b"\0 "),
+        has_data_set=_us(found, _DATA_SET_TYPE) != NO_DATA_SET,
+    )
+
+
+def store_response(request: StoreRequest, status: int, comment: str = "") -> bytes:
+    """Encode the C-STORE-RSP; it repeats both UIDs exactly."""
+    values: list[tuple[int, bytes]] = [
+        (_AFFECTED_SOP_CLASS_UID, _even(request.sop_class, b"\0")),
+        (_COMMAND_FIELD, struct.pack("<H", C_STORE_RSP)),
+        (_MESSAGE_ID_BEING_RESPONDED_TO, struct.pack("<H", request.message_id)),
+        (_DATA_SET_TYPE, struct.pack("<H", NO_DATA_SET)),
+        (_STATUS, struct.pack("<H", status)),
+    ]
+    if comment:
+        values.append((_ERROR_COMMENT, _even(comment.encode("ascii"), b" ")))
+    values.append((_AFFECTED_SOP_INSTANCE_UID, _even(request.sop_instance, b"\0")))
+    body = b"".join(struct.pack("<HHI", 0, element, len(value)) + value for element, value in values)
+    return struct.pack("<HHII", 0, 0, 4, len(body)) + body
+
+
+def _us(found: Mapping[int, bytes], element: int) -> int:
+    value = found.get(element, b"")
+    if len(value) != 2:
+        message = "a required number is absent or not two bytes"
+        raise MalformedCommand(message)
+    return int.from_bytes(value, "little")
+
+
+def _even(value: bytes, pad: bytes) -> bytes:
+    return value + pad if len(value) % 2 else value

@@ -1,0 +1,337 @@
+"""The door: accepts connections on sockets it is given, and lets nobody who says nothing stand in anybody's way.
+
+The accepting thread never talks to a peer. A connection waits in the lobby until its first byte is there, then a thread of its own
+does the handshake and reads the A-ASSOCIATE-RQ, each with a deadline for the whole of it. The lobby is small: when it is full,
+whoever waits longest is sent away, so a thousand silent sockets cost a legitimate peer nothing (fo-dicom #1766 and dcm4che #939 are
+that failure). Several processes may accept on the same listening sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import secrets
+import selectors
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from archive.config import Dimse
+from archive.dimse import admission, tls
+from archive.dimse.admission import Acceptance, Rejection
+from archive.dimse.tls import HandshakeFailed, TlsFiles
+from archive.errors import ArchiveError, Unavailable
+
+if TYPE_CHECKING:
+    from archive.dimse.scp import Lane, ServedAssociation
+    from archive.services.peers import Peers
+
+LOG = logging.getLogger("archive.dimse")
+
+LOBBY_CONNECTIONS = 256
+"""How many may be unauthenticated at a time, in one process."""
+
+_TICK_S = 0.2
+_LINGER_S = 2.0
+_ACCEPT_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A listening socket and what is spoken there."""
+
+    listening: socket.socket
+    tls: bool
+
+
+@dataclass(eq=False, slots=True)
+class Visitor:
+    """A connection that has not been admitted yet."""
+
+    connection: socket.socket
+    address: str
+    tls: bool
+    deadline: float
+    name: str = field(default_factory=lambda: secrets.token_hex(6))
+
+
+class Lobby:
+    """The visitors of one process, oldest first; safe to share between threads."""
+
+    def __init__(self, capacity: int) -> None:
+        """Begin empty."""
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._visitors: dict[Visitor, None] = {}
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._visitors)
+
+    def enter(self, visitor: Visitor) -> Visitor | None:
+        """Let a visitor in; returns the oldest one, sent away to make room, if the lobby was full."""
+        with self._lock:
+            oldest = next(iter(self._visitors)) if len(self._visitors) >= self._capacity else None
+            if oldest is not None:
+                del self._visitors[oldest]
+            self._visitors[visitor] = None
+        if oldest is not None:
+            send_away(oldest.connection)
+        return oldest
+
+    def leave(self, visitor: Visitor) -> bool:
+        """Take a visitor out; False if it was sent away meanwhile."""
+        with self._lock:
+            return self._visitors.pop(visitor, True) is None
+
+    def clear(self) -> None:
+        """Send everybody away."""
+        with self._lock:
+            visitors, self._visitors = list(self._visitors), {}
+        for visitor in visitors:
+            send_away(visitor.connection)
+
+
+def send_away(connection: socket.socket) -> None:
+    """Wake whoever reads from the connection with its end; closing is left to that thread."""
+    # Of the base class: an SSLSocket's own shutdown takes its TLS state away from the thread in the handshake.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+class Listener:
+    """Accepts, admits and hands over to a lane until told to stop."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        config: Dimse,
+        peers: Peers,
+        lane: Lane,
+        files: TlsFiles | None,
+        worker: str,
+        lobby_connections: int = LOBBY_CONNECTIONS,
+    ) -> None:
+        """Prepare; `worker` names this process in the table of association slots, `files` are needed for TLS endpoints."""
+        self._endpoints = tuple(endpoints)
+        self._config = config
+        self._peers = peers
+        self._lane = lane
+        self._files = files
+        self._worker = worker
+        self._selector = selectors.DefaultSelector()
+        self._lobby = Lobby(lobby_connections)
+        self._lock = threading.Lock()
+        self._associations: set[ServedAssociation] = set()
+        self._threads: set[threading.Thread] = set()
+        self._mismatches: set[tuple[str, str]] = set()
+        self._last_pause = 0.0
+        for endpoint in self._endpoints:
+            endpoint.listening.setblocking(False)
+            self._selector.register(endpoint.listening, selectors.EVENT_READ, endpoint)
+
+    @property
+    def associations(self) -> int:
+        """How many associations are being served."""
+        return len(self._associations)
+
+    @property
+    def visitors(self) -> int:
+        """How many connections have not been admitted yet."""
+        return len(self._lobby)
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Accept until `stopping()`; associations go on after that."""
+        while not stopping():
+            for key, _ in self._selector.select(_TICK_S):
+                if isinstance(key.data, Endpoint):
+                    self._accept(key.data)
+                else:
+                    self._selector.unregister(key.fileobj)
+                    self._receive(key.data)
+            self._sweep()
+        for endpoint in self._endpoints:
+            self._selector.unregister(endpoint.listening)
+        for key in list(self._selector.get_map().values()):
+            self._selector.unregister(key.fileobj)
+            key.data.connection.close()
+        self._lobby.clear()
+        self._selector.close()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Let running associations come to their end, then abort them; returns whether all ended by themselves.
+
+        One between two messages is aborted at once: nothing of it is lost.
+        """
+        deadline = time.monotonic() + timeout_s
+        orderly = True
+        while self._associations or self._threads:
+            overdue = time.monotonic() >= deadline
+            for association in list(self._associations):
+                if overdue or association.quiet:
+                    orderly = orderly and not overdue
+                    association.abort(block=False)
+            if overdue and time.monotonic() >= deadline + self._config.idle_timeout_s:
+                return False
+            time.sleep(0.05)
+        return orderly
+
+    def _accept(self, endpoint: Endpoint) -> None:
+        for _ in range(_ACCEPT_BATCH):
+            try:
+                connection, address = endpoint.listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors: those who wait longest give theirs back
+                if time.monotonic() - self._last_pause > 60:
+                    self._last_pause = time.monotonic()
+                    LOG.error("a connection could not be accepted", extra={"error": error.strerror})
+                self._lobby.clear()
+                time.sleep(0.05)
+                return
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            wait_s = self._config.handshake_timeout_s if endpoint.tls else self._config.request_timeout_s
+            visitor = Visitor(connection, str(address[0]), endpoint.tls, time.monotonic() + wait_s)
+            oldest = self._lobby.enter(visitor)
+            self._selector.register(connection, selectors.EVENT_READ, visitor)
+            if oldest is not None:
+                self._drop_waiting(oldest)
+
+    def _sweep(self) -> None:
+        """Close whoever said nothing in time."""
+        now = time.monotonic()
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.data, Visitor) and key.data.deadline <= now:
+                self._lobby.leave(key.data)
+                self._drop_waiting(key.data)
+
+    def _drop_waiting(self, visitor: Visitor) -> None:
+        """Close a visitor that no thread has taken up; one that has a thread is closed by it."""
+        try:
+            self._selector.unregister(visitor.connection)
+        except (KeyError, ValueError):
+            return
+        visitor.connection.close()
+
+    def _receive(self, visitor: Visitor) -> None:
+        thread = threading.Thread(target=self._talk, args=(visitor,), name=f"dimse-{visitor.name}", daemon=True)
+        with self._lock:
+            self._threads.add(thread)
+        thread.start()
+
+    def _talk(self, visitor: Visitor) -> None:
+        try:
+            self._greet(visitor)
+        except Exception as error:  # noqa: BLE001 # one peer's fault must end here
+            LOG.error("a connection failed", extra={"association": visitor.name, "error": type(error).__name__})
+        finally:
+            self._lobby.leave(visitor)
+            visitor.connection.close()
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+    def _greet(self, visitor: Visitor) -> None:
+        config = self._config
+        certificate: bytes | None = None
+        if visitor.tls:
+            assert self._files is not None
+            try:
+                visitor.connection = secured = tls.handshake(visitor.connection, self._files, timeout_s=config.handshake_timeout_s)
+            except HandshakeFailed as failure:
+                self._record(visitor, failure.why, failure.certificate)
+                return
+            certificate = tls.certificate_of(secured)
+        try:
+            proposal = admission.parse(admission.read_request(visitor.connection, timeout_s=config.request_timeout_s))
+        except admission.ProtocolError as error:
+            self._part(visitor.connection, admission.abort_pdu(error.reason))
+            return
+        except admission.Silence:
+            return
+        decision = admission.decide(
+            proposal, self._peers, config, address=visitor.address, certificate=certificate, tls=visitor.tls
+        )
+        if not self._lobby.leave(visitor):
+            return
+        if isinstance(decision, Rejection):
+            self._reject(visitor, decision)
+            return
+        self._note_called(decision)
+        self._serve(visitor, decision, certificate)
+
+    def _serve(self, visitor: Visitor, acceptance: Acceptance, certificate: bytes | None) -> None:
+        from archive.services.store import Source
+
+        subject = dataclasses.replace(acceptance.admission.subject, association=visitor.name)
+        acceptance = dataclasses.replace(acceptance, admission=dataclasses.replace(acceptance.admission, subject=subject))
+        source = Source(
+            via="dimse",
+            calling_ae_title=acceptance.proposal.calling_ae_title,
+            called_ae_title=acceptance.proposal.called_ae_title,
+            certificate_sha256=hashlib.sha256(certificate).hexdigest() if certificate else "",
+            issuer=acceptance.admission.issuer,
+        )
+        assert subject.peer_id is not None
+        with contextlib.ExitStack() as stack:
+            try:
+                if len(self._associations) >= self._config.max_associations:
+                    raise Unavailable
+                stack.enter_context(self._peers.slot(subject.peer_id, self._worker))
+            except Unavailable:
+                self._reject(visitor, admission.LOCAL_LIMIT_EXCEEDED)
+                return
+            stack.callback(self._ended, visitor.name)
+            self._lane.serve(visitor.connection, acceptance, source, name=visitor.name, begun=self._begun)
+
+    def _begun(self, association: ServedAssociation) -> None:
+        with self._lock:
+            self._associations.add(association)
+
+    def _ended(self, name: str) -> None:
+        with self._lock:
+            self._associations = {association for association in self._associations if association.name != name}
+
+    def _reject(self, visitor: Visitor, rejection: Rejection) -> None:
+        LOG.info(
+            "an association was rejected",
+            extra={"association": visitor.name, "address": visitor.address, "reason": rejection.why},
+        )
+        self._part(visitor.connection, rejection.encoded)
+
+    def _part(self, connection: socket.socket, last_words: bytes) -> None:
+        """Send a last PDU and wait for the peer to close: closing with its bytes unread would reset the connection."""
+        deadline = time.monotonic() + _LINGER_S
+        with contextlib.suppress(OSError):
+            connection.settimeout(_LINGER_S)
+            connection.sendall(last_words)
+            if not isinstance(connection, ssl.SSLSocket):
+                connection.shutdown(socket.SHUT_WR)
+            while (remaining_s := deadline - time.monotonic()) > 0:
+                connection.settimeout(remaining_s)
+                if not connection.recv(65536):
+                    return
+
+    def _record(self, visitor: Visitor, why: str, certificate: bytes | None) -> None:
+        """Leave a trace of a handshake that failed: no request will ever tell who it was."""
+        LOG.info("a TLS handshake failed", extra={"association": visitor.name, "address": visitor.address, "reason": why})
+        with contextlib.suppress(ArchiveError):
+            self._peers.turned_away(address=visitor.address, reason=why, certificate=certificate)
+
+    def _note_called(self, acceptance: Acceptance) -> None:
+        """Say once that a peer calls the archive by another name; it is served all the same."""
+        called = acceptance.proposal.called_ae_title
+        if called in (self._config.ae_title, *self._config.aliases):
+            return
+        key = (acceptance.admission.peer_name, called)
+        if key not in self._mismatches and len(self._mismatches) < 1000:
+            self._mismatches.add(key)
+            LOG.warning("a peer calls the archive by another AE title", extra={"peer": key[0], "called_ae_title": called})

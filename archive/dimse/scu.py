@@ -1,0 +1,146 @@
+"""Associations out: C-ECHO to a peer, for `archive peer test`."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+
+from archive.config import Config
+from archive.dimse import contexts, tls
+from archive.dimse.scp import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, configure
+from archive.dimse.tls import TlsFiles
+
+_REJECTIONS: dict[tuple[int | None, int | None], str] = {
+    (1, 3): "it does not know this archive's AE title",
+    (1, 7): "it does not answer to that AE title",
+    (1, 2): "it does not speak this application context",
+    (3, 1): "it is busy",
+    (3, 2): "it has too many associations",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EchoResult:
+    """Whether a peer answered C-ECHO, and in plain words what happened."""
+
+    answered: bool
+    text: str
+
+
+class Node(Protocol):
+    """What of an opened archive is needed here."""
+
+    @property
+    def config(self) -> Config:
+        """Its configuration."""
+
+
+def echo(node: Node, peer: Mapping[str, Any]) -> dict[str, Any]:
+    """Call a peer as `Peers.get` shows it: over TLS with the archive's own certificate, or plain for a peer that comes so.
+
+    Returns:
+        `ok`, `peer`, and `text`: what happened, in plain words.
+    """
+    name = peer["name"]
+    if not peer["host"] or not peer["port"]:
+        return {"ok": False, "peer": name, "text": f"{name} has no address; add it again with --address HOST:PORT"}
+    digest = peer["certificate_sha256"]
+    result = call(
+        host=peer["host"],
+        port=peer["port"],
+        calling_ae_title=node.config.dimse.ae_title,
+        called_ae_title=peer["ae_titles"][0],
+        files=TlsFiles.of(node.config) if peer["tls"] else None,
+        pinned_sha256=bytes.fromhex(digest) if digest else None,
+    )
+    return {"ok": result.answered, "peer": name, "text": result.text}
+
+
+def call(
+    *,
+    host: str,
+    port: int,
+    calling_ae_title: str,
+    called_ae_title: str,
+    files: TlsFiles | None,
+    pinned_sha256: bytes | None = None,
+    timeout_s: float = 10.0,
+) -> EchoResult:
+    """Associate, send C-ECHO and release; over TLS with the archive's own certificate when `files` are given.
+
+    The peer's certificate must be one of the built-in CA or the one bound to the peer.
+    """
+    configure()
+    where = f"{host}:{port}"
+    try:
+        probe = socket.create_connection((host, port), timeout=timeout_s)
+    except OSError as error:
+        return EchoResult(False, f"nothing accepts connections at {where}: {error.strerror or 'no answer in time'}")
+    secured = ""
+    if files is not None:
+        try:
+            secured = _check_tls(probe, files, pinned_sha256, timeout_s)
+        except OSError as error:
+            return EchoResult(False, _tls_trouble(where, error))
+    else:
+        probe.close()
+    association = _associate(
+        host, port, calling=calling_ae_title, called=called_ae_title, files=files, pinned_sha256=pinned_sha256, timeout_s=timeout_s
+    )
+    if not association.is_established:
+        return EchoResult(False, _refusal(where, called_ae_title, association))
+    try:
+        answer = association.send_c_echo()
+    finally:
+        association.release()
+    if answer.get("Status") == 0:
+        return EchoResult(True, f"{called_ae_title} at {where} answered C-ECHO{secured}")
+    return EchoResult(False, f"{called_ae_title} at {where} took the association but did not answer C-ECHO")
+
+
+def _check_tls(probe: socket.socket, files: TlsFiles, pinned_sha256: bytes | None, timeout_s: float) -> str:
+    probe.settimeout(timeout_s)
+    with tls.client_context(files, pinned_sha256).wrap_socket(probe) as secured:
+        certificate = secured.getpeercert(binary_form=True) or b""
+        bound = pinned_sha256 is not None and hashlib.sha256(certificate).digest() == pinned_sha256
+        whose = "the certificate bound to it" if bound else "a certificate of the built-in CA"
+        return f" over {secured.version()} with {whose}"
+
+
+def _associate(
+    host: str, port: int, *, calling: str, called: str, files: TlsFiles | None, pinned_sha256: bytes | None, timeout_s: float
+) -> Association:
+    ae = AE(ae_title=calling)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
+    ae.add_requested_context(contexts.VERIFICATION, sorted(contexts.NATIVE))
+    tls_args = None if files is None else (tls.client_context(files, pinned_sha256), host)
+    return ae.associate(host, port, ae_title=called, tls_args=tls_args)
+
+
+def _tls_trouble(where: str, error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{where} shows a certificate that is neither bound to this peer nor of the built-in CA ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or "TLS failed").replace("_", " ").lower()
+        return f"{where} does not speak TLS 1.2 or 1.3 with this archive ({reason})"
+    return f"{where} closed the connection during the TLS handshake"
+
+
+def _refusal(where: str, called: str, association: Association) -> str:
+    answer = association.acceptor.primitive
+    if association.is_rejected and isinstance(answer, A_ASSOCIATE):
+        why = _REJECTIONS.get((answer.result_source, answer.diagnostic), "it gave no reason")
+        return f"{called} at {where} rejected the association: {why}"
+    if association.is_aborted:
+        return f"{called} at {where} aborted the association; over TLS that is also how a refused certificate looks"
+    return f"{called} at {where} did not answer the association request in time"

@@ -1,0 +1,85 @@
+"""The DIMSE worker process: what serve starts, once per worker, with the listening sockets it opened."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from archive.config import Config
+from archive.dimse.listener import Endpoint, Listener
+from archive.dimse.scp import Lane
+from archive.dimse.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from archive.services.peers import Peers
+    from archive.services.store import Store
+
+DRAIN_S = 20.0
+"""How long running associations may take to end after SIGTERM."""
+
+_DESCRIPTORS = 65536
+
+
+class Node(Protocol):
+    """What of an opened archive is needed here."""
+
+    @property
+    def config(self) -> Config:
+        """Its configuration."""
+
+    @property
+    def store(self) -> Store:
+        """Where instances go."""
+
+    @property
+    def peers(self) -> Peers:
+        """Who may come."""
+
+
+class StopEvent(Protocol):
+    """An event of threading or multiprocessing."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+
+
+def run_worker(
+    node: Node,
+    sockets: Sequence[Endpoint],
+    stop_event: StopEvent,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    drain_s: float = DRAIN_S,
+) -> bool:
+    """Serve associations until told to stop by the event, SIGTERM or SIGINT; then no new ones, and running ones may end.
+
+    `ready` is called once connections are accepted. Returns whether every association came to its own end.
+    """
+    told = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: told.set())
+    _allow_descriptors()
+    config = node.config
+    name = node.peers.worker
+    files = TlsFiles.of(config) if any(endpoint.tls for endpoint in sockets) else None
+    listener = Listener(
+        sockets, config=config.dimse, peers=node.peers, lane=Lane(node.store, config.dimse), files=files, worker=name
+    )
+    ready()
+    try:
+        listener.run(lambda: told.is_set() or stop_event.is_set())
+        return listener.drain(drain_s)
+    finally:
+        node.peers.sweep(name)
+
+
+def _allow_descriptors() -> None:
+    """An association takes four descriptors; the usual soft limit of 1024 is for programs that use select."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,29 @@
+"""Fixtures of the use cases."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from archive.config import Config
+from archive.db.engine import Database
+from archive.keys.keyring import Keyring
+from tests.access import rows
+from tests.services.office import Office
+
+
+@pytest.fixture(scope="session")
+def access_keyring(tmp_path_factory: pytest.TempPathFactory) -> Keyring:
+    """A keyring of this run."""
+    config = msgspec.structs.replace(Config(), base=str(tmp_path_factory.mktemp("keys")))
+    config.storage_dir.mkdir(mode=0o700)
+    return Keyring.create(config, at=datetime.fromisoformat("2026-01-01T00:00:00+00:00"))
+
+
+@pytest.fixture
+def office(database: Database, now: datetime, access_keyring: Keyring, tmp_path: Path) -> Office:
+    """The archive on each engine."""
+    return Office(rows.build(database, now), access_keyring, tmp_path)

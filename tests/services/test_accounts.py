@@ -1,0 +1,231 @@
+"""Users, groups, roles, grants and tokens as the command line and the web use them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import timedelta
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from archive.access.grants import Target
+from archive.db import tables
+from archive.errors import Forbidden, InvalidRequest, NotFound
+from tests.access import rows
+from tests.services.office import Office
+
+GOOD = "kq7vw mh3xz pp2ra tn8bd"
+
+
+def test_a_grant_for_one_series_until_its_end(office: Office) -> None:
+    ada = office.user("ada", "radiologist")
+    assert office.seen(ada) == set()
+    row = office.accounts.add_grant(office.console, to="ada", role="radiologist", target=Target("series", "1.1.2"), until="8h")
+    assert json.loads(msgspec.json.encode(row))["id"] == row["id"]
+    assert office.seen(ada) == {"1.1.2"}
+    answer = office.accounts.explain(office.console, "ada", "1.1.2")
+    assert answer["allowed"]
+    assert answer["because"][0]["grant"] == row["id"]
+    assert office.accounts.list_grants(office.console, to="ada") == [row]
+    office.at += timedelta(hours=8)
+    assert office.seen(ada) == set()
+    assert not office.accounts.explain(office.console, "ada", "1.1.2")["allowed"]
+    assert office.accounts.list_grants(office.console, to="ada") == []
+    assert [found["state"] for found in office.accounts.list_grants(office.console, to="ada", ended=True)] == ["expired"]
+
+
+def test_revoke_and_deny(office: Office) -> None:
+    ada = office.user("ada")
+    allow = office.accounts.add_grant(office.owner, to=ada.principal_id, role="referrer", target=Target("everything"), reason="staff")
+    deny = office.accounts.add_grant(office.owner, to="ada", role="referrer", target=Target("patient", "P1"), deny=True, modality="ct")
+    assert deny["effect"] == "deny"
+    assert office.seen(ada) == {"1.1.2", "2.1.1"}
+    assert office.accounts.revoke_grant(office.owner, str(deny["id"]))["state"] == "revoked"
+    assert len(office.seen(ada)) == 4
+    office.accounts.revoke_grant(office.owner, allow["id"])
+    office.accounts.revoke_grant(office.owner, allow["id"])
+    assert office.seen(ada) == set()
+    assert [event.kind for event in office.events()][:4] == ["revoked", "revoked", "granted", "granted"]
+    for wrong in ("x", 999, "9" * 40):
+        with pytest.raises((NotFound, InvalidRequest)):
+            office.accounts.revoke_grant(office.owner, wrong)
+
+
+def test_each_change_is_an_event_with_its_object_in_the_sealed_body(office: Office) -> None:
+    office.user("zoe")
+    office.accounts.add_grant(office.console, to="zoe", role="referrer", target=Target("study", "1.1"))
+    event = office.events()[0]
+    assert event.kind == "granted"
+    assert event.body is not None
+    assert event.body["objects"] == [["study", "1.1"]]
+    assert event.body["detail"]["to"] == "zoe"
+    assert event.body["subject"]["operator"] == "root"
+    with office.place.database.read() as tx:
+        leaves = b"".join(tx.execute(sa.select(tables.ledger_leaf.c.data)).scalars())
+    assert b"1.1" not in leaves
+    assert b"zoe" not in leaves
+
+
+def test_a_change_without_its_event_does_not_happen(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> int:
+        raise RuntimeError
+
+    monkeypatch.setattr(office.ledger, "record", broken)
+    with pytest.raises(RuntimeError):
+        office.accounts.add_user(office.console, "ada")
+    monkeypatch.undo()
+    assert [row["name"] for row in office.accounts.list_users(office.console)] == ["admin"]
+
+
+@pytest.mark.parametrize(("role", "may"), [
+    ("administrator", {"users"}), ("security-officer", {"roles"}), ("auditor", {"explain"}), ("radiologist", set()),
+    ("owner", {"users", "roles", "explain"}),
+])
+def test_who_may_do_what(office: Office, role: str, may: set[str]) -> None:
+    office.user("eve", role)
+    me = dataclasses.replace(office.user("other"), principal_id=office.accounts.show_user(office.console, "eve")["id"], name="eve")
+    office.user("ada")
+
+    def allowed(*calls: object) -> bool:
+        done = 0
+        for call in calls:
+            try:
+                call()  # type: ignore[operator]
+                done += 1
+            except Forbidden:
+                pass
+        assert done in (0, len(calls))
+        return done > 0
+
+    a, everything = office.accounts, Target("everything")
+    assert allowed(
+        lambda: a.add_user(me, "new"), lambda: a.add_group(me, "desk"), lambda: a.join_group(me, "desk", "ada"),
+        lambda: a.disable_user(me, "ada"), lambda: a.enable_user(me, "ada"), lambda: a.reset_password(me, "ada"), lambda: a.leave_group(me, "desk", "ada"),
+        lambda: a.remove_group(me, "desk"), lambda: a.remove_user(me, "new"),
+    ) == ("users" in may)
+    assert allowed(
+        lambda: a.add_role(me, "mine", ["search"]), lambda: a.assign_role(me, "ada", "referrer"),
+        lambda: a.withdraw_role(me, "ada", "referrer"),
+        lambda: a.revoke_grant(me, a.add_grant(me, to="ada", role="referrer", target=everything)["id"]),
+    ) == ("roles" in may)
+    assert allowed(lambda: a.explain(me, "ada", "1.1")) == bool({"roles", "explain"} & may)
+    assert allowed(lambda: a.list_users(me)) == bool({"roles", "users"} & may)
+    refused = [event for event in office.events() if event.kind == "denied"]
+    assert bool(refused) == (role != "owner")
+
+
+def test_nobody_widens_their_own_rights(office: Office) -> None:
+    eve = office.user("eve", "owner")
+    a = office.accounts
+    a.add_group(office.console, "desk")
+    a.join_group(office.console, "desk", "eve")
+    deny = a.add_grant(office.console, to="desk", role="referrer", target=Target("everything"), deny=True)
+    for attempt in (
+        lambda: a.add_grant(eve, to="eve", role="referrer", target=Target("everything")),
+        lambda: a.add_grant(eve, to="desk", role="referrer", target=Target("everything")),
+        lambda: a.assign_role(eve, "eve", "auditor"), lambda: a.assign_role(eve, "desk", "auditor"),
+        lambda: a.join_group(eve, "desk", "eve"), lambda: a.leave_group(eve, "desk", "eve"), lambda: a.revoke_grant(eve, deny["id"]),
+    ):
+        with pytest.raises(Forbidden):
+            attempt()
+    a.add_grant(office.console, to="eve", role="referrer", target=Target("everything"))
+    assert office.seen(eve) == set()
+    a.leave_group(office.console, "desk", "eve")
+    assert office.seen(eve)
+
+
+def test_an_administrator_does_not_become_the_owner(office: Office) -> None:
+    eve, a = office.user("eve", "administrator"), office.accounts
+    for attempt in (
+        lambda: a.reset_password(eve, "admin"), lambda: a.disable_user(eve, "admin"), lambda: a.remove_user(eve, "admin"),
+        lambda: a.add_user(eve, "puppet", roles=["owner"]),
+    ):
+        with pytest.raises(Forbidden):
+            attempt()
+    assert "puppet" not in [row["name"] for row in a.list_users(office.console)]
+    a.add_group(eve, "readers")
+    a.add_user(eve, "puppet")
+    a.join_group(eve, "readers", "puppet")
+    a.leave_group(eve, "readers", "puppet")
+    a.add_grant(office.console, to="readers", role="radiologist", target=Target("everything"))
+    with pytest.raises(Forbidden):
+        a.join_group(eve, "readers", "puppet")
+
+
+def test_users_and_groups_by_name_or_id(office: Office) -> None:
+    a = office.accounts
+    row = a.add_user(office.console, "ada", roles=["radiologist", "technologist"], full_name="Ada L.", email="ada@example.org")
+    a.add_group(office.console, "desk")
+    a.join_group(office.console, "desk", "ada", until="30d")
+    shown = a.show_user(office.console, row["id"])
+    assert (shown["roles"], shown["groups"]) == (["radiologist", "technologist"], ["desk"])
+    assert (shown["enabled"], shown["password"]) == (True, False)
+    assert a.show_user(office.console, "ada") == shown
+    assert [group["members"][0]["name"] for group in a.list_groups(office.console)] == ["ada"]
+    assert not a.disable_user(office.console, str(row["id"]))["enabled"]
+    assert a.enable_user(office.console, "ada")["enabled"]
+    drawn = a.reset_password(office.console, "ada")
+    assert len(drawn["password"]) == 23
+    assert "password" not in a.reset_password(office.console, "ada", GOOD)
+    assert a.remove_user(office.console, "ada") == {"id": row["id"], "name": "ada"}
+    with pytest.raises(NotFound):
+        a.show_user(office.console, row["id"])
+    for name, password in (("bob", "short"), ("admin", None), ("a:b", None)):
+        with pytest.raises(InvalidRequest):
+            a.add_user(office.console, name, password=password)
+    with pytest.raises(NotFound):
+        a.add_user(office.console, "bob", roles=["wizard"])
+    assert [found["name"] for found in a.list_users(office.console)] == ["admin"]
+
+
+def test_a_grant_for_a_patient_still_to_come(office: Office) -> None:
+    row = office.accounts.add_grant(office.console, to="admin", role="referrer", target=Target("patient", "NEW", expected=True))
+    assert (row["level"], row["object"]) == ("patient", "NEW")
+    with office.place.database.read() as tx:
+        scoped = sa.select(tables.patient.c.issuer).where(tables.patient.c.patient_id == "NEW")
+        assert tx.execute(scoped, execution_options={"authorised": rows.TOKEN}).scalar() == "CLINIC"
+
+
+def test_tokens(office: Office) -> None:
+    ada, a = office.user("ada", "technologist"), office.accounts
+    a.add_grant(office.console, to="ada", role="technologist", target=Target("study", "1.1"))
+    made = a.create_token(office.console, owner="ada", series=["1.1.2"], until="8h")
+    assert "store" not in made["permissions"]
+    bearer = office.signin.bearer(made["token"], address="192.0.2.7")
+    assert office.seen(bearer) == {"1.1.2"}
+    whole = a.create_token(office.console, owner="ada")
+    assert office.seen(office.signin.bearer(whole["token"], address="")) == {"1.1.1", "1.1.2"}
+    assert "store" in whole["permissions"]
+    assert "user-manage" not in whole["permissions"]
+    with pytest.raises(NotFound):
+        a.create_token(office.console, owner="ada", studies=["2.1"])
+    with pytest.raises(InvalidRequest):
+        a.create_token(office.console, owner="ada", permissions=["fly"])
+    assert [row["id"] for row in a.list_tokens(office.console, owner="ada")] == [whole["id"], made["id"]]
+    assert "token" not in a.list_tokens(office.console)[0]
+    assert a.revoke_token(office.console, made["prefix"])["state"] == "revoked"
+    assert office.seen(bearer) == set()
+    # nobody makes another's, and no token makes a token
+    for subject in (office.owner, ada, bearer):
+        with pytest.raises(Forbidden):
+            a.create_token(subject, owner="ada")
+
+
+def test_users_manage_their_own_tokens_only(office: Office) -> None:
+    office.user("ada", password=GOOD)
+    office.user("bob", password=GOOD)
+    a = office.accounts
+    ada, bob = (office.signin.password(name, GOOD, address="", user_agent="").subject for name in ("ada", "bob"))
+    mine = a.create_token(ada, owner="ada")
+    assert [row["id"] for row in a.list_tokens(ada)] == [mine["id"]]
+    assert a.list_tokens(bob) == a.list_tokens(bob, owner="ada") == []
+    with pytest.raises(NotFound):
+        a.revoke_token(bob, mine["id"])
+    with pytest.raises(Forbidden):
+        a.create_token(bob, owner="ada")
+    assert a.revoke_token(ada, mine["id"])["state"] == "revoked"
+    office.at += timedelta(minutes=15)
+    with pytest.raises(Forbidden):
+        a.list_tokens(ada)

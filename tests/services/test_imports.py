@@ -1,0 +1,109 @@
+"""Bulk import: counts, reports, resumption, files without meta, hostile files."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from archive.node import Node
+from archive.services.imports import Summary
+from tests.services import archives
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    (tmp_path / "archive").mkdir()
+    with archives.opened(archives.made(tmp_path / "archive")) as node:
+        yield node
+
+
+def run(node: Node, *paths: Path, **options: object) -> tuple[Summary, list[dict[str, object]]]:
+    report = io.StringIO()
+    summary = node.imports.run(archives.the_console(node), paths, "clinical", report=report, **options)  # type: ignore[arg-type]
+    return summary, [json.loads(line) for line in report.getvalue().splitlines()]
+
+
+def test_a_folder_is_imported_and_reported_line_by_line(node: Node, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(archives.instance(1))
+    (folder / "b.dcm").write_bytes(archives.instance(1))
+    (folder / "c.dcm").write_bytes(archives.instance(1, StudyDescription="other"))
+    (folder / "d.txt").write_bytes(b"not DICOM")
+    summary, lines = run(node, folder)
+    assert summary.stored + summary.duplicate + summary.conflict + summary.rejected == 4
+    assert summary.rejected == 1
+    assert {line["file"] for line in lines} == {str(path) for path in folder.iterdir()}
+    assert all(line["reason"] for line in lines if line["outcome"] == "rejected")
+    assert node.imports.list(archives.the_console(node))[0]["state"] == "done"
+    again, _ = run(node, folder / "a.dcm")
+    assert (again.stored, again.duplicate) in {(0, 1), (0, 0)}
+
+
+def test_whole_files_come_out_as_they_were(node: Node, tmp_path: Path) -> None:
+    data = archives.instance(1)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("deep/a", data)
+    assert run(node, tmp_path / "x.zip")[0].stored == 1
+    admin = archives.user(node)
+    (found,) = node.retrieve.instances(admin, "clinical", "1.2.3")
+    assert b"".join(bytes(view) for view in node.retrieve.open(admin, found)) == data
+
+
+def test_an_interrupted_import_goes_on_where_it_stopped(node: Node, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(130):
+        (folder / f"{number:03d}").write_bytes(archives.instance(number + 1))
+
+    def stop(_summary: Summary, done: int, _total: int) -> None:
+        if done >= 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(node, folder, progress=stop)
+    summary, _ = run(node, folder)
+    assert (summary.skipped, summary.stored, summary.duplicate) == (64, 66, 0)
+
+
+def test_a_file_without_meta_is_reported_and_stored_when_asked(node: Node, tmp_path: Path) -> None:
+    data = archives.instance(1)
+    bare = data[data.index(b"\x08\x00\x16\x00UI") :]
+    (tmp_path / "bare").write_bytes(bare)
+    summary, lines = run(node, tmp_path / "bare")
+    assert summary.rejected == 1
+    assert "no-meta" in str(lines[0]["reason"])
+    assert run(node, tmp_path / "bare", wrap=True)[0].stored == 1
+    admin = archives.user(node)
+    (found,) = node.retrieve.instances(admin, "clinical", "1.2.3")
+    assert b"".join(bytes(view) for view in node.retrieve.open(admin, found)).endswith(bare)
+
+
+def test_hostile_files_cost_no_more_than_a_line_each(node: Node, corpus: Path) -> None:
+    summary, lines = run(node, corpus / "own__hostile")
+    files = [path for path in (corpus / "own__hostile").iterdir() if path.name.upper() != "DICOMDIR"]
+    assert len(lines) == len(files)
+    assert summary.stored > 20
+    assert summary.rejected > 20
+    assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def test_the_whole_corpus_comes_out_unchanged(node: Node, corpus: Path) -> None:
+    summary, lines = run(node, corpus)
+    admin = archives.user(node)
+    checked = 0
+    for line in lines:
+        if line["outcome"] != "stored":
+            continue
+        data = Path(str(line["file"])).read_bytes()
+        (found,) = node.retrieve.instances(admin, "clinical", str(line["study_instance_uid"]), sop=str(line["sop_instance_uid"]))
+        kept = b"".join(bytes(view) for view in node.retrieve.open(admin, found))
+        assert kept[128:] == data[128:], line["file"]
+        checked += 1
+    assert checked == summary.stored > 170
+    assert node.verify.run(archives.the_console(node), "full").findings == []

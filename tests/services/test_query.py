@@ -1,0 +1,117 @@
+"""Searches: what one may see, and never an answer without its entry in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from archive.access.subject import Subject
+from archive.db.engine import Database
+from archive.db.tables import ledger_leaf
+from archive.dicom.attributes import BY_KEYWORD, Level
+from archive.errors import InvalidQuery, NotFound, OutOfSpace, Unavailable
+from archive.keys.keyring import Keyring
+from archive.ledger.audit import Kind
+from archive.ledger.log import AuditFilter, AuditRow, Ledger
+from archive.services.query import Query, SearchRequest
+from tests.index.samples import add_datastore, add_user, grant, scanned, store
+
+
+class Desk:
+    """An index with two studies, a reader of one of them, and the query service over it."""
+
+    def __init__(self, database: Database, keyring: Keyring, now: datetime) -> None:
+        self.database, self.now = database, now
+        self.ledger = Ledger(keyring)
+        self.query = Query(database, self.ledger, lambda: now)
+        place = add_datastore(database, now)
+        self.reader, self.stranger = add_user(database, now), add_user(database, now, "stranger")
+        done = store(
+            database, place, now, scanned(PatientName="CANARY^A", PatientID="1", Modality="CT"),
+            scanned("2", "2.1", "2.1.1", PatientName="CANARY^B", PatientID="2"),
+        )
+        grant(database, place, self.reader, now, done[0].study_pk * 4 + 2)
+
+    def find(self, subject: Subject, level: Level = Level.STUDY, datastore: str = "clinical", **options: Any) -> Any:
+        keys = tuple((BY_KEYWORD[name], text) for name, text in options.pop("keys", {}).items())
+        return self.query.find(subject, SearchRequest(level, datastore, keys, **options))
+
+    def events(self) -> list[AuditRow]:
+        with self.database.read() as tx:
+            return self.ledger.search(tx, AuditFilter(kinds=(Kind.SEARCHED,)))
+
+
+@pytest.fixture
+def desk(database: Database, now: datetime, access_keyring: Keyring) -> Desk:
+    """On each engine in turn."""
+    return Desk(database, access_keyring, now)
+
+
+def test_an_answer_holds_what_is_granted_and_is_in_the_ledger(desk: Desk) -> None:
+    answer = desk.find(desk.reader, keys={"PatientName": "canary*"}, limit=10)
+    assert [row["00100020"]["Value"] for row in answer.rows] == [["1"]]
+    assert answer.total == 1
+    [event] = desk.events()
+    assert event.body is not None
+    assert (event.principal_id, event.outcome, event.body["detail"]["keys"]) == (desk.reader.principal_id, 0, {"PatientName": "canary*"})
+    with desk.database.read() as tx:
+        [leaf] = tx.execute(sa.select(ledger_leaf.c.data)).scalars()
+    assert b"canary" not in leaf.lower()
+
+
+def test_nothing_granted_is_an_empty_answer_and_recorded_too(desk: Desk) -> None:
+    answer = desk.find(desk.stranger, Level.SERIES, study_instance_uid="1.1")
+    assert (answer.rows, answer.total) == ([], 0)
+    [event] = desk.events()
+    assert event.body is not None
+    assert event.body["objects"] == [["study", "1.1"]]
+
+
+def test_fuzzy_is_only_for_names(desk: Desk) -> None:
+    assert desk.find(desk.reader, keys={"PatientName": "can", "PatientID": "1"}, fuzzy=True).total == 1
+    assert desk.find(desk.reader, keys={"PatientName": "can"}).total == 0
+    assert desk.find(desk.reader, keys={"PatientID": "x"}, fuzzy=True).total == 0
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [("StudyDate", "-"), ("StudyInstanceUID", "a"), ("PatientName", "a\0b"), ("PatientID", "\ud800")],
+)
+def test_what_cannot_be_matched_is_refused_without_its_value(desk: Desk, keyword: str, text: str) -> None:
+    with pytest.raises(InvalidQuery, match=keyword) as refused:
+        desk.find(desk.reader, keys={keyword: text})
+    assert "\0" not in str(refused.value)
+
+
+def test_unknown_datastore(desk: Desk) -> None:
+    with pytest.raises(NotFound):
+        desk.find(desk.reader, datastore="other")
+
+
+def test_no_audit_no_data(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_tx: sa.Connection) -> None:
+        raise OutOfSpace("the disk is full", remedy="make room")
+
+    desk.database.before_commit = full
+    with pytest.raises(Unavailable) as refused:
+        desk.find(desk.reader)
+    assert refused.value.remedy == "make room"
+    desk.database.before_commit = lambda _tx: None
+    assert desk.events() == []
+
+
+def test_the_entry_is_durable_before_the_answer(desk: Desk) -> None:
+    durable: list[bool] = []
+    original: Callable[..., Any] = desk.database.begin
+
+    def begin(*, durable_: bool = True, **options: Any) -> Any:
+        durable.append(options.get("durable", durable_))
+        return original(**options)
+
+    desk.database.begin = begin  # type: ignore[method-assign]
+    desk.find(desk.reader)
+    assert durable == [True]

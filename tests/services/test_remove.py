@@ -1,0 +1,69 @@
+"""Rejecting and restoring: out of sight for everyone at once, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from archive.access.grants import Target
+from archive.errors import InvalidRequest, NotFound
+from archive.node import Node
+from tests.services import archives
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with archives.opened(archives.made(tmp_path)) as node:
+        for number in (1, 2):
+            archives.store(node, archives.instance(number))
+        yield node
+
+
+def seen(node: Node) -> set[str]:
+    try:
+        return {one.sop_instance_uid for one in node.retrieve.instances(archives.user(node), "clinical", "1.2.3")}
+    except NotFound:
+        return set()
+
+
+def test_a_rejected_instance_is_gone_and_comes_back(node: Node) -> None:
+    console = archives.the_console(node)
+    assert node.remove.reject(console, "clinical", "instance", "1.2.3.1.1", reason="wrong side") == 1
+    assert seen(node) == {"1.2.3.1.2"}
+    assert node.remove.restore(console, "clinical", "instance", "1.2.3.1.1", reason="it was right") == 1
+    assert seen(node) == {"1.2.3.1.1", "1.2.3.1.2"}
+    assert node.verify.run(console, "full").findings == []
+
+
+@pytest.mark.parametrize("level", ["study", "series"])
+def test_a_study_or_series_goes_as_a_whole(node: Node, level: str) -> None:
+    console = archives.the_console(node)
+    uid = "1.2.3" if level == "study" else "1.2.3.1"
+    assert node.remove.reject(console, "clinical", level, uid, reason="test") == 2  # type: ignore[arg-type]
+    assert seen(node) == set()
+    with pytest.raises(NotFound):
+        node.remove.reject(console, "clinical", level, uid, reason="test")  # type: ignore[arg-type]
+
+
+def test_sending_it_again_brings_it_back(node: Node) -> None:
+    node.remove.reject(archives.the_console(node), "clinical", "study", "1.2.3", reason="test")
+    assert archives.store(node, archives.instance(1)).status == "duplicate"
+    assert seen(node) == {"1.2.3.1.1"}
+    assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def test_a_reason_is_asked_for(node: Node) -> None:
+    with pytest.raises(InvalidRequest):
+        node.remove.reject(archives.the_console(node), "clinical", "study", "1.2.3", reason=" ")
+
+
+def test_what_a_user_may_not_delete_is_not_there(node: Node) -> None:
+    console = archives.the_console(node)
+    node.accounts.add_user(console, "reader", roles=["referrer"], password=archives.PASSWORD)
+    node.accounts.add_grant(console, to="reader", role="referrer", target=Target("everything"))
+    reader = archives.user(node, "reader")
+    with pytest.raises(NotFound):
+        node.remove.reject(reader, "clinical", "study", "1.2.3", reason="test")
+    assert node.remove.reject(archives.user(node), "clinical", "study", "1.2.3", reason="test") == 2

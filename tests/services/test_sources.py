@@ -1,0 +1,87 @@
+"""Where imports look: stable order, no links, zip members, Orthanc's compressed attachments, DICOMDIR media."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from archive.errors import InvalidRequest
+from archive.services.sources import walk
+
+PART10 = bytes(128) + b"DICM" + b"\2\0\0\0" * 64
+
+
+def contents(*paths: Path) -> dict[str, bytes]:
+    found = {}
+    for source in walk(list(paths)):
+        with source.open() as file:
+            found[source.name] = file.read()
+    return found
+
+
+def test_folders_are_walked_in_order_and_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "in" / "b").mkdir(parents=True)
+    (tmp_path / "in" / "b" / "2").write_bytes(b"two")
+    (tmp_path / "in" / "a").write_bytes(b"one")
+    (tmp_path / "secret").write_bytes(b"outside")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "in" / "links").symlink_to(tmp_path)
+    found = contents(tmp_path / "in")
+    assert list(found.values()) == [b"one", b"two"]
+
+
+def test_a_file_swapped_for_a_link_is_not_followed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"mine")
+    source = next(walk([path]))
+    (tmp_path / "secret").write_bytes(b"outside")
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="symbolic links"), source.open():
+        pass
+
+
+def test_zip_members_are_read_in_place_whatever_their_names(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("../../../etc/passwd", PART10)
+        archive.writestr("/abs", b"abs")
+        archive.writestr("DICOMDIR", b"directory")
+    found = contents(tmp_path / "x.zip")
+    assert sorted(found.values()) == sorted([PART10, b"abs"])
+    assert {path.name for path in tmp_path.iterdir()} == {"x.zip"}
+
+
+def test_a_broken_zip_is_one_file(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a", b"1" * 1000)
+    data = (tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(data[:-40] + b"\0" * 18 + data[-22:])
+    assert len(list(walk([tmp_path]))) == 1
+
+
+def test_orthancs_compressed_attachments_are_inflated(tmp_path: Path) -> None:
+    body = PART10 * 1000
+    (tmp_path / "a").write_bytes(struct.pack("<Q", len(body)) + zlib.compress(body))
+    assert contents(tmp_path / "a")[str(tmp_path / "a")] == body
+
+
+def test_a_bomb_gives_no_more_than_it_announces(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(struct.pack("<Q", 200) + zlib.compress(bytes(50 << 20)))
+    assert len(contents(tmp_path / "a")[str(tmp_path / "a")]) == 200
+
+
+def test_a_dicomdir_names_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "IMAGES").mkdir()
+    (tmp_path / "IMAGES" / "1").write_bytes(PART10)
+    (tmp_path / "DICOMDIR").write_bytes(b"directory")
+    assert list(contents(tmp_path / "DICOMDIR").values()) == [PART10]
+    assert list(contents(tmp_path).values()) == [PART10]
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="nowhere"):
+        list(walk([tmp_path / "nowhere"]))

@@ -1,0 +1,219 @@
+"""Tampering, exhaustively enough: whatever is flipped, cut, swapped, edited or rolled back is found, and no wrong byte is served."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.db.tables import audit_event, checkpoint, data_key, instance, ledger_leaf, statement, study
+from archive.errors import ArchiveError, IntegrityError
+from archive.node import Node, open_node
+from archive.services.verify import Mode
+from tests.services import archives
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        for number in (1, 2):
+            archives.store(node, archives.instance(number))
+        archives.store(node, archives.instance(1, study="1.2.4", PatientID="P2"))
+    return tmp_path
+
+
+@pytest.fixture
+def node(folder: Path) -> Iterator[Node]:
+    with archives.opened(archives.configured(folder)) as node:
+        yield node
+
+
+def codes(node: Node, mode: Mode = "full") -> set[str]:
+    report = node.verify.run(archives.the_console(node), mode)
+    assert report.ok == (not report.findings)
+    return {finding.code for finding in report.findings}
+
+
+def serve(node: Node, study: str = "1.2.3") -> list[bytes]:
+    admin = archives.user(node)
+    return [b"".join(bytes(view) for view in node.retrieve.open(admin, one)) for one in node.retrieve.instances(admin, "clinical", study)]
+
+
+def place(node: Node, study: str = "1.2.3") -> tuple[Path, int, int]:
+    ref = node.retrieve.instances(archives.user(node), "clinical", study)[0].row.ref
+    return node.config.segments_dir / f"{ref.location.segment_id.hex()}.seg", ref.location.offset, ref.location.record_bytes
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 0x20]))
+
+
+@pytest.mark.parametrize("mode", ["quick", "standard", "full", "keyless"])
+def test_an_untouched_archive_is_sound(node: Node, mode: Mode) -> None:
+    report = node.verify.run(archives.the_console(node), mode)
+    assert report.findings == []
+    assert report.checked >= (3 if mode != "keyless" else 1)
+
+
+def test_every_header_byte_matters(node: Node) -> None:
+    path, offset, _ = place(node)
+    original = path.read_bytes()
+    for at in range(0, 160, 3):
+        flip(path, offset + at)
+        assert codes(node, "standard") & {"V04", "V05", "V06"}, at
+        with pytest.raises(IntegrityError):
+            serve(node)
+        path.write_bytes(original)
+    assert codes(node) == set()
+
+
+def test_a_flip_anywhere_in_the_body_is_found_and_never_served(node: Node) -> None:
+    path, offset, length = place(node)
+    original = path.read_bytes()
+    for at in range(160, length, max(1, length // 40)):
+        flip(path, offset + at)
+        assert "V07" in codes(node), at
+        with pytest.raises(IntegrityError):
+            serve(node)
+        path.write_bytes(original)
+
+
+def test_a_cut_segment_and_a_missing_one(node: Node, folder: Path) -> None:
+    path, offset, length = place(node)
+    original = path.read_bytes()
+    path.write_bytes(original[: offset + length - 10])
+    assert codes(node) & {"V02", "V07"}
+    with pytest.raises(ArchiveError):
+        serve(node)
+    path.unlink()
+    assert "V01" in codes(node)
+    with pytest.raises(ArchiveError):
+        serve(node)
+
+
+def test_two_records_swapped(node: Node) -> None:
+    path, first, length = place(node)
+    other_path, second, other_length = place(node, "1.2.4")
+    assert path == other_path
+    data = bytearray(path.read_bytes())
+    a, b = bytes(data[first : first + length]), bytes(data[second : second + other_length])
+    span = max(len(a), len(b))
+    data[first : first + span], data[second : second + span] = b.ljust(span, b"\0"), a.ljust(span, b"\0")
+    path.write_bytes(data)
+    assert codes(node) & {"V04", "V05", "V06"}
+    with pytest.raises(IntegrityError):
+        serve(node)
+
+
+def test_a_row_edited_behind_our_back(node: Node) -> None:
+    with node.core.database.begin() as tx:
+        policy.run_as(tx, policy.system("verify"), sa.update(study).where(study.c.study_instance_uid == "1.2.4").values(study_instance_uid="1.2.5"))
+    assert "V10" in codes(node, "standard")
+
+
+def test_a_row_removed_behind_our_back(node: Node) -> None:
+    with node.core.database.begin() as tx:
+        policy.run_as(tx, policy.system("verify"), sa.delete(instance).where(instance.c.sop_instance_uid == "1.2.4.1.1"))
+    assert "V12" in codes(node, "standard")
+
+
+def test_a_digest_and_a_statement_edited_together(node: Node) -> None:
+    with node.core.database.begin() as tx:
+        policy.run_as(tx, policy.system("verify"), sa.update(instance).where(instance.c.sop_instance_uid == "1.2.4.1.1").values(sha256=bytes(32)))
+    assert codes(node) & {"V08", "V10"}
+
+
+def test_a_statement_removed(node: Node) -> None:
+    with node.core.database.begin() as tx:
+        tx.execute(sa.delete(statement).where(statement.c.leaf == sa.select(sa.func.max(statement.c.leaf)).scalar_subquery()))
+    assert codes(node, "standard") & {"V10", "V11", "V12"}
+
+
+@pytest.mark.parametrize("edit", ["changed", "removed", "body"])
+def test_an_event_changed_removed_or_rewritten(node: Node, edit: str) -> None:
+    with node.core.database.begin() as tx:
+        if edit == "changed":
+            data = tx.execute(sa.select(ledger_leaf.c.data).where(ledger_leaf.c.n == 1)).scalar_one()
+            tx.execute(sa.update(ledger_leaf).where(ledger_leaf.c.n == 1).values(data=bytes(data).replace(b'"o":0', b'"o":4')))
+        elif edit == "removed":
+            tx.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+            tx.execute(sa.update(audit_event).where(audit_event.c.n == 1).values(n=10**9))
+            tx.execute(sa.update(ledger_leaf).where(ledger_leaf.c.n == 1).values(n=10**9))
+        else:
+            tx.execute(sa.update(audit_event).where(audit_event.c.n == 1).values(body=bytes(60)))
+    assert codes(node, "quick") & {"V11", "V12", "V13"}
+
+
+def test_a_data_key_lost_or_changed(node: Node) -> None:
+    with node.core.keystore._database.begin() as tx:
+        tx.execute(sa.update(data_key).values(wrapped=bytes(61)))
+    node.core.keystore._by_id.clear()
+    node.core.keystore._by_study.clear()
+    assert "V05" in codes(node, "standard")
+    with pytest.raises(IntegrityError):
+        serve(node)
+
+
+def test_a_checkpoint_forged(node: Node) -> None:
+    node.upkeep.checkpoint()
+    with node.core.database.begin() as tx:
+        tx.execute(sa.update(checkpoint).values(root=bytes(32)))
+    assert "V13" in codes(node, "quick")
+
+
+def test_an_index_rolled_back_starts_read_only_until_it_is_acknowledged(folder: Path) -> None:
+    config = archives.configured(folder)
+    shutil.copy(config.index_path, folder / "yesterday")
+    with archives.opened(config) as node:
+        archives.store(node, archives.instance(3))
+    for path in config.storage_dir.glob("index.db*"):
+        path.unlink()
+    shutil.copy(folder / "yesterday", config.index_path)
+
+    node = open_node(config)
+    why = node.start()
+    node.close()
+    assert "V14" in why
+
+    node = open_node(config, read_only=why)
+    try:
+        assert "V14" in {finding.code for finding in node.verify.run(archives.the_console(node), "quick").findings}
+        assert serve(node)
+        with pytest.raises(ArchiveError):
+            archives.store(node, archives.instance(4))
+        node.oversight.acknowledge(archives.the_console(node), reason="restored on purpose")
+    finally:
+        node.close()
+    with archives.opened(config) as node:
+        assert archives.store(node, archives.instance(3)).status in {"stored", "duplicate"}
+
+
+def test_anchors_rolled_back_alone_do_no_harm(folder: Path) -> None:
+    config = archives.configured(folder)
+    shutil.copytree(config.ledger_dir, folder / "yesterday")
+    with archives.opened(config) as node:
+        archives.store(node, archives.instance(3))
+    shutil.rmtree(config.ledger_dir)
+    shutil.copytree(folder / "yesterday", config.ledger_dir)
+    with archives.opened(config) as node:
+        assert len(serve(node)) == 3
+
+
+def test_keyless_needs_no_keys_to_find_a_changed_segment(folder: Path) -> None:
+    config = archives.configured(folder)
+    with archives.opened(config) as node:
+        for _ in range(4):
+            node.upkeep._hash_segments()
+        path, offset, _ = place(node)
+        assert codes(node, "keyless") == set()
+        flip(path, offset + 200)
+        assert "V03" in codes(node, "keyless")
