@@ -21,6 +21,10 @@ from archive.db.types import Instant
 
 ALLOW, DENY = 1, 0
 
+# PostgreSQL would turn the EXISTS into a join and compare every series with every grant of the caller; so it asks the index of grants
+# for each series it looks at, four keys at a time.
+_ROW_BY_ROW = "OFFSET 0"
+
 # Constants stand in the text: a parameter each would cost more than it says.
 _ZERO, _ONE, _TWO, _THREE, _FOUR = (sa.literal_column(str(n), sa.BigInteger()) for n in range(5))
 _EMPTY = sa.literal_column("''", sa.Text())
@@ -254,7 +258,7 @@ def _grants_on(g: FromClause, se: FromClause, shape: Shape, effect: int) -> Sele
         department_fits(g, se),
         date_fits(g, se),
         scope_covers(g, se),
-    ).correlate(se)
+    ).correlate(se).suffix_with(_ROW_BY_ROW, dialect="postgresql")
 
 
 def is_caller(principal_id: ColumnElement[int], shape: Shape) -> ColumnElement[bool]:

@@ -22,9 +22,11 @@ from archive.errors import ArchiveError
 
 OPTION = "authorised"
 _asked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-_NAMES = re.compile(r"(?<![\w.])\"?(" + "|".join(sorted(PROTECTED)) + r")\"?(?!\w)", re.IGNORECASE)
-_STATEMENT = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|REPLACE|VALUES|MERGE|COPY|TRUNCATE|EXPLAIN)\b", re.IGNORECASE)
-_QUOTED = re.compile(r"'(?:[^']|'')*'")
+_NAMES = re.compile(r"(?<!\w)(?:" + "|".join(sorted(PROTECTED)) + r"|study_name_fts_\w+)(?!\w)", re.IGNORECASE)
+_SCHEMA = re.compile(r"\s*(?:PRAGMA|CREATE|ALTER|DROP|REINDEX|ANALYZE|COMMENT|VACUUM)\b(?!.*\bSELECT\b)", re.IGNORECASE | re.DOTALL)
+_QUOTED = re.compile(r"'(?:[^']|'')*'|(\"[^\"]*\")")
+_DEVIOUS = re.compile(r"\\|\$\w*\$|/\*|--")
+"""Escapes, dollar quotes and comments, in which a quote may be something else: nothing counts as a literal then."""
 
 
 class NakedQuery(ArchiveError):
@@ -85,5 +87,7 @@ def _before_cursor_execute(
 
 @lru_cache(maxsize=4096)
 def touches_protected(sql: str) -> bool:
-    """Whether a data statement names a protected table; string literals do not count."""
-    return bool(_STATEMENT.match(sql)) and bool(_NAMES.search(_QUOTED.sub("''", sql)))
+    """Whether a statement other than of the schema names a protected table; string literals do not count."""
+    if not _NAMES.search(sql) or _SCHEMA.match(sql):
+        return False
+    return bool(_DEVIOUS.search(sql) or _NAMES.search(_QUOTED.sub(lambda found: found[1] or "", sql)))

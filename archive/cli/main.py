@@ -1,0 +1,117 @@
+"""`archive`: the top of the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archive.cli import failures
+from archive.cli.session import Session
+from archive.errors import ArchiveError, Unavailable
+
+
+def _set_config(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Session).config_path = value
+
+
+def _set_json(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(Session).as_json = True
+
+
+def everywhere() -> list[click.Parameter]:
+    """Return the options every command takes, before or after its name."""
+    return [
+        click.Option(["--config"], type=click.Path(path_type=Path, dir_okay=False), callback=_set_config, expose_value=False,
+                     metavar="FILE", help="The configuration; default $ARCHIVE_CONFIG, else ./config.toml."),
+        click.Option(["--json"], is_flag=True, callback=_set_json, expose_value=False, help="Answer in JSON for a program."),
+    ]
+
+
+class Command(click.Command):
+    """A command that takes --config and --json."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Add the options every command takes."""
+        super().__init__(*args, **kwargs)
+        self.params += everywhere()
+
+
+class Group(click.Group):
+    """A group of such commands; `default` names the one that runs when the first word is none of them."""
+
+    command_class = Command
+    group_class = type
+
+    def __init__(self, *args: Any, default: str = "", **kwargs: Any) -> None:
+        """Add the options every command takes."""
+        super().__init__(*args, **kwargs)
+        self.params += everywhere()
+        self.default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let `archive import PATH` mean `archive import run PATH`."""
+        if self.default and args and args[0] not in self.commands and args[0] != "--help":
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=Group)
+@click.version_option(package_name="strongroom", prog_name="Strongroom")
+def archive() -> None:
+    """Strongroom: an encrypted archive for medical images."""
+
+
+def load_commands() -> click.Group:
+    """Return the whole command line, every group attached."""
+    from archive.cli import checks, grants, imports, instances, keys, ledger, peers, running, service, state, tokens, users
+
+    for module in (running, state, users, grants, peers, tokens, imports, instances, checks, ledger, keys, service):
+        module.attach(archive)
+    return archive
+
+
+def run(arguments: Sequence[str], session: Session) -> int:
+    """Run one command and return its exit status."""
+    try:
+        return _run(arguments, session)
+    except click.exceptions.Exit as left:
+        return left.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("archive: stopped", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read the answer has seen enough; the interpreter must not fail again while it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # noqa: BLE001 # the outermost place there is
+        return failures.show_unexpected(error, as_json=session.as_json)
+    return failures.FAILED
+
+
+def _run(arguments: Sequence[str], session: Session) -> int:
+    try:
+        with closing(session):
+            status = load_commands().main(list(arguments), prog_name="archive", standalone_mode=False, obj=session)
+    except click.ClickException as error:
+        return failures.show_usage(error, as_json=session.as_json or "--json" in arguments)
+    except ArchiveError as error:
+        return failures.show(error, as_json=session.as_json)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        message = f"{error.filename or 'a file'} cannot be used: {error.strerror or type(error).__name__}"
+        shown = Unavailable(message, remedy="check that it exists and that this user may read and write it")
+        return failures.show(shown, as_json=session.as_json)
+    return status if isinstance(status, int) else failures.DONE
+
+
+def main() -> None:
+    """Run the command line; what it writes is its user's alone."""
+    os.umask(0o077)
+    sys.exit(run(sys.argv[1:], Session()))

@@ -1,0 +1,129 @@
+"""What every command stands on: the configuration, the opened archive, who asks, how to answer."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archive.access.subject import Subject
+from archive.cli import output
+from archive.config import Config, load
+from archive.errors import InvalidRequest
+
+OpenNode = Callable[[Config], Any]
+
+
+def _open_node(config: Config) -> Any:
+    from archive.node import open_node
+    from archive.serve import state
+
+    serving = state.read_status(config)
+    return open_node(config, role="cli", read_only=serving.read_only if serving is not None else "")
+
+
+class Session:
+    """One call of the command line; the archive is opened when first used."""
+
+    def __init__(self, open_node: OpenNode = _open_node) -> None:
+        """`open_node` is another one in tests."""
+        self._open_node = open_node
+        self._node: Any = None
+        self._config: Config | None = None
+        self.config_path = Path(os.environ.get("ARCHIVE_CONFIG") or "config.toml")
+        self.as_json = False
+
+    @property
+    def config(self) -> Config:
+        """The configuration.
+
+        Raises:
+            ConfigurationError.
+        """
+        if self._config is None:
+            self._config = load(self.config_path)
+        return self._config
+
+    def use(self, config: Config) -> None:
+        """Go on with a configuration that a command has just written."""
+        self._config = config
+
+    @property
+    def node(self) -> Any:
+        """The opened archive.
+
+        Raises:
+            ConfigurationError, Unavailable.
+        """
+        if self._node is None:
+            self._node = self._open_node(self.config)
+        return self._node
+
+    @property
+    def subject(self) -> Subject:
+        """Who asks: the console, and the operating system's user behind it."""
+        return console(self.node)
+
+    def close(self) -> None:
+        """Close the archive when it was opened."""
+        if self._node is not None:
+            self._node.close()
+            self._node = None
+
+    def rows(self, found: Sequence[Mapping[str, Any]], *columns: str) -> None:
+        """Answer with a list: every field as JSON, `columns` for people."""
+        if self.as_json:
+            print(output.to_json(list(found)))
+        elif found:
+            output.table(found, columns)
+        else:
+            print("nothing to show")
+
+    def answer(self, found: Mapping[str, Any], message: str | None = None) -> None:
+        """Answer with a record: every field as JSON, `message` or the fields for people."""
+        if self.as_json:
+            print(output.to_json(found))
+        elif message is not None:
+            print(message)
+        else:
+            output.record(found)
+
+
+def console(node: Any) -> Subject:
+    """Return the subject that the command line acts as."""
+    from archive.services import console as services
+
+    return services.console(node.core, operator())
+
+
+def operator() -> str:
+    """Return the operating system's user, and behind sudo who called it."""
+    try:
+        name = getpass.getuser() if os.geteuid() else "root"
+    except (KeyError, OSError):
+        name = str(os.geteuid())
+    behind = os.environ.get("SUDO_USER", "")
+    return f"{behind} (sudo)" if behind and name == "root" else name
+
+
+def password_from(path: Path | None, prompt: str, *, confirm: bool = True) -> str:
+    """Return a password: the first line of a file, else asked for on the terminal.
+
+    Raises:
+        InvalidRequest: no file given and nobody to ask.
+    """
+    if path is not None:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if not lines or not lines[0]:
+            message = "the password file is empty"
+            raise InvalidRequest(message, remedy="write the password into its first line")
+        return lines[0]
+    if not sys.stdin.isatty():
+        message = "no password was given, and there is no terminal to ask on"
+        raise InvalidRequest(message, remedy="name a file that holds it with --password-file")
+    return str(click.prompt(prompt, hide_input=True, confirmation_prompt=confirm))

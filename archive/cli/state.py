@@ -1,0 +1,72 @@
+"""`archive status` and `archive doctor`: what runs, what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from archive.cli import failures, output
+from archive.cli.main import Command
+from archive.cli.session import Session
+from archive.errors import ArchiveError
+
+
+def attach(archive: click.Group) -> None:
+    """Add the commands of this file."""
+    archive.add_command(status)
+    archive.add_command(doctor)
+
+
+@click.command("status", cls=Command)
+@click.pass_obj
+def status(session: Session) -> int:
+    """Tell what runs and where it listens."""
+    from archive.serve import state
+
+    config = session.config
+    found = state.read_status(config)
+    if found is None:
+        serving = state.is_serving(config)
+        answer: dict[str, Any] = {"ready": False, "http": None, "dimse_tls": None, "dimse_plain": None, "processes": []}
+        message = "the archive is starting or stopping" if serving else "the archive is not running; start it with 'archive serve'"
+        session.answer(answer, message)
+        return failures.FAILED
+    answer = {"name": config.archive.name, "ae_title": config.dimse.ae_title, **state.as_json(found)}
+    lines = [
+        f"{'ready' if found.ready else 'starting'} since {output.text(found.started_at)}",
+        f"web             {found.http.public_url}",
+        f"DICOM over TLS  {_address(found.dimse_tls)}", f"DICOM plain     {_address(found.dimse_plain)}",
+        *([f"read-only       {found.read_only}"] if found.read_only else []),
+        *(f"{one.role:<15} process {one.pid}, restarted {one.restarts} times" for one in found.processes),
+    ]
+    session.answer(answer, "\n".join(lines))
+    return failures.DONE if found.ready else failures.FAILED
+
+
+def _address(address: Any) -> str:
+    return f"{address.host}:{address.port}" if address is not None else "off"
+
+
+@click.command("doctor", cls=Command)
+@click.pass_obj
+def doctor(session: Session) -> int:
+    """Check configuration, keys, databases, certificates, space; say how to mend what is wrong."""
+    try:
+        checks = [asdict(check) for check in session.node.health.checks()]
+    except ArchiveError as error:
+        # What keeps the archive from opening is the first thing a doctor must be able to say.
+        checks = [{"name": error.code, "state": "problem", "detail": error.message, "remedy": failures.remedy_of(error)}]
+        status = failures.exit_status(error)
+    else:
+        status = failures.FAILED if any(check["state"] == "problem" for check in checks) else failures.DONE
+    if session.as_json:
+        print(output.to_json({"ok": status == failures.DONE, "checks": checks}))
+        return status
+    marks = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
+    for check in checks:
+        print(f"{marks[check['state']]} {check['name']}: {check['detail']}")
+        if check["remedy"]:
+            print(f"          what to do: {check['remedy']}")
+    return status

@@ -1,0 +1,1 @@
+"""The standard itself, pure: no database, no sockets, no clock."""

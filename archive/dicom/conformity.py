@@ -1,0 +1,60 @@
+"""What is wrong with an index attribute's value; the instance is kept all the same.
+
+Source: PS3.5 6.2, PS3.6.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from pydicom.datadict import dictionary_VM
+
+from archive.dicom.attributes import Attribute
+from archive.dicom.matching import normal
+from archive.dicom.values import Element
+
+_LONGEST = {"AE": 16, "AS": 4, "CS": 16, "LO": 64, "SH": 16, "IS": 12, "DS": 16, "UI": 64, "ST": 1024, "LT": 10240}
+_FORMS = {
+    "AS": re.compile(r"\d{3}[DWMY]"),
+    "CS": re.compile(r"[A-Z0-9 _]*"),
+    "DS": re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?"),
+    "IS": re.compile(r"[+-]?\d+"),
+    "UI": re.compile(r"[0-9]+(\.[0-9]+)*"),
+}
+
+
+@lru_cache(maxsize=256)
+def _single(tag: int) -> bool:
+    return dictionary_VM(tag) == "1"
+
+
+def faults_of(attribute: Attribute, element: Element) -> list[str]:
+    """Return what is wrong with the value, in words without the value; empty when it conforms."""
+    values: list[Any] = element.get("Value", [])
+    vr = str(element["vr"])
+    faults = []
+    if vr != attribute.vr:
+        faults.append(f"a VR of {vr} instead of {attribute.vr}")
+    if len(values) > 1 and _single(attribute.tag):
+        faults.append("several values where one is allowed; the first counts")
+    for value in values:
+        fault = _fault(attribute, vr, value)
+        if fault:
+            faults.append(fault)
+            break
+    return faults
+
+
+def _fault(attribute: Attribute, vr: str, value: Any) -> str:
+    if vr == "PN" and isinstance(value, dict):
+        return "a component group longer than 64 characters" if any(len(group) > 64 for group in value.values()) else ""
+    if not isinstance(value, str):
+        return ""
+    if len(value) > _LONGEST.get(vr, 1 << 32):
+        return f"longer than a {vr} may be"
+    form = _FORMS.get(vr)
+    dated = vr in {"DA", "TM", "DT"} and vr == attribute.vr
+    wrong = not normal(attribute, value) if dated else form is not None and form.fullmatch(value) is None
+    return f"not a {vr}" if wrong else ""

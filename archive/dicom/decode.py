@@ -1,0 +1,395 @@
+"""One frame from its stored bytes to an array; each codec is asked for one frame only.
+
+Sizes are compared with what the code stream itself says before anything is allocated. Colours stay as PhotometricInterpretation says;
+`Frame.photometric` tells where decoding changed them.
+
+Source: PS3.5 8, A.4; PS3.3 C.7.6.3.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from archive.dicom.part10 import Scanned
+from archive.dicom.structure import PIXEL_TAGS
+from archive.dicom.transfer import DEFLATED_FRAMES, EXPLICIT_BE, UNCOMPRESSED
+from archive.errors import NotAcceptable
+
+Array = npt.NDArray[Any]
+
+MAX_FRAME_BYTES = 512 << 20
+"""The largest frame that is ever decoded."""
+
+REFUSALS = {
+    "no-pixels": "the instance has no pixel data",
+    "no-shape": "rows, columns or bits allocated are absent or make no frame",
+    "too-large": "the frame is larger than the limit",
+    "short": "the frame's bytes are fewer than its rows and columns ask for",
+    "size-lies": "the encoded frame has another size than its rows and columns",
+    "no-codec": "there is no decoder for this transfer syntax",
+    "damaged": "the frame cannot be decoded",
+    "no-image": "pixels of this kind cannot be shown as an image",
+    "no-frames": "the boundaries of the frames are not known",
+}
+"""Every reason a frame is refused for (NotAcceptable.reason)."""
+
+
+def refused(reason: str) -> NotAcceptable:
+    """Return the error for one of REFUSALS."""
+    return NotAcceptable(REFUSALS[reason], reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the data set says about one frame."""
+
+    transfer_syntax_uid: str
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    planar: bool
+    photometric: str
+    vr: str  # of native pixel data
+    dtype: np.dtype[Any]  # of one sample, in the machine's byte order
+
+    @property
+    def pixels(self) -> int:
+        """Samples in a frame."""
+        return self.rows * self.columns * self.samples
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded frame: (rows, columns) or (rows, columns, samples)."""
+
+    array: Array
+    photometric: str
+
+
+def layout_of(scanned: Scanned, pixel_tag: int = 0x7FE00010, vr: str = "OW") -> Layout:
+    """Return the layout of a frame.
+
+    Raises:
+        NotAcceptable: no-shape, too-large.
+    """
+    rows, columns = scanned.number("Rows") or 0, scanned.number("Columns") or 0
+    float_bits = {0x7FE00008: 32, 0x7FE00009: 64}.get(pixel_tag, 0)
+    allocated = float_bits or scanned.number("BitsAllocated") or 0
+    samples = scanned.number("SamplesPerPixel")
+    samples = 1 if samples is None else samples
+    stored = scanned.number("BitsStored") or allocated
+    if rows <= 0 or columns <= 0 or samples not in (1, 3, 4) or (allocated != 1 and (allocated % 8 or not 0 < allocated <= 64)):
+        raise refused("no-shape")
+    if rows * columns * samples * max(allocated, 8) // 8 > MAX_FRAME_BYTES:
+        raise refused("too-large")
+    signed = scanned.number("PixelRepresentation") == 1
+    size = {1: 1, 8: 1, 16: 2, 32: 4, 64: 8}.get(allocated)
+    if size is None:
+        raise refused("no-shape")
+    return Layout(
+        scanned.transfer_syntax_uid,
+        rows,
+        columns,
+        samples,
+        allocated,
+        stored if 0 < stored <= allocated else allocated,
+        signed,
+        scanned.number("PlanarConfiguration") == 1,
+        scanned.text("PhotometricInterpretation"),
+        vr,
+        np.dtype(f"{'f' if float_bits else 'i' if signed else 'u'}{size}"),
+    )
+
+
+def pixel_element(part10_head: bytes, scanned: Scanned) -> tuple[int, str]:
+    """Return tag and VR of the pixel data whose header ends `part10_head`."""
+    head = part10_head[: scanned.head_bytes]
+    order = "big" if scanned.transfer_syntax_uid == EXPLICIT_BE else "little"
+    for size in (12, 8):
+        at = len(head) - size
+        if at < 0:
+            continue
+        group = int.from_bytes(head[at : at + 2], order)  # type: ignore[arg-type]
+        element = int.from_bytes(head[at + 2 : at + 4], order)  # type: ignore[arg-type]
+        tag = group << 16 | element
+        if tag in PIXEL_TAGS:
+            return tag, "OB" if head[at + 4 : at + 6] == b"OB" and size == 12 else "OW"
+    return 0x7FE00010, "OW"
+
+
+def decode(layout: Layout, frame: bytes, index: int = 0) -> Frame:
+    """Decode the stored bytes of one frame; `index` matters to native frames that do not begin on a byte.
+
+    Raises:
+        NotAcceptable: one of REFUSALS.
+    """
+    if layout.transfer_syntax_uid in UNCOMPRESSED:
+        return _native(layout, frame, index)
+    decoder = _DECODERS.get(layout.transfer_syntax_uid)
+    if decoder is None:
+        raise refused("no-codec")
+    try:
+        decoded = decoder(layout, frame)
+    except NotAcceptable:
+        raise
+    except ImportError as error:
+        raise refused("no-codec") from error
+    except BaseException as error:  # codecs raise whatever they like, a panic in Rust not even an Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise refused("damaged") from error
+    if decoded.array.size != layout.pixels:
+        raise refused("size-lies")
+    return decoded
+
+
+def _shaped(layout: Layout, flat: Array, *, planar: bool) -> Array:
+    if flat.size < layout.pixels:
+        raise refused("short")
+    flat = flat[: layout.pixels]
+    if layout.samples == 1:
+        return flat.reshape(layout.rows, layout.columns)
+    if planar:
+        return flat.reshape(layout.samples, layout.rows, layout.columns).transpose(1, 2, 0)
+    return flat.reshape(layout.rows, layout.columns, layout.samples)
+
+
+def packed_pairs(layout: Layout) -> bool:
+    """Whether native bytes are swapped in pairs: small samples as OW in big endian."""
+    return layout.transfer_syntax_uid == EXPLICIT_BE and layout.vr == "OW" and layout.bits_allocated <= 8
+
+
+def stored_bytes(layout: Layout, frame: bytes, index: int) -> tuple[bytes, int]:
+    """Return native bytes in order, and how many bits of them belong to the frame before."""
+    bits = native_bits(layout)
+    if packed_pairs(layout):
+        even = len(frame) & ~1
+        swapped = bytearray(frame)
+        swapped[0:even:2], swapped[1:even:2] = frame[1:even:2], frame[0:even:2]
+        return bytes(swapped), index * bits % 16
+    return frame, index * bits % 8
+
+
+def native_bits(layout: Layout) -> int:
+    """Bits of one native frame."""
+    bits = layout.pixels * layout.bits_allocated
+    return bits // 3 * 2 if subsampled(layout) else bits
+
+
+def subsampled(layout: Layout) -> bool:
+    """Whether native frames hold chroma for every second pixel only (PS3.3 C.7.6.3.1.2)."""
+    return layout.photometric == "YBR_FULL_422" and layout.samples == 3
+
+
+def _native(layout: Layout, frame: bytes, index: int) -> Frame:
+    raw, skipped = stored_bytes(layout, frame, index)
+    bits = native_bits(layout)
+    if len(raw) * 8 < skipped + bits:
+        raise refused("short")
+    if layout.bits_allocated == 1:
+        unpacked = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[skipped : skipped + bits]
+        return Frame(_shaped(layout, unpacked, planar=layout.planar), layout.photometric)
+    stored = layout.dtype.newbyteorder(">" if layout.transfer_syntax_uid == EXPLICIT_BE else "<")
+    flat = np.frombuffer(raw, stored, count=bits // layout.bits_allocated, offset=skipped // 8)
+    flat = flat.astype(layout.dtype, copy=False)
+    if subsampled(layout):
+        out = np.empty(layout.pixels, layout.dtype)
+        out[0::6], out[3::6] = flat[0::4], flat[1::4]
+        out[1::6] = out[4::6] = flat[2::4]
+        out[2::6] = out[5::6] = flat[3::4]
+        return Frame(_shaped(layout, out, planar=False), "YBR_FULL")
+    if layout.dtype.kind != "f":
+        flat = _without_unused_bits(flat, layout.bits_allocated - layout.bits_stored)
+    return Frame(_shaped(layout, flat, planar=layout.planar), layout.photometric)
+
+
+def _without_unused_bits(array: Array, shift: int) -> Array:
+    """Return values of the stored bits only, the highest being the sign of signed ones (PS3.5 8.1.1)."""
+    return array if shift <= 0 else np.right_shift(np.left_shift(array, shift), shift)
+
+
+def _rle(layout: Layout, frame: bytes) -> Frame:
+    """Put a frame together from its segments, most significant bytes first (PS3.5 G).
+
+    Segment by segment: the library's own decoder of whole frames runs over the end of its buffer when a segment is too long.
+    """
+    from rle.rle import decode_segment
+
+    size = layout.dtype.itemsize
+    # A run is two bytes for at most 128.
+    if layout.pixels * layout.bits_allocated // 8 > len(frame) * 64:
+        raise refused("size-lies")
+    starts = [int.from_bytes(frame[at : at + 4], "little") for at in range(4, 64, 4)]
+    count = int.from_bytes(frame[:4], "little")
+    if count != (layout.samples if layout.bits_allocated == 1 else layout.samples * size):
+        raise refused("damaged")
+    ends = [*starts[1:count], len(frame)]
+    segments = []
+    for start, end in zip(starts, ends, strict=False):
+        if not 64 <= start < end <= len(frame):
+            raise refused("damaged")
+        segments.append(np.frombuffer(bytes(decode_segment(frame[start:end])), np.uint8))
+    area = layout.rows * layout.columns
+    if layout.bits_allocated == 1:
+        # Writers differ in whether they pack the bits; the length tells.
+        segments = [bits if bits.size >= area else np.unpackbits(bits, bitorder="little") for bits in segments]
+    if any(segment.size < area for segment in segments):
+        raise refused("short")
+    flat = np.empty((layout.samples, area, size), np.uint8)
+    for n, segment in enumerate(segments):
+        flat[n // size, :, size - 1 - n % size] = segment[:area]
+    values = flat.reshape(-1).view(layout.dtype.newbyteorder("<")).astype(layout.dtype, copy=False)
+    if layout.bits_allocated > 1:
+        values = _without_unused_bits(values, layout.bits_allocated - layout.bits_stored)
+    return Frame(_shaped(layout, values, planar=True), layout.photometric)
+
+
+def _deflated(layout: Layout, frame: bytes) -> Frame:
+    wanted = (layout.pixels * layout.bits_allocated + 7) // 8
+    raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, wanted + 2)
+    if len(raw) < wanted:
+        raise refused("short")
+    if layout.bits_allocated == 1:
+        flat = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
+    else:
+        flat = np.frombuffer(raw, layout.dtype.newbyteorder("<"), count=layout.pixels).astype(layout.dtype, copy=False)
+        flat = _without_unused_bits(flat, layout.bits_allocated - layout.bits_stored)
+    return Frame(_shaped(layout, flat, planar=layout.planar), layout.photometric)
+
+
+def _of_precision(layout: Layout, raw: bytes, precision: int, coded_signed: bool, *, planar: bool = False) -> Array:
+    """Return samples of a codec's container in the data set's, read as signed or not as the data set says."""
+    size = 1 if precision <= 8 else 2 if precision <= 16 else 4
+    flat = np.frombuffer(raw, f"<{'i' if layout.signed else 'u'}{size}")
+    shift = 8 * size - precision
+    if shift and coded_signed != layout.signed and layout.samples == 1:
+        flat = np.right_shift(np.left_shift(flat, shift), shift)
+    return _shaped(layout, flat.astype(layout.dtype, copy=False), planar=planar)
+
+
+def _j2k(layout: Layout, frame: bytes) -> Frame:
+    from openjpeg.utils import decode_pixel_data
+
+    at = frame.find(b"\xff\x4f\xff\x51")
+    if at < 0 or len(frame) < at + 43:
+        raise refused("damaged")
+    x1, y1, x0, y0 = (int.from_bytes(frame[at + n : at + n + 4], "big") for n in (8, 12, 16, 20))
+    components = int.from_bytes(frame[at + 40 : at + 42], "big")
+    if (y1 - y0, x1 - x0, components) != (layout.rows, layout.columns, layout.samples):
+        raise refused("size-lies")
+    precision = (frame[at + 42] & 0x7F) + 1
+    raw = decode_pixel_data(frame, version=2)
+    photometric = "RGB" if layout.photometric in {"YBR_ICT", "YBR_RCT"} else layout.photometric
+    return Frame(_of_precision(layout, bytes(raw), precision, bool(frame[at + 42] & 0x80)), photometric)
+
+
+def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
+    """Return rows, columns, components and precision of a JPEG or JPEG-LS stream as its frame header says."""
+    at = 2
+    while at + 9 < len(frame):
+        if frame[at] != 0xFF:
+            at += 1
+            continue
+        marker = frame[at + 1]
+        if marker == 0xFF:
+            at += 1
+        elif 0xC0 <= marker <= 0xF7 and marker not in (0xC4, 0xC8, 0xCC, *range(0xD0, 0xF7)):
+            rows, columns = int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
+            return rows, columns, frame[at + 9], frame[at + 4]
+        elif marker in (0x01, *range(0xD0, 0xD9)):
+            at += 2
+        else:
+            at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    raise refused("damaged")
+
+
+def _sized(layout: Layout, frame: bytes) -> int:
+    rows, columns, components, precision = _jpeg_size(frame)
+    if (rows, columns, components) != (layout.rows, layout.columns, layout.samples):
+        raise refused("size-lies")
+    return precision
+
+
+def _jls(layout: Layout, frame: bytes) -> Frame:
+    import jpeg_ls
+
+    precision = _sized(layout, frame)
+    raw, info = jpeg_ls.decode_pixel_data(frame)
+    planar = info["components"] > 1 and info["interleave_mode"] == 0
+    size = 1 if precision <= 8 else 2
+    flat = np.frombuffer(bytes(raw), f"<{'i' if layout.signed else 'u'}{size}")
+    if layout.signed:
+        # JPEG-LS knows no sign: the stored bits are the number's own.
+        flat = _without_unused_bits(flat, 8 * size - precision)
+    return Frame(_shaped(layout, flat.astype(layout.dtype, copy=False), planar=planar), layout.photometric)
+
+
+def _jpeg(layout: Layout, frame: bytes) -> Frame:
+    from PIL import Image
+
+    if _sized(layout, frame) != 8:
+        raise refused("no-codec")  # 12-bit samples: only libjpeg builds with other licences read them
+    image = Image.open(io.BytesIO(frame), formats=("JPEG",))
+    photometric = layout.photometric
+    if layout.samples == 3:
+        transform = image.info.get("adobe_transform")
+        coded_ybr = transform == 1 or (transform is None and ("jfif" in image.info or photometric.startswith("YBR")))
+        if (coded_ybr and photometric.startswith("YBR")) or (transform is None and not coded_ybr):
+            # Stored components as they are: no colour transformation here.
+            image.draft("YCbCr", image.size)
+        if photometric == "YBR_FULL_422":
+            photometric = "YBR_FULL"
+    flat = np.frombuffer(image.tobytes(), np.uint8)
+    return Frame(_shaped(layout, flat.astype(layout.dtype, copy=False), planar=False), photometric)
+
+
+def _jpeg_lossless(layout: Layout, frame: bytes) -> Frame:
+    from archive.dicom.isolated import codec
+
+    precision = _sized(layout, frame)
+    request = {
+        "transfer_syntax_uid": layout.transfer_syntax_uid,
+        "rows": layout.rows,
+        "columns": layout.columns,
+        "samples": layout.samples,
+        "planar": int(layout.planar),
+        "photometric": layout.photometric,
+        "bits_allocated": layout.bits_allocated,
+        "bits_stored": min(max(precision, layout.bits_stored), layout.bits_allocated),
+        "signed": int(layout.signed),
+    }
+    raw = codec.decode(request, frame)
+    if not raw:
+        raise refused("damaged")
+    flat = np.frombuffer(raw, layout.dtype.newbyteorder("<")).astype(layout.dtype, copy=False)
+    flat = _without_unused_bits(flat, layout.bits_allocated - layout.bits_stored)
+    return Frame(_shaped(layout, flat, planar=layout.planar), layout.photometric)
+
+
+_DECODERS: dict[str, Callable[[Layout, bytes], Frame]] = {
+    "1.2.840.10008.1.2.5": _rle,
+    DEFLATED_FRAMES: _deflated,
+    "1.2.840.10008.1.2.4.50": _jpeg,
+    "1.2.840.10008.1.2.4.51": _jpeg,
+    "1.2.840.10008.1.2.4.57": _jpeg_lossless,
+    "1.2.840.10008.1.2.4.70": _jpeg_lossless,
+    "1.2.840.10008.1.2.4.80": _jls,
+    "1.2.840.10008.1.2.4.81": _jls,
+    "1.2.840.10008.1.2.4.90": _j2k,
+    "1.2.840.10008.1.2.4.91": _j2k,
+    "1.2.840.10008.1.2.4.201": _j2k,
+    "1.2.840.10008.1.2.4.202": _j2k,
+    "1.2.840.10008.1.2.4.203": _j2k,
+}
+DECODABLE = frozenset(_DECODERS) | UNCOMPRESSED
+"""Transfer syntaxes whose frames can be decoded."""

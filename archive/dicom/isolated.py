@@ -1,0 +1,151 @@
+"""JPEG lossless frames decoded by GDCM in a process of its own, because GDCM aborts the process on damaged code streams.
+
+One helper process serves its parent's threads in turn. It is started at the first frame, started again after it died, and ends when
+its standard input closes. Nothing is written to disk; its memory is limited.
+
+Request: 4-byte length and JSON layout, 8-byte length and code stream. Answer: 8-byte length and samples; an empty one means damaged.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+TIMEOUT_S = 60.0
+"""How long one frame may take."""
+MEMORY_BYTES = 4 << 30
+
+
+class CodecProcess:
+    """The helper process as its parent sees it; threads take turns."""
+
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Nothing is started yet."""
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._timeout_s = timeout_s
+
+    def decode(self, layout: dict[str, Any], frame: bytes) -> bytes:
+        """Return the samples of one frame, empty when it cannot be decoded."""
+        head = json.dumps(layout).encode()
+        request = struct.pack("<I", len(head)) + head + struct.pack("<Q", len(frame)) + frame
+        with self._lock:
+            process = self._running()
+            alarm = threading.Timer(self._timeout_s, process.kill)
+            alarm.daemon = True
+            alarm.start()
+            try:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(request)
+                process.stdin.flush()
+                return _take(process.stdout, struct.unpack("<Q", _take(process.stdout, 8))[0])
+            except (EOFError, OSError):
+                self._end()
+                return b""
+            finally:
+                alarm.cancel()
+
+    def close(self) -> None:
+        """End the helper process."""
+        with self._lock:
+            self._end()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and (self._owner != os.getpid() or self._process.poll() is not None):
+            self._end()
+        if self._process is None:
+            self._owner = os.getpid()
+            # Run by path, not as archive.dicom.isolated: it needs no module of ours but this file.
+            command = [sys.executable, "-I", str(Path(__file__).resolve())]
+            self._process = subprocess.Popen(  # noqa: S603 # our own interpreter and file
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", env={}
+            )
+        return self._process
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        mine = self._owner == os.getpid()
+        if mine:
+            process.kill()
+        for stream in (process.stdin, process.stdout):
+            try:
+                if stream is not None:
+                    stream.close()
+            except OSError:
+                continue  # what was still to be written no one reads any more
+        if mine:
+            process.wait()
+        else:
+            process.returncode = 0  # a fork's parent waits for it
+
+
+codec = CodecProcess()
+"""The helper of this process."""
+atexit.register(codec.close)
+
+
+def _take(stream: IO[bytes], count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) != count:
+        raise EOFError
+    return data
+
+
+def _gdcm(layout: dict[str, Any], frame: bytes) -> bytes:
+    import gdcm
+
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(frame)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((layout["columns"], layout["rows"], 1))
+    image.SetDataElement(element)
+    kind = gdcm.PhotometricInterpretation.GetPIType(layout["photometric"])
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
+    if layout["samples"] > 1:
+        image.SetPlanarConfiguration(layout["planar"])
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(layout["transfer_syntax_uid"])))
+    stored = layout["bits_stored"]
+    image.SetPixelFormat(gdcm.PixelFormat(layout["samples"], layout["bits_allocated"], stored, stored - 1, layout["signed"]))
+    samples: bytes = image.GetBuffer().encode("utf-8", "surrogateescape")
+    return samples
+
+
+def _serve() -> None:
+    """Answer requests until standard input closes."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # GDCM prints
+    while True:
+        try:
+            layout = json.loads(_take(requests, struct.unpack("<I", _take(requests, 4))[0]))
+            frame = _take(requests, struct.unpack("<Q", _take(requests, 8))[0])
+        except EOFError:
+            return
+        try:
+            samples = _gdcm(layout, frame)
+        except Exception:  # noqa: BLE001 # whatever it raises, the frame is damaged
+            samples = b""
+        answers.write(struct.pack("<Q", len(samples)) + samples)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()

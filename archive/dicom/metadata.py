@@ -1,0 +1,253 @@
+"""The DICOM JSON Model of an instance, straight from its bytes in one pass.
+
+Nesting lies on a stack of its own and lengths that run too far end where what holds them ends, so no data set makes this raise. What
+stands twice counts the first time, as in the scanner. File meta, group lengths and padding are left out; text is Unicode and
+(0008,0005) says so.
+
+Source: PS3.18 F.2, PS3.5 7.5.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from archive.dicom.charsets import Text, repertoire
+from archive.dicom.dictionary import vr_of
+from archive.dicom.filemeta import sniff
+from archive.dicom.part10 import DEFAULT_LIMITS, Scanned, inflate
+from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, UNDEFINED, odd_header
+from archive.dicom.values import BINARY, LONG, SHORT, Element, element_json, swapped
+from archive.errors import InvalidInstance, NotFound
+
+Binary = Callable[[str, str, bytes, int, int], Element | None]
+"""Given path, VR ("=" before it: big endian), buffer, start and stop of a value, returns the element; None: as InlineBinary."""
+Unpack = Callable[[bytes, int], tuple[int, ...]]
+
+PIXEL_PATHS = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
+_CHARSET = 0x00080005
+_LEFT_OUT = frozenset({0x0000, 0x0002, 0xFFFC})  # command, file meta, padding
+_VRS = {code: code.decode("ascii") for code in SHORT | LONG}
+_LONG_VRS = frozenset(code.decode("ascii") for code in LONG)
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """A sequence whose items are read, and what to go back to after it."""
+
+    tag: str
+    items: list[dict[str, Any]]
+    stop: int
+    implicit: bool  # of its items
+    loose: bool
+    fresh: bool  # the first of its tag
+    target: dict[str, Any]
+    end: int
+    outer_implicit: bool
+    outer_loose: bool
+    text: Text
+
+
+def to_json(part10_head: bytes, scanned: Scanned, bulk: Callable[[str], str], inline_bytes: int = 4096) -> dict[str, Element]:
+    """Return the DICOM JSON Model of everything up to the pixel data.
+
+    `part10_head` is the stream up to `scanned.head_bytes` at least, whole when deflated. Binary values longer than `inline_bytes`, and
+    pixel data always, are a BulkDataURI: `bulk(path)` with a path like "7FE00010" or "60031010/1/60031011", items counted from 1.
+    """
+
+    def binary(path: str, vr: str, buffer: bytes, start: int, stop: int) -> Element | None:  # noqa: ARG001
+        if stop - start > inline_bytes or path in PIXEL_PATHS:
+            return {"vr": vr.lstrip("="), "BulkDataURI": bulk(path)}
+        return None
+
+    head = inflate(part10_head, scanned, DEFAULT_LIMITS, cut=True) if scanned.deflated else part10_head
+    document = dataset_json(head, scanned.dataset_offset, *encoding(head, scanned), binary)
+    late = scanned.attributes.keys() - document.keys()
+    if late:  # behind the pixel data, against the order of tags
+        document |= {name: scanned.attributes[name] for name in late}
+        document = dict(sorted(document.items()))
+    return document
+
+
+def bulk_value(part10: bytes, scanned: Scanned, path: str) -> bytes:
+    """Return the value that a BulkDataURI of this path stands for, in little endian; one encapsulated frame without its items.
+
+    Raises:
+        NotFound: no such value, or pixel data of several encapsulated frames, which are served frame by frame.
+    """
+    found: list[bytes] = []
+
+    def binary(at: str, vr: str, buffer: bytes, start: int, stop: int) -> Element | None:
+        if at == path:
+            raw = buffer[start:stop]
+            found.append(swapped(vr[1:], raw) if vr.startswith("=") else raw)
+        return {"vr": vr}
+
+    table = scanned.frames
+    if table is not None and table.kind == "encapsulated" and path in PIXEL_PATHS:
+        if table.count != 1:
+            raise NotFound("pixel data of several frames are served frame by frame")
+        return b"".join(part10[offset : offset + length] for offset, length in table.pieces(0))
+    try:
+        whole = inflate(part10, scanned) if scanned.deflated else part10
+    except InvalidInstance as error:
+        raise NotFound("the data set is too large to be inflated") from error
+    dataset_json(whole, scanned.dataset_offset, *encoding(whole, scanned), binary)
+    if not found:
+        raise NotFound("there is no such bulk data")
+    return found[0]
+
+
+def encoding(part10: bytes, scanned: Scanned) -> tuple[bool, bool]:
+    """Return whether the data set is in implicit VR, and whether in little endian, as its first element shows."""
+    at = scanned.dataset_offset
+    implicit, little, _ = sniff(bytes(part10[at : at + 8]), scanned.transfer_syntax_uid)
+    return implicit, little
+
+
+def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is the point
+    buffer: bytes, start: int, implicit: bool, little: bool, binary: Binary, *, text: Text | None = None, sequence: str = ""
+) -> dict[str, Any]:
+    """Return the JSON of the data set that begins at `start`; with `sequence` (a tag) the bytes are that sequence's items."""
+    order = "<" if little else ">"
+    head, short, long = (struct.Struct(order + form).unpack_from for form in ("HH", "H", "I"))
+    root: dict[str, Any] = {}
+    target, end, loose = root, len(buffer), False
+    text = text or Text()
+    position = start
+    stack: list[_Sequence] = []
+    between = bool(sequence)  # items of the innermost sequence come next
+    if sequence:
+        stack.append(_Sequence(sequence, [], end, implicit, loose, True, root, end, implicit, loose, text))
+    while True:
+        if between:
+            level = stack[-1]
+            if position + 8 <= level.stop:
+                group, element = head(buffer, position)
+                length = long(buffer, position + 4)[0]
+                if group == 0xFFFE and element == 0xE000:
+                    position += 8
+                    end = level.stop if length == UNDEFINED else min(level.stop, position + length)
+                    target = {}
+                    level.items.append(target)
+                    implicit, loose, text, between = level.implicit, level.loose, level.text, False
+                    continue
+                position = position + 8 if group == 0xFFFE and element == 0xE0DD else level.stop
+            else:
+                position = level.stop
+            stack.pop()
+            if level.fresh:
+                level.target[level.tag] = {"vr": "SQ", "Value": level.items} if level.items else {"vr": "SQ"}
+            if sequence and not stack:
+                return root
+            target, end, text, between = level.target, level.end, level.text, False
+            implicit, loose = level.outer_implicit, level.outer_loose
+            continue
+        if position + 8 > end:
+            if not stack:
+                return root
+            position, between = end, True
+            continue
+        group, element = head(buffer, position)
+        if group == 0xFFFE:
+            if not stack:
+                if element == 0xE000:
+                    return root
+                position += 8
+                continue
+            position = position + 8 if element == 0xE00D else position if element == 0xE0DD else end
+            between = True
+            continue
+        tag = group << 16 | element
+
+        # Length and VR, as the scanner reads them.
+        vr = "" if implicit and not loose else _VRS.get(buffer[position + 4 : position + 6], "")
+        inner = implicit
+        if vr and vr not in _LONG_VRS:
+            length = short(buffer, position + 6)[0]
+            position += 8
+        elif vr:
+            if position + 12 > end:
+                position = end
+                continue
+            length = long(buffer, position + 8)[0]
+            position += 12
+        elif implicit:
+            vr, length = vr_of(tag), long(buffer, position + 4)[0]
+            position += 8
+        else:
+            if not stack and not any(buffer[position : position + 8]):
+                return root
+            vr, length, header, inner, _ = odd_header(tag, buffer[position + 4 : position + 6], short(buffer, position + 6)[0])
+            if length < 0:
+                length = long(buffer, position + (8 if header == 12 else 4))[0] if position + 12 <= end else 0
+            position += header
+        if vr == "UN":
+            known = vr_of(tag)
+            as_little = little if known == "UN" else True  # PS3.5 6.2.2: UN is implicit little endian
+            vr_inside = known
+        else:
+            as_little, vr_inside = little, vr
+        if vr_inside == "xs":
+            vr_inside = _word(target, stack)
+        name = f"{group:04X}{element:04X}"
+
+        if tag in PIXEL_TAGS and not stack:
+            stop = position if length == UNDEFINED else min(position + length, end)
+            root.setdefault(name, binary(name, vr_inside if as_little else "=" + vr_inside, buffer, position, stop) or {"vr": vr_inside})
+            return root
+        if vr_inside == "SQ" or (length == UNDEFINED and vr_inside not in FRAGMENTED):
+            stop = end if length == UNDEFINED else min(end, position + length)
+            fresh = name not in target
+            un = vr == "UN"
+            stack.append(_Sequence(name, [], stop, inner or un, loose or un, fresh, target, end, implicit, loose, text))
+            between = True
+            continue
+        if length == UNDEFINED:
+            stop = past_fragments(buffer, position, end, head, long)
+            length = stop - position
+            if name not in target:
+                target[name] = binary(_path(stack, name), vr_inside, buffer, position, stop) or {"vr": vr_inside}
+            position = stop
+            continue
+        stop = position + length
+        if stop > end:
+            position = end
+            continue
+        if not element or group in _LEFT_OUT or name in target:
+            position = stop
+            continue
+        if vr_inside in BINARY and length:
+            found = binary(_path(stack, name), vr_inside if as_little else "=" + vr_inside, buffer, position, stop)
+            target[name] = found or element_json(vr_inside, buffer[position:stop], as_little, text)
+        elif tag == _CHARSET:
+            text = repertoire(buffer[position:stop])
+            target[name] = {"vr": "CS", "Value": ["ISO_IR 192"]} if length else {"vr": "CS"}
+        else:
+            target[name] = element_json(vr_inside, buffer[position:stop], as_little, text)
+        position = stop
+
+
+def _path(stack: list[_Sequence], name: str) -> str:
+    return "".join(f"{level.tag}/{len(level.items)}/" for level in stack) + name
+
+
+def _word(target: dict[str, Any], stack: list[_Sequence]) -> str:
+    """Return US or SS as the nearest PixelRepresentation says (PS3.5 A.1)."""
+    for dataset in (target, *(level.target for level in reversed(stack))):
+        values = dataset.get("00280103", {}).get("Value")
+        if values:
+            return "SS" if values[0] == 1 else "US"
+    return "US"
+
+
+def past_fragments(buffer: bytes, position: int, end: int, head: Unpack, long: Unpack) -> int:
+    """Return where encapsulated data inside an item or a private element end."""
+    while position + 8 <= end:
+        group, element = head(buffer, position)
+        if group != 0xFFFE or element != 0xE000:
+            return position + 8 if group == 0xFFFE and element == 0xE0DD else position
+        position += 8 + int(long(buffer, position + 4)[0])
+    return end

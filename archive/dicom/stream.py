@@ -1,0 +1,298 @@
+"""Reading an instance as it arrives: one push parser for small and large instances.
+
+Memory stays bounded whatever comes: the values of ATTRIBUTES, offset tables and a few bytes in flight; never pixel data.
+
+Source: PS3.10 7.1, PS3.5 A.5 (deflated).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import replace
+
+from archive.dicom.attributes import SCANNED
+from archive.dicom.charsets import repertoire
+from archive.dicom.conformity import faults_of
+from archive.dicom.filemeta import FileMeta, guess, sniff
+from archive.dicom.frames import FrameTable, Shape, encapsulated, native
+from archive.dicom.matching import UID
+from archive.dicom.metadata import dataset_json
+from archive.dicom.part10 import DEFAULT_LIMITS, Finding, Limits, Scanned, meta
+from archive.dicom.structure import Structure
+from archive.dicom.transfer import DEFLATED, TRANSFER_SYNTAXES, UNCOMPRESSED
+from archive.dicom.values import BINARY, Element, element_json
+from archive.errors import InvalidInstance
+
+HEAD_BYTES = 1 << 20
+"""After as much of a data set its identity is given, even when no large element came."""
+_INFLATE_STEP = 256 << 10
+
+
+class StreamScanner:
+    """Reads consecutive bytes of a Part 10 stream; with `wrap` those of a data set that came without file meta information."""
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, wrap: tuple[str, str, str] | None = None) -> None:
+        """`wrap` is SOP class, SOP instance and transfer syntax; offsets then count as if `part10.meta` of them came first."""
+        self.head: Scanned | None = None
+        self._limits = limits
+        self._wrap = wrap
+        self._meta = FileMeta()
+        self._findings: list[Finding] = []
+        self._structure: Structure | None = None
+        self._inflater: zlib._Decompress | None = None
+        self._inflated = 0
+        self._overfull = False
+        self._transfer_syntax_uid = ""
+        self._dataset_offset = 0
+        self._bytes = 0
+        self._failure: InvalidInstance | None = None
+        self._decoded: tuple[int, dict[str, Element], list[Finding]] | None = None
+        if wrap is not None:
+            self.feed(meta(*wrap))
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take the next bytes; nothing of `data` is referred to afterwards.
+
+        Raises:
+            InvalidInstance: as soon as it is certain that this is no instance that can be kept.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            view = memoryview(data)
+            self._bytes += len(view)
+            if self._structure is None:
+                self._start(view, last=False)
+            else:
+                self._feed_dataset(view)
+            structure = self._structure
+            if self.head is None and structure is not None and (structure.past_header or structure.offset > HEAD_BYTES):
+                self.head = self._build(last=False)
+        except InvalidInstance as error:
+            self._failure = error
+            raise
+
+    def finish(self) -> Scanned:
+        """Say that all bytes came.
+
+        Raises:
+            InvalidInstance: cut short, an element past the end, a UID missing or malformed.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            if self._structure is None:
+                self._start(memoryview(b""), last=True)
+            structure = self._structure
+            assert structure is not None
+            if self._inflater is not None and not self._overfull:
+                self._end_inflating()
+            if not self._overfull:
+                structure.finish()
+            scanned = self._build(last=True)
+        except InvalidInstance as error:
+            self._failure = error
+            raise
+        if scanned is None:
+            raise InvalidInstance("a UID is missing", reason="missing-uid")
+        return scanned
+
+    def _start(self, data: memoryview, *, last: bool) -> None:
+        rest = self._meta.feed(data, last=last)
+        if rest is not None:
+            self._start_dataset(rest)
+
+    def _start_dataset(self, rest: memoryview) -> None:
+        uid = self._meta.values.get(0x0010, "")
+        first = bytes(rest[:8])
+        if not uid:
+            uid = guess(first) or ""
+            if not uid:
+                raise InvalidInstance("the file meta information names no transfer syntax")
+            self._find(0x00020010, "no transfer syntax is named; it was guessed")
+        elif len(uid) > 64 or UID.fullmatch(uid) is None:
+            raise InvalidInstance("the transfer syntax is not a UID")
+        self._transfer_syntax_uid = uid
+        self._dataset_offset = self._meta.end
+        if uid in DEFLATED:
+            self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+            implicit, little = False, True
+        else:
+            implicit, little, fault = sniff(first, uid)
+            if fault:
+                self._find(0x00020010, fault)
+            if uid not in TRANSFER_SYNTAXES:
+                self._find(0x00020010, "an unknown transfer syntax; the pixel data are kept as they are")
+        self._structure = Structure(implicit=implicit, little=little, nesting=self._limits.nesting, elements=self._limits.elements)
+        self._feed_dataset(rest)
+
+    # --- data set
+
+    def _feed_dataset(self, data: memoryview) -> None:
+        assert self._structure is not None
+        if self._inflater is None:
+            self._structure.feed(data)
+            return
+        if self._overfull or self._inflater.eof:
+            return
+        pending: bytes | memoryview = data
+        try:
+            while pending and not self._inflater.eof:
+                step = min(_INFLATE_STEP, self._limits.inflated_bytes - self._inflated + 1)
+                inflated = self._inflater.decompress(pending, step)
+                pending = self._inflater.unconsumed_tail
+                if self._take_inflated(inflated):
+                    return
+        except zlib.error as error:
+            raise InvalidInstance("the deflated data set is damaged") from error
+
+    def _take_inflated(self, inflated: bytes) -> bool:
+        """Pass inflated bytes on; say whether the limit is reached."""
+        assert self._structure is not None
+        self._inflated += len(inflated)
+        self._structure.feed(memoryview(inflated))
+        if self._inflated <= self._limits.inflated_bytes:
+            return False
+        if not self._structure.past_header:
+            raise InvalidInstance("the data set inflates beyond the limit", reason="too-large")
+        self._overfull = True
+        self._find(0, "the data set inflates beyond the limit; what follows its header is not looked at")
+        return True
+
+    def _end_inflating(self) -> None:
+        inflater = self._inflater
+        assert inflater is not None
+        if not inflater.eof:
+            raise InvalidInstance("the deflated data set is cut short")
+        # PS3.5 A.5: one byte of padding may follow an odd stream.
+        if len(inflater.unused_data) > 1 or inflater.unused_data not in (b"", b"\0"):
+            self._find(0, "bytes after the data set")
+
+    # --- result
+
+    def _find(self, tag: int, text: str) -> None:
+        self._findings.append(Finding(f"{tag:08X}", text))
+
+    def _build(self, *, last: bool) -> Scanned | None:
+        structure = self._structure
+        assert structure is not None
+        uids = [self._uid(tag, last=last) for tag in (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)]
+        if not all(uids):
+            return None
+        self._compare_meta(uids[0], uids[1])
+        if self._decoded is None or self._decoded[0] != len(structure.values):
+            self._decoded = (len(structure.values), *self._decode())
+        _, attributes, findings = self._decoded
+        found = [*self._findings, *(Finding(f"{tag:08X}", text) for tag, text in structure.findings), *findings]
+        pixel = structure.pixel
+        frames = None
+        head_bytes = self._bytes
+        if pixel is not None and self._inflater is None:
+            head_bytes = self._dataset_offset + pixel.offset
+        scanned = Scanned(
+            sop_class_uid=uids[0],
+            sop_instance_uid=uids[1],
+            study_instance_uid=uids[2],
+            series_instance_uid=uids[3],
+            transfer_syntax_uid=self._transfer_syntax_uid,
+            dataset_offset=self._dataset_offset,
+            attributes=attributes,
+            findings=(),
+            frames=None,
+            preamble=self._meta.preamble,
+            head_bytes=head_bytes,
+        )
+        if last and pixel is not None and not self._overfull:
+            frames, faults = self._frames(scanned)
+            found.extend(Finding(f"{pixel.tag:08X}", fault) for fault in faults)
+        return replace(scanned, findings=tuple(dict.fromkeys(found)), frames=frames)
+
+    def _uid(self, tag: int, *, last: bool) -> str:
+        """Return a UID without its padding, "" while it has not come; notes leading zeros once."""
+        assert self._structure is not None
+        value = self._structure.values.get(tag)
+        uid = "" if value is None else value[1].rstrip(b" \0").decode("ascii", "replace")
+        if not uid:
+            if last or value is not None:
+                raise InvalidInstance(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is missing or empty", reason="missing-uid")
+            return ""
+        if len(uid) > 64 or UID.fullmatch(uid) is None:
+            raise InvalidInstance(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is not a UID", reason="bad-uid")
+        if last and any(part.startswith("0") and part != "0" for part in uid.split(".")):
+            self._find(tag, "a UID component with leading zeros")
+        return uid
+
+    def _compare_meta(self, sop_class_uid: str, sop_instance_uid: str) -> None:
+        for element, name, uid in ((0x0002, "class", sop_class_uid), (0x0003, "instance", sop_instance_uid)):
+            named = self._meta.values.get(element, "")
+            if named == uid:
+                continue
+            if self._wrap is not None:
+                reason = "class-mismatch" if name == "class" else "uid-mismatch"
+                raise InvalidInstance(f"the data set is of another SOP {name} than its request says", reason=reason)
+            if named:
+                finding = Finding(f"0002{element:04X}", f"the file meta information names another SOP {name}")
+                if finding not in self._findings:
+                    self._findings.append(finding)
+
+    def _decode(self) -> tuple[dict[str, Element], list[Finding]]:
+        structure = self._structure
+        assert structure is not None
+        values = structure.values
+        text = repertoire(values[0x00080005][1] if 0x00080005 in values else None)
+        attributes: dict[str, Element] = {}
+        findings: list[Finding] = []
+        for tag in sorted(values):
+            vr, raw = values[tag]
+            attribute = SCANNED[tag]
+            name = f"{tag:08X}"
+            little = structure.little
+            if attribute.vr == "SQ":
+                implicit = structure.implicit or vr == "UN"
+                if vr in {"SQ", "UN"}:
+                    attributes |= dataset_json(raw, 0, implicit, little, _inline, text=text, sequence=name)
+                continue
+            if vr == "UN":
+                vr, little = attribute.vr, True
+            if vr == "xs" or vr in BINARY or vr == "SQ":
+                vr = attribute.vr
+            element = element_json(vr, raw, little, text)
+            attributes[name] = element
+            findings.extend(Finding(name, fault) for fault in faults_of(attribute, element))
+        findings.extend(Finding("00080005", fault) for fault in sorted(text.faults))
+        return attributes, findings
+
+    def _frames(self, scanned: Scanned) -> tuple[FrameTable | None, list[str]]:
+        structure = self._structure
+        assert structure is not None
+        pixel = structure.pixel
+        assert pixel is not None
+        uid = self._transfer_syntax_uid
+        start = self._dataset_offset
+        pixel.offset += start
+        pixel.fragments = [(offset + start, length) for offset, length in pixel.fragments]
+        number = scanned.number
+        shape = Shape(
+            rows=number("Rows"),
+            columns=number("Columns"),
+            samples=number("SamplesPerPixel"),
+            bits_allocated=number("BitsAllocated") or {0x7FE00008: 32, 0x7FE00009: 64}.get(pixel.tag),
+            frames=number("NumberOfFrames"),
+            subsampled=scanned.text("PhotometricInterpretation") == "YBR_FULL_422",
+        )
+        if pixel.length is None:
+            table = structure.tables.get(0x7FE00001, b"")
+            form = "<" if structure.little else ">"
+            extended = struct.unpack(f"{form}{len(table) // 8}Q", table[: len(table) // 8 * 8])
+            frames, faults = encapsulated(pixel, shape, uid, extended)
+            if uid in UNCOMPRESSED:
+                faults.append("encapsulated pixel data in an uncompressed transfer syntax")
+            return frames, faults
+        if uid not in UNCOMPRESSED:
+            return None, ["pixel data that are not encapsulated in a compressed transfer syntax"]
+        return native(pixel, shape, little=structure.little)
+
+
+def _inline(path: str, vr: str, buffer: bytes, start: int, stop: int) -> Element | None:  # noqa: ARG001
+    return {"vr": vr.lstrip("=")} if stop - start > 1024 else None

@@ -1,0 +1,1 @@
+"""The catalog: what is stored, and the one way to search it."""

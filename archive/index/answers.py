@@ -1,0 +1,171 @@
+"""What a search answers: which attributes, from which columns, as a DICOM JSON data set (PS3.18 10.6.3, F.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, FromClause
+
+from archive.access.policy import Scope
+from archive.db.tables import instance, series
+from archive.dicom.attributes import ATTRIBUTES, Attribute, Level
+from archive.index.columns import SEVERAL
+
+_RANK = {Level.PATIENT: 0, Level.STUDY: 1, Level.SERIES: 2, Level.IMAGE: 3}
+_DOCUMENT = {Level.PATIENT: "of_study", Level.STUDY: "of_study", Level.SERIES: "of_series", Level.IMAGE: "of_image"}
+_UIDS = frozenset({"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"})
+_UNANSWERED = frozenset({"RetrieveURL"})  # the door knows its own address
+_EVERY_LEVEL = frozenset({"InstanceAvailability"})
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Attributes derived from visible series, as scalar subqueries on the row's study or series."""
+
+    scope: Scope
+    st: FromClause
+    se: FromClause
+    im: FromClause
+    sqlite: bool
+
+    def column(self, attribute: Attribute) -> ColumnElement[Any] | None:
+        """Return the attribute's value as a column, None when nothing is to be read for it."""
+        derive = _DERIVE.get(attribute.keyword)
+        return None if derive is None else derive(self)
+
+    def over_study(self, what: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Aggregate the visible series of the row's study."""
+        return self._over(_AGG_SE.c.study_pk == self.st.c.id, what)
+
+    def over_patient(self, what: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Aggregate the visible series of the row's patient."""
+        return self._over(_AGG_SE.c.patient_pk == self.st.c.patient_pk, what)
+
+    def _over(self, which: ColumnElement[bool], what: ColumnElement[Any]) -> ColumnElement[Any]:
+        return sa.select(what).select_from(_AGG_SE).where(which, self.scope.series(_AGG_SE)).correlate(self.st).scalar_subquery()
+
+    def classes(self) -> ColumnElement[Any]:
+        """Collect the SOP classes of the live instances in the study's visible series."""
+        inside = _AGG_IM.join(_AGG_SE, _AGG_SE.c.id == _AGG_IM.c.series_pk)
+        visible = sa.select(self.distinct(_AGG_IM.c.sop_class_uid)).select_from(inside).where(
+            _AGG_SE.c.study_pk == self.st.c.id, self.scope.series(_AGG_SE), _AGG_IM.c.rejected_at.is_(None)
+        )
+        return visible.correlate(self.st).scalar_subquery()
+
+    def distinct(self, column: ColumnElement[str]) -> ColumnElement[Any]:
+        """Collect the different values of a column as a JSON array."""
+        every = sa.func.json_group_array if self.sqlite else sa.func.json_agg
+        return every(column.distinct(), type_=sa.JSON())
+
+
+_AGG_SE, _AGG_IM = series.alias("agg_se"), instance.alias("agg_im")
+_SUM = sa.func.coalesce(sa.func.sum(_AGG_SE.c.n_instances), 0)
+_DERIVE: dict[str, Callable[[Computed], ColumnElement[Any]]] = {
+    "ModalitiesInStudy": lambda on: on.over_study(on.distinct(_AGG_SE.c.modality)),
+    "SOPClassesInStudy": Computed.classes,
+    "NumberOfStudyRelatedSeries": lambda on: on.over_study(sa.func.count()),
+    "NumberOfStudyRelatedInstances": lambda on: on.over_study(_SUM),
+    "NumberOfPatientRelatedStudies": lambda on: on.over_patient(sa.func.count(_AGG_SE.c.study_pk.distinct())),
+    "NumberOfPatientRelatedSeries": lambda on: on.over_patient(sa.func.count()),
+    "NumberOfPatientRelatedInstances": lambda on: on.over_patient(_SUM),
+    "NumberOfSeriesRelatedInstances": lambda on: on.se.c.n_instances,
+    "AvailableTransferSyntaxUID": lambda on: on.im.c.transfer_syntax_uid,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The attributes of every data set of one answer."""
+
+    level: Level
+    attributes: tuple[Attribute, ...]
+    everything: frozenset[Level]
+    """Levels of which all that is stored is answered."""
+
+    @classmethod
+    def of(
+        cls,
+        level: Level,
+        keys: Sequence[tuple[Attribute, Any]],
+        include: Sequence[Attribute] | Literal["all"],
+        *,
+        with_study: bool,
+        with_series: bool,
+    ) -> Answer:
+        """Choose the level's usual attributes, those of levels above that the address leaves open, the keys', and those asked for.
+
+        An attribute of a lower level has no one value at this level and is left out.
+        """
+        own = frozenset({Level.PATIENT, Level.STUDY}) if level is Level.STUDY else frozenset({level})
+        usual = set(own)
+        if with_study and level in {Level.SERIES, Level.IMAGE}:
+            usual |= {Level.PATIENT, Level.STUDY}
+        if with_series and level is Level.IMAGE:
+            usual.add(Level.SERIES)
+        asked = {attribute.tag for attribute, _ in keys}
+        if include == "all":
+            asked |= {attribute.tag for attribute in ATTRIBUTES if attribute.level in own and attribute.computed}
+        else:
+            asked |= {attribute.tag for attribute in include}
+        chosen = tuple(
+            attribute
+            for attribute in sorted(ATTRIBUTES, key=lambda one: one.tag)
+            if attribute.keyword not in _UNANSWERED
+            and (
+                attribute.keyword in _EVERY_LEVEL
+                or (
+                    _RANK[attribute.level] <= _RANK[level]
+                    and ((attribute.returned and attribute.level in usual) or attribute.tag in asked or attribute.keyword in _UIDS)
+                )
+            )
+        )
+        return cls(level, chosen, own if include == "all" else frozenset())
+
+    def columns(self, computed: Computed) -> list[ColumnElement[Any]]:
+        """Return what to select."""
+        rank = _RANK[self.level]
+        documents = {"of_study": computed.st.c.attributes}
+        uids = [computed.st.c.study_instance_uid.label("StudyInstanceUID")]
+        if rank >= _RANK[Level.SERIES]:
+            documents["of_series"] = computed.se.c.attributes
+            uids.append(computed.se.c.series_instance_uid.label("SeriesInstanceUID"))
+        if rank >= _RANK[Level.IMAGE]:
+            documents["of_image"] = computed.im.c.attributes
+            uids += [computed.im.c.sop_instance_uid.label("SOPInstanceUID"), computed.im.c.sop_class_uid.label("SOPClassUID")]
+        needed = {_DOCUMENT[attribute.level] for attribute in self.attributes} | {_DOCUMENT[level] for level in self.everything}
+        derived = [(attribute.keyword, computed.column(attribute)) for attribute in self.attributes if attribute.computed]
+        return [
+            *uids,
+            *(document.label(name) for name, document in documents.items() if name in needed),
+            *(column.label(keyword) for keyword, column in derived if column is not None),
+        ]
+
+    def dataset(self, row: sa.RowMapping) -> dict[str, dict[str, Any]]:
+        """Return one data set; an attribute without a value has its VR alone."""
+        found: dict[str, dict[str, Any]] = {}
+        for level in self.everything:
+            found |= row[_DOCUMENT[level]]
+        for attribute in self.attributes:
+            if attribute.computed:
+                found[attribute.tag_hex] = _element(attribute, _derived(attribute, row))
+            elif attribute.keyword in _UIDS:
+                found[attribute.tag_hex] = _element(attribute, [row[attribute.keyword]])
+            else:
+                found[attribute.tag_hex] = row[_DOCUMENT[attribute.level]].get(attribute.tag_hex) or {"vr": attribute.vr}
+        return dict(sorted(found.items()))
+
+
+def _element(attribute: Attribute, values: list[Any]) -> dict[str, Any]:
+    return {"vr": attribute.vr, "Value": values} if values else {"vr": attribute.vr}
+
+
+def _derived(attribute: Attribute, row: sa.RowMapping) -> list[Any]:
+    if attribute.keyword == "InstanceAvailability":
+        return ["ONLINE"]
+    value = row[attribute.keyword]
+    if isinstance(value, list):
+        return sorted({part for text in value for part in text.split(SEVERAL) if part})
+    return [] if value is None else [value if isinstance(value, str) else int(value)]

@@ -1,0 +1,132 @@
+"""Whose study it is: patient keys, synthetic patients, and what must be held back (docs/format.md, Identity).
+
+A patient is (datastore, issuer, PatientID stripped). An instance without PatientID gives its study a synthetic patient of its own,
+never shared, until an instance of that study brings a real identity.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from archive.access import policy
+from archive.db.tables import boundary_item, grants, patient, series, study, study_name_fts
+from archive.dicom.attributes import Level
+from archive.dicom.part10 import Scanned
+from archive.index import columns
+
+TOKEN = policy.system("store")
+
+_FIND_PATIENT = sa.select(patient.c.id).where(
+    patient.c.datastore_id == bindparam("datastore"),
+    patient.c.issuer == bindparam("issuer_"),
+    patient.c.patient_id == bindparam("word"),
+    patient.c.synthetic.is_(sa.false()),
+)
+_INSERT_PATIENT = sa.insert(patient)
+_STUDY_PATIENT = (
+    sa.select(study.c.id, patient.c.synthetic, patient.c.issuer, patient.c.patient_id)
+    .join(patient, patient.c.id == study.c.patient_pk)
+    .where(study.c.datastore_id == bindparam("datastore"), study.c.study_instance_uid == bindparam("uid"))
+)
+_STUDY_OF_SERIES = (
+    sa.select(study.c.study_instance_uid)
+    .join(series, series.c.study_pk == study.c.id)
+    .where(series.c.datastore_id == bindparam("datastore"), series.c.series_instance_uid == bindparam("uid"))
+)
+_MOVE_STUDY = sa.update(study).where(study.c.id == bindparam("pk"))
+_MOVE_SERIES = sa.update(series).where(series.c.study_pk == bindparam("pk")).values(patient_pk=bindparam("to"))
+_RESCOPE = [
+    sa.update(table).where(table.c.scope_key == bindparam("old")).values(scope_key=bindparam("new"))
+    for table in (grants, boundary_item)
+]
+_DROP_PATIENT = sa.delete(patient).where(patient.c.id == bindparam("pk"), patient.c.synthetic.is_(sa.true()))
+_RENAME = sa.update(study_name_fts).where(study_name_fts.c.rowid == bindparam("pk")).values(folded=bindparam("name"))
+
+
+@dataclass(frozen=True, slots=True)
+class PatientKey:
+    """Who an instance says its patient is; `patient_id` is empty when it does not say."""
+
+    issuer: str
+    patient_id: str
+
+
+def key_of(scanned: Scanned, issuer: str) -> PatientKey:
+    """Return the patient's key: (0010,0021) of the instance counts before `issuer`, which is the sender's or the archive's."""
+    return PatientKey(_said(scanned, "IssuerOfPatientID") or issuer, _said(scanned, "PatientID"))
+
+
+def _said(scanned: Scanned, keyword: str) -> str:
+    # Of several values none is dropped: two patients must not become one.
+    return "\\".join(text for value in scanned.values(keyword) if (text := value.replace("\0", "").strip()))
+
+
+def identity_conflict(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: str) -> str | None:
+    """Return why the instance must be held, or None.
+
+    `patient`: its study is another patient's; `study`: its series is another study's.
+    """
+    where = {"datastore": datastore_id, "uid": scanned.series_instance_uid}
+    of_series = policy.run_as(tx, TOKEN, _STUDY_OF_SERIES, where).scalar_one_or_none()
+    if of_series is not None and of_series != scanned.study_instance_uid:
+        return "study"
+    key = key_of(scanned, issuer)
+    where["uid"] = scanned.study_instance_uid
+    row = policy.run_as(tx, TOKEN, _STUDY_PATIENT, where).one_or_none()
+    if row is None or row.synthetic or not key.patient_id or (row.issuer, row.patient_id) == (key.issuer, key.patient_id):
+        return None
+    return "patient"
+
+
+def patient_for(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: str, at: datetime) -> int:
+    """Return the patient's id; made when new, and always made when the instance does not say who it is."""
+    key = key_of(scanned, issuer)
+    if key.patient_id:
+        where = {"datastore": datastore_id, "issuer_": key.issuer, "word": key.patient_id}
+        found = policy.run_as(tx, TOKEN, _FIND_PATIENT, where).scalar_one_or_none()
+        if found is not None:
+            return int(found)
+    described = columns.of_study(scanned)
+    row = {
+        "datastore_id": datastore_id,
+        "issuer": key.issuer,
+        "patient_id": key.patient_id or secrets.token_hex(16),
+        "synthetic": not key.patient_id,
+        "patient_name": described["patient_name"],
+        "patient_birth_date": described["patient_birth_date"],
+        "patient_sex": described["patient_sex"],
+        "created_at": at,
+    }
+    return insert_row(tx, _INSERT_PATIENT, row)
+
+
+def insert_row(tx: sa.Connection, statement: sa.Insert, row: dict[str, Any]) -> int:
+    """Insert one row and return its id."""
+    key = policy.run_as(tx, TOKEN, statement, row).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def move(tx: sa.Connection, found: sa.Row[Any], to: int, scanned: Scanned) -> dict[str, Any]:
+    """Move a study (`id`, `patient_pk`, `attributes`) from its synthetic patient to a real one, and return its new attributes.
+
+    What the instance says of the patient replaces what the study said. Grants and bounds on the synthetic patient covered just this
+    study, so they become grants on the study: nobody gains or loses anything by the move.
+    """
+    of_patient = columns.of_levels(scanned.attributes, frozenset({Level.PATIENT}))
+    attributes = {**found.attributes, **{tag: element for tag, element in of_patient.items() if element.get("Value")}}
+    row = columns.study_row(attributes)
+    policy.run_as(tx, TOKEN, _MOVE_STUDY, {"pk": found.id, "patient_pk": to, **row})
+    policy.run_as(tx, TOKEN, _MOVE_SERIES, {"pk": found.id, "to": to})
+    for rescope in _RESCOPE:
+        tx.execute(rescope, {"old": found.patient_pk * 4 + 1, "new": found.id * 4 + 2})
+    policy.run_as(tx, TOKEN, _DROP_PATIENT, {"pk": found.patient_pk})
+    if tx.dialect.name == "sqlite":
+        policy.run_as(tx, TOKEN, _RENAME, {"pk": found.id, "name": row["patient_name_folded"]})
+    return attributes

@@ -1,0 +1,257 @@
+"""A Match as a SQL condition that means what dicom.matching.matches says, on SQLite and PostgreSQL.
+
+A key compares the normal form: of one value in its column, of several values or of an attribute without a column in JSON. For
+patient names a trigram index narrows first and never decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, FromClause
+
+from archive.db.tables import study, study_name_fts
+from archive.dicom.attributes import Attribute
+from archive.dicom.matching import Empty, Match, Range, Single, UidList, Universal, Wildcard, fuzzy_words
+from archive.errors import InvalidQuery
+from archive.index.columns import ONE_VALUE, SEVERAL, UID_COLUMNS
+
+_AFTER_SEVERAL = chr(ord(SEVERAL) + 1)
+_WILD = re.compile(r"[*?]")
+_INSIGNIFICANT = " ^="
+_TRIGRAM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Fuzzy:
+    """Every one of these folded words begins a word of a person name."""
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, attribute: Attribute, text: str, otherwise: Match) -> Fuzzy | Match:
+        """Return the fuzzy form of a person name key, or `otherwise` for what has none."""
+        if attribute.vr != "PN" or isinstance(otherwise, Universal | Empty):
+            return otherwise
+        words = fuzzy_words(text)
+        return cls(words) if words else otherwise
+
+
+Term = Match | Fuzzy
+
+
+def condition(
+    attribute: Attribute, term: Term, row: FromClause, *, sqlite: bool, datastore_id: int | None = None
+) -> ColumnElement[bool]:
+    """Return the condition that a row of the attribute's level meets the term; rows of `datastore_id` alone, when it is given.
+
+    Raises:
+        InvalidQuery: computed attributes and sequences are matched by search.py or not at all.
+    """
+    if isinstance(term, Universal):
+        return sa.true()
+    if attribute.computed or (attribute.vr == "SQ" and not isinstance(term, Empty)):
+        message = f"{attribute.keyword} cannot be matched"
+        raise InvalidQuery(message)
+    name = attribute.column
+    if name in UID_COLUMNS:
+        return row.c[name].in_(term.values) if isinstance(term, UidList) else sa.false()
+    if isinstance(term, Empty):
+        return _empty(attribute, row, sqlite=sqlite)
+    met = _present(attribute, term, row, sqlite=sqlite)
+    if sqlite and datastore_id is not None and name in _INDEXED and narrows(attribute, term):
+        inner = _CANDIDATE
+        equal = sa.select(inner.c.id).where(
+            inner.c.datastore_id == datastore_id, inner.c[name] == term.value if isinstance(term, Single) else _single(term, inner.c[name])
+        )
+        several = sa.select(inner.c.id).where(
+            inner.c.datastore_id == datastore_id, inner.c[name] >= SEVERAL, inner.c[name] < _AFTER_SEVERAL
+        )
+        return sa.and_(row.c.id.in_(sa.union_all(equal, several)), met)
+    return met
+
+
+_INDEXED = frozenset({"patient_id", "accession_number"})
+_CANDIDATE = study.alias("candidate")
+
+
+def narrows(attribute: Attribute, term: Term) -> bool:
+    """Whether the condition leaves so few studies that they are looked up one by one, whatever SQLite thinks of its other indexes."""
+    if attribute.column in _INDEXED and isinstance(term, Single | Wildcard):
+        start = term.value if isinstance(term, Single) else _WILD.split(term.pattern, maxsplit=1)[0]
+        return not start.startswith(SEVERAL) and (isinstance(term, Single) or len(start) >= _TRIGRAM)
+    return bool(_certain(attribute, term)) or (attribute.column == "study_instance_uid" and isinstance(term, UidList))
+
+
+def _present(attribute: Attribute, term: Term, row: FromClause, *, sqlite: bool) -> ColumnElement[bool]:
+    name = attribute.column
+    in_json = _any_value(attribute, row, lambda value: _meets(attribute, term, value, sqlite=sqlite), sqlite=sqlite)
+    if name is None:
+        return in_json
+    column = row.c[f"{name}_folded" if attribute.folded else name]
+    if not isinstance(column.type, sa.Text):
+        return sa.or_(_equals(column, term), sa.and_(column.is_(None), in_json))
+    alone = _meets(attribute, term, column, sqlite=sqlite)
+    if attribute.vr in ONE_VALUE:
+        return sa.and_(column != "", alone)
+    several = sa.and_(column >= SEVERAL, column < _AFTER_SEVERAL)
+    either = sa.or_(sa.and_(_single(term, column), alone), sa.and_(several, in_json))
+    narrower = _narrower(attribute, term, row, sqlite=sqlite)
+    return either if narrower is None else sa.and_(narrower, either)
+
+
+def _single(term: Term, column: ColumnElement[str]) -> ColumnElement[bool]:
+    """The column holds one value; for a wildcard with a beginning, as a range that an index serves."""
+    if isinstance(term, Single):
+        return sa.true() if not term.value.startswith(SEVERAL) else sa.false()
+    if isinstance(term, Wildcard) and (start := _WILD.split(term.pattern, maxsplit=1)[0]) and not column.name.endswith("_folded"):
+        end = _after(start)
+        found = column >= start if end is None else sa.and_(column >= start, column < end)
+        return found if not start.startswith(SEVERAL) else sa.false()
+    return sa.or_(column < SEVERAL, column >= _AFTER_SEVERAL)
+
+
+def _after(text: str) -> str | None:
+    """Return the first text after everything that begins with `text`, None when there is none."""
+    while text:
+        code = ord(text[-1]) + 1
+        if code <= 0x10FFFF:
+            return text[:-1] + chr(0xE000 if 0xD800 <= code < 0xE000 else code)
+        text = text[:-1]
+    return None
+
+
+def _equals(column: ColumnElement[int], term: Term) -> ColumnElement[bool]:
+    if isinstance(term, Single):
+        return column == sa.literal(int(term.value), sa.BigInteger())
+    return sa.false()
+
+
+def _meets(attribute: Attribute, term: Term, value: ColumnElement[str], *, sqlite: bool) -> ColumnElement[bool]:
+    """One normal, non-empty value meets the term."""
+    if isinstance(term, Fuzzy):
+        return sa.and_(*(sa.or_(_holds(value, f" {word}", sqlite), _holds(value, f"={word}", sqlite)) for word in term.words))
+    if isinstance(term, Single | Wildcard):
+        wanted = term.value if isinstance(term, Single) else term.pattern
+
+        def same(text: ColumnElement[str], wanted: str) -> ColumnElement[bool]:
+            return text == wanted if isinstance(term, Single) else _glob(text, wanted, sqlite)
+
+        return _name(value, wanted, same, sqlite) if attribute.vr == "PN" else same(value, wanted)
+    if isinstance(term, Range):
+        ends = ([value >= term.low] if term.low else []) + ([value <= term.high] if term.high else [])
+        return sa.and_(*ends)
+    return value.in_(term.values) if isinstance(term, UidList) else sa.false()
+
+
+def _name(
+    name: ColumnElement[str], wanted: str, same: Callable[[ColumnElement[str], str], ColumnElement[bool]], sqlite: bool
+) -> ColumnElement[bool]:
+    groups = _groups_sqlite(name) if sqlite else [sa.func.btrim(sa.func.split_part(name, "=", n)) for n in (1, 2, 3)]
+    if "=" not in wanted:
+        return sa.or_(*(same(group, wanted) for group in groups))
+    parts = zip(wanted.split("="), groups, strict=True)
+    return sa.and_(name != "", *(same(group, part) for part, group in parts if part))
+
+
+def _groups_sqlite(name: ColumnElement[str]) -> list[ColumnElement[str]]:
+    first = sa.func.instr(name, "=")
+    rest = sa.func.substr(name, first + 1)
+    second = sa.func.instr(rest, "=")
+    pieces = [sa.func.substr(name, 1, first - 1), sa.func.substr(rest, 1, second - 1), sa.func.substr(rest, second + 1)]
+    return [sa.func.trim(piece) for piece in pieces]
+
+
+def _holds(text: ColumnElement[str], part: str, sqlite: bool) -> ColumnElement[bool]:
+    return (sa.func.instr(text, part) if sqlite else sa.func.strpos(text, part)) > 0
+
+
+def _glob(text: ColumnElement[str], pattern: str, sqlite: bool) -> ColumnElement[bool]:
+    if sqlite:  # its LIKE ignores the case of ASCII letters
+        return text.op("GLOB", is_comparison=True)(pattern.replace("[", "[[]"))
+    return text.like(_like(pattern), escape="!")
+
+
+def _like(pattern: str) -> str:
+    return re.sub(r"[!%_]", r"!\g<0>", pattern).replace("*", "%").replace("?", "_")
+
+
+def _any_value(
+    attribute: Attribute,
+    row: FromClause,
+    meets: Callable[[ColumnElement[str]], ColumnElement[bool]],
+    *,
+    sqlite: bool,
+    raw: bool = False,
+) -> ColumnElement[bool]:
+    """A value in JSON meets a condition: among the normalised ones where there are such, else among the element's own."""
+    tag = attribute.tag_hex
+    own: ColumnElement[Any]
+    kept: ColumnElement[Any]
+    if sqlite:
+        own = sa.func.json_extract(row.c.attributes, f'$."{tag}".Value')
+        kept = sa.func.json_extract(row.c.normalised, f'$."{tag}"')
+        each = sa.func.json_each(own if raw else sa.func.coalesce(kept, own)).table_valued("value")
+    else:
+        own = row.c.attributes.op("->")(sa.literal(tag, sa.Text())).op("->")(sa.literal("Value", sa.Text()))
+        kept = row.c.normalised.op("->")(sa.literal(tag, sa.Text()))
+        each = sa.func.json_array_elements_text(own if raw else sa.func.coalesce(kept, own)).table_valued("value")
+    value = sa.cast(each.c.value, sa.Text())
+    return sa.exists(sa.select(1).select_from(each).where(value != "", meets(value)).correlate(row))
+
+
+def _empty(attribute: Attribute, row: FromClause, *, sqlite: bool) -> ColumnElement[bool]:
+    """Absent or without a value; a person name of separators alone is none."""
+    if attribute.vr == "PN" and attribute.column is not None:
+        return row.c[f"{attribute.column}_folded"] == ""
+    if attribute.vr in {"PN", "SQ"}:
+        return sa.not_(_any_value(attribute, row, lambda value: value != "", sqlite=sqlite))
+    return sa.not_(_any_value(attribute, row, lambda value: sa.func.trim(value, _INSIGNIFICANT) != "", sqlite=sqlite, raw=True))
+
+
+def _narrower(attribute: Attribute, term: Term, row: FromClause, *, sqlite: bool) -> ColumnElement[bool] | None:
+    """Return what the trigram index of patient names can say, None when it cannot: short fragments are scanned."""
+    together = _certain(attribute, term)
+    if not together:
+        return None
+    if sqlite:
+        quoted = (" OR ".join('"' + text.replace('"', '""') + '"' for text in parts) for parts in together)
+        match = " AND ".join(f"({parts})" for parts in quoted)
+        rowids = sa.select(study_name_fts.c.rowid).where(study_name_fts.c.folded.op("MATCH", is_comparison=True)(match))
+        return row.c.id.in_(rowids)
+    column = row.c.patient_name_folded
+    return sa.and_(*(sa.or_(*(column.like(f"%{_like(text)}%", escape="!") for text in parts)) for parts in together))
+
+
+def _certain(attribute: Attribute, term: Term) -> list[list[str]]:
+    if attribute.keyword != "PatientName":
+        return []
+    return [parts for parts in _fragments(term) if all(len(text) >= _TRIGRAM for text in parts)]
+
+
+def _fragments(term: Term) -> list[list[str]]:
+    """Return pieces of text a matching name holds: of each list at least one.
+
+    A group stands between " " or "=" before and "=" or " " after, so that a short piece at its edge still makes a trigram.
+    """
+    if isinstance(term, Fuzzy):
+        return [[f" {word}", f"={word}"] for word in term.words]
+    if not isinstance(term, Single | Wildcard):
+        return []
+    wanted = term.value if isinstance(term, Single) else term.pattern
+    if "=" in wanted:
+        edges = [(" ", "="), ("=", "="), ("=", " ")]
+        groups = [f"{before}{part}{after}" for part, (before, after) in zip(wanted.split("="), edges, strict=True) if part]
+        return [[piece] for group in groups for piece in _WILD.split(group) if piece]
+    if isinstance(term, Single):
+        return [[f" {wanted}=", f"={wanted}=", f"={wanted} "]]
+    first, *rest = _WILD.split(wanted)
+    if not rest:
+        return [[f" {first}=", f"={first}=", f"={first} "]]
+    found = [[piece] for piece in rest[:-1] if piece]
+    found += [[f" {first}", f"={first}"]] if first else []
+    return found + ([[f"{rest[-1]}=", f"{rest[-1]} "]] if rest[-1] else [])

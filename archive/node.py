@@ -1,0 +1,131 @@
+"""The opened archive: every room built once, by hand, in the order they stand on each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from archive.config import Config
+from archive.errors import ArchiveError, IntegrityError
+from archive.keys.hygiene import harden_process
+from archive.keys.keyring import Keyring
+from archive.ledger.audit import Event, Kind
+from archive.ledger.log import Ledger
+from archive.services import setup
+from archive.services.accounts import Accounts
+from archive.services.clock import Clock, utc_now
+from archive.services.core import Core
+from archive.services.health import Health
+from archive.services.imports import Imports
+from archive.services.keyring import KeyringAdmin
+from archive.services.oversight import Oversight
+from archive.services.peers import Peers
+from archive.services.query import Query
+from archive.services.reconcile import Reconcile
+from archive.services.remove import Remove
+from archive.services.replay import Replay
+from archive.services.retrieve import Retrieve
+from archive.services.segment_rows import SegmentRows
+from archive.services.signin import SignIn
+from archive.services.store import Store
+from archive.services.upkeep import Upkeep
+from archive.services.verify import Verify
+from archive.vault.keystore import Keystore
+from archive.vault.segments import DiskSegments
+from archive.vault.vault import Vault
+
+Role = Literal["serve", "dimse", "web", "background", "cli"]
+SMALL_SEGMENT = 64 << 20
+FIRST_SEGMENT = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Every use case of one process."""
+
+    config: Config
+    keyring: Keyring
+    core: Core
+    role: Role
+    signin: SignIn
+    accounts: Accounts
+    peers: Peers
+    store: Store
+    query: Query
+    retrieve: Retrieve
+    imports: Imports
+    remove: Remove
+    reconcile: Reconcile
+    verify: Verify
+    oversight: Oversight
+    keys: KeyringAdmin
+    health: Health
+    upkeep: Upkeep
+
+    def start(self) -> str:
+        """Make good what a crash left, and return why only reading is allowed, or nothing.
+
+        Raises:
+            DatabaseUnavailable, VaultUnavailable.
+        """
+        why = ""
+        try:
+            self.oversight.check_anchors()
+        except IntegrityError as error:
+            why = f"{error.message} ({error.verdict})"
+        if not why:
+            Replay(self.core).run()
+            with self.core.database.begin() as tx:
+                self.core.ledger.record(tx, Event(Kind.STARTED, detail={"role": self.role}), at=self.core.clock())
+        return why
+
+    def close(self) -> None:
+        """Close segments and databases; a command that changed something signs the ledger's head first."""
+        self.core.vault.close()
+        if self.role == "cli" and not self.core.read_only:
+            self._last_checkpoint()
+        self.core.database.close()
+        self.core.keystore.close()
+
+    def _last_checkpoint(self) -> None:
+        try:
+            self.upkeep.checkpoint()
+        except ArchiveError:
+            return  # the background worker, or the next command, does it
+
+
+def open_node(
+    config: Config, *, keyring: Keyring | None = None, role: Role = "cli", read_only: str = "", clock: Clock = utc_now
+) -> Node:
+    """Open the archive.
+
+    Raises:
+        KeysUnavailable: the keyring is absent, open to others, or does not open.
+        DatabaseUnavailable, VaultUnavailable.
+    """
+    harden_process()
+    keyring = keyring or Keyring.open(config)
+    database = setup.open_index(config, keyring)
+    keystore = Keystore(setup.open_keystore(config, keyring), keyring)
+    rows = SegmentRows(database, clock)
+    small = role in {"web", "background", "cli"}
+    largest = min(config.storage.segment_bytes, SMALL_SEGMENT) if small else config.storage.segment_bytes
+    segments = DiskSegments(
+        config.segments_dir, direct=config.storage.direct_io, reserve=config.storage.reserve,
+        first_bytes=min(FIRST_SEGMENT, largest), segment_bytes=largest,
+        on_open=rows.opened, on_close=rows.closed, on_drop=rows.dropped,
+    )
+    core = Core(
+        config=config, keyring=keyring, database=database, keystore=keystore, vault=Vault(segments, keystore, config.cache_dir),
+        ledger=Ledger(keyring), clock=clock, read_only=read_only,
+    )
+    store = Store(core)
+    return Node(
+        config=config, keyring=keyring, core=core, role=role,
+        signin=SignIn(database, core.ledger, keyring, config, clock),
+        accounts=Accounts(database, core.ledger, keyring, clock, default_issuer=config.identity.issuer),
+        peers=Peers(database, core.ledger, keyring, clock, config),
+        store=store, query=Query(database, core.ledger, clock), retrieve=Retrieve(core), imports=Imports(core, store),
+        remove=Remove(core), reconcile=Reconcile(core), verify=Verify(core), oversight=Oversight(core), keys=KeyringAdmin(core),
+        health=Health(core), upkeep=Upkeep(core),
+    )

@@ -1,0 +1,129 @@
+"""What happens before the workers run, and what each of them runs."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archive.config import Config
+from archive.keys import ca
+from archive.keys.keyring import Keyring
+from archive.serve import state, supervisor
+from archive.serve.handover import Handover, Link
+
+if TYPE_CHECKING:
+    from archive.node import Role
+
+
+def serve(config: Config, *, on_ready: Callable[[state.Status], None], first: Callable[[Any], None] = lambda _node: None) -> None:
+    """Serve until SIGTERM or SIGINT; `first` is called with the opened node before anyone is let in.
+
+    Raises:
+        KeysUnavailable: the keyring is absent, open to others or does not open.
+        DatabaseUnavailable: a database is of another revision, or does not open.
+        ConfigurationError: an address cannot be listened at.
+        Unavailable: another archive serves this storage, or a worker does not come up.
+    """
+    lock = state.RunLock(config)
+    try:
+        keyring = Keyring.open(config)
+        read_only = prepare(config, keyring, first)
+        sockets, real = supervisor.open_sockets(config)
+
+        def handover(keyring: Keyring) -> Handover:
+            return Handover(keyring=keyring.to_bytes(), config=real, read_only=read_only, generation=keyring.generation)
+
+        supervisor.Supervisor(
+            real, handover(keyring), sockets, on_ready=on_ready, again=lambda: handover(Keyring.open(config))
+        ).run()
+    finally:
+        lock.release()
+
+
+def prepare(config: Config, keyring: Keyring, first: Callable[[Any], None]) -> str:
+    """Check and mend what must be right before anyone is let in; return why only reading is allowed, or nothing.
+
+    `first` runs only when all is right.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError, KeysUnavailable.
+    """
+    from archive.node import open_node
+    from archive.services import setup
+
+    setup.check_databases(config, keyring)
+    if config.http.tls != "off" or config.dimse.tls.enabled:
+        ca.ensure_server_certificate(config, keyring, at=datetime.now(UTC))
+    node = open_node(config, keyring=keyring, role="serve")
+    try:
+        read_only = node.start()
+        if not read_only:
+            first(node)
+        return read_only
+    finally:
+        node.close()
+
+
+def web_certificate(config: Config) -> tuple[Path | None, Path | None]:
+    """Return certificate and key of the web listener, or nothing when it speaks plain HTTP."""
+    if config.http.tls == "off":
+        return None, None
+    if config.http.tls == "files":
+        return config.resolve(config.http.certificate), config.resolve(config.http.key)
+    return config.tls_dir / "server.pem", config.tls_dir / "server.key"
+
+
+def node_of(handover: Handover, role: Role) -> Any:
+    """Open a worker's node from what it was handed."""
+    from archive.node import open_node
+
+    return open_node(handover.config, keyring=Keyring.from_bytes(handover.keyring), role=role, read_only=handover.read_only)
+
+
+def web_application(handover: Handover) -> Any:
+    """Return the application of one web worker."""
+    from archive.web.wsgi import application
+
+    return application(node_of(handover, "web"))
+
+
+def run_dimse(link: Link, tls: socket.socket | None, plain: socket.socket | None) -> None:
+    """Accept associations until SIGTERM."""
+    from archive.dimse.listener import Endpoint
+    from archive.dimse.worker import run_worker
+
+    sockets = [Endpoint(made, speaks_tls) for made, speaks_tls in ((tls, True), (plain, False)) if made is not None]
+    node = node_of(link.handover, "dimse")
+    try:
+        link.watch()
+        run_worker(node, sockets, threading.Event(), ready=link.ready)
+    finally:
+        node.close()
+
+
+def run_background(link: Link) -> None:
+    """Do the background work until SIGTERM."""
+    from archive.jobs import worker
+
+    node = node_of(link.handover, "background")
+    try:
+        stop = stop_on_signal()
+        link.watch()
+        link.ready()
+        worker.run(node.upkeep, stop)
+    finally:
+        node.close()
+
+
+def stop_on_signal() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop
+

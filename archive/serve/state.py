@@ -1,0 +1,155 @@
+"""What the rest of the machine can know of a running archive: one lock, one status file, in storage/run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from archive.config import Config
+from archive.errors import Unavailable
+
+LOCK = "serve.lock"
+STATUS = "status.json"
+RELOAD_S = 180.0
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a DIMSE listener accepts."""
+
+    host: str
+    port: int
+
+
+class Web(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the web listener accepts, and the address clients use."""
+
+    url: str
+    public_url: str
+    host: str
+    port: int
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """One watched process."""
+
+    role: str
+    pid: int
+    started_at: datetime
+    restarts: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of storage/run/status.json."""
+
+    ready: bool
+    pid: int
+    started_at: datetime
+    http: Web
+    dimse_tls: Address | None
+    dimse_plain: Address | None
+    read_only: str
+    generation: int  # of the keyring every worker holds
+    processes: list[Process]
+
+
+class RunLock:
+    """The one lock a serving archive holds on its storage."""
+
+    def __init__(self, config: Config) -> None:
+        """Take the lock.
+
+        Raises:
+            Unavailable: another archive serves this storage.
+        """
+        config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = os.open(config.run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            running = read_status(config)
+            message = "an archive already serves this storage" + (f" (process {running.pid})" if running else "")
+            raise Unavailable(message, remedy="stop it first, or use another configuration with --config") from None
+
+    def release(self) -> None:
+        """Let go of the lock."""
+        os.close(self._file)
+
+
+def is_serving(config: Config) -> bool:
+    """Return whether a process holds the lock of this storage now."""
+    try:
+        file = os.open(config.run_dir / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def write_status(config: Config, status: Status) -> None:
+    """Replace the status file."""
+    path = config.run_dir / STATUS
+    fresh = path.with_suffix(".new")
+    file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(file, "wb") as stream:
+        stream.write(msgspec.json.encode(status))
+    fresh.replace(path)
+
+
+def remove_status(config: Config) -> None:
+    """Remove the status file of an archive that stopped."""
+    (config.run_dir / STATUS).unlink(missing_ok=True)
+
+
+def read_status(config: Config) -> Status | None:
+    """Return what the serving archive last wrote, or None when none serves."""
+    if not is_serving(config):
+        return None
+    try:
+        return msgspec.json.decode((config.run_dir / STATUS).read_bytes(), type=Status)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def reload_keyring(config: Config, generation: int, *, deadline_s: float = RELOAD_S) -> None:
+    """Make a serving archive hand the keyring as it is now to its workers, and return when all hold it.
+
+    Raises:
+        Unavailable: it does not in time.
+    """
+    end = time.monotonic() + deadline_s
+    told = 0
+    while is_serving(config):
+        status = read_status(config)
+        if status is not None and status.ready:
+            if status.generation >= generation:
+                return
+            if told != status.pid:
+                os.kill(status.pid, signal.SIGHUP)
+                told = status.pid
+        if time.monotonic() > end:
+            message = "the serving archive did not take the new keyring in time"
+            raise Unavailable(message, remedy="restart it, then give this command again")
+        time.sleep(0.1)
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """Return the status as plain JSON values."""
+    return msgspec.to_builtins(status)  # type: ignore[no-any-return]
+
+
+def socket_path(config: Config) -> Path:
+    """The socket where workers get their handover."""
+    return config.run_dir / "node.sock"

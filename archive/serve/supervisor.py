@@ -1,0 +1,379 @@
+"""Starts the worker processes, watches them, restarts one that dies, drains and stops them.
+
+Order of a start: lock, keyring, checks (start.py), sockets, workers, then `READY`. Order of a stop: DIMSE and web workers
+drain, then the background worker makes its last checkpoint; what has not ended at the deadline is killed. Nothing is lost by
+that: success is only answered for what is durable.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+
+from archive.config import Config
+from archive.errors import ArchiveError, Unavailable
+from archive.serve import listeners, state
+from archive.serve.handover import READY, Door, Handover
+
+DRAIN_S = 25.0
+START_S = 90.0
+TICK_S = 0.2
+BACK_OFF_S = (0.2, 0.5, 1, 2, 5, 10, 30)
+STEADY_S = 60.0
+START_ATTEMPTS = 3
+
+log = logging.getLogger("archive.serve")
+
+
+@dataclass(slots=True)
+class Child:
+    """One watched process and how often it has been started."""
+
+    role: str
+    number: int
+    ready_links: int  # how many of its processes must say that they are ready
+    process: subprocess.Popen[bytes] | None = None
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started_s: float = 0.0
+    restarts: int = 0
+    quick_deaths: int = 0
+    again_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """What the archive listens on; `http` only holds the port for granian."""
+
+    http: socket.socket
+    dimse_tls: socket.socket | None
+    dimse_plain: socket.socket | None
+
+    def close(self) -> None:
+        """Close them all."""
+        for made in (self.http, self.dimse_tls, self.dimse_plain):
+            if made is not None:
+                made.close()
+
+
+Command = Callable[[Child, Sockets, Config], Sequence[str]]
+
+
+def open_sockets(config: Config) -> tuple[Sockets, Config]:
+    """Return the sockets and the configuration with the ports they really have.
+
+    Raises:
+        ConfigurationError: an address is not ours or taken.
+    """
+    made: list[socket.socket] = []
+
+    def keep(one: socket.socket) -> socket.socket:
+        made.append(one)
+        return one
+
+    tls, plain = config.dimse.tls, config.dimse.plain
+    try:
+        web = keep(listeners.reserve(config.http.host, config.http.port, "http"))
+        secure = keep(listeners.listen(tls.host, tls.port, "dimse.tls")) if tls.enabled else None
+        open_one = keep(listeners.listen(plain.host, plain.port, "dimse.plain")) if plain.enabled else None
+    except BaseException:
+        for one in made:
+            one.close()
+        raise
+    return Sockets(web, secure, open_one), with_ports(config, _port(web), _port(secure), _port(open_one))
+
+
+def with_ports(config: Config, http: int, dimse_tls: int, dimse_plain: int) -> Config:
+    """Return the configuration with real ports in place of 0, in public_url too when it names the web listener itself."""
+    replace = msgspec.structs.replace
+    public_url = config.archive.public_url
+    if config.http.port == 0:
+        scheme, _, rest = public_url.partition("://")
+        host, slash, path = rest.partition("/")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        public_url = f"{scheme}://{name}:{http}{slash}{path}"
+    return replace(
+        config,
+        archive=replace(config.archive, public_url=public_url),
+        http=replace(config.http, port=http),
+        dimse=replace(
+            config.dimse,
+            tls=replace(config.dimse.tls, port=dimse_tls or config.dimse.tls.port),
+            plain=replace(config.dimse.plain, port=dimse_plain or config.dimse.plain.port),
+        ),
+    )
+
+
+def _port(made: socket.socket | None) -> int:
+    return int(made.getsockname()[1]) if made is not None else 0
+
+
+def worker_command(child: Child, sockets: Sockets, config: Config) -> Sequence[str]:
+    """Return the command of a worker; it names no secret."""
+    command = [sys.executable, "-W", "ignore", "-m", "archive.serve", child.role, str(state.socket_path(config))]
+    if child.role == "dimse":
+        for name, made in (("--tls-fd", sockets.dimse_tls), ("--plain-fd", sockets.dimse_plain)):
+            if made is not None:
+                command += [name, str(made.fileno())]
+    return command
+
+
+def plan(config: Config) -> list[Child]:
+    """Return the processes an archive of this configuration runs."""
+    cores = os.cpu_count() or 1
+    dimse = config.dimse.workers or (2 if cores >= 4 else 1)
+    if not (config.dimse.tls.enabled or config.dimse.plain.enabled):
+        dimse = 0
+    return [
+        Child("background", 0, 1),
+        *(Child("dimse", number, 1) for number in range(dimse)),
+        Child("web", 0, config.http.workers or cores),
+    ]
+
+
+class Supervisor:
+    """The process that `archive serve` is."""
+
+    def __init__(self, config: Config, handover: Handover, sockets: Sockets, *, command: Command = worker_command,
+                 children: Sequence[Child] | None = None, on_ready: Callable[[state.Status], None] = lambda _status: None,
+                 again: Callable[[], Handover] | None = None) -> None:
+        """`handover.config` and `config` hold real ports; `on_ready` is called once, when every listener accepts.
+
+        `again` makes the handover anew at SIGHUP, after which the workers are replaced one by one.
+        """
+        self._config = config
+        self._sockets = sockets
+        self._command = command
+        self._children = list(plan(config) if children is None else children)
+        self._on_ready = on_ready
+        self._started_at = datetime.now(UTC)
+        self._handover = handover
+        self._again = again
+        self._generation = handover.generation
+        self._hangups = 0
+        self._ready = False
+        self._signals = 0
+        self._links: dict[socket.socket, int] = {}
+        self._ready_pids: set[int] = set()
+        self._door = Door(state.socket_path(config), handover)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._door.socket, selectors.EVENT_READ, "door")
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain and return.
+
+        Raises:
+            Unavailable: a worker does not come up.
+        """
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_hangup)
+        try:
+            self._write_status()
+            for child in self._children:
+                self._start(child)
+            deadline = time.monotonic() + START_S
+            while not self._signals:
+                self._wait(TICK_S)
+                self._revive()
+                if not self._ready:
+                    self._look_ready(deadline)
+                elif self._hangups:
+                    self._replace_workers()
+            log.info("draining")
+        finally:
+            self._stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._signals += 1
+
+    def _on_hangup(self, _number: int, _frame: object) -> None:
+        self._hangups += 1
+
+    def _replace_workers(self) -> None:
+        """Hand over anew: each worker is drained and started again before the next one's turn."""
+        self._hangups = 0
+        if self._again is None:
+            return
+        try:
+            self._handover = self._again()
+        except ArchiveError as error:
+            log.error("the keyring was not taken again: %s", error.message, extra={"remedy": error.remedy})
+            return
+        self._door.offer(self._handover)
+        log.info("replacing the workers")
+        for child in self._children:
+            self._drain([child], time.monotonic() + DRAIN_S)
+            self._forget_gone()
+            self._start(child)
+            child.restarts += 1
+            deadline = time.monotonic() + START_S
+            while not self._signals and not self._all_ready():
+                self._wait(TICK_S)
+                self._revive()
+                if time.monotonic() > deadline:
+                    log.error("a replaced worker does not come up", extra={"worker": child.role})
+                    return
+            if self._signals:
+                return
+        self._generation = self._handover.generation
+        self._write_status()
+        log.info("workers replaced")
+
+    def _forget_gone(self) -> None:
+        """Hear the ends of the lines that ended workers held."""
+        end = time.monotonic() + 1
+        while not all(_lives(pid) for pid in self._ready_pids) and time.monotonic() < end:
+            self._wait(0.02)
+
+    def _start(self, child: Child) -> None:
+        sockets = [made.fileno() for made in (self._sockets.dimse_tls, self._sockets.dimse_plain) if made is not None]
+        child.process = subprocess.Popen(  # noqa: S603 # our own interpreter and module
+            self._command(child, self._sockets, self._config), pass_fds=sockets if child.role == "dimse" else (),
+            stdin=subprocess.DEVNULL, start_new_session=True,  # Ctrl-C reaches the supervisor alone, which drains in order
+        )
+        child.started_at, child.started_s = datetime.now(UTC), time.monotonic()
+        log.info("worker started", extra={"worker": child.role, "worker_pid": child.process.pid})
+
+    def _wait(self, timeout_s: float) -> None:
+        for key, _events in self._selector.select(timeout_s):
+            if key.data == "door":
+                accepted = self._door.accept()
+                if accepted is not None:
+                    connection, pid = accepted
+                    self._links[connection] = pid
+                    self._selector.register(connection, selectors.EVENT_READ, "link")
+            else:
+                self._hear(key.fileobj)  # type: ignore[arg-type] # only sockets are registered
+
+    def _hear(self, link: socket.socket) -> None:
+        try:
+            said = link.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        pid = self._links[link]
+        if said.startswith(READY):
+            self._ready_pids.add(pid)
+        if not said:
+            self._selector.unregister(link)
+            self._ready_pids.discard(self._links.pop(link))
+            link.close()
+
+    def _revive(self) -> None:
+        """Start again what died, later each time it dies quickly."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.process is None:
+                if now >= child.again_s:
+                    child.restarts += 1
+                    self._start(child)
+                    self._write_status()
+                continue
+            code = child.process.poll()
+            if code is None:
+                continue
+            steady = now - child.started_s >= STEADY_S
+            child.quick_deaths = 1 if steady else child.quick_deaths + 1
+            if not self._ready and child.quick_deaths >= START_ATTEMPTS:
+                message = f"the {child.role} worker ends right after its start (exit status {code})"
+                raise Unavailable(message, remedy="the log lines above say why; 'archive doctor' checks the rest")
+            pause_s = BACK_OFF_S[min(child.quick_deaths, len(BACK_OFF_S)) - 1]
+            what = {"worker": child.role, "worker_pid": child.process.pid, "exit_status": code, "again_in_s": pause_s}
+            log.error("worker died", extra=what)
+            child.process, child.again_s = None, now + pause_s
+
+    def _all_ready(self) -> bool:
+        return len(self._ready_pids) >= sum(child.ready_links for child in self._children)
+
+    def _look_ready(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            message = f"the workers did not come up within {START_S:.0f} s"
+            raise Unavailable(message, remedy="the log lines above say why; 'archive doctor' checks the rest")
+        if not self._all_ready():
+            return
+        # A DIMSE worker says that it is ready when it accepts; granian's say so a moment before, so those are asked.
+        http = self._config.http
+        if listeners.answers(http.host, http.port, tls=http.tls != "off"):
+            self._ready = True
+            self._on_ready(self._write_status())
+            log.info("ready")
+
+    def _write_status(self) -> state.Status:
+        config = self._config
+        tls, plain = config.dimse.tls, config.dimse.plain
+        scheme = "http" if config.http.tls == "off" else "https"
+        host = listeners.reachable(config.http.host)
+        status = state.Status(
+            ready=self._ready, pid=os.getpid(), started_at=self._started_at, read_only=self._handover.read_only,
+            generation=self._generation,
+            http=state.Web(url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.http.port}",
+                           public_url=config.archive.public_url, host=config.http.host, port=config.http.port),
+            dimse_tls=state.Address(host=tls.host, port=tls.port) if self._sockets.dimse_tls is not None else None,
+            dimse_plain=state.Address(host=plain.host, port=plain.port) if self._sockets.dimse_plain is not None else None,
+            processes=[
+                state.Process(role=child.role, pid=child.process.pid, started_at=child.started_at, restarts=child.restarts)
+                for child in self._children if child.process is not None
+            ],
+        )
+        state.write_status(config, status)
+        return status
+
+    def _stop(self) -> None:
+        deadline = time.monotonic() + DRAIN_S
+        self._drain([child for child in self._children if child.role != "background"], deadline)
+        self._drain([child for child in self._children if child.role == "background"], max(deadline, time.monotonic() + 5))
+        for child in self._children:
+            if child.process is not None:
+                child.process.wait()
+        for link in list(self._links):
+            link.close()
+        self._selector.close()
+        self._door.close()
+        self._sockets.close()
+        state.remove_status(self._config)
+
+    def _drain(self, children: Sequence[Child], deadline: float) -> None:
+        """Ask `children` to end, and kill those that have not at the deadline or at a second signal."""
+        patience = self._signals + 1
+        running = [(child, child.process) for child in children if child.process is not None]
+        for _child, process in running:
+            with suppress(ProcessLookupError):
+                process.terminate()
+        while any(process.poll() is None for _child, process in running):
+            if time.monotonic() > deadline or self._signals > patience:
+                break
+            self._wait(0.05)
+        for child, process in running:
+            if process.poll() is None:
+                log.warning("worker killed at the deadline", extra={"worker": child.role, "worker_pid": process.pid})
+                kill_session(process)
+
+
+def kill_session(process: subprocess.Popen[bytes]) -> None:
+    """Kill a worker and what it forked: each runs in a session, so in a process group, of its own."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,165 @@
+"""A sealed record gets its rows: the one transaction that store and replay share.
+
+Decided twice: before sealing, so that a duplicate costs no writing, and again inside the transaction, where nobody can come between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.access.subject import Subject
+from archive.db.tables import statement, study
+from archive.dicom.part10 import Finding, Scanned
+from archive.errors import Unavailable
+from archive.index import catalog
+from archive.ledger import statements
+from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
+from archive.services.core import Core
+from archive.services.datastores import Datastore
+from archive.services.state_events import advance, commit_change
+from archive.vault.vault import RecordRef
+
+Status = Literal["stored", "duplicate", "held", "conflict"]
+_KINDS = {"stored": Kind.STORED, "held": Kind.HELD, "conflict": Kind.CONFLICT, "duplicate": Kind.DUPLICATE}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What an instance would become; `twin` is the stored instance with its SOP Instance UID."""
+
+    status: Status
+    reason: str = ""
+    twin: catalog.StoredInstance | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A sealed, synced record that no row names yet."""
+
+    place: Datastore
+    scanned: Scanned
+    ref: RecordRef
+    sha256: bytes
+    issuer: str
+    envelope: bytes
+    at: datetime
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The rows are committed (or, for a duplicate, were there)."""
+
+    status: Status
+    leaf: int
+    findings: tuple[Finding, ...]
+    kept: bool = True  # False: what came is stored already, so the new record is not needed
+
+
+def decide(tx: sa.Connection, place: Datastore, scanned: Scanned, issuer: str) -> Decision:
+    """Return what the instance would become by what is stored now."""
+    twin = catalog.find_instance(tx, place.id, scanned.sop_instance_uid)
+    if twin is not None:
+        return Decision("conflict", "same SOP Instance UID, other content", twin)
+    reason = catalog.identity_conflict(tx, place.id, scanned, issuer)
+    return Decision("held", reason) if reason else Decision("stored")
+
+
+def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -> Adopted:
+    """Commit rows, statement and ledger leaf of a sealed record.
+
+    Committed with synchronous=NORMAL: the record itself is synced and carries all of it, so replay makes it good after a power cut.
+
+    Raises:
+        DatabaseUnavailable, OutOfSpace: nothing of it happened.
+    """
+
+    # A replayed record keeps when it was received; its leaf is dated now, or the log's time would run backwards.
+    at = core.clock() if arrival.replayed else arrival.at
+
+    def work(tx: sa.Connection) -> Adopted:
+        decision = decide(tx, arrival.place, arrival.scanned, arrival.issuer)
+        status: Status = decision.status
+        if decision.twin is not None and decision.twin.sha256 == arrival.sha256:
+            return _duplicate(core, tx, subject, arrival.scanned, decision.twin, door=door, at=at)
+        if status != "stored" and catalog.find_held(tx, arrival.place.id, arrival.scanned.sop_instance_uid, arrival.sha256):
+            leaf = core.ledger.record(tx, _event(_KINDS[status], arrival, subject, door, again=True), at=at)
+            return Adopted(status, leaf, arrival.scanned.findings, kept=False)
+        leaf = core.ledger.record(tx, _event(_KINDS[status], arrival, subject, door), at=at)
+        entry = catalog.Entry(
+            datastore_id=arrival.place.id, scanned=arrival.scanned, ref=arrival.ref, sha256=arrival.sha256, leaf=leaf,
+            stored_at=arrival.at, issuer=arrival.issuer,
+        )
+        findings = arrival.scanned.findings
+        if status == "stored":
+            inserted = catalog.insert(tx, entry)
+            if _study_key(tx, inserted.study_pk) != arrival.ref.key_id:
+                message = "the study's key changed while the instance arrived"
+                raise Unavailable(message, remedy="send the instance again")
+            findings += tuple(Finding(tag, "differs from what the study or series already says") for tag in inserted.differing)
+        else:
+            catalog.insert_held(tx, "held" if status == "held" else "conflict", decision.reason, entry)
+        tx.execute(sa.insert(statement), {"object_id": arrival.ref.object_id, "leaf": leaf, "envelope": arrival.envelope})
+        advance(core, tx, arrival.ref)
+        return Adopted(status, leaf, findings)
+
+    return core.database.group(work)
+
+
+def _study_key(tx: sa.Connection, study_pk: int) -> bytes:
+    return bytes(policy.run_as(tx, policy.system("store"), _STUDY_KEY, {"pk": study_pk}).scalar_one())
+
+
+_STUDY_KEY = sa.select(study.c.key_id).where(study.c.id == sa.bindparam("pk"))
+
+
+def record_duplicate(core: Core, subject: Subject | None, scanned: Scanned, twin: catalog.StoredInstance, *, door: str) -> int:
+    """Record that stored bytes came again and return the leaf; a rejected instance comes back to life by it. Durable."""
+    at = core.clock()
+    if not twin.rejected:
+        return core.database.group(lambda tx: _duplicate(core, tx, subject, scanned, twin, door=door, at=at), durable=True).leaf
+    leaves: list[int] = []
+
+    def work(tx: sa.Connection, stored: StoredRef) -> int:
+        catalog.restore(tx, [twin.instance_pk], at=at)
+        detail = {"via": door, "reason": "sent again"}
+        event = Event(Kind.RESTORED, subject=subject, objects=_objects(scanned), instances=1, detail=detail, stored=stored)
+        leaves.append(core.ledger.record(tx, event, at=at))
+        return leaves[-1]
+
+    commit_change(
+        core, "restored", datastore=twin.ref.datastore, study_instance_uid=scanned.study_instance_uid, objects=[twin.ref.object_id],
+        reason="sent again", at=at, work=work,
+    )
+    return leaves[-1]
+
+
+def _duplicate(
+    core: Core, tx: sa.Connection, subject: Subject | None, scanned: Scanned, twin: catalog.StoredInstance, *, door: str, at: datetime
+) -> Adopted:
+    if twin.rejected:
+        message = "the instance was rejected while it arrived"
+        raise Unavailable(message, remedy="send it again")
+    event = Event(
+        Kind.DUPLICATE, subject=subject, objects=_objects(scanned), instances=1, bytes=twin.ref.part10_bytes, detail={"via": door}
+    )
+    return Adopted("duplicate", core.ledger.record(tx, event, at=at), scanned.findings, kept=False)
+
+
+def _event(kind: Kind, arrival: Arrival, subject: Subject | None, door: str, *, again: bool = False) -> Event:
+    return Event(
+        kind, subject=subject, objects=_objects(arrival.scanned), instances=1, bytes=arrival.ref.part10_bytes,
+        detail={"via": door, **({"replayed": 1} if arrival.replayed else {}), **({"again": 1} if again else {})},
+        stored=None if again else StoredRef(statements.digest(arrival.envelope), arrival.ref.object_id, arrival.ref.location.record_bytes),
+    )
+
+
+def _objects(scanned: Scanned) -> tuple[ObjectRef, ...]:
+    patient_id = scanned.text("PatientID")
+    study = (ObjectRef("study", scanned.study_instance_uid), ObjectRef("series", scanned.series_instance_uid))
+    return (ObjectRef("patient", patient_id), *study) if patient_id else study

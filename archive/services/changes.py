@@ -1,0 +1,70 @@
+"""How an administrative change is made: permission asked, work done and event recorded in one durable transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.access.permissions import Permission
+from archive.access.subject import Subject
+from archive.db.engine import Database
+from archive.errors import Forbidden
+from archive.ledger.audit import Event, Kind
+from archive.ledger.log import Ledger
+from archive.services.clock import Clock, utc_now
+
+T = TypeVar("T")
+Work = Callable[[sa.Connection, datetime], T]
+
+
+class Changes:
+    """The frame of every administrative use case."""
+
+    def __init__(self, database: Database, ledger: Ledger, clock: Clock = utc_now) -> None:
+        """Keep what every change needs."""
+        self._database = database
+        self._ledger = ledger
+        self._clock = clock
+
+    def _change(self, subject: Subject, need: Permission | None, work: Work[T]) -> T:
+        """Run `work` in a durable transaction once the subject holds `need` (None: once it is who it says)."""
+        at = self._clock()
+        try:
+            with self._database.begin() as tx:
+                _check(tx, subject, need, at)
+                return work(tx, at)
+        except Forbidden as refusal:
+            self._denied(subject, refusal, at)
+            raise
+
+    def _read(self, subject: Subject, need: Permission | None, work: Work[T]) -> T:
+        """Run `work` in a read transaction; one bit of `need` is enough."""
+        at = self._clock()
+        try:
+            with self._database.read() as tx:
+                if need is None:
+                    policy.require_live(tx, subject, at)
+                else:
+                    policy.require_any(tx, subject, need, at)
+                return work(tx, at)
+        except Forbidden as refusal:
+            self._denied(subject, refusal, at)
+            raise
+
+    def _denied(self, subject: Subject, refusal: Forbidden, at: datetime) -> None:
+        with self._database.begin() as tx:
+            self._ledger.record(tx, Event(Kind.DENIED, outcome=8, subject=subject, detail={"why": refusal.message}), at=at)
+
+    def _record(self, tx: sa.Connection, kind: Kind, subject: Subject, at: datetime, **detail: Any) -> None:
+        self._ledger.record(tx, Event(kind, subject=subject, detail=detail), at=at)
+
+
+def _check(tx: sa.Connection, subject: Subject, need: Permission | None, at: datetime) -> None:
+    if need is None:
+        policy.require_live(tx, subject, at)
+    else:
+        policy.require(tx, subject, need, at)

@@ -1,0 +1,144 @@
+"""Health: what is wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import sqlalchemy as sa
+
+from archive.db.tables import archive_state, checkpoint, credential, peer
+from archive.errors import ArchiveError
+from archive.keys import ca
+from archive.services.core import Core
+from archive.vault.disk import reserve_bytes
+
+WARN_AHEAD = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `archive doctor`."""
+
+    name: str
+    state: Literal["ok", "warning", "problem"]
+    detail: str
+    remedy: str = ""
+
+
+class Health:
+    """Reads only."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive."""
+        self._core = core
+
+    def ready(self) -> bool:
+        """Whether the database answers; nothing else is told to strangers."""
+        try:
+            with self._core.database.read() as tx:
+                tx.execute(sa.select(archive_state.c.name).limit(1)).all()
+        except ArchiveError:
+            return False
+        return True
+
+    def checks(self) -> list[Check]:
+        """Return every check, problems first."""
+        found = [*self._storage(), *self._keys(), *self._certificates(), *self._doors(), *self._ledger()]
+        order = {"problem": 0, "warning": 1, "ok": 2}
+        return sorted(found, key=lambda check: order[check.state])
+
+    def banners(self) -> list[Check]:
+        """Return what the first page tells every reader: recovery kit, certificate, backup."""
+        shown = {"recovery kit", "server certificate", "backup", "read-only", "space"}
+        return [check for check in self.checks() if check.name in shown and check.state != "ok"]
+
+    def _storage(self) -> list[Check]:
+        core = self._core
+        found = []
+        if core.read_only:
+            found.append(Check("read-only", "problem", core.read_only, "read docs/operate.md, then 'archive ledger acknowledge'"))
+        usage = shutil.disk_usage(core.config.storage_dir)
+        free = f"{usage.free / 2**30:.1f} GiB free of {usage.total / 2**30:.1f}"
+        if usage.free > reserve_bytes(core.config.storage.reserve, usage.total):
+            found.append(Check("space", "ok", free))
+        else:
+            found.append(Check("space", "problem", f"{free}: the reserve is reached, stores are refused", "free space on the storage disk"))
+        with core.database.read() as tx:
+            backup = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == "last_backup_at")).scalar()
+        if backup is None:
+            found.append(Check("backup", "warning", "no backup has been recorded", "docs/operate.md says how to make one"))
+        else:
+            found.append(Check("backup", "ok", f"the last one is of {backup}"))
+        if not core.config.storage.direct_io:
+            found.append(Check("direct input/output", "ok", "switched off; segments are written through the page cache"))
+        return found
+
+    def _keys(self) -> list[Check]:
+        core = self._core
+        found = []
+        key_file = core.config.key_file
+        if key_file.exists() and key_file.stat().st_dev == core.config.segments_dir.stat().st_dev:
+            found.append(
+                Check("key file", "warning", "the key file lies on the same disk as the data: a stolen disk would open",
+                      "move it to another disk or a USB stick and set keys.key_file")
+            )
+        if any(slot["kind"] == "recovery" for slot in core.keyring.slots()):
+            found.append(Check("recovery kit", "ok", "a recovery slot is there; keep its kit away from this machine"))
+        else:
+            found.append(
+                Check("recovery kit", "warning", "there is no recovery kit: if the key file is lost, everything is",
+                      "run 'archive key slot add --recovery-kit FILE' and keep that file elsewhere")
+            )
+        with core.database.read() as tx:
+            waiting = tx.execute(sa.select(sa.func.count()).select_from(credential).where(credential.c.must_change)).scalar_one()
+        if (core.config.storage_dir / "first-password").exists() or waiting:
+            found.append(
+                Check("first password", "warning", "a password that was handed out has not been changed yet", "sign in and change it")
+            )
+        return found
+
+    def _certificates(self) -> list[Check]:
+        core = self._core
+        now = core.clock()
+        found = []
+        path = core.config.tls_dir / "server.pem"
+        if path.exists():
+            ends = ca.not_after(path.read_bytes())
+            state: Literal["ok", "warning", "problem"] = "ok" if ends > now + WARN_AHEAD else "warning" if ends > now else "problem"
+            remedy = "" if state == "ok" else "restart the archive: it renews itself"
+            found.append(Check("server certificate", state, f"valid until {ends:%Y-%m-%d}", remedy))
+        with core.database.read() as tx:
+            rows = tx.execute(
+                sa.select(peer.c.name, peer.c.certificate_not_after)
+                .where(peer.c.enabled, peer.c.certificate_not_after.is_not(None), peer.c.certificate_not_after < now + WARN_AHEAD)
+            ).all()
+        found += [
+            Check("peer certificate", "warning", f"the certificate of {row.name} ends {row.certificate_not_after:%Y-%m-%d}",
+                  f"run 'archive peer renew {row.name}' and install the new files there")
+            for row in rows
+        ]
+        return found
+
+    def _doors(self) -> list[Check]:
+        dimse = self._core.config.dimse
+        if dimse.plain.enabled:
+            networks = ", ".join(dimse.plain.networks)
+            return [
+                Check("plain listener", "warning", f"DICOM without TLS is open to {networks}: names and images travel in clear there",
+                      "move modalities that can to TLS ('archive peer add NAME --issue DIR')")
+            ]
+        return []
+
+    def _ledger(self) -> list[Check]:
+        with self._core.database.read() as tx:
+            latest = tx.execute(sa.select(sa.func.max(checkpoint.c.size))).scalar()
+        found = [Check("ledger", "ok", f"the last signed checkpoint covers {latest or 0} leaves")]
+        found.append(
+            Check("outside witness", "warning",
+                  "nobody outside this machine remembers the ledger: a rollback of the whole disk would not show",
+                  "copy storage/ledger/checkpoint elsewhere from time to time")
+        )
+        return found

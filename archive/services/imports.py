@@ -1,0 +1,256 @@
+"""Import: many files become instances as one job with a report, resumable where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.access.permissions import Permission
+from archive.access.subject import Subject
+from archive.db.tables import job, job_item
+from archive.dicom.part10 import Scanned, meta, unwrapped
+from archive.dicom.stream import StreamScanner
+from archive.errors import ArchiveError, Denied, NotFound, Rejected, Unavailable
+from archive.ledger.audit import Event, Kind
+from archive.services.core import Core
+from archive.services.sources import Source as File
+from archive.services.sources import walk
+from archive.services.store import Outcome, Source, Store
+
+READ_BYTES = 1 << 20
+THREADS = 4
+BATCH = 64
+HEAD_BYTES = 4 << 20
+
+
+@dataclass(slots=True)
+class Summary:
+    """What an import did; the four counts of the contract, and the job's id."""
+
+    job: int = 0
+    stored: int = 0
+    duplicate: int = 0
+    conflict: int = 0
+    rejected: int = 0
+    held: int = 0
+    skipped: int = 0  # done by an earlier run of the same job
+
+    def count(self, outcome: str) -> None:
+        """Add one file."""
+        setattr(self, outcome, getattr(self, outcome) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class FileOutcome:
+    """One line of the report."""
+
+    file: str
+    outcome: str
+    reason: str = ""
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+Progress = Callable[[Summary, int, int], None]
+"""Called with the summary, the files done and the files found so far."""
+
+
+class Imports:
+    """Bulk import; safe to run beside a serving archive."""
+
+    def __init__(self, core: Core, store: Store) -> None:
+        """Work on an opened archive through its store."""
+        self._core = core
+        self._store = store
+
+    def run(
+        self, subject: Subject, paths: Iterable[Path], datastore: str, *, report: TextIO | None = None, wrap: bool = False,
+        progress: Progress | None = None, via: Source | None = None,
+    ) -> Summary:
+        """Import every file under the paths; the same call after an interruption goes on where it stopped.
+
+        Raises:
+            Forbidden: the subject may not store.
+            InvalidRequest: a path is not there.
+            OutOfSpace, Unavailable: the archive cannot go on; what was stored stays, the job can be resumed.
+        """
+        core = self._core
+        core.require_writable()
+        resolved = [Path(path).absolute() for path in paths]
+        source = via or Source("import")
+        with core.database.read() as tx:
+            policy.require(tx, subject, Permission.STORE, core.clock())
+        summary = Summary()
+        summary.job, done = self._begin(subject, resolved, datastore, wrap=wrap)
+        total = 0
+        try:
+            files = walk(resolved)
+            with ThreadPoolExecutor(THREADS, thread_name_prefix="import") as pool:
+                for batch in _batched(files, BATCH):
+                    fresh = [file for file in batch if _name(file.name) not in done]
+                    summary.skipped += len(batch) - len(fresh)
+                    total += len(batch)
+                    results = list(pool.map(lambda file: self._one(subject, file, datastore, source, wrap=wrap), fresh))
+                    self._keep(summary, results, report)
+                    if progress is not None:
+                        progress(summary, total, total)
+        except BaseException:
+            self._end(subject, summary, "interrupted")
+            raise
+        self._end(subject, summary, "done")
+        return summary
+
+    def list(self, subject: Subject) -> list[dict[str, Any]]:
+        """Return the imports, newest first.
+
+        Raises:
+            Forbidden.
+        """
+        with self._core.database.read() as tx:
+            policy.require(tx, subject, Permission.JOB_MANAGE, self._core.clock())
+            rows = tx.execute(sa.select(job).where(job.c.kind == "import").order_by(job.c.id.desc())).all()
+        return [_as_dict(row) for row in rows]
+
+    def show(self, subject: Subject, job_id: int) -> dict[str, Any]:
+        """Return one import with the outcome of each file.
+
+        Raises:
+            Forbidden, NotFound.
+        """
+        with self._core.database.read() as tx:
+            policy.require(tx, subject, Permission.JOB_MANAGE, self._core.clock())
+            row = tx.execute(sa.select(job).where(job.c.id == job_id, job.c.kind == "import")).first()
+            if row is None:
+                message = "there is no such import"
+                raise NotFound(message, remedy="'archive import list' shows them")
+            items = tx.execute(sa.select(job_item).where(job_item.c.job_id == job_id).order_by(job_item.c.id)).all()
+        return {**_as_dict(row), "files": [{"file": one.name, "outcome": one.outcome, "reason": one.reason} for one in items]}
+
+    # ------------------------------------------------------------------------------------------------------------------------------
+
+    def _one(self, subject: Subject, file: File, datastore: str, source: Source, *, wrap: bool) -> FileOutcome:
+        try:
+            with file.open() as opened:
+                outcome = self._feed(subject, opened, datastore, source, wrap=wrap)
+        except Rejected as error:
+            return FileOutcome(file.name, "rejected", getattr(error, "reason", error.code) + ": " + error.message)
+        except (Unavailable, Denied):
+            raise
+        except ArchiveError as error:
+            return FileOutcome(file.name, "rejected", f"{error.code}: {error.message}")
+        except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+            # Unreadable files and broken, encrypted or exotic zip members; the file's own text does not travel.
+            return FileOutcome(file.name, "rejected", f"unreadable: {type(error).__name__}")
+        status = {"quarantined": "held"}.get(outcome.status, outcome.status)
+        warnings = [f"{finding.tag} {finding.text}" for finding in outcome.findings]
+        return FileOutcome(file.name, status, "", outcome.sop_instance_uid, outcome.study_instance_uid, warnings)
+
+    def _feed(self, subject: Subject, opened: Any, datastore: str, source: Source, *, wrap: bool) -> Outcome:
+        first = opened.read(READ_BYTES)
+        syntax = unwrapped(first) if wrap else None
+        if syntax is not None:
+            first += opened.read(HEAD_BYTES - len(first))
+            named = _identify(first, syntax)
+            incoming = self._store.open_dataset(
+                subject, datastore, source, sop_class_uid=named.sop_class_uid, sop_instance_uid=named.sop_instance_uid,
+                transfer_syntax_uid=syntax,
+            )
+        else:
+            incoming = self._store.open(subject, datastore, source)
+        try:
+            data = first
+            while data:
+                incoming.write(data)
+                data = opened.read(READ_BYTES)
+            return incoming.finish()
+        except BaseException:
+            incoming.abort()
+            raise
+
+    def _begin(self, subject: Subject, paths: Sequence[Path], datastore: str, *, wrap: bool) -> tuple[int, set[str]]:
+        core = self._core
+        arguments = {"paths": [str(path) for path in paths], "datastore": datastore, "wrap": wrap}
+        at = core.clock()
+        with core.database.begin() as tx:
+            rows = tx.execute(
+                sa.select(job).where(job.c.kind == "import", job.c.state == "interrupted", job.c.subject_id == subject.principal_id)
+                .order_by(job.c.id.desc())
+            ).all()
+            for row in rows:
+                if row.arguments == arguments:
+                    done = tx.execute(sa.select(job_item.c.name).where(job_item.c.job_id == row.id)).scalars().all()
+                    tx.execute(sa.update(job).where(job.c.id == row.id).values(state="running"))
+                    return row.id, set(done)
+            values = {
+                "kind": "import", "state": "running", "subject_id": subject.principal_id, "arguments": arguments, "progress": {},
+                "run_at": at, "created_at": at,
+            }
+            created = tx.execute(sa.insert(job), values).inserted_primary_key
+        assert created is not None
+        return int(created[0]), set()
+
+    def _keep(self, summary: Summary, results: Sequence[FileOutcome], report: TextIO | None) -> None:
+        for result in results:
+            summary.count(result.outcome)
+            if report is not None:
+                report.write(msgspec.json.encode(result).decode() + "\n")
+        if report is not None:
+            report.flush()
+        rows = [
+            {"job_id": summary.job, "name": _name(result.file), "outcome": result.outcome, "reason": result.reason} for result in results
+        ]
+        progress = {name: getattr(summary, name) for name in ("stored", "duplicate", "conflict", "rejected", "held")}
+        with self._core.database.begin(durable=False) as tx:
+            if rows:
+                tx.execute(sa.insert(job_item), rows)
+            tx.execute(sa.update(job).where(job.c.id == summary.job).values(progress=progress))
+
+    def _end(self, subject: Subject, summary: Summary, state: str) -> None:
+        core = self._core
+        detail = {
+            "job": summary.job, "state": state, "stored": summary.stored, "duplicate": summary.duplicate, "conflict": summary.conflict,
+            "rejected": summary.rejected, "held": summary.held,
+        }
+        with core.database.begin() as tx:
+            tx.execute(sa.update(job).where(job.c.id == summary.job).values(state=state, finished_at=core.clock()))
+            core.ledger.record(tx, Event(Kind.IMPORTED, subject=subject, instances=summary.stored, detail=detail), at=core.clock())
+
+
+def _identify(first: bytes, transfer_syntax_uid: str) -> Scanned:
+    """Return the head of a data set without file meta.
+
+    Raises:
+        InvalidInstance.
+    """
+    scanner = StreamScanner()
+    scanner.feed(meta("2.25", "2.25", transfer_syntax_uid))  # what the data set says counts, not these
+    scanner.feed(first)
+    return scanner.head or scanner.finish()
+
+
+def _batched(files: Iterator[File], size: int) -> Iterator[list[File]]:
+    while batch := list(islice(files, size)):
+        yield batch
+
+
+def _name(name: str) -> str:
+    """A file's name as the job keeps it: paths may be any bytes, the column is text."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text if len(text) <= 1000 else text[:900] + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _as_dict(row: Any) -> dict[str, Any]:
+    return {
+        "id": row.id, "state": row.state, "paths": row.arguments["paths"], "datastore": row.arguments["datastore"], **row.progress,
+        "created_at": row.created_at.isoformat(), "finished_at": row.finished_at.isoformat() if row.finished_at else None,
+    }

@@ -1,0 +1,107 @@
+"""Keys: what the keyring holds, new key-encryption keys, slots that open it. No secret is ever shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.access.permissions import Permission
+from archive.access.subject import Subject
+from archive.db.tables import datastore
+from archive.errors import KeysUnavailable
+from archive.ledger.audit import Event, Kind
+from archive.services import datastores
+from archive.services.core import Core
+
+Reload = Callable[[], None]
+
+
+class KeyringAdmin:
+    """Needs the permission key-manage, or the console."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive."""
+        self._core = core
+
+    def list(self, subject: Subject) -> dict[str, Any]:
+        """Return keys (id, purpose, state, dates) and slots.
+
+        Raises:
+            Forbidden.
+        """
+        self._require(subject)
+        keyring = self._core.keyring
+        return {"keys": keyring.describe(), "slots": keyring.slots()}
+
+    def rotate(
+        self, subject: Subject, name: str = datastores.DEFAULT, *, reload: Reload = lambda: None,
+        progress: Callable[[int], None] = lambda _done: None,
+    ) -> dict[str, Any]:
+        """Make a new key-encryption key, wrap every data key of the datastore under it, destroy the old ones.
+
+        No image is touched. `reload` is called once the new key is in the keyring, so that running workers know it before anything
+        is wrapped under it. An interrupted rotation is finished by the next one.
+
+        Raises:
+            Forbidden, NotFound, KeysUnavailable, DatabaseUnavailable.
+        """
+        core = self._core
+        core.require_writable()
+        self._require(subject)
+        with core.database.read() as tx:
+            place = datastores.find(tx, name)
+        at = core.clock()
+        fresh = core.keyring.add_kek(place.uid, at=at)
+        self._record(subject, {"what": "kek-added", "datastore": name, "key": fresh.id.hex()})
+        reload()
+        rewrapped = core.keystore.rewrap(place.uid, progress=progress)
+        destroyed = 0
+        for kek in core.keyring.keks():
+            if kek.datastore == place.uid and kek.id != fresh.id:
+                if core.keystore.wrapped_under(kek.id):
+                    message = "data keys are still wrapped under the old key"
+                    raise KeysUnavailable(message, remedy="run 'archive key rotate' again")
+                core.keyring.destroy_kek(kek.id, at=core.clock())
+                destroyed += 1
+        self._record(subject, {"what": "kek-rotated", "datastore": name, "key": fresh.id.hex(), "rewrapped": rewrapped})
+        return {"key": fresh.id.hex(), "rewrapped": rewrapped, "destroyed": destroyed}
+
+    def slot_add(self, subject: Subject, *, key_file: Path | None = None, recovery_kit: Path | None = None, label: str = "") -> str:
+        """Add a key file or a recovery kit that opens the keyring, and return the slot's id.
+
+        Raises:
+            Forbidden, InvalidRequest, KeysUnavailable.
+        """
+        self._require(subject)
+        slot = self._core.keyring.slot_add(at=self._core.clock(), key_file=key_file, recovery_kit=recovery_kit, label=label)
+        self._record(subject, {"what": "slot-added", "slot": slot, "kind": "recovery" if recovery_kit else "key-file"})
+        return slot
+
+    def slot_remove(self, subject: Subject, slot_id: str) -> None:
+        """Remove a slot; never the last one.
+
+        Raises:
+            Forbidden, NotFound, InvalidRequest, KeysUnavailable.
+        """
+        self._require(subject)
+        self._core.keyring.slot_remove(slot_id)
+        self._record(subject, {"what": "slot-removed", "slot": slot_id})
+
+    def datastores(self) -> Sequence[str]:
+        """Return the names of the datastores, each with keys of its own."""
+        with self._core.database.read() as tx:
+            return tx.execute(sa.select(datastore.c.name).order_by(datastore.c.id)).scalars().all()
+
+    def _require(self, subject: Subject) -> None:
+        core = self._core
+        with core.database.read() as tx:
+            policy.require(tx, subject, Permission.KEY_MANAGE, core.clock())
+
+    def _record(self, subject: Subject, detail: dict[str, Any]) -> None:
+        core = self._core
+        with core.database.begin() as tx:
+            core.ledger.record(tx, Event(Kind.KEY_CHANGED, subject=subject, detail=detail), at=core.clock())

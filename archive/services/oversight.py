@@ -1,0 +1,157 @@
+"""Oversight: who did what, and that nobody changed what is written about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from archive.access import policy, principals
+from archive.access.permissions import Permission
+from archive.access.subject import Subject
+from archive.db.tables import held, instance
+from archive.errors import InvalidRequest, NotFound
+from archive.ledger import checkpoints, files, proofs
+from archive.ledger.audit import KINDS, Event, Kind, ObjectRef
+from archive.ledger.log import AuditFilter
+from archive.ledger.verify import Report, Verifier
+from archive.services.core import Core
+
+
+class Oversight:
+    """The audit log and the ledger; needs the permission audit, or the console."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive."""
+        self._core = core
+
+    # --- audit ---------------------------------------------------------------------------------------------------------------------
+
+    def search(
+        self, subject: Subject, *, user: str | None = None, patient: str | None = None, study: str | None = None,
+        series: str | None = None, kinds: Sequence[str] = (), since: datetime | None = None, until: datetime | None = None,
+        failed: bool = False, before: int | None = None, limit: int = 100,
+    ) -> list[dict[str, Any]]:
+        """Return events, newest first; looking is an event too.
+
+        Raises:
+            Forbidden; NotFound: no such user; InvalidRequest: no such kind of event.
+        """
+        core = self._core
+        at = core.clock()
+        self._require(subject)
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            message = f"there is no kind of event {unknown[0]!r}"
+            raise InvalidRequest(message, remedy=f"one of: {', '.join(sorted(KINDS))}")
+        objects = [("patient", patient), ("study", study), ("series", series)]
+        named = [ObjectRef(kind, value) for kind, value in objects if value]  # type: ignore[arg-type] # the three words of ObjectRef
+        if len(named) > 1:
+            message = "name one of patient, study and series"
+            raise InvalidRequest(message)
+        with core.database.read() as tx:
+            principal = None if user is None else int(principals.find(tx, user, ("user", "service", "device", "console"))["id"])
+            wanted = AuditFilter(
+                principal_id=principal, kinds=tuple(KINDS[kind] for kind in kinds), obj=named[0] if named else None, since=since,
+                until=until, failed=failed, before=before, limit=min(max(limit, 1), 10_000),
+            )
+            rows = core.ledger.search(tx, wanted)
+        event = Event(Kind.AUDIT_READ, subject=subject, objects=tuple(named), instances=len(rows), detail={"kinds": list(kinds)})
+        with core.database.begin() as tx:
+            core.ledger.record(tx, event, at=at)
+        return [{**asdict(row), "id": row.n, "at": row.at.isoformat()} for row in rows]
+
+    # --- ledger --------------------------------------------------------------------------------------------------------------------
+
+    def verify_ledger(self, subject: Subject) -> dict[str, Any]:
+        """Check every leaf, checkpoint, body and file; return ok, size, root and findings.
+
+        Raises:
+            Forbidden.
+        """
+        self._require(subject)
+        report = verify_ledger(self._core)
+        return {
+            "ok": report.ok, "size": report.size, "root": report.root.hex(), "checkpoints": report.checkpoints, "erased": report.erased,
+            "findings": [{"code": finding.code, "detail": finding.detail} for finding in report.findings],
+        }
+
+    def prove(self, subject: Subject, what: str) -> str:
+        """Return the proof of an event, by its number, or of a stored instance, by its SOP Instance UID.
+
+        Raises:
+            Forbidden, NotFound, LedgerBroken.
+        """
+        core = self._core
+        self._require(subject)
+        with core.database.read() as tx:
+            return proofs.prove(tx, core.keyring, int(what) if what.isdigit() else self._leaf_of(tx, what))
+
+    def public_keys(self) -> list[str]:
+        """Return the keys a checker elsewhere needs, one line each."""
+        return [str(key) for key in proofs.verifier_keys(self._core.keyring)]
+
+    def check_anchors(self) -> None:
+        """Refuse a ledger that is older than what its anchors remember.
+
+        Raises:
+            LedgerBroken: rolled back or rewritten (V14).
+        """
+        core = self._core
+        with core.database.read() as tx:
+            checkpoints.check_anchor(tx, core.keyring, _anchors(core), acknowledged=_acknowledged(core, tx))
+
+    def acknowledge(self, subject: Subject, *, reason: str) -> None:
+        """Go on after a rollback that cannot be undone; the anchors it contradicts are named in the event.
+
+        Raises:
+            Forbidden; InvalidRequest: no reason, or nothing to acknowledge.
+        """
+        core = self._core
+        if subject.kind != "console":
+            message = "a rollback is acknowledged at the console only"
+            raise InvalidRequest(message, remedy="run 'archive ledger acknowledge' on the archive's machine")
+        if not reason.strip():
+            message = "a reason is needed"
+            raise InvalidRequest(message, remedy="say why with --reason")
+        with core.database.begin() as tx:
+            core.ledger.record(tx, checkpoints.acknowledgement(_anchors(core), subject=subject, reason=reason), at=core.clock())
+
+    # -------------------------------------------------------------------------------------------------------------------------------
+
+    def _require(self, subject: Subject) -> None:
+        core = self._core
+        with core.database.read() as tx:
+            policy.require(tx, subject, Permission.AUDIT, core.clock())
+
+    @staticmethod
+    def _leaf_of(tx: sa.Connection, uid: str) -> int:
+        token = policy.system("verify")
+        for table in (instance, held):
+            leaf = policy.run_as(tx, token, sa.select(table.c.leaf).where(table.c.sop_instance_uid == uid)).scalars().first()
+            if leaf is not None:
+                return int(leaf)
+        message = "there is no such event or instance"
+        raise NotFound(message, remedy="name an event by its number or an instance by its SOP Instance UID")
+
+
+def verify_ledger(core: Core) -> Report:
+    """Check the whole ledger against itself, its files and its anchors."""
+    heartbeat = timedelta(minutes=core.config.ledger.heartbeat_minutes)
+    with core.database.read() as tx:
+        verifier = Verifier(tx, core.keyring, heartbeat=heartbeat)
+        return verifier.run(anchors=_anchors(core), acknowledged=_acknowledged(core, tx), directory=core.config.ledger_dir)
+
+
+def _anchors(core: Core) -> list[bytes | None]:
+    anchor = core.keystore.anchor("checkpoint")
+    return [files.read_checkpoint(core.config.ledger_dir), None if anchor is None else anchor.note]
+
+
+def _acknowledged(core: Core, tx: sa.Connection) -> frozenset[str]:
+    """Return the digests of the notes whose rollback someone has acknowledged."""
+    rows = core.ledger.search(tx, AuditFilter(kinds=(Kind.CHECKPOINT_ACKNOWLEDGED,), limit=1000))
+    return frozenset(note for row in rows if row.body is not None for note in row.body["detail"]["notes"])

@@ -1,0 +1,134 @@
+"""First start: keys, certificates, databases, roles and the first user, each made once."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from archive.access import bootstrap
+from archive.config import Config
+from archive.db import migrate
+from archive.db.engine import Database
+from archive.errors import ConfigurationError
+from archive.keys import ca
+from archive.keys.keyring import Keyring
+from archive.ledger.audit import Event, Kind
+from archive.ledger.log import Ledger
+from archive.services.clock import Clock, utc_now
+
+WORDS = "abcdefghjkmnpqrstuvwxyz23456789"
+FOLDERS = ("storage_dir", "keys_dir", "run_dir", "tls_dir", "segments_dir", "cache_dir", "ledger_dir")
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What was made; `first_password` is where the first password lies, unless one was given."""
+
+    admin: str
+    first_password: Path | None
+    recovery_kit: Path | None
+
+
+def is_initialised(config: Config) -> bool:
+    """Whether keys or databases are there already."""
+    return (config.keys_dir / "keyring.json").exists()
+
+
+def initialise(
+    config: Config, *, admin: str = "admin", password: str | None = None, recovery_kit: Path | None = None, clock: Clock = utc_now
+) -> Initialised:
+    """Make everything an archive needs; nothing that exists is overwritten.
+
+    Raises:
+        ConfigurationError: it is initialised already, or data is there without keys.
+        InvalidRequest: the password is too weak.
+        KeysUnavailable, DatabaseUnavailable.
+    """
+    if is_initialised(config):
+        message = f"there is an archive at {config.storage_dir} already"
+        raise ConfigurationError(message, remedy="start it with 'archive serve' or 'archive up'")
+    for path in (config.index_path, config.keystore_path):
+        if path.exists():
+            message = f"{path} is there but its keys are not at {config.keys_dir}"
+            raise ConfigurationError(message, remedy="bring the keys back (or the recovery kit), or name another storage folder")
+    bootstrap.check_password(password)
+    at = clock()
+    for name in FOLDERS:
+        folder: Path = getattr(config, name)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keyring = Keyring.create(config, at=at, recovery_kit=recovery_kit)
+    make_databases(config, keyring)
+    ca.create(config, keyring, at=at)
+    ca.ensure_server_certificate(config, keyring, at=at)
+    chosen = password or _password()
+    database = open_index(config, keyring)
+    try:
+        ledger = Ledger(keyring)
+        with database.begin() as tx:
+            first = bootstrap.bootstrap(tx, at=at, admin=admin, password=chosen, must_change=password is None)
+            keyring.add_kek(first.datastore_uid, at=at)
+            ledger.record(tx, Event(Kind.CONFIGURED, detail={"what": "initialised", "archive": keyring.archive_uuid}), at=at)
+            ledger.record(tx, Event(Kind.USER_CHANGED, detail={"what": "added", "name": admin, "role": "owner"}), at=at)
+            ledger.record(tx, Event(Kind.GRANTED, detail={"what": "everything", "to": admin, "role": "owner"}), at=at)
+    finally:
+        database.close()
+    if password is not None:
+        return Initialised(admin, None, recovery_kit)
+    first_password = config.storage_dir / "first-password"
+    _write_private(first_password, chosen + "\n")
+    return Initialised(admin, first_password, recovery_kit)
+
+
+def make_databases(config: Config, keyring: Keyring) -> None:
+    """Bring both databases to this release's schema, making them where they are absent.
+
+    Raises:
+        DatabaseUnavailable.
+    """
+    for database, keystore in ((open_index(config, keyring), False), (open_keystore(config, keyring), True)):
+        try:
+            migrate.upgrade(database, keystore=keystore)
+        finally:
+            database.close()
+
+
+def check_databases(config: Config, keyring: Keyring) -> None:
+    """Refuse databases of another revision.
+
+    Raises:
+        DatabaseUnavailable: with the command that mends it.
+    """
+    for database, keystore in ((open_index(config, keyring), False), (open_keystore(config, keyring), True)):
+        try:
+            migrate.check(database, keystore=keystore)
+        finally:
+            database.close()
+
+
+def open_index(config: Config, keyring: Keyring) -> Database:
+    """Return the index database, embedded or as configured."""
+    if config.database.url:
+        return Database(config.database.url)
+    return Database.embedded(config.index_path, keyring.index_key, config.run_dir / "writer.lock")
+
+
+def open_keystore(config: Config, keyring: Keyring) -> Database:
+    """Return the keystore: always embedded, so that a backup of the index never holds a data key."""
+    return Database.embedded(config.keystore_path, keyring.keystore_key, config.run_dir / "keystore.lock", guarded=False)
+
+
+def _password() -> str:
+    return "-".join("".join(secrets.choice(WORDS) for _ in range(5)) for _ in range(4))
+
+
+def _write_private(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+

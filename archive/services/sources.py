@@ -1,0 +1,146 @@
+"""Where an import finds instances: files, folders, DICOMDIR media, zip files, the storage folder of an Orthanc.
+
+Nothing outside the named paths is opened: links are not followed, names inside a zip are labels only, nothing is unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from archive.errors import InvalidRequest
+
+ZIP_MEMBERS = 5_000_000
+ORTHANC_HEADER = struct.Struct("<Q")
+MAX_INFLATED = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file to import: its name in reports, its size, and how to read it."""
+
+    name: str
+    size: int
+    open: Callable[[], AbstractContextManager[BinaryIO]]
+
+
+def walk(paths: list[Path]) -> Iterator[Source]:
+    """Yield every file under the paths in a stable order.
+
+    Raises:
+        InvalidRequest: a path does not exist.
+    """
+    for path in paths:
+        if path.is_symlink() or not path.exists():
+            message = f"{path} is not there (or is a link, which an import does not follow)"
+            raise InvalidRequest(message, remedy="name files and folders that exist")
+        if path.is_dir():
+            yield from _folder(path)
+        else:
+            yield from _file(path, beside=True)
+
+
+def _folder(path: Path) -> Iterator[Source]:
+    with os.scandir(path) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if entry.is_symlink():
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _folder(Path(entry.path))
+        elif entry.is_file(follow_symlinks=False):
+            yield from _file(Path(entry.path), beside=False)
+
+
+def _file(path: Path, *, beside: bool) -> Iterator[Source]:
+    if path.name.upper() == "DICOMDIR":
+        # The directory of a medium: its records name files that lie beside it, so the folder says it all.
+        if beside:
+            yield from _folder(path.parent)
+        return
+    if zipfile.is_zipfile(path):
+        yield from _zip(path)
+        return
+    yield Source(str(path), path.stat().st_size, lambda: _opened(path))
+
+
+def _zip(path: Path) -> Iterator[Source]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if not info.is_dir()]
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, IndexError, struct.error):  # what zipfile raises on damage
+        yield Source(str(path), path.stat().st_size, lambda: _opened(path))
+        return
+    for info in members[:ZIP_MEMBERS]:
+        if Path(info.filename).name.upper() == "DICOMDIR":
+            continue
+        yield Source(f"{path}!{info.filename}", info.file_size, _member(path, info))
+
+
+def _member(path: Path, info: zipfile.ZipInfo) -> Callable[[], AbstractContextManager[BinaryIO]]:
+    @contextmanager
+    def opened() -> Iterator[BinaryIO]:
+        with zipfile.ZipFile(path) as archive, archive.open(info) as member:
+            yield member  # type: ignore[misc] # ZipExtFile reads like any binary file
+
+    return opened
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    # O_NOFOLLOW: a file swapped for a link between listing and opening is not followed either.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        start = file.read(ORTHANC_HEADER.size + 2)
+        file.seek(0)
+        if _is_orthanc_compressed(start):
+            yield io.BufferedReader(_Inflating(file))
+        else:
+            yield file
+
+
+def _is_orthanc_compressed(start: bytes) -> bool:
+    """Orthanc with StorageCompression keeps an attachment as its length, little endian, and a zlib stream."""
+    if len(start) < ORTHANC_HEADER.size + 2:
+        return False
+    (length,) = ORTHANC_HEADER.unpack_from(start)
+    return 132 <= length <= MAX_INFLATED and start[8] == 0x78 and (start[8] * 256 + start[9]) % 31 == 0
+
+
+class _Inflating(io.RawIOBase):
+    """The inflated bytes of an Orthanc attachment, never more than its header announces."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        (self._left,) = ORTHANC_HEADER.unpack(file.read(ORTHANC_HEADER.size))
+        self._file = file
+        self._inflate = zlib.decompressobj()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type] # a writable buffer, by the protocol of RawIOBase
+        wanted = min(len(view), self._left)
+        while wanted:
+            feed = self._inflate.unconsumed_tail or self._file.read(64 << 10)
+            try:
+                data = self._inflate.decompress(feed, wanted) if feed else b""
+            except zlib.error:
+                data = b""
+                feed = b""
+            if data:
+                view[: len(data)] = data
+                self._left -= len(data)
+                return len(data)
+            if not feed:
+                return 0
+        return 0

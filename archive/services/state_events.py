@@ -1,0 +1,69 @@
+"""Event records: changes of state that a rebuild must know, sealed into a segment before they are committed (docs/format.md 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from archive.db.tables import segment, statement
+from archive.ledger import statements
+from archive.ledger.audit import StoredRef
+from archive.services.core import Core
+from archive.vault.vault import RecordRef
+
+Change = Literal["rejected", "restored", "accepted", "held-rejected"]
+
+
+def commit_change(
+    core: Core, change: Change, *, datastore: bytes, study_instance_uid: str, objects: Iterable[bytes], reason: str, at: datetime,
+    work: Callable[[sa.Connection, StoredRef], int],
+) -> None:
+    """Seal the change under its study's key, then commit `work`, which records it with the given reference, durably.
+
+    `work` returns the leaf. If the commit fails the record is freed.
+
+    Raises:
+        OutOfSpace, VaultUnavailable, DatabaseUnavailable, KeyShredded.
+    """
+    key = core.keystore.for_study(datastore, study_instance_uid, at=at)
+    payload = {
+        "change": change, "study": study_instance_uid, "objects": sorted(one.hex() for one in objects), "reason": reason,
+        "at": at.isoformat(),
+    }
+    encoded = msgspec.json.encode(payload, order="sorted")
+    ref = core.vault.put_event(key, datastore, encoded, at=at)
+
+    def all_of_it(tx: sa.Connection) -> None:
+        leaf = work(tx, StoredRef(statements.digest(encoded), ref.object_id, ref.location.record_bytes))
+        tx.execute(sa.insert(statement), {"object_id": ref.object_id, "leaf": leaf, "envelope": encoded})
+        advance(core, tx, ref)
+
+    try:
+        core.database.group(all_of_it, durable=True)
+    except BaseException:
+        core.vault.forget([ref])
+        raise
+    core.vault.segments.settle(ref.location)
+
+
+def decode_change(payload: bytes) -> dict[str, Any]:
+    """Return the payload of an event record."""
+    return dict(msgspec.json.decode(payload))
+
+
+def advance(core: Core, tx: sa.Connection, ref: RecordRef) -> None:
+    """Move the segment's replay position up to what is settled once this transaction, the record's own, commits."""
+    position = core.vault.segments.replay_from(ref.location.segment_id, besides=(ref.location,))
+    if position is not None:
+        tx.execute(_ADVANCE, {"segment": ref.location.segment_id, "position": position})
+
+
+_ADVANCE = (
+    sa.update(segment)
+    .where(segment.c.id == sa.bindparam("segment"), segment.c.replay_from < sa.bindparam("position"))
+    .values(replay_from=sa.bindparam("position"))
+)

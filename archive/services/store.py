@@ -1,0 +1,289 @@
+"""Store: an instance comes in and is kept safe before anyone is told so.
+
+The order is the guarantee: sealed and synced, then rows, statement and ledger leaf in one transaction, then success. Bytes without a
+row are adopted or swept at the next start (replay.py); rows without bytes cannot come to be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.access.permissions import Permission
+from archive.access.subject import Subject
+from archive.dicom.part10 import Finding, Limits, Scanned, meta
+from archive.errors import Forbidden, InvalidInstance
+from archive.index import catalog
+from archive.services import datastores
+from archive.services.adoption import Arrival, Decision, adopt, decide, record_duplicate
+from archive.services.core import Core
+from archive.services.datastores import Datastore
+from archive.services.incoming import BUFFERED_BYTES, Intake, Source
+from archive.services.records import encode
+from archive.services.statement import statement_for
+from archive.vault.vault import Kind, RecordRef, RecordWriter
+
+DERIVED_CLASSES = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.11.", "1.2.840.10008.5.1.4.1.1.104.")
+"""SR, presentation states and encapsulated documents: what STORE_DERIVED alone may store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an instance; every status but `duplicate` means sealed, synced, signed and in the ledger.
+
+    `held`: kept, but its patient or study contradicts what is stored; data managers decide. `conflict`: its SOP Instance UID is stored
+    with other bytes; kept in quarantine. `quarantined`: kept, but cannot be indexed.
+    """
+
+    status: Literal["stored", "duplicate", "held", "conflict", "quarantined"]
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    findings: tuple[Finding, ...] = ()
+    leaf: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the sender said the instance is; a data set that says otherwise is refused."""
+
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+
+
+class Store:
+    """The door-keeper of the vault; safe to share between threads."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive."""
+        self._core = core
+        limits = core.config.limits
+        self.limits = Limits(inflated_bytes=limits.inflated_bytes, nesting=limits.nesting, elements=limits.elements)
+
+    def open(
+        self, subject: Subject, datastore: str, source: Source, *, study_instance_uid: str | None = None
+    ) -> Incoming:
+        """Start an instance whose Part 10 bytes follow; with a study given, one of another study is refused.
+
+        Raises:
+            Forbidden: the subject may not store.
+            NotFound: no such datastore.
+            ReadOnly, DatabaseUnavailable.
+        """
+        return self._start(subject, datastore, source, Expected(study_instance_uid=study_instance_uid or ""))
+
+    def open_dataset(
+        self, subject: Subject, datastore: str, source: Source, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+    ) -> Incoming:
+        """Start an instance whose data set bytes follow, as C-STORE sends them.
+
+        File meta is built from these three alone, so the same object from any peer gives the same bytes.
+
+        Raises:
+            Forbidden, NotFound, ReadOnly, DatabaseUnavailable, InvalidInstance.
+        """
+        incoming = self._start(subject, datastore, source, Expected(sop_class_uid, sop_instance_uid))
+        incoming.write(meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid))
+        return incoming
+
+    def _start(self, subject: Subject, datastore: str, source: Source, expected: Expected) -> Incoming:
+        core = self._core
+        core.require_writable()
+        with core.database.read() as tx:
+            derived_only = _require_store(tx, subject, core.clock)
+            place = datastores.find(tx, datastore)
+        intake = Intake(self.limits, max_bytes=core.config.dimse.max_dataset_bytes)
+        return Incoming(core, subject, source, expected, intake, place, derived_only)
+
+
+def _require_store(tx: sa.Connection, subject: Subject, clock: object) -> bool:
+    """Return whether only derived objects may be stored."""
+    at = clock()  # type: ignore[operator]
+    try:
+        policy.require(tx, subject, Permission.STORE, at)
+    except Forbidden:
+        policy.require(tx, subject, Permission.STORE_DERIVED, at)
+        return True
+    return False
+
+
+@dataclass(slots=True)
+class Incoming:
+    """One instance on its way in; used by one thread, ended by `finish` or `abort`."""
+
+    _core: Core
+    _subject: Subject
+    _source: Source
+    _expected: Expected
+    _intake: Intake
+    _place: Datastore
+    _derived_only: bool
+    _writer: RecordWriter | None = None
+    _decision: Decision | None = None
+    _ended: bool = field(default=False)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes.
+
+        Raises:
+            InvalidInstance: they cannot become an instance; the rest may be thrown away. `abort` is still owed.
+            OutOfSpace, VaultUnavailable.
+        """
+        self._intake.feed(data)
+        if self._intake.overflowing:
+            head = self._intake.head
+            if head is None:
+                if self._intake.part10_bytes > 2 * BUFFERED_BYTES:
+                    message = "the identifying attributes do not come within the first 8 MiB"
+                    raise InvalidInstance(message, reason="cannot-understand")
+                return
+            self._check(head)
+            self._open_record(head)
+
+    def finish(self) -> Outcome:
+        """Decide, seal, sync, sign, index and record the instance; durable when this returns.
+
+        Raises:
+            InvalidInstance, UnsupportedClass, OutOfSpace, VaultUnavailable, DatabaseUnavailable.
+        """
+        try:
+            outcome = self._finish()
+        except BaseException:
+            self.abort()
+            raise
+        self._ended = True
+        return outcome
+
+    def abort(self) -> None:
+        """Leave nothing behind; harmless when already ended."""
+        if not self._ended:
+            self._ended = True
+            if self._writer is not None:
+                self._writer.abort()
+
+    def _check(self, head: Scanned) -> None:
+        expected = self._expected
+        if expected.sop_instance_uid and head.sop_instance_uid != expected.sop_instance_uid.rstrip("\0 "):
+            message = "the data set's SOP Instance UID is not the one announced"
+            raise InvalidInstance(message, reason="uid-mismatch")
+        if expected.sop_class_uid and head.sop_class_uid != expected.sop_class_uid.rstrip("\0 "):
+            message = "the data set's SOP Class UID is not the one announced"
+            raise InvalidInstance(message, reason="class-mismatch")
+        if expected.study_instance_uid and head.study_instance_uid != expected.study_instance_uid:
+            message = "the instance belongs to another study than the one addressed"
+            raise InvalidInstance(message, reason="wrong-study")
+        if self._derived_only and not head.sop_class_uid.startswith(DERIVED_CLASSES):
+            message = "only reports, presentation states and documents may be stored"
+            raise Forbidden(message)
+
+    def _issuer(self, scanned: Scanned) -> str:
+        return scanned.text("IssuerOfPatientID") or self._source.issuer or self._core.config.identity.issuer
+
+    def _decide(self, scanned: Scanned) -> Decision:
+        with self._core.database.read() as tx:
+            return decide(tx, self._place, scanned, self._issuer(scanned))
+
+    def _open_record(self, head: Scanned) -> None:
+        """Give the stream its record; a record under a UID that is taken is born as held or quarantined."""
+        if self._decision is None:
+            self._decision = self._decide(head)
+            if self._decision.twin is not None:
+                self._intake.digest_dataset(head.dataset_offset)
+        key = self._core.keystore.for_study(self._place.uid, head.study_instance_uid, at=self._core.clock())
+        kind = Kind.INSTANCE if self._decision.status == "stored" else Kind.HELD
+        self._writer = self._core.vault.writer(key, self._place.uid, kind=kind, at=self._core.clock())
+        self._intake.attach(self._writer)
+
+    def _finish(self) -> Outcome:
+        scanned = self._intake.finish()
+        if self._intake.coercion is not None:
+            scanned = replace(scanned, findings=(*scanned.findings, Finding("", "the preamble could be another file format: cleared")))
+        self._check(scanned)
+        decision = self._decision = self._decision or self._decide(scanned)
+        twin = decision.twin
+        if twin is not None and self._identical(scanned, twin):
+            return self._duplicate(scanned, twin)
+        if self._writer is None:
+            self._open_record(scanned)
+        assert self._writer is not None
+        arrival = self._seal(scanned, self._writer)
+        return self._index(arrival)
+
+    def _identical(self, scanned: Scanned, twin: catalog.StoredInstance) -> bool:
+        """Equal SHA-256 of Part 10, or equal transfer syntax and data set bytes (file meta alone differs)."""
+        if self._intake.sha256 == twin.sha256:
+            return True
+        stored_dataset_bytes = twin.ref.part10_bytes - twin.dataset_offset
+        if scanned.transfer_syntax_uid != twin.transfer_syntax_uid:
+            return False
+        if self._intake.part10_bytes - scanned.dataset_offset != stored_dataset_bytes:
+            return False
+        buffered = self._intake.buffered
+        if buffered is not None:
+            ours = hashlib.sha256(buffered[scanned.dataset_offset :]).digest()
+        elif self._intake.dataset_digest is not None:
+            ours = self._intake.dataset_digest.digest()
+        else:
+            return False
+        stored = hashlib.sha256()
+        for view in self._core.vault.read(twin.ref, twin.dataset_offset, stored_dataset_bytes):
+            stored.update(view)
+        return stored.digest() == ours
+
+    def _duplicate(self, scanned: Scanned, twin: catalog.StoredInstance) -> Outcome:
+        if self._writer is not None:
+            self._writer.abort()
+            self._writer = None
+        leaf = record_duplicate(self._core, self._subject, scanned, twin, door=self._source.via)
+        return _outcome("duplicate", scanned, scanned.findings, leaf)
+
+    def _seal(self, scanned: Scanned, writer: RecordWriter) -> Arrival:
+        core = self._core
+        at = core.clock()
+        sha256 = self._intake.sha256
+        issuer = self._issuer(scanned)
+        envelope = statement_for(
+            core, scanned, sha256=sha256, part10_bytes=self._intake.part10_bytes, object_id=writer.object_id,
+            datastore=self._place.uid, at=at, subject=self._subject, source=self._source,
+            coercion=self._intake.coercion,
+        )
+        received = {"via": self._source.via, "at": at.isoformat()}
+        ref = writer.finish(encode(scanned, issuer=issuer, received=received), envelope)
+        self._writer = None
+        return Arrival(self._place, scanned, ref, sha256, issuer, envelope, at)
+
+    def _index(self, arrival: Arrival) -> Outcome:
+        try:
+            adopted = adopt(self._core, arrival, self._subject, door=self._source.via)
+        except BaseException:
+            self._forget(arrival.ref)
+            raise
+        if adopted.kept:
+            self._core.vault.segments.settle(arrival.ref.location)
+        else:
+            self._forget(arrival.ref)
+        return _outcome(adopted.status, arrival.scanned, adopted.findings, adopted.leaf)
+
+    def _forget(self, ref: RecordRef) -> None:
+        """Free a record that no row names; if even that fails, the next start sweeps it."""
+        self._core.vault.forget([ref])
+
+
+def _outcome(
+    status: Literal["stored", "duplicate", "held", "conflict", "quarantined"],
+    scanned: Scanned,
+    findings: tuple[Finding, ...],
+    leaf: int | None,
+) -> Outcome:
+    return Outcome(
+        status, scanned.sop_class_uid, scanned.sop_instance_uid, scanned.study_instance_uid, scanned.series_instance_uid, findings, leaf
+    )
+
+
+__all__ = ["Incoming", "Outcome", "Source", "Store"]

@@ -1,0 +1,130 @@
+"""Upkeep: what one background worker does in small steps while the archive serves.
+
+Signed checkpoints, SHA-256 of closed segments, series packs, WAL checkpoints, sweeping of what has run out. Everything here may be
+late without harm; `tick` does what is due and returns.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.db.tables import datastore, login_attempt, pending_peer, segment, series, series_pack, session
+from archive.index import locate
+from archive.ledger import checkpoints, files, nodes
+from archive.ledger.audit import Event, Kind
+from archive.services.core import Core
+from archive.services.packs import Packs
+
+CHECKPOINT_EVERY = timedelta(seconds=1)
+SETTLED_AFTER = timedelta(seconds=2)
+SWEEP_EVERY = timedelta(minutes=5)
+WAL_EVERY = timedelta(seconds=30)
+PACKS_PER_TICK = 4
+KEEP_ATTEMPTS = timedelta(days=1)
+KEEP_PENDING = timedelta(days=30)
+KEEP_SESSIONS = timedelta(days=30)
+
+
+class Upkeep:
+    """Owned by one process; CLI commands call `checkpoint` at their end when no worker runs."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive."""
+        self._core = core
+        self._packs = Packs(core)
+        self._swept_at = self._wal_at = self._checkpoint_at = datetime.fromtimestamp(0, core.clock().tzinfo)
+
+    def tick(self) -> None:
+        """Do what is due now.
+
+        Raises:
+            ArchiveError: a step failed; it is tried again at the next tick.
+        """
+        core = self._core
+        if core.read_only:
+            return
+        at = core.clock()
+        if at - self._checkpoint_at >= CHECKPOINT_EVERY:
+            self.checkpoint()
+            self._checkpoint_at = at
+        self._hash_segments()
+        self._build_packs(at)
+        if at - self._wal_at >= WAL_EVERY:
+            core.database.checkpoint()
+            self._wal_at = at
+        if at - self._swept_at >= SWEEP_EVERY:
+            self._sweep(at)
+            self._swept_at = at
+
+    def checkpoint(self) -> bool:
+        """Sign the ledger's head when it grew or the heartbeat is due, and write its files; False when nothing was due.
+
+        Raises:
+            LedgerBroken: the log does not continue what was signed.
+            DatabaseUnavailable, VaultUnavailable.
+        """
+        core = self._core
+        at = core.clock()
+        signed = False
+        with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+            while True:
+                with core.database.read() as tx:
+                    latest = checkpoints.latest(tx)
+                    grown = nodes.size(tx) > (latest.size if latest is not None else 0)
+                quiet = latest is not None and at - latest.at >= timedelta(minutes=core.config.ledger.heartbeat_minutes)
+                if not grown and (signed or not quiet):
+                    return signed
+                with core.database.begin() as tx:
+                    made = checkpoints.make(tx, core.keyring, at, heartbeat=quiet and not grown)
+                if made is None:
+                    return signed
+                with core.database.read() as tx:
+                    files.publish(tx, made, core.config.ledger_dir, [partial(core.keystore.set_anchor, "checkpoint")])
+                signed = True
+
+    def _hash_segments(self) -> None:
+        core = self._core
+        with core.database.read() as tx:
+            rows = tx.execute(
+                sa.select(segment.c.id, segment.c.name).where(segment.c.state == "closed", segment.c.sha256.is_(None)).limit(1)
+            ).all()
+        for row in rows:
+            digest = core.vault.segments.digest(bytes(row.id))
+            with core.database.begin() as tx:
+                tx.execute(sa.update(segment).where(segment.c.id == row.id).values(sha256=digest))
+                core.ledger.record(
+                    tx, Event(Kind.SEGMENT_CLOSED, detail={"segment": row.name, "sha256": digest.hex()}), at=core.clock()
+                )
+
+    def _build_packs(self, at: datetime) -> None:
+        core = self._core
+        token = policy.system("packs")
+        stale = (
+            sa.select(series.c.id, datastore.c.name)
+            .select_from(
+                series.join(datastore, datastore.c.id == series.c.datastore_id)
+                .outerjoin(series_pack, series_pack.c.series_pk == series.c.id)
+            )
+            .where(
+                series.c.n_instances > 0, series.c.updated_at < at - SETTLED_AFTER,
+                sa.or_(series_pack.c.generation.is_(None), series_pack.c.generation != series.c.generation),
+            )
+            .limit(PACKS_PER_TICK)
+        )
+        with core.database.read() as tx:
+            due: list[Any] = list(policy.run_as(tx, token, stale).all())
+            found = [(locate.of_series(tx, token, row.id), row.name) for row in due]
+        for rows, name in found:
+            if rows:
+                self._packs.build(rows, name)
+
+    def _sweep(self, at: datetime) -> None:
+        with self._core.database.begin(durable=False) as tx:
+            tx.execute(sa.delete(login_attempt).where(login_attempt.c.at < at - KEEP_ATTEMPTS))
+            tx.execute(sa.delete(pending_peer).where(pending_peer.c.last_seen_at < at - KEEP_PENDING))
+            tx.execute(sa.delete(session).where(session.c.absolute_until < at - KEEP_SESSIONS))

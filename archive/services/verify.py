@@ -1,0 +1,271 @@
+"""Verify: is everything that was stored still here, whole and ours? The ladder of codes is in docs/format.md.
+
+`quick` asks that files, rows and ledger agree; the standard run opens every record's header and statement; `full` reads and hashes
+every byte; `keyless` needs no key: it hashes closed segments against what the ledger says of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.access.permissions import Permission
+from archive.access.subject import Subject
+from archive.db.tables import datastore, held, instance, ledger_leaf, segment, series, statement, study
+from archive.errors import ArchiveError
+from archive.index import catalog
+from archive.ledger import statements
+from archive.ledger.audit import Event, Kind
+from archive.services.core import Core
+from archive.services.oversight import verify_ledger
+
+Mode = Literal["quick", "standard", "full", "keyless"]
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that does not hold; the UID is for the person who asked, never for a log."""
+
+    code: str
+    detail: str
+    sop_instance_uid: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run checked and found."""
+
+    mode: Mode
+    checked: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything held."""
+        return not self.findings
+
+    def add(self, code: str, detail: str, uid: str = "") -> None:
+        """Note a finding."""
+        self.findings.append(Finding(code, detail, uid))
+
+
+Progress = Callable[[int, int], None]
+
+
+class Verify:
+    """The check ladder; reads only, except for its own ledger event."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive."""
+        self._core = core
+
+    def run(
+        self, subject: Subject, mode: Mode = "standard", *, study_instance_uid: str | None = None, subset: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Check what the mode says, of one study or a random `subset` (0..1) of records, and record the run.
+
+        Raises:
+            Forbidden, DatabaseUnavailable, KeysUnavailable.
+        """
+        core = self._core
+        if subject.kind != "console":
+            with core.database.read() as tx:
+                policy.require(tx, subject, Permission.CONFIGURE, core.clock())
+        report = Report(mode)
+        self._segments(report, hashes=mode == "keyless")
+        self._ledger(report)
+        if mode == "keyless":
+            self._structure(report)
+        else:
+            self._records(report, study_instance_uid, subset, progress)
+        if study_instance_uid is None and subset >= 1.0:
+            self._completeness(report)
+        counts: dict[str, int] = {}
+        for finding in report.findings:
+            counts[finding.code] = counts.get(finding.code, 0) + 1
+        if not core.read_only:
+            event = Event(
+                Kind.VERIFIED, outcome=0 if report.ok else 8, subject=subject,
+                detail={"mode": mode, "checked": report.checked, "findings": [f"{code}:{n}" for code, n in sorted(counts.items())]},
+            )
+            with core.database.begin() as tx:
+                core.ledger.record(tx, event, at=core.clock())
+        return report
+
+    # ------------------------------------------------------------------------------------------------------------------------------
+
+    def _segments(self, report: Report, *, hashes: bool) -> None:
+        core = self._core
+        with core.database.read() as tx:
+            rows = tx.execute(sa.select(segment).order_by(segment.c.created_at)).all()
+        known = {row.name for row in rows}
+        for row in rows:
+            path = core.config.segments_dir / row.name
+            if not path.is_file():
+                if row.used or row.state == "open":
+                    report.add("V01", f"segment {row.name} is missing")
+                continue
+            if row.state == "closed" and path.stat().st_size != row.used:
+                report.add("V02", f"segment {row.name} has {path.stat().st_size} bytes, not {row.used}")
+            elif hashes and row.sha256 is not None:
+                report.checked += 1
+                with path.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").digest() != bytes(row.sha256):
+                        report.add("V03", f"segment {row.name} is not what was closed")
+        for path in sorted(core.config.segments_dir.glob("*.seg")):
+            if path.name not in known:
+                report.add("V15", f"segment {path.name} is not in the index")
+
+    def _ledger(self, report: Report) -> None:
+        report.findings += [Finding(found.code, found.detail) for found in verify_ledger(self._core).findings]
+
+    def _structure(self, report: Report) -> None:
+        """Walk every record's header without a key."""
+        for name, offset, verdict in self._core.vault.walk_keyless():
+            report.checked += 1
+            if verdict:
+                report.add(verdict, f"record at {offset} of {name}")
+
+    def _records(self, report: Report, study_instance_uid: str | None, subset: float, progress: Progress | None) -> None:
+        done = 0
+        for rows, places, total in self._pages(study_instance_uid):
+            for row in rows:
+                done += 1
+                if subset < 1.0 and random.random() >= subset:  # noqa: S311 # a sample, not a secret
+                    continue
+                report.checked += 1
+                self._record(report, row, places[row.datastore_id])
+            if progress is not None:
+                progress(done, total)
+
+    def _pages(self, study_instance_uid: str | None) -> Iterator[tuple[list[Any], dict[int, bytes], int]]:
+        core = self._core
+        token = policy.system("verify")
+        columns = [instance.c[name] for name in _COLUMNS]
+        live = (
+            sa.select(*columns, statement.c.envelope, statement.c.leaf.label("statement_leaf"), study.c.study_instance_uid,
+                      series.c.series_instance_uid)
+            .select_from(
+                instance.join(series, series.c.id == instance.c.series_pk).join(study, study.c.id == series.c.study_pk)
+                .outerjoin(statement, statement.c.object_id == instance.c.object_id)
+            )
+        )
+        waiting = sa.select(
+            *[held.c[name] for name in _COLUMNS], statement.c.envelope, statement.c.leaf.label("statement_leaf"),
+            held.c.study_instance_uid, held.c.series_instance_uid,
+        ).select_from(held.outerjoin(statement, statement.c.object_id == held.c.object_id))
+        if study_instance_uid is not None:
+            live = live.where(study.c.study_instance_uid == study_instance_uid)
+            waiting = waiting.where(held.c.study_instance_uid == study_instance_uid)
+        with core.database.read() as tx:
+            places = {row.id: bytes(row.uid) for row in tx.execute(sa.select(datastore))}
+            total = sum(
+                policy.run_as(tx, token, sa.select(sa.func.count()).select_from(one.subquery())).scalar_one() for one in (live, waiting)
+            )
+        for query, key in ((live, instance.c.id), (waiting, held.c.id)):
+            last = 0
+            while True:
+                with core.database.read() as tx:
+                    rows = policy.run_as(tx, token, query.where(key > last).order_by(key).limit(_PAGE)).all()
+                if not rows:
+                    break
+                last = rows[-1].id
+                yield list(rows), places, total
+
+    def _record(self, report: Report, row: Any, place: bytes) -> None:
+        core = self._core
+        uid = row.sop_instance_uid
+        try:
+            if report.mode == "quick":
+                core.vault.probe(catalog.ref_of(row, place))
+                return
+            sections = core.vault.sections(catalog.ref_of(row, place))
+            if report.mode == "full":
+                digest = hashlib.sha256()
+                for view in core.vault.read(catalog.ref_of(row, place)):
+                    digest.update(view)
+                if digest.digest() != bytes(row.sha256) or digest.digest() != sections.sha256:
+                    report.add("V08", "the bytes are not the ones that were hashed on arrival", uid)
+            self._signed(report, row, sections.statement)
+        except ArchiveError as error:
+            report.add(error.verdict or "V01", error.message, uid)
+
+    def _signed(self, report: Report, row: Any, sealed: bytes) -> None:
+        core = self._core
+        uid = row.sop_instance_uid
+        if row.envelope is None or bytes(row.envelope) != sealed:
+            report.add("V10", "the statement in the index is not the one sealed with the instance", uid)
+        try:
+            signed = statements.verify(sealed, core.keyring.public_keys())
+        except ArchiveError as error:
+            report.add("V09", error.message, uid)
+            return
+        said = {
+            "sop": row.sop_instance_uid, "cls": row.sop_class_uid, "study": row.study_instance_uid, "series": row.series_instance_uid,
+            "ts": row.transfer_syntax_uid, "size": row.part10_bytes, "sha256": bytes(row.sha256).hex(), "obj": bytes(row.object_id).hex(),
+        }
+        wrong = sorted(name for name, value in said.items() if signed.get(name) != value)
+        if wrong:
+            report.add("V10", f"the index says otherwise than the signed statement: {', '.join(wrong)}", uid)
+        if row.statement_leaf != row.leaf or not self._in_ledger(row.leaf, row, sealed):
+            report.add("V11", "the ledger does not hold this instance's statement", uid)
+
+    def _in_ledger(self, n: int, row: Any, sealed: bytes) -> bool:
+        with self._core.database.read() as tx:
+            data = tx.execute(sa.select(ledger_leaf.c.data).where(ledger_leaf.c.n == n)).scalar()
+        if data is None:
+            return False
+        leaf = msgspec.json.decode(bytes(data))
+        return bool(leaf.get("obj") == bytes(row.object_id).hex() and leaf.get("stmt") == hashlib.sha256(sealed).hexdigest())
+
+    def _completeness(self, report: Report) -> None:
+        """Every stored leaf has its row: nothing was deleted behind the ledger's back."""
+        core = self._core
+        last = -1
+        while True:
+            with core.database.read() as tx:
+                leaves = tx.execute(
+                    sa.select(ledger_leaf.c.n, ledger_leaf.c.data).where(ledger_leaf.c.n > last).order_by(ledger_leaf.c.n).limit(_PAGE)
+                ).all()
+                present = self._present(tx, [leaf for leaf in map(_leaf, leaves) if "obj" in leaf])
+            if not leaves:
+                return
+            last = leaves[-1].n
+            for leaf in map(_leaf, leaves):
+                if "obj" in leaf and leaf["obj"] not in present:
+                    report.add("V12", f"event {leaf['n']} says that something was stored, and no row has it")
+
+    @staticmethod
+    def _present(tx: sa.Connection, leaves: list[dict[str, Any]]) -> set[str]:
+        """Return the object ids that still have their rows: an instance its own, a change of state its statement's."""
+        token = policy.system("verify")
+        present: set[str] = set()
+        for tables, wanted in (((instance, held), True), ((statement,), False)):
+            ids = [bytes.fromhex(leaf["obj"]) for leaf in leaves if (leaf["k"] in _ARRIVALS) == wanted]
+            for table in tables if ids else ():
+                found = policy.run_as(tx, token, sa.select(table.c.object_id).where(table.c.object_id.in_(ids)))
+                present.update(bytes(one).hex() for one in found.scalars())
+        return present
+
+
+def _leaf(row: Any) -> dict[str, Any]:
+    try:
+        return dict(msgspec.json.decode(bytes(row.data)))
+    except msgspec.DecodeError:
+        return {}  # the ledger's own check has told
+
+
+_ARRIVALS = frozenset({"stored", "held", "conflict"})
+_COLUMNS = (
+    "id", "datastore_id", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "object_id", "key_id", "segment_id", "record_offset",
+    "record_bytes", "record_kind", "plaintext_bytes", "part10_bytes", "dataset_offset", "sha256", "leaf",
+)

@@ -1,0 +1,1 @@
+"""The HTTP door: DICOMweb, probes and pages; everything goes through services."""

@@ -1,0 +1,117 @@
+"""WADO-RS: frames and bulk data of one instance (PS3.18 10.4.1.1.5 and .6).
+
+A frame is never an internal error: it goes out as stored when the Accept takes that, else decoded, else 406 says why.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from flask import Response, request
+
+from archive.errors import InvalidRequest, NotAcceptable
+from archive.services.retrieve import FramesAnswer
+from archive.web.context import archive, subject
+from archive.web.dicomweb import conditional, media, urls
+from archive.web.dicomweb.media import OCTETS, FrameChoice
+from archive.web.dicomweb.multipart import Writer
+from archive.web.streaming import stream
+
+MAX_FRAMES = 10_000
+
+_BULK_PATH = re.compile(r"[0-9A-Fa-f]{8}(/[0-9]{1,6}/[0-9A-Fa-f]{8}){0,64}")
+
+
+def frames(datastore: str, study: str, series: str, sop: str, listed: str) -> Response:
+    """Answer frames in the order they were asked for; numbers count from 1.
+
+    Raises:
+        InvalidRequest, NotAcceptable, NotFound, Unavailable.
+    """
+    uids = urls.uid(study), urls.uid(series), urls.uid(sop)
+    wanted = numbers(listed)
+    taken = media.of_request(request)
+    answer = archive().retrieve.frames(subject(), datastore, *uids, wanted)
+    choices = list(media.frame_choices(taken, answer.transfer_syntax_uid, single_allowed=len(wanted) == 1))
+    where = f"{urls.address(datastore, *uids)}/frames"
+    message = "the frames are not kept in a form that the request takes"
+    reason = NotAcceptable(message, remedy="accept transfer-syntax=*, which gives frames as they are stored")
+    for choice in choices:
+        etag = '"' + conditional.tag(conditional.bare(answer.found.etag), str(choice), listed) + '"'
+        response = conditional.unchanged(etag)
+        if response is None:
+            try:
+                response = _frames(answer, choice, wanted, where)
+            except NotAcceptable as error:
+                reason = error
+                continue
+        response.headers["ETag"] = etag
+        response.headers["Vary"] = "Accept"
+        return response
+    raise reason
+
+
+def bulk(datastore: str, study: str, series: str, sop: str, path: str) -> Response:
+    """Answer the value of one element.
+
+    Raises:
+        InvalidRequest, NotAcceptable, NotFound, Unavailable.
+    """
+    uids = urls.uid(study), urls.uid(series), urls.uid(sop)
+    if not _BULK_PATH.fullmatch(path):
+        message = "the path of the bulk data is malformed"
+        raise InvalidRequest(message, remedy="take it from a BulkDataURI of the metadata")
+    # A value has no transfer syntax of its own: octets, little endian.
+    choices = media.frame_choices(media.of_request(request), media.EXPLICIT_LE, single_allowed=True)
+    choice = next(choices, None)
+    if choice is None:
+        message = f"bulk data is {OCTETS}"
+        raise NotAcceptable(message, remedy=f'accept multipart/related; type="{OCTETS}"')
+    value = archive().retrieve.bulk(subject(), datastore, *uids, path.upper())
+    location = f"{urls.address(datastore, *uids)}/bulk/{path.upper()}"
+    response = _one(value, OCTETS, location, multipart=choice.multipart)
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def numbers(listed: str) -> list[int]:
+    """Read a list of frame numbers.
+
+    Raises:
+        InvalidRequest: not whole numbers from 1 up, or too many.
+    """
+    parts = listed.split(",")
+    if len(parts) > MAX_FRAMES or not all(part.isascii() and part.isdigit() and len(part) < 10 and int(part) > 0 for part in parts):
+        message = "the frame list is malformed"
+        raise InvalidRequest(message, remedy=f"give at most {MAX_FRAMES} numbers from 1 up, with commas between")
+    return [int(part) for part in parts]
+
+
+def _frames(answer: FramesAnswer, choice: FrameChoice, wanted: list[int], where: str) -> Response:
+    bytes_of = answer.stored if choice.stored else answer.explicit_le
+    content_type = f"{choice.media_type}; transfer-syntax={choice.transfer_syntax_uid}"
+    first = bytes_of(wanted[0])
+    if len(wanted) == 1:
+        return _one(first, content_type, f"{where}/{wanted[0]}", multipart=choice.multipart, part_type=choice.media_type)
+    writer = Writer(choice.media_type)
+
+    def chunks() -> Iterator[bytes]:
+        for position, number in enumerate(wanted):
+            frame = first if position == 0 else bytes_of(number)
+            yield writer.part_head(content_type=content_type, content_location=f"{where}/{number}", content_length=str(len(frame)))
+            yield frame
+            yield writer.part_tail
+        yield writer.end
+
+    return stream(chunks, content_type=writer.content_type, length=None)
+
+
+def _one(value: bytes, content_type: str, location: str, *, multipart: bool, part_type: str = OCTETS) -> Response:
+    if not multipart:
+        response = Response(value, content_type=content_type)
+        response.headers["Content-Location"] = location
+        return response
+    writer = Writer(part_type)
+    head = writer.part_head(content_type=content_type, content_location=location, content_length=str(len(value)))
+    return Response([head, value, writer.part_tail, writer.end], content_type=writer.content_type)

@@ -1,0 +1,48 @@
+"""The addresses of DICOMweb: once for the default datastore, once for each by name.
+
+What a later release adds (rendered, thumbnail, delete, WADO-URI) is a line here, a row in web/permissions.py, and a view in a file
+of its own; `media` and `accept` serve them as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from flask import Blueprint, Flask, Response
+
+from archive.dicom.attributes import Level
+from archive.web.dicomweb import frames, qido, stow, urls, wado
+
+STUDY = "/studies/<study>"
+SERIES = f"{STUDY}/series/<series>"
+INSTANCE = f"{SERIES}/instances/<sop>"
+
+ROUTES: tuple[tuple[str, str, str, Callable[..., Response]], ...] = (
+    ("POST", "/studies", "store", stow.store),
+    ("POST", STUDY, "store_study", stow.store),
+    ("GET", "/studies", "search_studies", partial(qido.search, Level.STUDY)),
+    ("GET", "/series", "search_series", partial(qido.search, Level.SERIES)),
+    ("GET", "/instances", "search_instances", partial(qido.search, Level.IMAGE)),
+    ("GET", f"{STUDY}/series", "search_study_series", partial(qido.search, Level.SERIES)),
+    ("GET", f"{STUDY}/instances", "search_study_instances", partial(qido.search, Level.IMAGE)),
+    ("GET", f"{SERIES}/instances", "search_series_instances", partial(qido.search, Level.IMAGE)),
+    ("GET", STUDY, "retrieve_study", wado.instances),
+    ("GET", SERIES, "retrieve_series", wado.instances),
+    ("GET", INSTANCE, "retrieve_instance", wado.instances),
+    ("GET", f"{STUDY}/metadata", "study_metadata", wado.metadata),
+    ("GET", f"{SERIES}/metadata", "series_metadata", wado.metadata),
+    ("GET", f"{INSTANCE}/metadata", "instance_metadata", wado.metadata),
+    ("GET", f"{INSTANCE}/frames/<listed>", "frames", frames.frames),
+    ("GET", f"{INSTANCE}/bulk/<path:path>", "bulk", frames.bulk),
+)
+"""Method, rule, endpoint, view; a view gets the variables of its rule and `datastore` by name."""
+
+
+def register(app: Flask) -> None:
+    """Put DICOMweb under /dicomweb and /datastores/<datastore>/dicomweb."""
+    blueprint = Blueprint("dicomweb", __name__)
+    for method, rule, endpoint, view in ROUTES:
+        blueprint.add_url_rule(rule, endpoint, view, methods=[method])
+    app.register_blueprint(blueprint, url_prefix="/dicomweb", url_defaults={"datastore": urls.DEFAULT_DATASTORE})
+    app.register_blueprint(blueprint, name="datastores", url_prefix="/datastores/<datastore>/dicomweb")

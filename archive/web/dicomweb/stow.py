@@ -1,0 +1,209 @@
+"""STOW-RS: instances in, one after the other, each durable before the answer names it (PS3.18 10.5).
+
+The bytes of a part go straight into the store as they come. Each part stands for itself: 200 all stored, 202 some failed or were
+stored with a warning, 409 none stored. What the archive as a whole cannot do now (space, keys, storage) fails the request while
+nothing has been stored, else the parts it hits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from flask import Response, g, request
+from werkzeug.exceptions import LengthRequired, UnsupportedMediaType
+
+from archive.access.subject import Subject
+from archive.errors import (
+    ArchiveError,
+    Forbidden,
+    InstanceConflict,
+    IntegrityError,
+    InvalidInstance,
+    NotFound,
+    OutOfSpace,
+    Unavailable,
+    UnsupportedClass,
+)
+from archive.services.store import Incoming, Outcome, Source
+from archive.web.body import DRAIN_S, Body, content_length
+from archive.web.context import archive, slots, subject
+from archive.web.dicomweb import media, parameters, urls
+from archive.web.dicomweb.head import Head
+from archive.web.dicomweb.media import DICOM
+from archive.web.dicomweb.multipart import Malformed, Reader
+from archive.web.dicomweb.report import Report
+
+log = logging.getLogger("archive.web")
+
+CONFLICT = 45070
+WRONG_STUDY = 43265
+BAD_UID = 43264
+CANNOT_UNDERSTAND = 49152
+NOT_PERMITTED = 292
+OUT_OF_SPACE = 42752
+UNSUPPORTED_CLASS = 290
+PROCESSING_FAILURE = 272
+
+REASONS = {
+    "cannot-understand": CANNOT_UNDERSTAND, "missing-uid": CANNOT_UNDERSTAND,
+    "too-large": CANNOT_UNDERSTAND, "too-deep": CANNOT_UNDERSTAND,
+    "bad-uid": BAD_UID, "uid-mismatch": BAD_UID, "class-mismatch": BAD_UID, "wrong-study": WRONG_STUDY,
+}
+"""Why an instance was refused -> Failure Reason (PS3.18 table I.2-2 and PS3.4 table B.2-1)."""
+
+
+def store(datastore: str, study: str | None = None) -> Response:
+    """Take the instances of a request.
+
+    Raises:
+        InvalidRequest, NotAcceptable, Forbidden, NotFound, OutOfSpace, Unavailable; werkzeug's 408, 411, 413, 415.
+    """
+    study = urls.uid(study) if study is not None else None
+    media.require_json(request)
+    boundary = _boundary()
+    length = content_length(request.environ)
+    if boundary is None and length is None:
+        # A body cut short between two elements would pass for an instance: without a closing boundary only its length can tell.
+        raise LengthRequired("a single instance needs Content-Length; send multipart/related for a body of unknown length")
+    visit = Visit(subject(), datastore, study)
+    with slots().store():
+        body = Body(request.environ["wsgi.input"], content_length=length, max_bytes=archive().config.http.max_request_bytes)
+        g.body_taken = True
+        try:
+            visit.take_all(body, boundary)
+        except Exception:
+            body.drain(for_s=DRAIN_S)
+            raise
+        finally:
+            body.close()
+    return visit.report.response(datastore, study)
+
+
+def _boundary() -> str | None:
+    """Return the boundary of a multipart body, None for a single part.
+
+    Raises:
+        UnsupportedMediaType: neither application/dicom nor multipart/related of it.
+        Malformed: multipart without a boundary.
+    """
+    told = parameters.parse(request.headers.get("Content-Type", ""))
+    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if told is not None and coding in {"", "identity"}:
+        if told.name == DICOM:
+            return None
+        if told.name == "multipart/related" and told.parameters.get("type", DICOM).strip().lower() == DICOM:
+            boundary = told.parameters.get("boundary", "").strip()
+            if boundary:
+                return boundary
+            message = "the Content-Type names no boundary"
+            raise Malformed(message)
+    raise UnsupportedMediaType("instances are taken as application/dicom, alone or in multipart/related")
+
+
+def _blocks(body: Body) -> Iterator[memoryview]:
+    return (memoryview(block) for block in iter(body.read, b""))
+
+
+class Visit:
+    """One request: its caller, its place, and what became of each part."""
+
+    def __init__(self, asker: Subject, datastore: str, study: str | None) -> None:
+        """Start with nothing taken."""
+        self._asker = asker
+        self._datastore = datastore
+        self._study = study
+        self._store = archive().store
+        self._source = Source(via="stow")
+        self.report = Report()
+
+    def take_all(self, body: Body, boundary: str | None) -> None:
+        """Store every part of a body.
+
+        Raises:
+            Malformed, and what `take` raises.
+        """
+        if boundary is None:
+            self.take(DICOM, _blocks(body))
+            return
+        for part in Reader(body.read, boundary):
+            self.take(part.headers.get("content-type", DICOM), part.chunks())
+        if not self.report.parts:
+            message = "the body holds no part"
+            raise Malformed(message)
+
+    def take(self, content_type: str, chunks: Iterable[memoryview]) -> None:
+        """Store one part, or note why not.
+
+        Raises:
+            Forbidden, NotFound: the request as a whole.
+            OutOfSpace, Unavailable: while nothing has been stored.
+            Dropped, RequestTimeout, RequestEntityTooLarge: the body ended; the part leaves nothing behind.
+        """
+        head = Head()
+        try:
+            incoming = self._store.open(self._asker, self._datastore, self._source, study_instance_uid=self._study)
+        except (Forbidden, NotFound):
+            if not self.report.stored:
+                raise
+            self.report.failed(head, NOT_PERMITTED)
+            return
+        except ArchiveError as error:
+            self._fail(head, error)
+            return
+        try:
+            outcome = self._feed(incoming, head, content_type, chunks)
+        except ArchiveError as error:
+            self._fail(head, error)
+        else:
+            self._note(head, outcome)
+        finally:
+            # Harmless after finish; owed after anything else, a client that went away included.
+            incoming.abort()
+
+    def _feed(self, incoming: Incoming, head: Head, content_type: str, chunks: Iterable[memoryview]) -> Outcome:
+        told = parameters.parse(content_type)
+        if told is None or told.name != DICOM:
+            message = "a part is not application/dicom"
+            raise InvalidInstance(message)
+        for chunk in chunks:
+            for data in head.feed(chunk):
+                incoming.write(data)
+        for data in head.rest():
+            incoming.write(data)
+        return incoming.finish()
+
+    def _note(self, head: Head, outcome: Outcome) -> None:
+        if outcome.status == "conflict":
+            self.report.failed(head, CONFLICT, outcome)
+        elif outcome.status == "quarantined":
+            self.report.failed(head, CANNOT_UNDERSTAND, outcome)
+        else:
+            held = "it contradicts what is stored, and waits for a decision" if outcome.status == "held" else ""
+            wrapped = "preamble and prefix were missing and have been added" if head.wrapped else ""
+            self.report.kept(self._datastore, outcome, coerced=[text for text in (held, wrapped) if text])
+
+    def _fail(self, head: Head, error: ArchiveError) -> None:
+        if isinstance(error, Unavailable) and not self.report.stored:
+            raise error
+        if isinstance(error, (Unavailable, IntegrityError)):
+            told = {"request_id": g.get("request_id", ""), "error": error.code, "detail": error.message}
+            log.error("instance not stored", extra=told)
+        self.report.failed(head, reason_of(error))
+
+
+def reason_of(error: ArchiveError) -> int:
+    """Return the Failure Reason of an error that concerns one instance."""
+    match error:
+        case UnsupportedClass():
+            return UNSUPPORTED_CLASS
+        case InvalidInstance():
+            return REASONS.get(error.reason, CANNOT_UNDERSTAND)
+        case InstanceConflict():
+            return CONFLICT
+        case Forbidden():
+            return NOT_PERMITTED
+        case OutOfSpace():
+            return OUT_OF_SPACE
+        case _:
+            return PROCESSING_FAILURE

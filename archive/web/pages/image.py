@@ -1,0 +1,107 @@
+"""One image at a time, drawn by the server: slice, window, zoom by links and a form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from flask import Response, make_response, render_template, request
+from werkzeug.wrappers import Response as BaseResponse
+
+from archive.dicom.attributes import Level
+from archive.errors import NotFound
+from archive.services.query import SearchRequest
+from archive.web.context import archive, subject
+from archive.web.pages import studies
+from archive.web.pages.shown import SeriesLine, value
+
+SIZES = (128, 512, 1024, 2048)
+DEFAULT_SIZE = 1024
+MOST = 10_000
+PRESETS = (("As stored", "", ""), ("Soft tissue", "40", "400"), ("Lung", "-600", "1500"), ("Bone", "400", "1800"), ("Brain", "40", "80"))
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLine:
+    """An instance as the viewer pages through it."""
+
+    uid: str
+    number: str
+    frames: int
+
+
+def instances(study: str, series: str, *, limit: int = MOST) -> list[InstanceLine]:
+    """Return the series' visible instances in order."""
+    answer = archive().query.find(
+        subject(),
+        SearchRequest(level=Level.IMAGE, datastore=studies.DATASTORE, keys=(), study_instance_uid=study, series_instance_uid=series,
+                      limit=limit, offset=0),
+    )
+    return [
+        InstanceLine(value(row, "SOPInstanceUID"), value(row, "InstanceNumber"), int(value(row, "NumberOfFrames") or 1))
+        for row in answer.rows
+    ]
+
+
+def series(study: str, series: str) -> BaseResponse:
+    """Show one image of a series, with what leads to the others."""
+    line = studies.find_study(study)
+    found = archive().query.find(
+        subject(), SearchRequest(level=Level.SERIES, datastore=studies.DATASTORE, keys=(), study_instance_uid=study, limit=1000, offset=0)
+    ).rows
+    all_series = [SeriesLine.of(row) for row in found]
+    shown = next((one for one in all_series if one.uid == series), None)
+    listed = instances(study, series) if shown is not None else []
+    if shown is None or not listed:
+        message = "there is no such series"
+        raise NotFound(message)
+    places = [(one.uid, frame) for one in listed for frame in range(1, min(one.frames, MOST) + 1)]
+    at = min(max(_number(request.args.get("image"), 1 if len(places) < 3 else (len(places) + 1) // 2), 1), len(places))
+    centre, width = _window(request.args.get("centre", ""), request.args.get("width", ""))
+    keep = {"centre": centre, "width": width} if centre and width else {}
+
+    def picture(position: int) -> str:
+        uid, frame = places[position - 1]
+        query = "?" + urlencode(keep) if keep else ""
+        return f"/studies/{study}/series/{series}/instances/{uid}/frames/{frame}/picture{query}"
+
+    def page(position: int, **window: str) -> str:
+        return f"/studies/{study}/series/{series}?" + urlencode({"image": position, **(window or keep)})
+
+    presets = [(name, page(at, centre=c, width=w) if c else f"/studies/{study}/series/{series}?image={at}", (c, w) == (centre, width))
+               for name, c, w in PRESETS]
+    return make_response(
+        render_template(
+            "series.html", study=line, series=shown, all_series=all_series, at=at, count=len(places), picture=picture(at),
+            previous=page(at - 1) if at > 1 else "", following=page(at + 1) if at < len(places) else "", first=page(1),
+            last=page(len(places)), centre=centre, width=width, presets=presets, user=subject().name,
+            ahead=[picture(position) for position in (at + 1, at - 1) if 1 <= position <= len(places)],
+        )
+    )
+
+
+def picture(study: str, series: str, instance: str, frame: int) -> Response:
+    """One frame as PNG, never larger than asked."""
+    centre, width = _window(request.args.get("centre", ""), request.args.get("width", ""))
+    size = _number(request.args.get("size"), DEFAULT_SIZE)
+    size = size if size in SIZES else DEFAULT_SIZE
+    drawn = archive().retrieve.render(
+        subject(), studies.DATASTORE, study, series, instance, frame, window=(float(centre), float(width)) if centre and width else None,
+        max_size=(size, size),
+    )
+    return Response(drawn, mimetype="image/png")
+
+
+def _number(text: str | None, default: int) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 8 else default
+
+
+def _window(centre: str, width: str) -> tuple[str, str]:
+    """Both as plain numbers, or neither."""
+    try:
+        c, w = float(centre), float(width)
+    except ValueError:
+        return "", ""
+    if not (abs(c) < 1e6 and 0 < w < 1e6):
+        return "", ""
+    return f"{c:g}", f"{w:g}"

@@ -1,0 +1,94 @@
+"""What every endpoint needs: one table, walked by a test; an endpoint without a row answers nobody.
+
+The table says who may knock. Which objects open is decided by services, inside the statement that reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Flask, g, request
+
+from archive.access.permissions import Permission
+from archive.web import session
+
+DICOMWEB_BLUEPRINTS = frozenset({"dicomweb", "datastores"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What an endpoint needs: nothing (`public`), or a credential and the permission its service asks for (NONE: any)."""
+
+    need: Permission = Permission.NONE
+    public: bool = False
+
+
+PUBLIC = Rule(public=True)
+SIGNED_IN = Rule()
+
+ENDPOINTS: dict[str, Rule] = {
+    "static": PUBLIC,
+    "probes.healthz": PUBLIC,
+    "probes.readyz": PUBLIC,
+    "probes.metrics": PUBLIC,  # loopback, or a token of its own
+    "dicomweb.store": Rule(Permission.STORE),
+    "dicomweb.store_study": Rule(Permission.STORE),
+    "dicomweb.search_studies": Rule(Permission.SEARCH),
+    "dicomweb.search_series": Rule(Permission.SEARCH),
+    "dicomweb.search_instances": Rule(Permission.SEARCH),
+    "dicomweb.search_study_series": Rule(Permission.SEARCH),
+    "dicomweb.search_study_instances": Rule(Permission.SEARCH),
+    "dicomweb.search_series_instances": Rule(Permission.SEARCH),
+    "dicomweb.retrieve_study": Rule(Permission.ORIGINAL),
+    "dicomweb.retrieve_series": Rule(Permission.ORIGINAL),
+    "dicomweb.retrieve_instance": Rule(Permission.ORIGINAL),
+    "dicomweb.study_metadata": Rule(Permission.METADATA),
+    "dicomweb.series_metadata": Rule(Permission.METADATA),
+    "dicomweb.instance_metadata": Rule(Permission.METADATA),
+    "dicomweb.frames": Rule(Permission.PIXELS),
+    "dicomweb.bulk": Rule(Permission.PIXELS),
+}
+"""Endpoint -> rule. A blueprint adds its rows with `declare` before it is registered."""
+
+
+def declare(rows: dict[str, Rule]) -> None:
+    """Add the rows of another blueprint.
+
+    Raises:
+        ValueError: an endpoint has another row already.
+    """
+    for endpoint, rule in rows.items():
+        if ENDPOINTS.setdefault(endpoint, rule) != rule:
+            message = f"endpoint {endpoint} has two rules"
+            raise ValueError(message)
+
+
+def rule_of(endpoint: str) -> Rule | None:
+    """Return an endpoint's rule; DICOMweb of another datastore follows the default one's."""
+    blueprint, _, name = endpoint.rpartition(".")
+    return ENDPOINTS.get(f"dicomweb.{name}" if blueprint in DICOMWEB_BLUEPRINTS else endpoint)
+
+
+def register(app: Flask) -> None:
+    """Authenticate before anything else of a request runs."""
+    app.before_request(enforce)
+
+
+def enforce() -> None:
+    """Let a request through, or refuse it.
+
+    Raises:
+        Unauthenticated, CrossSite.
+        LookupError: the endpoint has no row; nobody gets in.
+    """
+    g.subject = None
+    if request.endpoint is None or request.method == "OPTIONS":
+        return  # nothing matched: 404, 405 or the list of methods, the same for everyone
+    rule = rule_of(request.endpoint)
+    if rule is None:
+        message = f"endpoint {request.endpoint} has no rule in web/permissions.py"
+        raise LookupError(message)
+    if rule.public:
+        session.refuse_foreign_forms()
+        return
+    g.subject = session.authenticate(dicomweb=request.blueprint in DICOMWEB_BLUEPRINTS)

@@ -1,0 +1,219 @@
+"""Transactions: what commits, what is undone alone, what is on the disk, and who waits for whom."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archive.db.engine import Database
+from archive.db.migrate import create_all
+from archive.db.tables import archive_state, datastore
+from archive.db.types import FOREVER, from_micros, to_micros
+from archive.errors import DatabaseUnavailable, OutOfSpace
+
+
+def put(name: str) -> Callable[[sa.Connection], str]:
+    def work(tx: sa.Connection) -> str:
+        tx.execute(sa.insert(archive_state), {"name": name, "value": "x"})
+        return name
+
+    return work
+
+
+def names(database: Database) -> list[str]:
+    with database.read() as tx:
+        return list(tx.execute(sa.select(archive_state.c.name).order_by(archive_state.c.name)).scalars())
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_block_commits_or_is_undone(database: Database, durable: bool) -> None:
+    with database.begin(durable=durable) as tx:
+        put("kept")(tx)
+    with pytest.raises(RuntimeError), database.begin(durable=durable) as tx:
+        put("gone")(tx)
+        raise RuntimeError
+    assert names(database) == ["kept"]
+
+
+def test_a_reader_sees_one_state_and_changes_nothing(database: Database) -> None:
+    with database.read() as tx:
+        assert tx.execute(sa.select(sa.func.count()).select_from(archive_state)).scalar_one() == 0
+        thread = threading.Thread(target=database.group, args=(put("later"),))
+        thread.start()
+        thread.join()
+        assert tx.execute(sa.select(sa.func.count()).select_from(archive_state)).scalar_one() == 0
+    assert names(database) == ["later"]
+
+
+def test_group_returns_each_ones_result_and_undoes_one_alone(database: Database) -> None:
+    def fails(tx: sa.Connection) -> None:
+        put("half")(tx)
+        message = "mine"
+        raise ValueError(message)
+
+    with ThreadPoolExecutor(8) as pool:
+        good = [pool.submit(database.group, put(f"n{n:02}")) for n in range(20)]
+        bad = [pool.submit(database.group, fails) for _ in range(5)]
+        assert [one.result() for one in good] == [f"n{n:02}" for n in range(20)]
+        for one in bad:
+            with pytest.raises(ValueError, match="mine"):
+                one.result()
+    assert names(database) == [f"n{n:02}" for n in range(20)]
+
+
+def test_group_shares_a_commit(database: Database) -> None:
+    commits = 0
+    gate = threading.Event()
+
+    def count(_tx: sa.Connection) -> None:
+        nonlocal commits
+        commits += 1
+
+    def slow(tx: sa.Connection) -> None:
+        gate.wait(10)
+
+    database.before_commit = count
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(database.group, slow)
+        while not database._leader.locked():
+            pass
+        rest = [pool.submit(database.group, put(str(n))) for n in range(8)]
+        while len(database._queue) < 8:
+            pass
+        gate.set()
+        first.result()
+        for one in rest:
+            one.result()
+    assert commits == 2
+
+
+def test_a_failed_shared_commit_fails_everyone_in_it(database: Database) -> None:
+    def full(_tx: sa.Connection) -> None:
+        message = "the disk is full"
+        raise OutOfSpace(message)
+
+    database.before_commit = full
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(database.group, put(str(n))) for n in range(4)]:
+            with pytest.raises(OutOfSpace):
+                one.result()
+    database.before_commit = lambda _tx: None
+    assert names(database) == []
+
+
+def test_durable_is_full_and_the_rest_normal(database: Database) -> None:
+    if not database.sqlite:
+        with database.begin(durable=False) as tx:
+            assert tx.execute(sa.text("SHOW synchronous_commit")).scalar_one() == "off"
+        with database.begin() as tx:
+            assert tx.execute(sa.text("SHOW synchronous_commit")).scalar_one() == "on"
+        return
+    for durable, expected in ((True, 2), (False, 1), (True, 2)):
+        with database.begin(durable=durable) as tx:
+            assert tx.execute(sa.text("PRAGMA synchronous")).scalar_one() == expected
+
+
+def test_a_group_is_durable_when_one_of_it_is(database: Database) -> None:
+    if not database.sqlite:
+        pytest.skip("asked of SQLite's pragma")
+    seen: list[int] = []
+    gate = threading.Event()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(database.group, lambda _tx: gate.wait(10))
+        while not database._leader.locked():
+            pass
+        rest = [
+            pool.submit(database.group, lambda tx: seen.append(tx.execute(sa.text("PRAGMA synchronous")).scalar_one()), durable=durable)
+            for durable in (False, True)
+        ]
+        while len(database._queue) < 2:
+            pass
+        gate.set()
+        for one in [first, *rest]:
+            one.result()
+    assert seen == [2, 2]
+
+
+def test_the_file_is_encrypted_and_opens_with_its_key_alone(tmp_path: Path) -> None:
+    key = os.urandom(32)
+    opened = Database.embedded(tmp_path / "i.db", key, tmp_path / "lock")
+    create_all(opened)
+    with opened.begin() as tx:
+        tx.execute(sa.insert(archive_state), {"name": "CANARY", "value": "CANARY"})
+    opened.close()
+    for path in tmp_path.iterdir():
+        assert b"CANARY" not in path.read_bytes()
+        assert b"SQLite format" not in path.read_bytes()
+    assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o600
+    wrong = Database.embedded(tmp_path / "i.db", os.urandom(32), tmp_path / "lock")
+    with pytest.raises(DatabaseUnavailable, match="key"):
+        names(wrong)
+    wrong.close()
+    again = Database.embedded(tmp_path / "i.db", key, tmp_path / "lock")
+    assert names(again) == ["CANARY"]
+    again.close()
+
+
+def test_writers_of_two_databases_on_one_file_take_turns(tmp_path: Path) -> None:
+    key = os.urandom(32)
+    both = [Database.embedded(tmp_path / "i.db", key, tmp_path / "lock") for _ in range(2)]
+    create_all(both[0])
+    inside = 0
+    most = 0
+
+    def write(number: int) -> None:
+        nonlocal inside, most
+        for step in range(20):
+            with both[number].begin(durable=False) as tx:
+                inside += 1
+                most = max(most, inside)
+                put(f"{number}.{step}")(tx)
+                inside -= 1
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, range(2)))
+    assert most == 1
+    assert len(names(both[0])) == 40
+    for one in both:
+        one.close()
+
+
+def test_messages_hold_no_value(database: Database) -> None:
+    with pytest.raises(DatabaseUnavailable) as refused, database.begin() as tx:
+        tx.execute(sa.text("SELECT CANARY FROM archive_state"))
+    assert "CANARY" not in str(refused.value)
+    assert refused.value.remedy
+
+
+def test_a_lost_race_is_told_apart(database: Database, now: datetime) -> None:
+    row = {"uid": bytes(16), "name": "a", "created_at": now}
+    with database.begin() as tx:
+        tx.execute(sa.insert(datastore), row)
+    with pytest.raises(sa.exc.IntegrityError), database.begin() as tx:
+        tx.execute(sa.insert(datastore), row)
+
+
+def test_instants_are_aware_and_exact(database: Database) -> None:
+    elsewhere = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone(timedelta(hours=5)))
+    with database.begin() as tx:
+        tx.execute(sa.insert(datastore), [{"uid": os.urandom(16), "name": str(at), "created_at": at} for at in (elsewhere, FOREVER)])
+        found = list(tx.execute(sa.select(datastore.c.created_at).order_by(datastore.c.id)).scalars())
+    assert found == [elsewhere, FOREVER]
+    assert {one.tzinfo for one in found} == {UTC}
+    with pytest.raises((TypeError, sa.exc.StatementError), match="naive"), database.begin() as tx:
+        tx.execute(sa.insert(datastore), {"uid": b"", "name": "n", "created_at": datetime(2026, 1, 1)})  # noqa: DTZ001
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_micros_go_there_and_back(at: datetime) -> None:
+    assert from_micros(to_micros(at)) == at

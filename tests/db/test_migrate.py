@@ -1,0 +1,156 @@
+"""The migrations make the schema of the tables, on both engines, from a checkout and from an installed wheel."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from archive.db import guard, migrate
+from archive.db.engine import Database
+from archive.db.tables import keystore_metadata, metadata
+from archive.errors import DatabaseUnavailable
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database without a table, on each engine in turn."""
+    if request.param == "sqlite":
+        opened = Database.embedded(tmp_path / "empty.db", os.urandom(32), tmp_path / "writer.lock")
+    else:
+        opened = Database(request.getfixturevalue("postgresql_url"))
+    yield opened
+    opened.close()
+
+
+def schema(database: Database) -> list[tuple[str, str, str]]:
+    """Everything the engine says of its tables, columns, indexes and constraints, except alembic's own table."""
+    with database.read() as tx:
+        tx.execution_options(**{guard.OPTION: guard.Token("test")})
+        if database.sqlite:
+            # Constraints may stand in another order inside a table's text, so its words are compared.
+            rows = tx.execute(sa.text("SELECT type, name, sql FROM sqlite_master"))
+            found = [(row.type, row.name, " ".join(sorted(re.findall(r"[\w']+", row.sql or "")))) for row in rows]
+        else:
+            columns = tx.execute(sa.text(
+                "SELECT table_name, column_name, concat_ws(' ', data_type, is_nullable, column_default, collation_name, is_identity)"
+                " FROM information_schema.columns WHERE table_schema = 'public'"
+            ))  # fmt: skip
+            indexes = tx.execute(sa.text("SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"))
+            constraints = tx.execute(sa.text(
+                "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
+                " WHERE connamespace = 'public'::regnamespace"
+            ))  # fmt: skip
+            found = [tuple(row) for rows in (columns, indexes, constraints) for row in rows]  # type: ignore[misc]
+    return sorted(row for row in found if "alembic_version" not in f"{row[0]} {row[1]}")
+
+
+@pytest.mark.parametrize("keystore", [False, True])
+def test_upgrade_makes_what_the_tables_say(empty: Database, keystore: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    migrate.upgrade(empty, keystore=keystore)
+    assert migrate.revision(empty) == "0001"
+    migrate.check(empty, keystore=keystore)
+
+    def ours(thing: Any, name: str | None, kind: str, reflected: bool, compared: Any) -> bool:
+        return not (name or "").startswith(("study_name_fts", "ix_study_name_trgm"))
+
+    with empty.read() as tx:
+        compare = {"compare_type": True, "compare_server_default": not empty.sqlite}
+        context = MigrationContext.configure(tx, opts={"include_object": ours, **compare})
+        assert compare_metadata(context, keystore_metadata if keystore else metadata) == []
+
+
+def test_upgrade_and_create_all_are_the_same_to_the_engine(empty: Database, tmp_path: Path) -> None:
+    """What compare_metadata does not look at: text search, collations, defaults."""
+    migrate.upgrade(empty)
+    made = schema(empty)
+    assert len(made) > 50
+    if empty.sqlite:
+        other = Database.embedded(tmp_path / "other.db", os.urandom(32), tmp_path / "other.lock")
+        migrate.create_all(other)
+        assert schema(other) == made
+        other.close()
+        return
+    with empty.begin() as tx:
+        tx.execute(sa.text("DROP SCHEMA public CASCADE"))
+        tx.execute(sa.text("CREATE SCHEMA public"))
+    migrate.create_all(empty)
+    assert schema(empty) == made
+
+
+def test_second_upgrade_changes_nothing(empty: Database) -> None:
+    migrate.upgrade(empty)
+    before = schema(empty)
+    migrate.upgrade(empty)
+    assert schema(empty) == before
+
+
+def test_upgrade_is_all_or_nothing(empty: Database) -> None:
+    def cut(_tx: sa.Connection) -> None:
+        raise DatabaseUnavailable("cut")
+
+    empty.before_commit = cut
+    with pytest.raises(DatabaseUnavailable):
+        migrate.upgrade(empty)
+    assert migrate.revision(empty) is None
+    assert schema(empty) == []
+
+
+def test_an_empty_database_is_refused_with_the_command(empty: Database) -> None:
+    with pytest.raises(DatabaseUnavailable) as refused:
+        migrate.check(empty)
+    assert refused.value.remedy == "run 'archive db upgrade'"
+
+
+def test_a_database_of_a_newer_release_is_refused(empty: Database) -> None:
+    migrate.upgrade(empty)
+    with empty.begin() as tx:
+        tx.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    for work in (migrate.check, migrate.upgrade):
+        with pytest.raises(DatabaseUnavailable, match="9999") as refused:
+            work(empty)
+        assert "release" in refused.value.remedy
+
+
+def test_the_tables_work_under_the_guard(empty: Database) -> None:
+    migrate.upgrade(empty)
+    with empty.read() as tx, pytest.raises(guard.NakedQuery):
+        tx.execute(sa.text("SELECT * FROM study"))
+
+
+def test_scripts_never_import_the_package() -> None:
+    scripts = list((ROOT / "migrations").rglob("*.py"))
+    assert len(scripts) >= 3
+    for script in scripts:
+        imports = [line.split()[1] for line in script.read_text().splitlines() if line.startswith(("import ", "from "))]
+        assert not [name for name in imports if name.split(".")[0] == "archive"]
+
+
+def test_it_works_from_an_installed_wheel(tmp_path: Path) -> None:
+    from hatchling.builders.wheel import WheelBuilder
+
+    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path / "dist"), versions=["standard"]))
+    target = tmp_path / "a place" / "site %d"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target), wheel]
+    subprocess.run(install, check=True, timeout=120)
+    work = (
+        "import os, pathlib, sys; import archive; from archive.db import migrate; from archive.db.engine import Database\n"
+        "base = pathlib.Path(sys.argv[1]); assert str(base) in archive.__file__, archive.__file__\n"
+        "assert 'site %d' in str(migrate._scripts()) and migrate._scripts().name == '_migrations'\n"
+        "for keystore in (False, True):\n"
+        "    database = Database.embedded(base / f'{keystore}.db', os.urandom(32), base / 'lock')\n"
+        "    migrate.upgrade(database, keystore=keystore); migrate.check(database, keystore=keystore); database.close()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}
+    subprocess.run([sys.executable, "-W", "error", "-c", work, str(tmp_path)], check=True, timeout=120, env=environment, cwd=tmp_path)

@@ -1,0 +1,160 @@
+"""frames: the pieces of each frame joined are what pydicom cuts out, for every file and every way of fragmenting."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import warnings
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.encaps import generate_frames
+
+from archive.dicom.frames import FrameTable, Shape
+from archive.dicom.part10 import inflate, scan
+from archive.errors import InvalidInstance, NotFound
+from tests.dicom.conftest import dataset, el, item, part10, pixels, us
+
+J2K = "1.2.840.10008.1.2.4.90"
+
+
+def joined(data: bytes, table: FrameTable, n: int) -> bytes:
+    return b"".join(data[offset : offset + length] for offset, length in table.pieces(n))
+
+
+def test_frames_of_the_corpus_equal_pydicoms(corpus_files: list[Path]) -> None:
+    native = encapsulated = 0
+    for path in corpus_files:
+        data = path.read_bytes()
+        try:
+            scanned = scan(data)
+        except InvalidInstance:
+            continue
+        table = scanned.frames
+        if table is None:
+            continue
+        assert FrameTable.from_json(json.loads(json.dumps(table.to_json()))) == table
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs = pydicom.dcmread(io.BytesIO(data))
+        element = next((theirs[tag] for tag in (0x7FE00010, 0x7FE00008, 0x7FE00009) if tag in theirs), None)
+        if element is None:
+            assert path.name in {"GH1339.dcm", "emri_small_jpeg_2k_lossless_too_short.dcm"}
+            continue
+        whole = inflate(data, scanned)
+        if table.kind == "encapsulated":
+            frames = list(generate_frames(element.value, number_of_frames=int(theirs.get("NumberOfFrames", 1))))
+            assert [joined(whole, table, n) for n in range(table.count)] == frames, path.name
+            encapsulated += 1
+        else:
+            bits = table.frame_bits
+            for n in range(table.count):
+                first, last = n * bits // table.word_bits, -(-(n + 1) * bits // table.word_bits)
+                width = table.word_bits // 8
+                assert joined(whole, table, n) == element.value[first * width : last * width], path.name
+                assert table.bit_offset(n) == n * bits % table.word_bits
+            native += 1
+    assert native > 90
+    assert encapsulated == 40
+
+
+def image(fragments: list[bytes], *, frames: int, table: bytes = b"", extended: bytes = b"", transfer_syntax_uid: str = J2K):
+    elements = pixels(2, 2, b"") | {0x00280008: el(0x00280008, "IS", str(frames))}
+    content = item(table) + b"".join(item(fragment) for fragment in fragments) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    elements[0x7FE00010] = el(0x7FE00010, "OB", content, length=0xFFFFFFFF)
+    if extended:
+        elements[0x7FE00001] = el(0x7FE00001, "OV", extended)
+    data = part10(dataset(elements), transfer_syntax_uid)
+    return data, scan(data)
+
+
+EOI = b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("fragments", "frames", "table", "expected"),
+    [
+        ([b"aa", b"bb"], 1, b"", [b"aabb"]),
+        ([b"aa", b"bb"], 2, b"", [b"aa", b"bb"]),
+        ([b"aa" + EOI, b"bb", b"cc" + EOI], 2, b"", [b"aa" + EOI, b"bbcc" + EOI]),
+        ([b"aaaa", b"bb", b"cc"], 2, struct.pack("<II", 0, 12), [b"aaaa", b"bbcc"]),
+        ([b"aaaa", b"bb", b"cc"], 2, struct.pack("<II", 0, 22), [b"aaaabb", b"cc"]),
+        ([b"aa", b"", b"bb"], 1, b"", [b"aabb"]),
+    ],
+)
+def test_boundaries(fragments: list[bytes], frames: int, table: bytes, expected: list[bytes]) -> None:
+    data, scanned = image(fragments, frames=frames, table=table)
+    assert scanned.findings == ()
+    assert scanned.frames is not None
+    assert [joined(data, scanned.frames, n) for n in range(scanned.frames.count)] == expected
+
+
+def test_the_extended_offset_table_counts_first() -> None:
+    data, scanned = image([b"aa", b"bb", b"cc"], frames=2, extended=struct.pack("<QQ", 0, 20), table=struct.pack("<II", 0, 10))
+    assert scanned.frames is not None
+    assert [joined(data, scanned.frames, n) for n in range(2)] == [b"aabb", b"cc"]
+
+
+def test_a_lying_offset_table_is_left_and_said() -> None:
+    data, scanned = image([b"aa", b"bb"], frames=2, table=struct.pack("<II", 0, 7))
+    assert scanned.frames is not None
+    assert [joined(data, scanned.frames, n) for n in range(2)] == [b"aa", b"bb"]
+    assert [finding.tag for finding in scanned.findings] == ["7FE00010"]
+
+
+def test_a_video_is_one_frame() -> None:
+    data, scanned = image([b"aa", b"bb"], frames=900, transfer_syntax_uid="1.2.840.10008.1.2.4.102")
+    assert scanned.frames is not None
+    assert scanned.frames.count == 1
+    assert joined(data, scanned.frames, 0) == b"aabb"
+
+
+def test_frames_that_lie_make_no_huge_table(hostile: Path) -> None:
+    table = scan((hostile / "frames-lie.dcm").read_bytes()).frames
+    assert table is not None
+    assert table.count == 1
+    for n in (-1, 1, 999_999):
+        with pytest.raises(NotFound):
+            table.pieces(n)
+
+
+def test_short_native_data_gives_the_frames_that_are_there() -> None:
+    elements = pixels(2, 2, b"aaaabbbbcc") | {0x00280008: el(0x00280008, "IS", "3")}
+    data = part10(dataset(elements))
+    scanned = scan(data)
+    assert scanned.frames is not None
+    assert scanned.frames.count == 2
+    assert joined(data, scanned.frames, 1) == b"bbbb"
+    assert [finding.tag for finding in scanned.findings] == ["7FE00010"]
+
+
+def test_one_bit_frames_share_bytes() -> None:
+    elements = pixels(3, 3, b"\x12\x34\x56\x78", bits=1) | {0x00280008: el(0x00280008, "IS", "3")}
+    table = scan(part10(dataset(elements))).frames
+    assert table is not None
+    start = table.offset
+    assert [table.pieces(n) for n in range(3)] == [((start, 2),), ((start + 1, 2),), ((start + 2, 2),)]
+    assert [table.bit_offset(n) for n in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("rows", "bits"), [(None, 8), (0, 8), (2, None), (-1, 8)])
+def test_no_frames_without_a_shape(rows: int | None, bits: int | None) -> None:
+    assert Shape(rows, 2, 1, bits, 1).frame_bits == 0
+
+
+def test_pixels_without_rows_are_kept() -> None:
+    elements = pixels(2, 2, b"abcd")
+    del elements[0x00280010]
+    scanned = scan(part10(dataset(elements)))
+    assert scanned.frames is None
+    assert [finding.tag for finding in scanned.findings] == ["7FE00010"]
+
+
+def test_encapsulated_and_native_where_the_transfer_syntax_says_otherwise() -> None:
+    _, scanned = image([b"aa"], frames=1, transfer_syntax_uid="1.2.840.10008.1.2.1")
+    assert scanned.findings
+    native = scan(part10(dataset(pixels(2, 2, b"abcd") | {0x00280006: us(0x00280006, 0)}), J2K))
+    assert native.frames is None
+    assert native.findings

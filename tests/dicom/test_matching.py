@@ -1,0 +1,202 @@
+"""matching: every kind of matching of PS3.4 C.2.2.2, folding, and that nothing widens a query by accident."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archive.dicom import matching as m
+from archive.dicom.attributes import lookup
+from archive.errors import InvalidQuery
+
+
+def at(keyword: str):
+    found = lookup(keyword)
+    assert found is not None
+    return found
+
+
+def says(keyword: str, query: str, *values: str) -> bool:
+    return m.matches(m.parse(at(keyword), query), at(keyword), values)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "query", "match"),
+    [
+        ("PatientName", "", m.Universal()),
+        ("PatientName", "*", m.Universal()),
+        ("PatientName", "**", m.Universal()),
+        ("StudyDate", "*", m.Universal()),  # vendors send it
+        ("PatientID", '""', m.Empty()),
+        ("PatientID", "A_%[x]", m.Single("A_%[x]")),
+        ("PatientID", "A*", m.Wildcard("A*")),
+        ("PatientID", "a?b", m.Wildcard("a?b")),
+        ("PatientName", "MÜLLER^*", m.Wildcard("muller *")),
+        ("PatientName", "Doe^John^^^", m.Single("doe john")),
+        ("PatientName", "Yamada=山田", m.Single("yamada=山田=")),
+        ("StudyDescription", "Thorax  NATIV", m.Single("thorax nativ")),
+        ("StudyDate", "20200131", m.Single("20200131")),
+        ("StudyDate", "2020-01-31", m.Single("20200131")),
+        ("StudyDate", "2020.01.31", m.Single("20200131")),
+        ("StudyDate", "20200101-20200131", m.Range("20200101", "20200131")),
+        ("StudyDate", "20200101-", m.Range("20200101", "")),
+        ("StudyDate", "-20200131", m.Range("", "20200131")),
+        ("StudyDate", "2020-01-01-2020-01-31", m.Range("20200101", "20200131")),
+        ("StudyTime", "10", m.Range("100000", "105959.999999")),
+        ("StudyTime", "1030-1200", m.Range("103000", "120059.999999")),
+        ("StudyTime", "10:30:15.5-", m.Range("103015.5", "")),
+        ("StudyInstanceUID", "1.2.3", m.UidList(("1.2.3",))),
+        ("StudyInstanceUID", "1.2.3\\1.2.4", m.UidList(("1.2.3", "1.2.4"))),
+        ("StudyInstanceUID", "1.2.3\\\\1.2.4", m.UidList(("1.2.3", "1.2.4"))),  # OHIF's doubled backslash
+        ("StudyInstanceUID", "1.2.3,1.2.4,", m.UidList(("1.2.3", "1.2.4"))),
+        ("StudyInstanceUID", "\\", m.Universal()),
+        ("SeriesNumber", "007", m.Single("7")),
+        ("Rows", "512", m.Single("512")),
+    ],
+)
+def test_parse(keyword: str, query: str, match: m.Match) -> None:
+    assert m.parse(at(keyword), query) == match
+
+
+@pytest.mark.parametrize(
+    ("keyword", "query"),
+    [
+        ("StudyDate", "-"),
+        ("StudyDate", "NotADate"),
+        ("StudyDate", "20201301"),
+        ("StudyDate", "2020*"),
+        ("StudyDate", "20200101-20200102-20200103"),
+        ("StudyTime", "25"),
+        ("StudyTime", "-"),
+        ("StudyInstanceUID", "1.2.*"),
+        ("StudyInstanceUID", "1.2' OR '1'='1"),
+        ("StudyInstanceUID", "1." + "2" * 64),
+        ("SeriesNumber", "1.5"),
+        ("SeriesNumber", "1 OR 1"),
+        ("RequestAttributesSequence", "x"),
+        ("PatientID", "x" * 2000),
+    ],
+)
+def test_what_cannot_be_matched_is_refused_by_name_and_without_its_value(keyword: str, query: str) -> None:
+    with pytest.raises(InvalidQuery) as caught:
+        m.parse(at(keyword), query)
+    assert keyword in str(caught.value)
+    assert len(query) < 3 or query not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "query", "values", "expected"),
+    [
+        ("PatientName", "müller*", ["Muller^Hans"], True),
+        ("PatientName", "MULLER^HANS", ["Müller^Hans"], True),
+        ("PatientName", "Muller", ["Müller^Hans"], False),  # a single value is the whole name
+        ("PatientName", "*ans", ["Müller^Hans"], True),
+        ("PatientName", "山田*", ["Yamada^Tarou=山田^太郎=やまだ^たろう"], True),
+        ("PatientName", "yamada^tarou", ["Yamada^Tarou=山田^太郎=やまだ^たろう"], True),
+        ("PatientName", "=山田^太郎", ["Yamada^Tarou=山田^太郎=やまだ^たろう"], True),
+        ("PatientName", "Tanaka=山田*", ["Yamada^Tarou=山田^太郎=やまだ^たろう"], False),
+        ("PatientName", "やまた*", ["Yamada^Tarou=山田^太郎=やまだ^たろう"], False),  # another letter
+        ("PatientName", "*", [], True),
+        ("PatientName", '""', ["^"], True),
+        ("PatientName", '""', ["A"], False),
+        ("PatientID", "abc", ["ABC"], False),
+        ("PatientID", "ABC", ["ABC "], True),
+        ("PatientID", "A_C", ["ABC"], False),
+        ("PatientID", "A%", ["ABC"], False),
+        ("PatientID", "[A]*", ["[A]1"], True),
+        ("AccessionNumber", "B", ["A", "B"], True),  # either of several values
+        ("PatientID", '""', [], True),
+        ("PatientID", '""', [""], True),
+        ("StudyDate", "20200101-20201231", ["20200601"], True),
+        ("StudyDate", "20200101-20201231", ["2020.06.01"], True),
+        ("StudyDate", "20200101-20201231", ["NotAValidDate"], False),
+        ("StudyDate", "-20201231", [""], False),
+        ("StudyTime", "10-11", ["113059.5"], True),
+        ("StudyTime", "10", ["1030"], True),
+        ("StudyTime", "103000", ["103000.25"], True),  # a second covers its fractions
+        ("StudyTime", "103000", ["103001"], False),
+        ("StudyTime", "1030", ["10:30:12"], True),
+        ("SeriesNumber", "7", ["07 "], True),
+        ("SeriesNumber", "7", ["seven"], False),
+        ("StudyInstanceUID", "1.2.3", ["1.2.3\0"], True),
+        ("StudyInstanceUID", "1.2.3", ["1.2.30"], False),
+    ],
+)
+def test_matches(keyword: str, query: str, values: list[str], expected: bool) -> None:
+    assert says(keyword, query, *values) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        ("  Dr.\tMÜLLER  ", "dr. muller"),
+        ("Ångström", "angstrom"),
+        ("Straße", "strasse"),
+        ("ΣΊΣΥΦΟΣ", "σισυφοσ"),
+        ("ЁЛКА", "елка"),
+        ("山田", "山田"),
+        ("ヤマダ", "ヤマダ"),  # half width, voiced mark kept
+        ("Yamada", "yamada"),
+        ("김희중", "김희중"),
+        ("evil\u202ename\u0000", "evilname"),
+        ("Łódź", "łodz"),
+        ("", ""),
+    ],
+)
+def test_fold(text: str, folded: str) -> None:
+    assert m.fold(text) == folded
+
+
+@given(st.text())
+def test_folding_twice_changes_nothing(text: str) -> None:
+    assert m.fold(m.fold(text)) == m.fold(text)
+
+
+@given(st.text(alphabet=st.characters(codec="ascii")))
+def test_ascii_folds_on_the_fast_path_as_on_the_slow_one(text: str) -> None:
+    assert m.fold(text) == m.fold(text + "\u202e")
+
+
+def test_fold_name_has_three_groups() -> None:
+    assert m.fold_name("Yamada^Tarou=山田^太郎=やまだ^たろう") == " yamada tarou=山田 太郎=やまだ たろう "
+    assert m.fold_name("Doe^^Jane") == " doe jane== "
+    assert m.fold_name("") == " == "
+    assert m.fold_name("a=b=c=d") == " a=b=c d "
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("joh", True), ("do", True), ("jo do", True), ("John Doe", True), ("ohn", False), ("doe x", False), ("jo*", True), ("DÖE", True)],
+)
+def test_fuzzy_words_begin_components(query: str, expected: bool) -> None:
+    assert m.matches_fuzzy(query, ["Doe^John"]) is expected
+
+
+@given(st.text(alphabet="ab*?", max_size=10), st.text(alphabet="ab", max_size=10))
+def test_glob_agrees_with_fnmatch(pattern: str, text: str) -> None:
+    assert m.glob(pattern, text) is (re.fullmatch(fnmatch.translate(pattern), text) is not None)
+
+
+def test_glob_of_many_stars_is_quick() -> None:
+    assert not m.glob("*a" * 200 + "b", "a" * 5000)
+
+
+@given(
+    st.sampled_from(["PatientName", "PatientID", "StudyDescription", "StudyDate", "StudyTime", "SeriesNumber", "StudyInstanceUID"]),
+    st.text(),
+)
+def test_any_text_is_parsed_or_refused(keyword: str, text: str) -> None:
+    try:
+        match = m.parse(at(keyword), text)
+    except InvalidQuery:
+        return
+    m.matches(match, at(keyword), [text, ""])
+
+
+@given(st.text(min_size=1, max_size=40).filter(lambda text: not set(text) & set('*?"=\\＊？') and bool(m.fold_group(text))))
+def test_a_name_finds_itself(name: str) -> None:
+    assert says("PatientName", name, name)

@@ -1,0 +1,252 @@
+"""stream: splitting never matters, memory stays bounded, and what file meta and wrapping say."""
+
+from __future__ import annotations
+
+import random
+import struct
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archive.dicom.part10 import Limits, Scanned, scan
+from archive.dicom.stream import StreamScanner
+from archive.errors import InvalidInstance
+from tests.dicom.conftest import CT, UIDS, dataset, el, item, part10, pixels, sequence, us
+from tests.dicom.test_scan import refusal
+
+# --- splitting
+
+
+def outcome(feed: list[bytes]) -> Scanned | tuple[str, str]:
+    scanner = StreamScanner()
+    try:
+        for piece in feed:
+            scanner.feed(memoryview(bytearray(piece)))
+        return scanner.finish()
+    except InvalidInstance as error:
+        return error.reason, error.message
+
+
+def test_splitting_at_every_byte_changes_nothing(hostile: Path) -> None:
+    data = (hostile / "00-good.dcm").read_bytes()
+    whole = scan(data)
+    for at in range(len(data) + 1):
+        assert outcome([data[:at], data[at:]]) == whole, at
+
+
+def test_one_byte_at_a_time_changes_nothing(hostile: Path, corpus: Path) -> None:
+    files = [*hostile.glob("*.dcm"), corpus / "dcmjs-org__dcmjs" / "sample-op.dcm", *corpus.rglob("sr_document*.dcm")]
+    for path in files:
+        data = path.read_bytes()
+        if len(data) > 100_000:
+            continue
+        assert outcome([data[at : at + 1] for at in range(len(data))]) == outcome([data]), path.name
+
+
+def test_random_pieces_change_nothing(corpus_files: list[Path]) -> None:
+    random.seed(7)
+    for path in corpus_files:
+        data = path.read_bytes()
+        cuts = sorted(random.randrange(len(data) + 1) for _ in range(random.choice((3, 40))))
+        pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+        assert outcome(pieces) == outcome([data]), path.name
+
+
+def test_cut_short_anywhere_it_is_refused_or_its_rest_is_missing_only(hostile: Path) -> None:
+    data = (hostile / "00-good.dcm").read_bytes()
+    for at in range(len(data)):
+        result = outcome([data[:at]])
+        # Cut between two elements behind the last UID, nothing shows that more was to come.
+        assert not isinstance(result, Scanned) or result.frames is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
+    body = bytearray(part10(dataset({0x00081032: sequence(0x00081032, item(el(0x00080100, "SH", "X"))), **pixels(2, 2, bytes(4))})))
+    for _ in range(data.draw(st.integers(1, 6))):
+        body[data.draw(st.integers(132, len(body) - 1))] = data.draw(st.integers(0, 255))
+    outcome([bytes(body)])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=400))
+def test_any_bytes_after_the_meta_are_read_or_refused(body: bytes) -> None:
+    for uid in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.70"):
+        outcome([part10(dataset() + body, uid), b""])
+        outcome([part10(body, uid)])
+
+
+# --- memory
+
+
+def test_three_hundred_megabytes_need_no_memory() -> None:
+    rows, columns, frames = 1000, 1000, 300
+    head = part10(
+        dataset(
+            {
+                0x00090010: el(0x00090010, "LO", "ACME"),
+                0x00091001: el(0x00091001, "OB", b"", length=50_000_000),
+            }
+        )
+    )
+    at = head.index(struct.pack("<I", 50_000_000)) + 4
+    before, after = head[:at], head[at:]
+    tail = b"".join(
+        value
+        for tag, value in sorted((pixels(rows, columns, b"") | {0x00280008: el(0x00280008, "IS", str(frames))}).items())
+        if tag != 0x7FE00010
+    )
+    tail += el(0x7FE00010, "OB", b"", length=rows * columns * frames)
+    chunk = bytearray(1 << 20)
+    scanner = StreamScanner()
+    tracemalloc.start()
+    try:
+        scanner.feed(before)
+        for _ in range(50):
+            scanner.feed(memoryview(chunk)[:1_000_000])
+        scanner.feed(after + tail)
+        assert scanner.head is not None
+        assert scanner.head.frames is None
+        for _ in range(frames):
+            scanner.feed(memoryview(chunk)[: rows * columns])
+        scanned = scanner.finish()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 << 20
+    assert scanned.frames is not None
+    assert scanned.frames.count == frames
+    assert scanned.frames.pieces(299) == ((len(before) + 50_000_000 + len(after) + len(tail) + 299_000_000, 1_000_000),)
+
+
+def test_a_long_data_set_without_pixels_is_known_before_its_end() -> None:
+    scanner = StreamScanner()
+    scanner.feed(part10(dataset()) + el(0x0040A730, "SQ", b"", length=0xFFFFFFFF))
+    assert scanner.head is None
+    piece = item(el(0x0040A160, "UT", "x" * 5000)) * 100
+    for _ in range(3):
+        scanner.feed(piece)
+    assert scanner.head is not None
+    assert scanner.head.study_instance_uid == UIDS[0x0020000D]
+
+
+def test_an_endless_sequence_that_is_wanted_is_not_kept() -> None:
+    opening = part10(dataset()) + el(0x00400275, "SQ", b"", length=0xFFFFFFFF)
+    scanner = StreamScanner()
+    scanner.feed(opening)
+    piece = item(el(0x00321060, "LO", "x" * 60)) * 1000
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            scanner.feed(piece)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+    scanner.feed(struct.pack("<HHI", 0xFFFE, 0xE0DD, 0))
+    scanned = scanner.finish()
+    assert "00400275" not in scanned.attributes
+    assert "00400275" in {finding.tag for finding in scanned.findings}
+
+
+def test_a_deflate_bomb_inflates_no_further_than_the_limit(hostile: Path) -> None:
+    data = (hostile / "deflate-bomb-128M.dcm").read_bytes()
+    tracemalloc.start()
+    try:
+        scanned = scan(data, Limits(inflated_bytes=4 << 20))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 << 20
+    assert scanned.frames is None
+    assert refusal(data, Limits(inflated_bytes=100)) == "too-large"
+
+
+# --- file meta and wrapping
+
+
+def test_the_data_sets_own_uid_counts_when_the_meta_differs() -> None:
+    scanned = scan(part10(dataset(), sop="1.2.3.99"))
+    assert scanned.sop_instance_uid == "1.2.3.4"
+    assert [finding.tag for finding in scanned.findings] == ["00020003"]
+
+
+def test_a_meta_group_length_that_lies_or_is_missing_does_not_matter() -> None:
+    data = part10(dataset())
+    lying = data[:140] + struct.pack("<I", 7) + data[144:]
+    missing = data[:132] + data[144:]
+    assert scan(lying).attributes == scan(data).attributes == scan(missing).attributes
+    assert scan(missing).dataset_offset == scan(data).dataset_offset - 12
+
+
+def test_no_transfer_syntax_in_the_meta_is_guessed_and_said() -> None:
+    data = part10(dataset())
+    uid = el(0x00020010, "UI", "1.2.840.10008.1.2.1")
+    scanned = scan(data.replace(uid, b""))
+    assert scanned.transfer_syntax_uid == "1.2.840.10008.1.2.1"
+    assert [finding.tag for finding in scanned.findings] == ["00020010"]
+
+
+def test_wrapped_data_sets_have_the_offsets_of_the_file_they_become() -> None:
+    body = dataset(pixels(2, 2, b"abcd"))
+    scanner = StreamScanner(wrap=(CT, "1.2.3.4", "1.2.840.10008.1.2.1"))
+    scanner.feed(body)
+    assert scanner.finish() == scan(part10(body))
+
+
+@pytest.mark.parametrize(("wrap", "reason"), [((CT, "1.2.3.5"), "uid-mismatch"), ((CT + ".1", "1.2.3.4"), "class-mismatch")])
+def test_a_data_set_of_another_instance_than_its_request_says(wrap: tuple[str, str], reason: str) -> None:
+    scanner = StreamScanner(wrap=(*wrap, "1.2.840.10008.1.2.1"))
+    with pytest.raises(InvalidInstance) as caught:
+        scanner.feed(dataset(pixels(2, 2, bytes(4))))
+    assert caught.value.reason == reason
+    with pytest.raises(InvalidInstance):
+        scanner.finish()
+
+
+def test_a_bad_uid_is_said_before_the_pixels_come() -> None:
+    head = dataset({**pixels(2, 2, b""), 0x7FE00010: b""}, uids=UIDS | {0x0020000D: "../etc"})
+    scanner = StreamScanner()
+    with pytest.raises(InvalidInstance) as caught:
+        scanner.feed(part10(head) + el(0x7FE00010, "OW", b"", length=1 << 30))
+    assert caught.value.reason == "bad-uid"
+    assert "etc" not in str(caught.value)
+
+
+def test_text_that_is_not_utf8_is_kept_and_said() -> None:
+    charset = el(0x00080005, "CS", "ISO_IR 192")
+    scanned = scan(part10(dataset({0x00080005: charset, 0x00100010: el(0x00100010, "PN", b"\xff\xfe\xc3(^\xed\xa0\x80Ca")})))
+    assert "\ufffd" in scanned.text("PatientName")
+    assert [finding.tag for finding in scanned.findings] == ["00080005"]
+
+
+def test_a_tiff_preamble_is_told_apart() -> None:
+    data = part10(dataset())
+    assert scan(b"II*\0" + data[4:]).preamble == "tiff"
+    assert scan(b"<htm" + data[4:]).preamble == "other"
+
+
+def test_wanted_sequences_and_empty_elements_are_json() -> None:
+    code = el(0x00080100, "SH", "CHEST") + el(0x00080104, "LO", b"Br\xfcste")
+    scanned = scan(
+        part10(
+            dataset(
+                {
+                    0x00080005: el(0x00080005, "CS", "ISO_IR 100"),
+                    0x00081030: el(0x00081030, "LO", ""),
+                    0x00081032: sequence(0x00081032, item(code, undefined=True), undefined=True),
+                    0x00280010: us(0x00280010, 5),
+                }
+            )
+        )
+    )
+    assert scanned.attributes["00081030"] == {"vr": "LO"}
+    assert scanned.attributes["00280010"] == {"vr": "US", "Value": [5]}
+    assert scanned.attributes["00081032"] == {
+        "vr": "SQ",
+        "Value": [{"00080100": {"vr": "SH", "Value": ["CHEST"]}, "00080104": {"vr": "LO", "Value": ["Brüste"]}}],
+    }

@@ -1,0 +1,125 @@
+"""An archive as its users meet it: started from the command line, on real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_S = 90
+
+
+class RunningArchive:
+    """`archive up` in a folder of its own, every port free; use it as a context."""
+
+    def __init__(self, folder: Path, *arguments: str, settings: str = "") -> None:
+        """`arguments` go to `archive up`; `settings` are further lines of config.toml."""
+        self.folder = folder
+        self.arguments = arguments
+        self.config = folder / "config.toml"
+        self.storage = folder / "storage"
+        if not self.config.exists():
+            self.config.write_text(
+                "[http]\nport = 0\nworkers = 1\n[dimse]\nworkers = 1\n[dimse.tls]\nport = 0\n" + settings, encoding="utf-8"
+            )
+        self.process: subprocess.Popen[str] | None = None
+        self.printed: list[str] = []
+        self.status: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Start it and wait until it is ready."""
+        self.start()
+        return self
+
+    def __exit__(self, *_args: object) -> None:
+        """Stop it."""
+        self.stop()
+
+    def start(self, command: str = "up") -> None:
+        """Start it and wait for READY."""
+        arguments = [*self.arguments] if command == "up" else []
+        self._log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "archive", "--config", str(self.config), command, *arguments],
+            stdout=subprocess.PIPE, stderr=self._log, stdin=subprocess.DEVNULL, text=True, env=self.environment(),
+        )
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(READY_S, self.process.kill)
+        watchdog.start()
+        self.printed = []
+        for line in self.process.stdout:
+            self.printed.append(line.rstrip("\n"))
+            if line == "READY\n":
+                break
+        watchdog.cancel()
+        assert self.printed[-1:] == ["READY"], self.printed + self.log().splitlines()[-20:]
+        self.status = self.json("status")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop it and return its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            code = self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self._log.close()
+        return code
+
+    def environment(self) -> dict[str, str]:
+        """The environment of its processes."""
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        return {**os.environ, "NO_PROXY": "127.0.0.1,localhost", "PYTHONPATH": path}
+
+    def log(self) -> str:
+        """Return what it logged."""
+        return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command beside it."""
+        return subprocess.run(
+            [sys.executable, "-m", "archive", "--config", str(self.config), *arguments],
+            capture_output=True, text=True, input=stdin, env=self.environment(), timeout=120, check=False,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        """Run a command that must succeed and return its JSON answer."""
+        done = self.run("--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    @property
+    def ca(self) -> Path:
+        """The certificate to trust."""
+        return self.storage / "tls" / "ca.pem"
+
+    @property
+    def url(self) -> str:
+        """Where the web listener answers."""
+        return str(self.status["http"]["url"])
+
+    def token(self, user: str, *bounds: str) -> str:
+        """Return a new token of a user."""
+        return str(self.json("token", "create", "--for", user, *bounds)["token"])
+
+    def client(self, token: str) -> Any:
+        """Return a DICOMweb client that signs in with a token."""
+        import requests
+        from dicomweb_client import DICOMwebClient
+
+        session = requests.Session()
+        session.verify = str(self.ca)
+        session.trust_env = False
+        session.headers["Authorization"] = f"Bearer {token}"
+        return DICOMwebClient(f"{self.url}/dicomweb", session=session)

@@ -1,0 +1,62 @@
+"""The log: JSON lines without a data set's values."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+
+from archive.errors import SealBroken
+from archive.serve import logs
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except type(error) as caught:
+        return caught
+
+
+def test_a_record_is_one_line_with_its_extras() -> None:
+    fields = {"name": "archive.x", "levelname": "INFO", "levelno": 20, "msg": "done %s\nmore", "args": ("it",), "worker": 3}
+    record = logging.makeLogRecord(fields)
+    line = logs.JsonLines("web").format(record)
+    assert "\n" not in line
+    found = json.loads(line)
+    assert found["message"] == "done it\nmore"
+    assert (found["role"], found["worker"], found["level"], found["logger"]) == ("web", 3, "info", "archive.x")
+    assert found["at"].endswith("+00:00")
+
+
+def test_the_text_of_a_foreign_exception_does_not_travel() -> None:
+    error = raised(ValueError("Invalid value CANARY^ANNA"))
+    record = logging.makeLogRecord({"msg": "failed", "exc_info": (type(error), error, error.__traceback__)})
+    line = logs.JsonLines("dimse").format(record)
+    assert "CANARY" not in line
+    assert json.loads(line)["exception"]["class"] == "ValueError"
+    assert "test_logs.py" in line
+
+
+def test_our_own_text_does() -> None:
+    assert logs.describe(raised(SealBroken("chunk 3 does not authenticate")))["message"] == "chunk 3 does not authenticate"
+
+
+def test_libraries_warnings_and_uncaught_exceptions_say_no_value() -> None:
+    code = """
+import logging, threading, warnings
+from archive.serve import logs
+logs.configure("dimse")
+warnings.warn("CANARY")
+for name in ("pydicom", "pynetdicom.dimse", "PIL.x"):
+    logging.getLogger(name).critical("CANARY")
+def fail(): raise RuntimeError("CANARY")
+thread = threading.Thread(target=fail); thread.start(); thread.join()
+logging.getLogger("archive.dimse").info("fine")
+fail()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "CANARY" not in done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["message"] for line in lines] == ["uncaught exception in a thread", "fine", "uncaught exception"]
