@@ -144,7 +144,8 @@ def scope_of(subject: Subject, need: Permission, at: datetime, *, prefix: str = 
     values |= {
         f"{prefix}_need": int(need),
         f"{prefix}_need_restricted": int(need | Permission.RESTRICTED),
-        f"{prefix}_limit": _limit_of(subject),
+        f"{prefix}_within": not int(need) & ~_limit_of(subject),
+        f"{prefix}_within_restricted": not int(need | Permission.RESTRICTED) & ~_limit_of(subject),
         f"{prefix}_missing_context": _EVERY_BIT & ~subject.context,
     }
     token = guard.Token(f"scope:{subject.principal_id}:{int(need)}")

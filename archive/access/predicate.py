@@ -21,8 +21,8 @@ from archive.db.types import Instant
 
 ALLOW, DENY = 1, 0
 
-# PostgreSQL would turn the EXISTS into a join and compare every series with every grant of the caller; so it asks the index of grants
-# for each series it looks at, four keys at a time.
+# PostgreSQL would turn an EXISTS into a join and compare every series with every grant of the caller; so it looks into the indexes
+# for each row it comes to: the series of a study, then four keys of grants.
 _ROW_BY_ROW = "OFFSET 0"
 
 # Constants stand in the text: a parameter each would cost more than it says.
@@ -64,9 +64,13 @@ class Shape:
         """The bits wanted of a restricted series."""
         return sa.bindparam(f"{self.prefix}_need_restricted", type_=sa.BigInteger())
 
-    def limit(self) -> BindParameter[int]:
-        """The bits a token may use at most."""
-        return sa.bindparam(f"{self.prefix}_limit", type_=sa.BigInteger())
+    def within(self) -> BindParameter[bool]:
+        """Whether the caller's own bound holds every bit wanted."""
+        return sa.bindparam(f"{self.prefix}_within", type_=sa.Boolean())
+
+    def within_restricted(self) -> BindParameter[bool]:
+        """The same for a restricted series."""
+        return sa.bindparam(f"{self.prefix}_within_restricted", type_=sa.Boolean())
 
     def missing_context(self) -> BindParameter[int]:
         """The context bits this request lacks."""
@@ -117,7 +121,7 @@ def entire_study_condition(st: FromClause, shape: Shape) -> ColumnElement[bool]:
     )  # of any datastore, so that it is asked once and not for each study
     restricted = sa.select(1).select_from(se).where(se.c.study_pk == st.c.id, se.c.restricted == sa.true()).correlate(st)
     return sa.and_(
-        caller_is_live(shape), shape.limit().bitwise_and(shape.need()) == shape.need(),
+        caller_is_live(shape), shape.within() == sa.true(),
         sa.exists(wide), sa.not_(sa.exists(any_deny)), sa.not_(sa.exists(restricted)),
     )
 
@@ -125,7 +129,8 @@ def entire_study_condition(st: FromClause, shape: Shape) -> ColumnElement[bool]:
 @lru_cache(maxsize=256)
 def _parent_condition(parent: FromClause, key: str, shape: Shape) -> ColumnElement[bool]:
     se = _VISIBLE
-    return sa.exists(sa.select(1).select_from(se).where(se.c[key] == parent.c.id, _series_condition(se, shape)).correlate(parent))
+    visible = sa.select(1).select_from(se).where(se.c[key] == parent.c.id, _series_condition(se, shape)).correlate(parent)
+    return sa.exists(visible.suffix_with(_ROW_BY_ROW, dialect="postgresql"))
 
 
 @lru_cache(maxsize=256)
@@ -208,8 +213,7 @@ def needed(se: FromClause, shape: Shape) -> ColumnElement[int]:
 
 def within_limit(se: FromClause, shape: Shape) -> ColumnElement[bool]:
     """The caller's own bound holds every bit wanted."""
-    need = needed(se, shape)
-    return shape.limit().bitwise_and(need) == need
+    return sa.case((se.c.restricted == sa.true(), shape.within_restricted()), else_=shape.within()) == sa.true()
 
 
 def allowed(se: FromClause, shape: Shape) -> ColumnElement[bool]:

@@ -75,7 +75,7 @@ def _protected_table(clause: Any) -> str:
 
 
 def _before_cursor_execute(
-    connection: sa.Connection, cursor: Any, sql: str, parameters: Any, context: Any, many: bool  # noqa: ARG001, FBT001 # as above
+    connection: sa.Connection, cursor: Any, sql: str, parameters: Any, context: Any, many: bool  # noqa: ARG001 # as above
 ) -> None:
     options = context.execution_options if context is not None else connection.get_execution_options()
     if isinstance(options.get(OPTION), Token):

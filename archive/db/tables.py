@@ -578,8 +578,8 @@ NAME_INDEX_POSTGRESQL = (
     "CREATE INDEX ix_study_name_trgm ON study USING gin (patient_name_folded gin_trgm_ops)",
 )
 for _statement in NAME_INDEX_SQLITE:
-    sa.event.listen(metadata, "after_create", sa.DDL(_statement).execute_if(dialect="sqlite"))
+    sa.event.listen(metadata, "after_create", sa.DDL(_statement).execute_if(dialect="sqlite"))  # type: ignore[no-untyped-call]
 for _statement in NAME_INDEX_POSTGRESQL:
-    sa.event.listen(metadata, "after_create", sa.DDL(_statement).execute_if(dialect="postgresql"))
+    sa.event.listen(metadata, "after_create", sa.DDL(_statement).execute_if(dialect="postgresql"))  # type: ignore[no-untyped-call]
 
 study_name_fts = sa.table("study_name_fts", sa.column("rowid", sa.BigInteger), sa.column("folded", sa.Text))

@@ -17,8 +17,7 @@ from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import job, job_item
-from archive.dicom.part10 import Scanned, meta, unwrapped
-from archive.dicom.stream import StreamScanner
+from archive.dicom.part10 import bare
 from archive.errors import ArchiveError, Denied, NotFound, Rejected, Unavailable
 from archive.ledger.audit import Event, Kind
 from archive.services.core import Core
@@ -29,7 +28,6 @@ from archive.services.store import Outcome, Source, Store
 READ_BYTES = 1 << 20
 THREADS = 4
 BATCH = 64
-HEAD_BYTES = 4 << 20
 
 
 @dataclass(slots=True)
@@ -157,14 +155,13 @@ class Imports:
 
     def _feed(self, subject: Subject, opened: Any, datastore: str, source: Source, *, wrap: bool) -> Outcome:
         first = opened.read(READ_BYTES)
-        syntax = unwrapped(first) if wrap else None
-        if syntax is not None:
-            first += opened.read(HEAD_BYTES - len(first))
-            named = _identify(first, syntax)
+        found = bare(first) if wrap else None
+        if found is not None:
             incoming = self._store.open_dataset(
-                subject, datastore, source, sop_class_uid=named.sop_class_uid, sop_instance_uid=named.sop_instance_uid,
-                transfer_syntax_uid=syntax,
+                subject, datastore, source, sop_class_uid=found.sop_class_uid, sop_instance_uid=found.sop_instance_uid,
+                transfer_syntax_uid=found.transfer_syntax_uid,
             )
+            first = first[found.dataset_offset :]
         else:
             incoming = self._store.open(subject, datastore, source)
         try:
@@ -224,18 +221,6 @@ class Imports:
         with core.database.begin() as tx:
             tx.execute(sa.update(job).where(job.c.id == summary.job).values(state=state, finished_at=core.clock()))
             core.ledger.record(tx, Event(Kind.IMPORTED, subject=subject, instances=summary.stored, detail=detail), at=core.clock())
-
-
-def _identify(first: bytes, transfer_syntax_uid: str) -> Scanned:
-    """Return the head of a data set without file meta.
-
-    Raises:
-        InvalidInstance.
-    """
-    scanner = StreamScanner()
-    scanner.feed(meta("2.25", "2.25", transfer_syntax_uid))  # what the data set says counts, not these
-    scanner.feed(first)
-    return scanner.head or scanner.finish()
 
 
 def _batched(files: Iterator[File], size: int) -> Iterator[list[File]]:

@@ -15,6 +15,7 @@ from archive.access.subject import Subject
 from archive.dicom import metadata, pixels
 from archive.dicom.decode import DECODABLE
 from archive.dicom.part10 import Limits, Scanned, inflate
+from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
 from archive.errors import ArchiveError, NotFound, Unavailable
 from archive.index import search
 from archive.ledger.audit import Event, Kind, ObjectRef
@@ -23,7 +24,7 @@ from archive.services.core import Core
 from archive.services.packs import MetadataAnswer
 from archive.services.records import decode
 
-AS_STORED = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
+AS_STORED = frozenset({IMPLICIT_LE, EXPLICIT_LE})
 """Uncompressed little endian: what a retrieve without transfer-syntax may answer unchanged."""
 
 
@@ -90,13 +91,13 @@ class Retrieve:
         yield from self._core.vault.read(found.row.ref, start, length)
 
     def explicit_le(self, subject: Subject, found: Found) -> Iterator[bytes | memoryview]:
-        """Yield the instance as stored when it is uncompressed little endian, else decoded to Explicit VR Little Endian.
+        """Yield the instance in Explicit VR Little Endian: as stored when it is that, else decoded or re-encoded.
 
         Raises:
             NotAcceptable: no codec decodes it.
             NotFound, SealBroken, KeyShredded, VaultUnavailable.
         """
-        if found.transfer_syntax_uid in AS_STORED:
+        if found.transfer_syntax_uid == EXPLICIT_LE:
             yield from self.open(subject, found)
             return
         self._still(subject, found)

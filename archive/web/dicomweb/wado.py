@@ -107,7 +107,7 @@ def _as_stored(syntaxes: tuple[str | None, ...], found: Found) -> bool | None:
     for syntax in syntaxes:
         if syntax in {"*", stored} or (syntax is None and stored in media.AS_STORED):
             return True
-        if syntax in {None, EXPLICIT_LE} and stored not in media.AS_STORED and archive().retrieve.decodable(found):
+        if syntax in {None, EXPLICIT_LE} and archive().retrieve.decodable(found):
             return False
     return None
 
