@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from flask import Flask, g, request
 
 from archive.access.permissions import Permission
+from archive.errors import Forbidden
 from archive.web import session
+from archive.web.context import archive
 
 DICOMWEB_BLUEPRINTS = frozenset({"dicomweb", "datastores"})
 
@@ -49,6 +51,20 @@ ENDPOINTS: dict[str, Rule] = {
     "dicomweb.bulk": Rule(Permission.PIXELS),
 }
 """Endpoint -> rule. A blueprint adds its rows with `declare` before it is registered."""
+
+
+BEFORE_CHANGE = frozenset({"pages.password", "pages.logout"})
+"""What a session may do whose password somebody else gave."""
+
+
+class PasswordMustChange(Forbidden):
+    """The session's password was handed out, and opens nothing but its own change."""
+
+    code = "password-must-change"
+
+    def __init__(self) -> None:
+        """The text is fixed."""
+        super().__init__("change the password you were given first", remedy="sign in with the browser, which asks for a new one")
 
 
 def declare(rows: dict[str, Rule]) -> None:
@@ -91,4 +107,7 @@ def enforce() -> None:
     if rule.public:
         session.refuse_foreign_forms()
         return
-    g.subject = session.authenticate(dicomweb=request.blueprint in DICOMWEB_BLUEPRINTS)
+    asker = session.authenticate(dicomweb=request.blueprint in DICOMWEB_BLUEPRINTS)
+    if asker.via == "web" and request.endpoint not in BEFORE_CHANGE and archive().signin.must_change(asker):
+        raise PasswordMustChange
+    g.subject = asker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import g, make_response, redirect, render_template, request
+from flask import make_response, redirect, render_template, request
 from werkzeug.wrappers import Response
 
 from archive.errors import ArchiveError, Rejected, Unauthenticated
@@ -51,7 +51,6 @@ def password() -> Response:
         archive().signin.change_password(subject(), old, new)
     except (Rejected, Unauthenticated) as error:
         return _again(first=first, refusal=_sentence(error))
-    g.must_change = False
     if first:
         return redirect("/studies", code=303)
     return make_response(render_template("password.html", first=False, refusal="", done=True))

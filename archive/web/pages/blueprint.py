@@ -13,7 +13,7 @@ from archive.errors import ArchiveError, Unauthenticated
 from archive.web import problems
 from archive.web.context import node
 from archive.web.pages import account, image, shown, studies
-from archive.web.permissions import PUBLIC, SIGNED_IN, Rule, declare
+from archive.web.permissions import PUBLIC, SIGNED_IN, PasswordMustChange, Rule, declare
 
 RULES = {
     "pages.home": SIGNED_IN,
@@ -41,6 +41,7 @@ def register(app: Flask) -> None:
     pages.add_url_rule("/studies/<study>/series/<series>", "series", image.series)
     pages.add_url_rule("/studies/<study>/series/<series>/instances/<instance>/frames/<int:frame>/picture", "picture", image.picture)
     pages.register_error_handler(Unauthenticated, to_login)
+    pages.register_error_handler(PasswordMustChange, to_password)
     pages.register_error_handler(ArchiveError, problem)
     pages.context_processor(words)
     declare(RULES)
@@ -66,6 +67,11 @@ def to_login(error: Unauthenticated) -> BaseResponse:
         return Response("", 401)
     target = request.full_path.rstrip("?") if request.method == "GET" else "/studies"
     return redirect(f"/login?next={quote(target, safe='')}")
+
+
+def to_password(_error: PasswordMustChange) -> BaseResponse:
+    """The first thing a handed-out password opens is its own change."""
+    return redirect("/me/password?first=1")
 
 
 def problem(error: ArchiveError) -> Response:

@@ -38,7 +38,7 @@ def instances(study: str, series: str, *, limit: int = MOST) -> list[InstanceLin
                       limit=limit, offset=0),
     )
     return [
-        InstanceLine(value(row, "SOPInstanceUID"), value(row, "InstanceNumber"), int(value(row, "NumberOfFrames") or 1))
+        InstanceLine(value(row, "SOPInstanceUID"), value(row, "InstanceNumber"), max(1, _number(value(row, "NumberOfFrames"), 1)))
         for row in answer.rows
     ]
 
@@ -55,13 +55,13 @@ def series(study: str, series: str) -> BaseResponse:
     if shown is None or not listed:
         message = "there is no such series"
         raise NotFound(message)
-    places = [(one.uid, frame) for one in listed for frame in range(1, min(one.frames, MOST) + 1)]
-    at = min(max(_number(request.args.get("image"), 1 if len(places) < 3 else (len(places) + 1) // 2), 1), len(places))
+    count = sum(one.frames for one in listed)
+    at = min(max(_number(request.args.get("image"), 1 if count < 3 else (count + 1) // 2), 1), count)
     centre, width = _window(request.args.get("centre", ""), request.args.get("width", ""))
     keep = {"centre": centre, "width": width} if centre and width else {}
 
     def picture(position: int) -> str:
-        uid, frame = places[position - 1]
+        uid, frame = _place(listed, position)
         query = "?" + urlencode(keep) if keep else ""
         return f"/studies/{study}/series/{series}/instances/{uid}/frames/{frame}/picture{query}"
 
@@ -69,13 +69,13 @@ def series(study: str, series: str) -> BaseResponse:
         return f"/studies/{study}/series/{series}?" + urlencode({"image": position, **(window or keep)})
 
     presets = [(name, page(at, centre=c, width=w) if c else f"/studies/{study}/series/{series}?image={at}", (c, w) == (centre, width))
-               for name, c, w in PRESETS]
+               for name, c, w in PRESETS if shown.modality == "CT" or (not c and centre)]
     return make_response(
         render_template(
-            "series.html", study=line, series=shown, all_series=all_series, at=at, count=len(places), picture=picture(at),
-            previous=page(at - 1) if at > 1 else "", following=page(at + 1) if at < len(places) else "", first=page(1),
-            last=page(len(places)), centre=centre, width=width, presets=presets, user=subject().name,
-            ahead=[picture(position) for position in (at + 1, at - 1) if 1 <= position <= len(places)],
+            "series.html", study=line, series=shown, all_series=all_series, at=at, count=count, picture=picture(at),
+            previous=page(at - 1) if at > 1 else "", following=page(at + 1) if at < count else "", first=page(1),
+            last=page(count), centre=centre, width=width, presets=presets, user=subject().name,
+            ahead=[picture(position) for position in (at + 1, at - 1) if 1 <= position <= count],
         )
     )
 
@@ -90,6 +90,15 @@ def picture(study: str, series: str, instance: str, frame: int) -> Response:
         max_size=(size, size),
     )
     return Response(drawn, mimetype="image/png")
+
+
+def _place(listed: list[InstanceLine], position: int) -> tuple[str, int]:
+    """Return the instance and frame at a position that counts every frame of the series from 1."""
+    for one in listed:
+        if position <= one.frames:
+            return one.uid, position
+        position -= one.frames
+    raise NotFound
 
 
 def _number(text: str | None, default: int) -> int:
