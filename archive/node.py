@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from archive.config import Config
-from archive.errors import ArchiveError, IntegrityError
+from archive.errors import ArchiveError
 from archive.keys.hygiene import harden_process
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind
@@ -68,11 +68,7 @@ class Node:
         Raises:
             DatabaseUnavailable, VaultUnavailable.
         """
-        why = ""
-        try:
-            self.oversight.check_anchors()
-        except IntegrityError as error:
-            why = f"{error.message} ({error.verdict})"
+        why = self.core.read_only or self.oversight.rolled_back()
         if not why:
             Replay(self.core).run()
             with self.core.database.begin() as tx:
@@ -105,6 +101,8 @@ def open_node(
     """
     harden_process()
     keyring = keyring or Keyring.open(config)
+    if role == "cli":
+        setup.check_databases(config, keyring)
     database = setup.open_index(config, keyring)
     keystore = Keystore(setup.open_keystore(config, keyring), keyring)
     rows = SegmentRows(database, clock)
@@ -119,12 +117,15 @@ def open_node(
         config=config, keyring=keyring, database=database, keystore=keystore, vault=Vault(segments, keystore, config.cache_dir),
         ledger=Ledger(keyring), clock=clock, read_only=read_only,
     )
-    store = Store(core)
+    if role == "cli" and not read_only:
+        # No server has looked at the anchors for this command.
+        core = replace(core, read_only=Oversight(core).rolled_back())
+    store, read_only = Store(core), core.read_only
     return Node(
         config=config, keyring=keyring, core=core, role=role,
         signin=SignIn(database, core.ledger, keyring, config, clock),
-        accounts=Accounts(database, core.ledger, keyring, clock, default_issuer=config.identity.issuer),
-        peers=Peers(database, core.ledger, keyring, clock, config),
+        accounts=Accounts(database, core.ledger, keyring, clock, default_issuer=config.identity.issuer, read_only=read_only),
+        peers=Peers(database, core.ledger, keyring, clock, config, read_only=read_only),
         store=store, query=Query(database, core.ledger, clock), retrieve=Retrieve(core), imports=Imports(core, store),
         remove=Remove(core), reconcile=Reconcile(core), verify=Verify(core), oversight=Oversight(core), keys=KeyringAdmin(core),
         health=Health(core), upkeep=Upkeep(core),

@@ -16,6 +16,7 @@ from archive.errors import Forbidden
 from archive.ledger.audit import Event, Kind
 from archive.ledger.log import Ledger
 from archive.services.clock import Clock, utc_now
+from archive.services.core import refuse_when
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection, datetime], T]
@@ -24,14 +25,16 @@ Work = Callable[[sa.Connection, datetime], T]
 class Changes:
     """The frame of every administrative use case."""
 
-    def __init__(self, database: Database, ledger: Ledger, clock: Clock = utc_now) -> None:
-        """Keep what every change needs."""
+    def __init__(self, database: Database, ledger: Ledger, clock: Clock = utc_now, *, read_only: str = "") -> None:
+        """Keep what every change needs; `read_only` says why nothing may change now."""
+        self._read_only = read_only
         self._database = database
         self._ledger = ledger
         self._clock = clock
 
     def _change(self, subject: Subject, need: Permission | None, work: Work[T]) -> T:
         """Run `work` in a durable transaction once the subject holds `need` (None: once it is who it says)."""
+        refuse_when(self._read_only)
         at = self._clock()
         try:
             with self._database.begin() as tx:

@@ -33,8 +33,17 @@ class Core:
         Raises:
             ReadOnly.
         """
-        if self.read_only:
-            raise ReadOnly(
-                f"the archive is read-only: {self.read_only}",
-                remedy="run 'archive doctor', then 'archive ledger acknowledge --reason TEXT'",
-            )
+        refuse_when(self.read_only)
+
+
+def refuse_when(read_only: str) -> None:
+    """Raise for a reason why nothing may change.
+
+    Raises:
+        ReadOnly.
+    """
+    if read_only:
+        raise ReadOnly(
+            f"the archive is read-only: {read_only}",
+            remedy="run 'archive doctor', then 'archive ledger acknowledge --reason TEXT'",
+        )

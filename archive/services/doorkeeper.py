@@ -73,9 +73,11 @@ class _Caller:
 class Doorkeeper(Changes):
     """Admits peers and counts their associations; safe to share between threads and processes."""
 
-    def __init__(self, database: Database, ledger: Ledger, keyring: Keyring, clock: Clock, config: Config) -> None:
+    def __init__(
+        self, database: Database, ledger: Ledger, keyring: Keyring, clock: Clock, config: Config, *, read_only: str = ""
+    ) -> None:
         """Work on an opened archive."""
-        super().__init__(database, ledger, clock)
+        super().__init__(database, ledger, clock, read_only=read_only)
         self._keyring = keyring
         self._config = config
         self._plain_networks = tuple(ipaddress.ip_network(text, strict=False) for text in config.dimse.plain.networks)

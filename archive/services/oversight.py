@@ -13,7 +13,7 @@ from archive.access import policy, principals
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import held, instance
-from archive.errors import InvalidRequest, NotFound
+from archive.errors import IntegrityError, InvalidRequest, NotFound
 from archive.ledger import checkpoints, files, proofs
 from archive.ledger.audit import KINDS, Event, Kind, ObjectRef
 from archive.ledger.log import AuditFilter
@@ -94,15 +94,15 @@ class Oversight:
         """Return the keys a checker elsewhere needs, one line each."""
         return [str(key) for key in proofs.verifier_keys(self._core.keyring)]
 
-    def check_anchors(self) -> None:
-        """Refuse a ledger that is older than what its anchors remember.
-
-        Raises:
-            LedgerBroken: rolled back or rewritten (V14).
-        """
+    def rolled_back(self) -> str:
+        """Return why the ledger contradicts what its anchors remember (V14), or nothing."""
         core = self._core
-        with core.database.read() as tx:
-            checkpoints.check_anchor(tx, core.keyring, _anchors(core), acknowledged=_acknowledged(core, tx))
+        try:
+            with core.database.read() as tx:
+                checkpoints.check_anchor(tx, core.keyring, _anchors(core), acknowledged=_acknowledged(core, tx))
+        except IntegrityError as error:
+            return f"{error.message} ({error.verdict})"
+        return ""
 
     def acknowledge(self, subject: Subject, *, reason: str) -> None:
         """Go on after a rollback that cannot be undone; the anchors it contradicts are named in the event.

@@ -32,10 +32,11 @@ class Rights(Changes):
     """What grant, token and explain of the command line and the web do."""
 
     def __init__(
-        self, database: Database, ledger: Ledger, keyring: Keyring, clock: Clock = utc_now, *, default_issuer: str = ""
+        self, database: Database, ledger: Ledger, keyring: Keyring, clock: Clock = utc_now, *, default_issuer: str = "",
+        read_only: str = "",
     ) -> None:
         """`default_issuer` is the archive's issuer of patient ids, for patients still to come."""
-        super().__init__(database, ledger, clock)
+        super().__init__(database, ledger, clock, read_only=read_only)
         self._keyring = keyring
         self._default_issuer = default_issuer
 

@@ -37,6 +37,7 @@ class Upkeep:
         """Work on an opened archive."""
         self._core = core
         self._packs = Packs(core)
+        self._published = False
         self._swept_at = self._wal_at = self._checkpoint_at = datetime.fromtimestamp(0, core.clock().tzinfo)
 
     def tick(self) -> None:
@@ -49,6 +50,8 @@ class Upkeep:
         if core.read_only:
             return
         at = core.clock()
+        if not self._published:
+            self._publish()
         if at - self._checkpoint_at >= CHECKPOINT_EVERY:
             self.checkpoint()
             self._checkpoint_at = at
@@ -83,9 +86,23 @@ class Upkeep:
                     made = checkpoints.make(tx, core.keyring, at, heartbeat=quiet and not grown)
                 if made is None:
                     return signed
-                with core.database.read() as tx:
-                    files.publish(tx, made, core.config.ledger_dir, [partial(core.keystore.set_anchor, "checkpoint")])
+                self._write(made)
                 signed = True
+
+    def _publish(self) -> None:
+        """Make good, once, what a crash between a checkpoint's commit and its files left out."""
+        core = self._core
+        with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+            with core.database.read() as tx:
+                latest = checkpoints.latest(tx)
+            if latest is not None:
+                self._write(latest)
+        self._published = True
+
+    def _write(self, made: checkpoints.Checkpoint) -> None:
+        core = self._core
+        with core.database.read() as tx:
+            files.publish(tx, made, core.config.ledger_dir, [partial(core.keystore.set_anchor, "checkpoint")])
 
     def _hash_segments(self) -> None:
         core = self._core

@@ -102,7 +102,8 @@ def test_who_may_do_what(office: Office, role: str, may: set[str]) -> None:
     a, everything = office.accounts, Target("everything")
     assert allowed(
         lambda: a.add_user(me, "new"), lambda: a.add_group(me, "desk"), lambda: a.join_group(me, "desk", "ada"),
-        lambda: a.disable_user(me, "ada"), lambda: a.enable_user(me, "ada"), lambda: a.reset_password(me, "ada"), lambda: a.leave_group(me, "desk", "ada"),
+        lambda: a.disable_user(me, "ada"), lambda: a.enable_user(me, "ada"), lambda: a.reset_password(me, "ada"),
+        lambda: a.leave_group(me, "desk", "ada"),
         lambda: a.remove_group(me, "desk"), lambda: a.remove_user(me, "new"),
     ) == ("users" in may)
     assert allowed(

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.tables import audit_event, checkpoint, data_key, instance, ledger_leaf, statement, study
-from archive.errors import ArchiveError, IntegrityError
+from archive.errors import ArchiveError, IntegrityError, ReadOnly
 from archive.node import Node, open_node
 from archive.services.verify import Mode
 from tests.services import archives
@@ -217,3 +217,22 @@ def test_keyless_needs_no_keys_to_find_a_changed_segment(folder: Path) -> None:
         assert codes(node, "keyless") == set()
         flip(path, offset + 200)
         assert "V03" in codes(node, "keyless")
+
+
+def test_a_rolled_back_archive_changes_nobodys_rights(folder: Path) -> None:
+    config = archives.configured(folder)
+    shutil.copy(config.index_path, folder / "yesterday")
+    with archives.opened(config) as node:
+        archives.store(node, archives.instance(3))
+    for path in config.storage_dir.glob("index.db*"):
+        path.unlink()
+    shutil.copy(folder / "yesterday", config.index_path)
+    node = open_node(config)  # as a command without a server does
+    try:
+        console = archives.the_console(node)
+        with pytest.raises(ReadOnly):
+            node.accounts.add_user(console, "eve", password=archives.PASSWORD)
+        with pytest.raises(ReadOnly):
+            node.peers.add(console, "CT9", ae_titles=["CT9"], networks=["127.0.0.1/32"])
+    finally:
+        node.close()
