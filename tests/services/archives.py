@@ -15,7 +15,6 @@ from pydicom.uid import ExplicitVRLittleEndian
 from archive.access.subject import Subject
 from archive.config import Config, parse
 from archive.node import Node, open_node
-
 from archive.services import setup
 from archive.services.console import console
 from archive.services.store import Outcome, Source
