@@ -85,7 +85,8 @@ def postgresql_server() -> Iterator[str]:
         def run(*argv: str) -> None:
             subprocess.run([*prefix, *argv], check=True, capture_output=True, cwd="/", timeout=120)
 
-        run(str(bin_dir / "initdb"), "-D", str(base / "data"), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
+        settings = ("-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
+        run(str(bin_dir / "initdb"), "-D", str(base / "data"), *settings)
         port = free_port()
         options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={base} -c fsync=off -c max_connections=200"
         run(str(bin_dir / "pg_ctl"), "-D", str(base / "data"), "-w", "-l", str(base / "log"), "-o", options, "start")

@@ -68,7 +68,9 @@ def user(node: Node, name: str = "admin") -> Subject:
     return Subject(row["id"], row["name"], "user", "token")
 
 
-def instance(number: int = 1, *, study: str = "1.2.3", series: str | None = None, sop: str | None = None, rows: int = 16, **attributes: Any) -> bytes:
+def instance(
+    number: int = 1, *, study: str = "1.2.3", series: str | None = None, sop: str | None = None, rows: int = 16, **attributes: Any
+) -> bytes:
     """A small Part 10 file; attributes by keyword, None removes one."""
     dataset = Dataset()
     dataset.SOPClassUID = CT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,9 @@ def abandon(node: Node) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Path:
     archives.made(tmp_path)
-    yield tmp_path
+    return tmp_path
 
 
 def test_a_record_whose_commit_never_came_is_adopted_at_the_next_start(folder: Path) -> None:

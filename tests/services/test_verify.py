@@ -116,7 +116,8 @@ def test_two_records_swapped(node: Node) -> None:
 
 def test_a_row_edited_behind_our_back(node: Node) -> None:
     with node.core.database.begin() as tx:
-        policy.run_as(tx, policy.system("verify"), sa.update(study).where(study.c.study_instance_uid == "1.2.4").values(study_instance_uid="1.2.5"))
+        edit = sa.update(study).where(study.c.study_instance_uid == "1.2.4").values(study_instance_uid="1.2.5")
+        policy.run_as(tx, policy.system("verify"), edit)
     assert "V10" in codes(node, "standard")
 
 
@@ -128,7 +129,8 @@ def test_a_row_removed_behind_our_back(node: Node) -> None:
 
 def test_a_digest_and_a_statement_edited_together(node: Node) -> None:
     with node.core.database.begin() as tx:
-        policy.run_as(tx, policy.system("verify"), sa.update(instance).where(instance.c.sop_instance_uid == "1.2.4.1.1").values(sha256=bytes(32)))
+        edit = sa.update(instance).where(instance.c.sop_instance_uid == "1.2.4.1.1").values(sha256=bytes(32))
+        policy.run_as(tx, policy.system("verify"), edit)
     assert codes(node) & {"V08", "V10"}
 
 

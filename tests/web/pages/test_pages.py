@@ -26,7 +26,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with archives.opened(archives.made(tmp_path_factory.mktemp("archive"))) as node:
         for number in range(1, 6):
             archives.store(node, archives.instance(number))
-        archives.store(node, archives.instance(1, study="1.2.4", PatientID="P2", PatientName="<script>alert(1)</script>^X", StudyDate="20250101"))
+        script = "<script>alert(1)</script>^X"
+        archives.store(node, archives.instance(1, study="1.2.4", PatientID="P2", PatientName=script, StudyDate="20250101"))
         archives.store(node, archives.instance(1, study="1.2.5", PatientID="P3", PatientName="Grün^Älla", NumberOfFrames="1000000"))
         console = archives.the_console(node)
         node.accounts.add_user(console, "nobody", password=archives.PASSWORD)
@@ -73,7 +74,9 @@ def test_without_a_session_every_page_leads_to_the_sign_in_and_back(browser: Bro
     assert browser.sign_in("admin", target="/studies/1.2.3").headers["Location"] == "/studies/1.2.3"
 
 
-@pytest.mark.parametrize("target", ["https://evil.example/studies", "//evil.example/studies", "/\\evil.example", "/studies\\..", "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "target", ["https://evil.example/studies", "//evil.example/studies", "/\\evil.example", "/studies\\..", "javascript:alert(1)"]
+)
 def test_signing_in_leads_nowhere_else(browser: Browser, target: str) -> None:
     assert browser.sign_in("admin", target=target).headers["Location"] == "/studies"
 
