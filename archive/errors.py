@@ -16,6 +16,7 @@
     │   ├── OutOfSpace           the disk's reserve is reached
     │   ├── VaultUnavailable     segments cannot be read or written
     │   ├── DatabaseUnavailable  index, ledger or keystore cannot be read or written
+    │   │   └── CommitUncertain  a commit was sent and not answered
     │   ├── KeysUnavailable      the keyring cannot be opened
     │   └── ReadOnly             the archive runs read-only until a finding is acknowledged
     ├── IntegrityError           stored bytes are not what was stored
@@ -142,6 +143,10 @@ class DatabaseUnavailable(Unavailable):
     """Index, ledger or keystore cannot be read or written."""
 
     code = "database-unavailable"
+
+
+class CommitUncertain(DatabaseUnavailable):
+    """A commit was sent and not answered: it may have happened, so nothing that its rows would name may be destroyed."""
 
 
 class KeysUnavailable(Unavailable):

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pydicom
-from archive.services.query import SearchAnswer, SearchRequest
 from pydicom.encaps import generate_frames
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -22,6 +21,7 @@ from archive.dicom.matching import matches
 from archive.dicom.matching import parse as parse_match
 from archive.dicom.part10 import Finding
 from archive.errors import ArchiveError, InvalidInstance, NotAcceptable, NotFound, Unauthenticated
+from archive.services.query import SearchAnswer, SearchRequest
 from archive.services.retrieve import Found, FramesAnswer, MetadataAnswer
 from archive.services.store import Outcome, Source
 

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from archive.services.query import SearchRequest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from archive.dicom.attributes import ATTRIBUTES, Level, lookup
 from archive.errors import Unavailable
+from archive.services.query import SearchRequest
 from archive.web.dicomweb import qido
 from tests.web.fakes import FakeNode
 from tests.web.samples import STUDY, instance
