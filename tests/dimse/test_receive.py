@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 import socket
 import struct
 import threading
@@ -18,6 +17,7 @@ from tests.dimse import rawpeer
 from tests.dimse.conftest import Running, StartNode
 from tests.dimse.fakes import FakeStore, eventually
 from tests.dimse.rawpeer import AC, CT, DATA, EXPLICIT, IMPLICIT, RawPeer
+from tests.memory import forget_peak, peak_bytes
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,8 @@ def test_three_hundred_megabytes_stream_through(start_node: StartNode) -> None:
     with RawPeer(node.connect_tls(node.pki.ct1)) as peer:
         assert peer.associate([(CT, [EXPLICIT])]) == AC
         assert peer.store(1, CT, "1.2.3", bytes(1000)) == 0
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        forget_peak()
+        before = peak_bytes()
         peer.send(rawpeer.p_data(1, 3, rawpeer.store_command(CT.encode(), b"1.2.4")))
         started = time.monotonic()
         fragment = rawpeer.p_data(1, 0, block)
@@ -185,7 +186,7 @@ def test_three_hundred_megabytes_stream_through(start_node: StartNode) -> None:
         peer.send(rawpeer.p_data(1, 2, b""))
         assert peer.response()[0x0900] == b"\0\0"
         took_s = time.monotonic() - started
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        grown = peak_bytes() - before
         peer.release()
     assert node.store.kept[1].length == pdus * len(block)
     digest = hashlib.sha256()

@@ -235,15 +235,16 @@ def test_a_read_only_archive_stores_nothing(tmp_path: Path) -> None:
 def test_memory_stays_small_while_a_large_instance_arrives(tmp_path: Path) -> None:
     archives.made(tmp_path)
     script = textwrap.dedent("""
-        import resource, sys
+        import sys
         from pathlib import Path
         from tests.services import archives
         from archive.services.store import Source
+        from tests.memory import peak_bytes
         config = archives.configured(Path(sys.argv[1]))
         with archives.opened(config) as node:
             small = archives.instance()
             archives.store(node, archives.instance(7, study="1.2.9"))
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            before = peak_bytes()
             at = small.index(b"\\xe0\\x7f\\x10\\x00OW")
             length = 512 << 20
             head = small[:at + 8] + length.to_bytes(4, "little")
@@ -253,7 +254,7 @@ def test_memory_stays_small_while_a_large_instance_arrives(tmp_path: Path) -> No
             for _ in range(length // len(block)):
                 incoming.write(block)
             assert incoming.finish().status == "stored"
-            print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+            print((peak_bytes() - before) >> 20)
     """)
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -10,11 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
-import hashlib, resource, sys
+import hashlib, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from archive.vault.segments import DiskSegments
 from archive.vault.vault import Vault
+from tests.memory import peak_bytes
 from tests.vault.fakes import DATASTORE, FakeKeystore
 
 total = int(sys.argv[2])
@@ -23,7 +24,7 @@ def pieces():  # made as they are asked for; no two alike
         yield number.to_bytes(8, "big") * 8192
 
 def peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return peak_bytes() >> 20
 
 keystore = FakeKeystore()
 vault = Vault(DiskSegments(Path(sys.argv[1]), reserve="0B", direct=sys.argv[3] == "direct"), keystore)
