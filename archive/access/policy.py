@@ -192,6 +192,22 @@ def require_live(tx: sa.Connection, subject: Subject, at: datetime) -> None:
         raise Forbidden(message, remedy="sign in again")
 
 
+def reaches(tx: sa.Connection, subject: Subject, datastore_id: int | None, at: datetime) -> bool:
+    """Whether an allow of the subject or its groups counts now anywhere in a datastore (None: in any).
+
+    A datastore in which none does is not there for them.
+    """
+    shape, values = _shape_of(subject, at, "scope")
+    g = _GRANT
+    allow = sa.select(1).select_from(g).where(
+        predicate.is_caller(g.c.subject_id, shape), g.c.effect == predicate.ALLOW, predicate.not_revoked(g),
+        predicate.in_window(g, shape),
+    )
+    if datastore_id is not None:
+        allow = allow.where(g.c.datastore_id == datastore_id)
+    return bool(tx.execute(sa.select(sa.exists(allow)), values).scalar())
+
+
 def _lacks(permission: Permission) -> NoReturn:
     names = ", ".join(sorted(bit.name.lower().replace("_", "-") for bit in permission if bit.name))
     message = f"this needs the permission {names}"

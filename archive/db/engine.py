@@ -7,11 +7,14 @@ COMMIT (docs/decisions.md: worst wait 72 ms against 3.7 s under busy_timeout alo
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import os
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +22,14 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from archive.db import guard
-from archive.errors import ArchiveError, DatabaseUnavailable, OutOfSpace
+from archive.db import failures, guard
+from archive.db.failures import translated
+from archive.errors import CommitUncertain, DatabaseUnavailable
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
+GROUP_LOCK = 0x47726F7570  # "Group": PostgreSQL's advisory lock of group commits
+ATTEMPTS = 5
 
 
 def _encode(value: Any) -> str:
@@ -44,9 +50,11 @@ class Database:
         self._lock_path = lock
         self._lock_file: int | None = None
         self._thread_lock = threading.Lock()
-        self._leader = threading.Lock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Queued] = []
+        self._leading = False
+        self._here = threading.local()
+        self._pid = os.getpid()
         self.engine = self._sqlite_engine(key) if self.sqlite else self._postgresql_engine()
         if guarded:
             guard.install(self.engine)
@@ -61,7 +69,7 @@ class Database:
 
         engine = sa.create_engine(
             self.url, module=dbapi, poolclass=sa.QueuePool, pool_size=16, max_overflow=64,
-            json_serializer=_encode, json_deserializer=msgspec.json.decode,
+            json_serializer=_encode, json_deserializer=msgspec.json.decode, hide_parameters=True,
             connect_args={"check_same_thread": False, "timeout": 30.0},
         )
 
@@ -86,12 +94,14 @@ class Database:
 
         event.listen(engine, "connect", on_connect)
         event.listen(engine, "begin", on_begin)
+        event.listen(engine, "handle_error", _distrust)
         return engine
 
     def _postgresql_engine(self) -> sa.Engine:
         return sa.create_engine(
-            self.url, pool_size=16, max_overflow=64, pool_pre_ping=True,
-            connect_args={"options": "-c jit=off"},  # compiling a scope's condition takes longer than running it (50 ms against 400)
+            self.url, pool_size=16, max_overflow=64, pool_pre_ping=True, hide_parameters=True,
+            # Compiling a scope's condition takes longer than running it (50 ms against 400).
+            connect_args={"options": "-c jit=off", "connect_timeout": 10},
             json_serializer=_encode, json_deserializer=msgspec.json.decode,
         )
 
@@ -102,7 +112,8 @@ class Database:
         Raises:
             DatabaseUnavailable.
         """
-        with _translated(), self.engine.connect() as connection:
+        self._require_own()
+        with translated(), self.engine.connect() as connection:
             options: dict[str, Any] = {} if self.sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             tx = connection.execution_options(**options)
             with tx.begin():
@@ -110,65 +121,189 @@ class Database:
 
     @contextmanager
     def begin(self, *, durable: bool = True) -> Iterator[sa.Connection]:
-        """A write transaction; committed when the block ends, rolled back when it raises.
+        """A write transaction; committed when the block ends, rolled back when it raises. Never inside another of this thread.
 
         Raises:
-            DatabaseUnavailable, OutOfSpace.
+            DatabaseUnavailable, OutOfSpace: nothing happened.
+            CommitUncertain: it may have happened.
         """
-        with _translated(), self._writers_turn(), self.engine.connect() as connection:
+        with self._turn(), self._transaction(durable=durable) as tx:
+            yield tx
+
+    @contextmanager
+    def _transaction(self, *, durable: bool) -> Iterator[sa.Connection]:
+        with translated(), self.engine.connect() as connection:
             tx = connection.execution_options(writes=True, durable=durable)
-            with tx.begin() as transaction:
+            transaction = tx.begin()
+            try:
                 if not self.sqlite and not durable:
                     tx.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 yield tx
-                if transaction.is_active:
-                    self.before_commit(tx)
+                self._require_open(tx)
+                self.before_commit(tx)
+            except BaseException:
+                with suppress(sa.exc.SQLAlchemyError):
+                    transaction.rollback()
+                raise
+            try:
+                transaction.commit()
+            except sa.exc.DBAPIError as error:
+                if error.connection_invalidated:
+                    message = "the database did not answer a commit"
+                    raise CommitUncertain(message, remedy=failures.REMEDY) from None
+                raise
+
+    def _is_open(self, tx: sa.Connection) -> bool:
+        """Whether the transaction still holds all that was done in it.
+
+        A full disk or an I/O error makes SQLite undo a transaction on its own; its COMMIT would then succeed and mean nothing, and
+        so would PostgreSQL's after an error that somebody swallowed.
+        """
+        if tx.closed or tx.invalidated:
+            return False
+        driver: Any = tx.connection.driver_connection
+        if self.sqlite:
+            return bool(driver.in_transaction)
+        return driver.info.transaction_status.name in {"INTRANS", "IDLE", "ACTIVE"}
+
+    def _require_open(self, tx: sa.Connection) -> None:
+        if not self._is_open(tx):
+            message = "the database undid the transaction"
+            raise DatabaseUnavailable(message, remedy=failures.REMEDY)
 
     def group(self, work: Work[T], *, durable: bool = False) -> T:
         """Run `work(tx)` in a transaction shared with whatever else waits, and return its result once that is committed.
 
-        Each work runs in a SAVEPOINT: one that raises is undone alone and raises here; the others commit.
+        Each work runs in a SAVEPOINT: one that raises is undone alone and raises here; the others commit. One that another
+        transaction stood in the way of is run again, so a work does nothing but with `tx`.
 
         Raises:
             DatabaseUnavailable, OutOfSpace: the shared commit failed; nothing of it happened.
+            CommitUncertain: it may have happened.
         """
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return self._once(work, durable)
+            except failures.Conflict:
+                time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 # only so that two do not meet again
+        return self._once(work, durable)
+
+    def _once(self, work: Work[T], durable: bool) -> T:
+        self._require_own()
+        self._require_outside()
         item = _Queued(work, durable)
         with self._queue_lock:
             self._queue.append(item)
-        with self._leader:
-            if not item.done:
-                with self._queue_lock:
-                    batch, self._queue = self._queue, []
-                self._commit_batch(batch)
+            item.leads, self._leading = not self._leading, True
+        try:
+            if not item.leads:
+                item.told.wait()
+            if item.leads:
+                self._lead()
+        except BaseException:
+            self._withdraw(item)
+            raise
         if item.error is not None:
             raise item.error
         return item.result  # type: ignore[no-any-return]
 
-    def _commit_batch(self, batch: list[_Queued]) -> None:
+    def _lead(self) -> None:
+        """Commit everything that waits by the time it is our turn, then let the next one lead."""
+        batch: list[_Queued] = []
         try:
-            with self.begin(durable=any(item.durable for item in batch)) as tx:
+            try:
+                with self._turn():
+                    batch = self._take_queue()
+                    self._commit_batch(batch)
+            except Exception as error:  # noqa: BLE001 # handed to the threads that queued
+                batch = batch or self._take_queue()
                 for item in batch:
-                    try:
-                        with tx.begin_nested():
-                            item.result = item.work(tx)
-                    except Exception as error:  # noqa: BLE001 # handed to the thread that queued it
-                        item.error = error
-        except Exception as error:  # noqa: BLE001 # as above
+                    item.error = item.error or _own(error)
+        except BaseException:
             for item in batch:
-                item.error = item.error or error
+                message = "the process was interrupted during a commit"
+                item.error = item.error or CommitUncertain(message, remedy="try again")
+            raise
         finally:
+            self._pass_on()
             for item in batch:
-                item.done = True
+                item.told.set()
+
+    def _take_queue(self) -> list[_Queued]:
+        with self._queue_lock:
+            batch, self._queue = self._queue, []
+        return batch
+
+    def _pass_on(self) -> None:
+        with self._queue_lock:
+            self._leading = bool(self._queue)
+            if self._queue:
+                self._queue[0].leads = True
+                self._queue[0].told.set()
+
+    def _withdraw(self, item: _Queued) -> None:
+        """Forget what its thread no longer waits for, and the lead it may have been given meanwhile."""
+        with self._queue_lock:
+            waiting = item in self._queue
+            if waiting:
+                self._queue.remove(item)
+        if waiting and item.leads:
+            self._pass_on()
+
+    def _commit_batch(self, batch: list[_Queued]) -> None:
+        with self._transaction(durable=any(item.durable for item in batch)) as tx:
+            if not self.sqlite:
+                # Works lock rows in any order: two groups of two processes would block each other for ever.
+                tx.execute(_GROUP_TURN)
+            for item in batch:
+                self._run(item, tx)
+
+    def _run(self, item: _Queued, tx: sa.Connection) -> None:
+        savepoint = tx.begin_nested()
+        try:
+            item.result = item.work(tx)
+        except Exception as error:
+            if self.sqlite and not self._is_open(tx):
+                raise  # the whole transaction is gone, with what the others did
+            try:
+                savepoint.rollback()
+            except sa.exc.SQLAlchemyError:
+                raise error from None
+            item.error = failures.translate(error)
+        else:
+            savepoint.commit()
+
+    def _require_own(self) -> None:
+        if os.getpid() != self._pid:
+            message = "a database is not used across fork: open it in each process"
+            raise RuntimeError(message)
+
+    def _require_outside(self) -> None:
+        if getattr(self._here, "writing", False):
+            message = "this thread has a write transaction open already"
+            raise RuntimeError(message)
 
     @contextmanager
-    def _writers_turn(self) -> Iterator[None]:
+    def _turn(self) -> Iterator[None]:
+        self._require_own()
+        self._require_outside()
+        self._here.writing = True
+        try:
+            with self._file_turn():
+                yield
+        finally:
+            self._here.writing = False
+
+    @contextmanager
+    def _file_turn(self) -> Iterator[None]:
         if self._lock_path is None:
             yield
             return
         with self._thread_lock:
-            if self._lock_file is None:
-                self._lock_file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+            with translated():
+                if self._lock_file is None:
+                    self._lock_file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX)
             try:
                 yield
             finally:
@@ -184,13 +319,16 @@ class Database:
         """
         if not self.sqlite:
             return True
-        with _translated(), self._writers_turn():
+        with self._turn(), translated():
             connection = self.engine.raw_connection()  # a checkpoint cannot run inside the transaction that the begin event opens
             try:
                 cursor = connection.cursor()
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 row = cursor.fetchone()
                 cursor.close()
+            except self.engine.dialect.loaded_dbapi.Error as error:
+                connection.invalidate()
+                raise sa.exc.DBAPIError(None, None, error) from None
             finally:
                 connection.close()
         return row is not None and not row[0]
@@ -203,39 +341,30 @@ class Database:
             self._lock_file = None
 
 
+_GROUP_TURN = sa.select(sa.func.pg_advisory_xact_lock(GROUP_LOCK))
+
+
 class _Queued:
-    __slots__ = ("done", "durable", "error", "result", "work")
+    __slots__ = ("durable", "error", "leads", "result", "told", "work")
 
     def __init__(self, work: Work[Any], durable: bool) -> None:  # private record
         self.work = work
         self.durable = durable
-        self.done = False
+        self.leads = False
+        self.told = threading.Event()
         self.error: Exception | None = None
         self.result: Any = None
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn driver errors into ours; the driver's text may quote values, so it does not travel."""
+def _own(error: Exception) -> Exception:
+    """Return what one of several threads is told: an exception keeps the traceback of each raise, so they do not share one."""
     try:
-        yield
-    except ArchiveError:
-        raise
-    except OSError as error:
-        message = f"the database cannot be used: {error.strerror}"
-        raise DatabaseUnavailable(message, remedy="run 'archive doctor'") from error
-    except sa.exc.IntegrityError:
-        raise  # a lost race; the caller looks again
-    except sa.exc.DBAPIError as error:
-        text = str(error.orig)
-        if "full" in text or "No space left" in text:
-            message = "the database's disk is full"
-            raise OutOfSpace(message, remedy="free space on the storage disk") from None
-        message = f"the database cannot be used: {type(error.orig).__name__}"
-        if "not a database" in text:
-            message = "the database does not open with this key"
-        elif "locked" in text or "busy" in text:
-            message = "the database is busy"
-        elif "readonly" in text or "read-only" in text:
-            message = "the database's disk is read-only"
-        raise DatabaseUnavailable(message, remedy="run 'archive doctor'") from error
+        return copy.copy(error)
+    except TypeError:
+        return error
+
+
+def _distrust(context: sa.engine.ExceptionContext) -> None:
+    """Give up SQLite connections after an I/O error."""
+    if failures.breaks_connection(context.original_exception):
+        context.is_disconnect = True

@@ -48,6 +48,7 @@ ERRORS: dict[type[errors.ArchiveError], Answer] = {
     errors.OutOfSpace: Answer(OUT_OF_RESOURCES, "the archive's disk is full"),
     errors.VaultUnavailable: Answer(OUT_OF_RESOURCES, "the archive cannot store now; try again later"),
     errors.DatabaseUnavailable: Answer(OUT_OF_RESOURCES, "the archive cannot store now; try again later"),
+    errors.CommitUncertain: Answer(OUT_OF_RESOURCES, "the archive cannot store now; try again later"),
     errors.KeysUnavailable: Answer(OUT_OF_RESOURCES, "the archive cannot store now; try again later"),
     errors.ReadOnly: Answer(OUT_OF_RESOURCES, "the archive is read-only for now"),
     errors.IntegrityError: Answer(PROCESSING_FAILURE, "processing failure"),

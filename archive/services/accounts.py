@@ -57,16 +57,19 @@ class Accounts(Rights):
         ])
 
     def show_user(self, subject: Subject, ref: str | int) -> Row:
-        """Return a user with its grants and tokens."""
+        """Return a user with its tokens, and its grants to who may list them: they name patients and studies."""
 
         def work(tx: sa.Connection, at: datetime) -> Row:
             row = principals.find(tx, ref, PEOPLE)
-            return self._user(tx, row, at) | {
-                "grants": grants.listed(tx, at=at, to=row["id"]),
-                "tokens": [shown_token(token, at) for token in tokens.listed(tx, principal_id=row["id"])],
-            }
+            shown = self._user(tx, row, at)
+            if policy.functions_of(tx, subject, at) & (P.ROLE_MANAGE | P.AUDIT):
+                shown["grants"] = grants.listed(tx, at=at, to=row["id"])
+            return shown | {"tokens": [shown_token(token, at) for token in tokens.listed(tx, principal_id=row["id"])]}
 
-        return self._read(subject, P.USER_MANAGE | P.ROLE_MANAGE, work)
+        found = self._read(subject, P.USER_MANAGE | P.ROLE_MANAGE, work)
+        if "grants" in found:
+            self._looked(subject, "grants", of=found["name"])
+        return found
 
     def disable_user(self, subject: Subject, ref: str | int) -> Row:
         """Switch a user off: it sees nothing at its next statement, and its sessions end."""
@@ -94,7 +97,7 @@ class Accounts(Rights):
             `id`, `name` and, when it was drawn, `password`: shown once.
 
         Raises:
-            Forbidden: also when the user may do more than the caller.
+            Forbidden: also when the user may do more than the caller, or has grants and the caller no role-manage.
         """
         chosen = password if password is not None else drawn_password()
         phc = _sealed(chosen, "")
@@ -103,6 +106,8 @@ class Accounts(Rights):
         def work(tx: sa.Connection, at: datetime) -> Row:
             row = principals.find(tx, ref, ("user",))
             self._refuse_above(tx, subject, row, at)
+            # Whoever sets a password may sign in with it: that must not open images user-manage alone does not.
+            self._refuse_into(tx, subject, row, at)
             credentials.keep(tx, row["id"], phc, must_change=True, at=at)
             sessions.end_all(tx, row["id"], at=at)
             self._record(tx, Kind.PASSWORD_CHANGED, subject, at, what="reset", name=row["name"], id=row["id"])
@@ -118,6 +123,10 @@ class Accounts(Rights):
         def work(tx: sa.Connection, at: datetime) -> Row:
             row = principals.find(tx, ref, kinds)
             self._refuse_above(tx, subject, row, at)
+            if row["kind"] == "group" and any(grant["effect"] == "deny" for grant in grants.listed(tx, at=at, to=row["id"])):
+                # As leaving it: with the group goes what it hides from its members.
+                policy.require(tx, subject, P.ROLE_MANAGE, at)
+                grants.refuse_self(tx, subject, row["id"])
             principals.remove(tx, row["id"], row["name"], by=subject.principal_id, at=at)
             self._record(tx, Kind.USER_CHANGED, subject, at, what="removed", name=row["name"], id=row["id"])
             return {"id": row["id"], "name": row["name"]}
@@ -187,7 +196,11 @@ class Accounts(Rights):
         return self._change(subject, P.USER_MANAGE, work)
 
     def remove_group(self, subject: Subject, ref: str | int) -> Row:
-        """Take a group away; what it gave its members ends."""
+        """Take a group away; what it gave its members ends, and what it hid. One with a deny needs role-manage.
+
+        Raises:
+            Forbidden: also for a group with a deny that one is in.
+        """
         return self._remove(subject, ref, ("group",))
 
     # --- roles ---

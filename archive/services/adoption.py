@@ -5,6 +5,7 @@ Decided twice: before sealing, so that a duplicate costs no writing, and again i
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -15,7 +16,7 @@ from archive.access import policy
 from archive.access.subject import Subject
 from archive.db.tables import statement, study
 from archive.dicom.part10 import Finding, Scanned
-from archive.errors import Unavailable
+from archive.errors import DatabaseUnavailable, Unavailable
 from archive.index import catalog
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
@@ -24,6 +25,7 @@ from archive.services.datastores import Datastore
 from archive.services.state_events import advance, commit_change
 from archive.vault.vault import RecordRef
 
+ATTEMPTS = 4
 Status = Literal["stored", "duplicate", "held", "conflict"]
 _KINDS = {"stored": Kind.STORED, "held": Kind.HELD, "conflict": Kind.CONFLICT, "duplicate": Kind.DUPLICATE}
 
@@ -77,6 +79,7 @@ def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -
 
     Raises:
         DatabaseUnavailable, OutOfSpace: nothing of it happened.
+        CommitUncertain: it may have happened, so the record stays.
     """
 
     # A replayed record keeps when it was received; its leaf is dated now, or the log's time would run backwards.
@@ -85,17 +88,24 @@ def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -
     def work(tx: sa.Connection) -> Adopted:
         decision = decide(tx, arrival.place, arrival.scanned, arrival.issuer)
         status: Status = decision.status
-        if decision.twin is not None and decision.twin.sha256 == arrival.sha256:
-            return _duplicate(core, tx, subject, arrival.scanned, decision.twin, door=door, at=at)
-        if status != "stored" and catalog.find_held(tx, arrival.place.id, arrival.scanned.sop_instance_uid, arrival.sha256):
+        findings = arrival.scanned.findings
+        if (twin := decision.twin) is not None and twin.sha256 == arrival.sha256:
+            if twin.ref.object_id == arrival.ref.object_id:
+                return Adopted("stored", twin.leaf, findings)  # a start beside us was first
+            if arrival.replayed and twin.rejected:
+                return Adopted("duplicate", twin.leaf, findings, kept=False)
+            return _duplicate(core, tx, subject, arrival.scanned, twin, door=door, at=at)
+        again = catalog.find_held(tx, arrival.place.id, arrival.scanned.sop_instance_uid, arrival.sha256) if status != "stored" else None
+        if again is not None:
+            if again.object_id == arrival.ref.object_id:
+                return Adopted(status, again.leaf, findings)
             leaf = core.ledger.record(tx, _event(_KINDS[status], arrival, subject, door, again=True), at=at)
-            return Adopted(status, leaf, arrival.scanned.findings, kept=False)
+            return Adopted(status, leaf, findings, kept=False)
         leaf = core.ledger.record(tx, _event(_KINDS[status], arrival, subject, door), at=at)
         entry = catalog.Entry(
             datastore_id=arrival.place.id, scanned=arrival.scanned, ref=arrival.ref, sha256=arrival.sha256, leaf=leaf,
             stored_at=arrival.at, issuer=arrival.issuer,
         )
-        findings = arrival.scanned.findings
         if status == "stored":
             inserted = catalog.insert(tx, entry)
             if _study_key(tx, inserted.study_pk) != arrival.ref.key_id:
@@ -108,7 +118,11 @@ def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -
         advance(core, tx, arrival.ref)
         return Adopted(status, leaf, findings)
 
-    return core.database.group(work)
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(sa.exc.IntegrityError):  # a lost race: look again, the other one's rows are there now
+            return core.database.group(work)
+    message = "other transactions were first again and again"
+    raise DatabaseUnavailable(message, remedy="send the instance again")
 
 
 def _study_key(tx: sa.Connection, study_pk: int) -> bytes:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 
+from archive.access import policy
+from archive.access.subject import Subject
 from archive.db.tables import datastore
 from archive.errors import NotFound
 
@@ -29,9 +32,27 @@ def find(tx: sa.Connection, name: str) -> Datastore:
     """
     row = tx.execute(_BY_NAME, {"name": name}).first()
     if row is None:
-        message = "there is no such datastore"
-        raise NotFound(message, remedy=f"name one that exists; the default is {DEFAULT}")
+        raise _absent()
     return Datastore(row.id, row.uid, row.name)
+
+
+def asked_for(tx: sa.Connection, subject: Subject, name: str, at: datetime) -> Datastore:
+    """Return the datastore a subject names: the default one, or one it has a grant in; any other is not there for it.
+
+    The console may name every one, a peer comes with the one it is bound to.
+
+    Raises:
+        NotFound.
+    """
+    found = find(tx, name)
+    if name != DEFAULT and subject.kind not in ("console", "device") and not policy.reaches(tx, subject, found.id, at):
+        raise _absent()
+    return found
+
+
+def _absent() -> NotFound:
+    message = "there is no such datastore"
+    return NotFound(message, remedy=f"name one that exists; the default is {DEFAULT}")
 
 
 _BY_NAME = sa.select(datastore.c.id, datastore.c.uid, datastore.c.name).where(datastore.c.name == sa.bindparam("name"))

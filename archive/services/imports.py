@@ -20,6 +20,7 @@ from archive.db.tables import job, job_item
 from archive.dicom.part10 import bare
 from archive.errors import ArchiveError, Denied, NotFound, Rejected, Unavailable
 from archive.ledger.audit import Event, Kind
+from archive.services import denials
 from archive.services.core import Core
 from archive.services.sources import Source as File
 from archive.services.sources import walk
@@ -86,7 +87,7 @@ class Imports:
         core.require_writable()
         resolved = [Path(path).absolute() for path in paths]
         source = via or Source("import")
-        with core.database.read() as tx:
+        with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.STORE, core.clock())
         summary = Summary()
         summary.job, done = self._begin(subject, resolved, datastore, wrap=wrap)
@@ -114,7 +115,7 @@ class Imports:
         Raises:
             Forbidden.
         """
-        with self._core.database.read() as tx:
+        with denials.recorded(self._core, subject), self._core.database.read() as tx:
             policy.require(tx, subject, Permission.JOB_MANAGE, self._core.clock())
             rows = tx.execute(sa.select(job).where(job.c.kind == "import").order_by(job.c.id.desc())).all()
         return [_as_dict(row) for row in rows]
@@ -125,7 +126,7 @@ class Imports:
         Raises:
             Forbidden, NotFound.
         """
-        with self._core.database.read() as tx:
+        with denials.recorded(self._core, subject), self._core.database.read() as tx:
             policy.require(tx, subject, Permission.JOB_MANAGE, self._core.clock())
             row = tx.execute(sa.select(job).where(job.c.id == job_id, job.c.kind == "import")).first()
             if row is None:

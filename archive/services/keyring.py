@@ -14,7 +14,7 @@ from archive.access.subject import Subject
 from archive.db.tables import datastore
 from archive.errors import KeysUnavailable
 from archive.ledger.audit import Event, Kind
-from archive.services import datastores
+from archive.services import datastores, denials
 from archive.services.core import Core
 
 Reload = Callable[[], None]
@@ -98,7 +98,7 @@ class KeyringAdmin:
 
     def _require(self, subject: Subject) -> None:
         core = self._core
-        with core.database.read() as tx:
+        with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.KEY_MANAGE, core.clock())
 
     def _record(self, subject: Subject, detail: dict[str, Any]) -> None:

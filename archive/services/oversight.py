@@ -18,6 +18,7 @@ from archive.ledger import checkpoints, files, proofs
 from archive.ledger.audit import KINDS, Event, Kind, ObjectRef
 from archive.ledger.log import AuditFilter
 from archive.ledger.verify import Report, Verifier
+from archive.services import denials
 from archive.services.core import Core
 
 
@@ -87,8 +88,11 @@ class Oversight:
         """
         core = self._core
         self._require(subject)
+        event = Event(Kind.AUDIT_READ, subject=subject, detail={"what": "proof", "of": what[:64]})
+        with core.database.begin() as tx:
+            core.ledger.record(tx, event, at=core.clock())
         with core.database.read() as tx:
-            return proofs.prove(tx, core.keyring, int(what) if what.isdigit() else self._leaf_of(tx, what))
+            return proofs.prove(tx, core.keyring, int(what) if what.isascii() and what.isdigit() and len(what) < 19 else self._leaf_of(tx, what))
 
     def public_keys(self) -> list[str]:
         """Return the keys a checker elsewhere needs, one line each."""
@@ -124,7 +128,7 @@ class Oversight:
 
     def _require(self, subject: Subject) -> None:
         core = self._core
-        with core.database.read() as tx:
+        with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.AUDIT, core.clock())
 
     @staticmethod

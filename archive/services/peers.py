@@ -134,6 +134,9 @@ class Peers(Doorkeeper):
             if not found["tls"]:
                 message = "that peer comes without TLS and has no certificate"
                 raise InvalidRequest(message, remedy="remove it and add it with --issue DIR")
+            them = Subject(found["principal_id"], found["name"], "device", "internal")
+            if policy.reaches(tx, them, None, at):  # who holds its certificate sees what it sees
+                policy.require(tx, subject, P.ROLE_MANAGE, at)
             shown = self._certificate(tx, certificate, issue, found["name"], at, renewing=True)
             tx.execute(sa.update(peer).where(peer.c.id == found["id"]).values(
                 certificate_sha256=shown.fingerprint, certificate_not_after=shown.not_after

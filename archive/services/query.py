@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import sqlalchemy as sa
+
 from archive.access.permissions import Permission
-from archive.access.policy import datastore_id, scope_of
+from archive.access.policy import scope_of
 from archive.access.subject import Subject
 from archive.db.engine import Database
 from archive.dicom.attributes import Attribute, Level
@@ -19,6 +21,7 @@ from archive.index import search
 from archive.index.terms import Fuzzy, Term
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.ledger.log import Ledger
+from archive.services import datastores
 from archive.services.clock import Clock
 
 
@@ -59,13 +62,13 @@ class Query:
 
         Raises:
             InvalidQuery: a key that cannot be matched; names the attribute, never the value.
-            NotFound: no such datastore.
+            NotFound: no such datastore, or none the subject has a right in.
             Unavailable: the search could not be recorded, so nothing is answered.
         """
         keys = tuple((attribute, _term(attribute, text, fuzzy=request.fuzzy)) for attribute, text in request.keys)
         at = self._clock()
         with self._database.read() as tx:
-            place = datastore_id(tx, request.datastore)
+            place = datastores.asked_for(tx, subject, request.datastore, at).id
             query = search.SearchQuery(
                 level=request.level, datastore_id=place, keys=keys, study_instance_uid=request.study_instance_uid,
                 series_instance_uid=request.series_instance_uid, include=request.include, limit=request.limit, offset=request.offset,
@@ -89,9 +92,9 @@ class Query:
         event = Event(Kind.SEARCHED, subject=subject, objects=tuple(objects), detail=detail)
         try:
             self._database.group(lambda tx: self._ledger.record(tx, event, at=self._clock()), durable=True)
-        except ArchiveError as error:
+        except (ArchiveError, sa.exc.SQLAlchemyError) as error:
             message = "the search could not be recorded, so nothing was answered"
-            raise Unavailable(message, remedy=error.remedy or "run 'archive doctor'") from error
+            raise Unavailable(message, remedy=getattr(error, "remedy", "") or "run 'archive doctor'") from error
 
 
 def _term(attribute: Attribute, text: str, *, fuzzy: bool) -> Term:

@@ -13,6 +13,7 @@ from archive.db.tables import datastore, statement
 from archive.errors import InstanceConflict, InvalidRequest, NotFound
 from archive.index import catalog
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
+from archive.services import denials
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.records import decode
@@ -33,9 +34,15 @@ class Reconcile:
             Forbidden.
         """
         core = self._core
-        with core.database.read() as tx:
+        with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.PATIENT_MERGE, core.clock())
-            return [_as_dict(row) for row in catalog.list_held(tx, state=None if every else "open")]
+            rows = [_as_dict(row) for row in catalog.list_held(tx, state=None if every else "open")]
+        patients = sorted({row["patient_id"] for row in rows if row["patient_id"]})
+        event = Event(Kind.READ, subject=subject, objects=tuple(ObjectRef("patient", one) for one in patients), instances=len(rows),
+                      detail={"what": "reconcile-list"})
+        with core.database.begin() as tx:
+            core.ledger.record(tx, event, at=core.clock())
+        return rows
 
     def show(self, subject: Subject, held_id: int) -> dict[str, Any]:
         """Return one, with the differences to what is stored under its UIDs.
@@ -44,7 +51,7 @@ class Reconcile:
             Forbidden, NotFound.
         """
         core = self._core
-        with core.database.read() as tx:
+        with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.PATIENT_MERGE, core.clock())
             row, place = self._row(tx, held_id)
             twin = catalog.find_instance(tx, place.id, row.sop_instance_uid)
@@ -137,7 +144,7 @@ class Reconcile:
         if not reason.strip():
             message = "a reason is needed"
             raise InvalidRequest(message, remedy="say why with --reason")
-        with core.database.read() as tx:
+        with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.PATIENT_MERGE, core.clock())
             return self._row(tx, held_id)
 

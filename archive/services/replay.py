@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
-from archive.db.tables import datastore, segment, statement
+from archive.access import policy
+from archive.db.tables import datastore, held, instance, segment, statement
 from archive.errors import ArchiveError, DigestMismatch, SealBroken
 from archive.ledger import statements
 from archive.ledger.audit import Event
@@ -20,8 +22,9 @@ from archive.services.adoption import Arrival, adopt
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.records import decode
+from archive.services.segment_rows import FIRST_RECORD
 from archive.vault.disk import padded
-from archive.vault.vault import Damage, Kind, RecordRef
+from archive.vault.vault import Damage, Kind, Location, RecordRef
 
 
 @dataclass(slots=True)
@@ -32,6 +35,9 @@ class Replayed:
     swept: int = 0
     damaged: list[str] = field(default_factory=list)
 
+
+_TORN = frozenset({"V02", "V04", "V06", "V07", "V08"})
+"""What a write that was cut short can look like; a key that is missing (V05) never does."""
 
 _KNOWN = sa.select(statement.c.leaf).where(statement.c.object_id == sa.bindparam("object"))
 
@@ -53,9 +59,14 @@ class Replay:
         done = Replayed()
         with core.database.read() as tx:
             rows = tx.execute(sa.select(segment).order_by(segment.c.created_at, segment.c.id)).all()
+        files = {file.segment_id: file.file_bytes for file in core.vault.segments.files()}
+        with core.database.read() as tx:
+            noted = {bytes(one) for one in tx.execute(sa.select(segment.c.id)).scalars()}
             places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
         for row in rows:
             if row.state == "closed" and row.replay_from >= row.used:
+                continue
+            if row.id not in files and self._drop_row(row):
                 continue
             if core.vault.segments.in_use(row.id):
                 continue  # an import beside us is writing it, and settles what it writes
@@ -64,12 +75,16 @@ class Replay:
             except SealBroken as error:
                 done.damaged.append(error.verdict)  # the file is gone; verify names what was in it, the rest goes on
                 continue
-            if used is not None and core.vault.segments.finish_segment(row.id, used):
+            if used == FIRST_RECORD and not self._named(row.id):
+                core.vault.segments.remove(Location(row.id, FIRST_RECORD, max(0, files.get(row.id, 0) - FIRST_RECORD)))
+            elif used is not None and core.vault.segments.finish_segment(row.id, used):
                 with core.database.begin() as tx:
                     tx.execute(
                         sa.update(segment).where(segment.c.id == row.id)
                         .values(state="closed", used=used, replay_from=used, closed_at=core.clock())
                     )
+        for segment_id in files.keys() - noted:
+            self._drop_file(segment_id)
         if done.adopted or done.swept or done.damaged:
             detail = {"adopted": done.adopted, "swept": done.swept, "damaged": len(done.damaged)}
             with core.database.begin() as tx:
@@ -80,8 +95,12 @@ class Replay:
         """Return the length the file can be cut to; None where damage asks for it to stay as it is."""
         core = self._core
         used, whole = start, True
-        for found in core.vault.scan(segment_id, start):
+        for found in list(core.vault.scan(segment_id, start)):  # to the end before the file may go
             if isinstance(found, Damage):
+                if found.verdict in _TORN and not self._named(segment_id, found.offset, found.length):
+                    core.vault.segments.remove(Location(segment_id, found.offset, found.length))
+                    done.swept += 1
+                    continue
                 done.damaged.append(found.verdict)
                 whole = False
                 continue
@@ -105,6 +124,29 @@ class Replay:
                 whole = False
         return used if whole else None
 
+    def _named(self, segment_id: bytes, offset: int = 0, length: int = 1 << 62) -> bool:
+        """Whether a row says that a record lies there: then bytes that do not verify are damage, else a write cut short."""
+        where = {"segment": segment_id, "start": offset, "stop": offset + length}
+        with self._core.database.read() as tx:
+            return any(policy.run_as(tx, policy.system("replay"), named, where).first() is not None for named in _NAMED)
+
+    def _drop_row(self, row: sa.Row[Any]) -> bool:
+        """Forget a segment whose file was removed, empty, just before the end."""
+        if row.replay_from > FIRST_RECORD or self._named(row.id):
+            return False
+        with self._core.database.begin() as tx:
+            tx.execute(sa.delete(segment).where(segment.c.id == row.id))
+        return True
+
+    def _drop_file(self, segment_id: bytes) -> None:
+        """Remove a file that no row was made for any more; one with records in it stays, and verify names it."""
+        core = self._core
+        try:
+            if core.vault.finish_segment(segment_id) == FIRST_RECORD:
+                core.vault.segments.remove(Location(segment_id, FIRST_RECORD, 0))
+        except SealBroken:
+            return  # removed meanwhile by the process that made it
+
     def _adopt(self, ref: RecordRef, sha256: bytes, places: dict[bytes, Datastore]) -> bool:
         core = self._core
         sections = core.vault.sections(ref)
@@ -118,3 +160,12 @@ class Replay:
             envelope=sections.statement, at=datetime.fromisoformat(meta.received["at"]), replayed=True,
         )
         return adopt(core, arrival, None, door=meta.received["via"]).kept
+
+
+_NAMED = [
+    sa.select(table.c.id).where(
+        table.c.segment_id == sa.bindparam("segment"), table.c.record_offset < sa.bindparam("stop"),
+        table.c.record_offset + table.c.record_bytes > sa.bindparam("start"),
+    ).limit(1)
+    for table in (instance, held)
+]

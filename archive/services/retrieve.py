@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import sqlalchemy as sa
+
 from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
@@ -191,7 +193,7 @@ class Retrieve:
         core = self._core
         at = core.clock()
         with core.database.read() as tx:
-            place = datastores.find(tx, datastore)
+            place = datastores.asked_for(tx, subject, datastore, at)
             rows = search.locate(tx, scope_of(subject, need, at), place.id, study, series, sop)
         objects = [ObjectRef("study", study)] + ([ObjectRef("series", series)] if series else [])
         event = Event(
@@ -210,9 +212,9 @@ class Retrieve:
         core = self._core
         try:
             core.database.group(lambda tx: core.ledger.record(tx, event, at=core.clock()), durable=True)
-        except ArchiveError as error:
+        except (ArchiveError, sa.exc.SQLAlchemyError) as error:
             message = "the access could not be recorded, so nothing was answered"
-            raise Unavailable(message, remedy=error.remedy or "run 'archive doctor'") from error
+            raise Unavailable(message, remedy=getattr(error, "remedy", "") or "run 'archive doctor'") from error
 
     def _found(self, row: search.InstanceRow, datastore: str, need: Permission) -> Found:
         etag = self._core.keyring.pseudonym("etag", row.ref.object_id).hex()[:32]

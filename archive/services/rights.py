@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -82,7 +82,9 @@ class Rights(Changes):
             found = grants.listed(tx, at=at, to=who, datastore_id=store)
             return [row for row in found if ended or row["state"] in ("active", "not yet")]
 
-        return self._read(subject, P.ROLE_MANAGE | P.AUDIT, work)
+        found = self._read(subject, P.ROLE_MANAGE | P.AUDIT, work)
+        self._looked(subject, "grants")
+        return found
 
     def revoke_grant(self, subject: Subject, grant_id: int | str, *, reason: str = "") -> Row:
         """End a grant at once; ending a deny of oneself is refused, for it would give.
@@ -110,7 +112,10 @@ class Rights(Changes):
             row = principals.find(tx, who)
             return {"subject": row["name"], **explain.explain(tx, row, policy.datastore_id(tx, datastore), uid, at=at)}
 
-        return self._read(subject, P.ROLE_MANAGE | P.AUDIT, work)
+        found = self._read(subject, P.ROLE_MANAGE | P.AUDIT, work)
+        level: Literal["study", "series"] = "series" if found.get("level") == "series" else "study"
+        self._looked(subject, "explain", ObjectRef(level, uid.strip()), of=found["subject"])
+        return found
 
     # --- tokens ---
 
@@ -155,7 +160,10 @@ class Rights(Changes):
             who = None if owner is None else principals.find(tx, owner, PEOPLE)["id"]
             if not all_of_them:
                 who = subject.principal_id if who in (None, subject.principal_id) else -1
-            return [shown_token(row, at) for row in tokens.listed(tx, principal_id=who)]
+            found = tokens.listed(tx, principal_id=who)
+            if not all_of_them and subject.token_id is not None:
+                found = [row for row in found if row["id"] == subject.token_id]
+            return [shown_token(row, at) for row in found]
 
         return self._read(subject, None, work)
 
@@ -169,6 +177,8 @@ class Rights(Changes):
         def work(tx: sa.Connection, at: datetime) -> Row:
             everyone = bool(policy.functions_of(tx, subject, at) & P.USER_MANAGE)
             mine = tokens.listed(tx, principal_id=None if everyone else subject.principal_id)
+            if not everyone and subject.token_id is not None:
+                mine = [found for found in mine if found["id"] == subject.token_id]  # what was handed out ends nothing but itself
             row = next((found for found in mine if str(ref) in (str(found["id"]), found["prefix"])), None)
             if row is None:
                 message = "there is no such token"
@@ -186,6 +196,17 @@ class Rights(Changes):
             message = "users make tokens for themselves, signed in with the browser"
             raise Forbidden(message, remedy="sign in as that user, or use 'archive token create' on the server")
         policy.require_live(tx, subject, at)
+
+    def _refuse_into(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> None:
+        """Who may become another, by its password, needs what it takes to give away the grants that one has."""
+        if policy.reaches(tx, Subject(row["id"], row["name"], "user", "internal"), None, at):
+            policy.require(tx, subject, P.ROLE_MANAGE, at)
+
+    def _looked(self, subject: Subject, what: str, *objects: ObjectRef, **detail: str) -> None:
+        """Grants name patients and studies, so who looks at them leaves a trace before the answer."""
+        event = Event(Kind.AUDIT_READ, subject=subject, objects=objects, detail={"what": what, **detail})
+        with self._database.begin() as tx:
+            self._ledger.record(tx, event, at=self._clock())
 
     def _record_grant(  # as _record, and what is recorded
         self, tx: sa.Connection, kind: Kind, subject: Subject, at: datetime, grant: Row, *, because: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Literal
@@ -10,10 +11,13 @@ import msgspec
 import sqlalchemy as sa
 
 from archive.db.tables import segment, statement
+from archive.errors import ArchiveError, CommitUncertain
 from archive.ledger import statements
 from archive.ledger.audit import StoredRef
 from archive.services.core import Core
 from archive.vault.vault import RecordRef
+
+log = logging.getLogger("archive.services")
 
 Change = Literal["rejected", "restored", "accepted", "held-rejected"]
 
@@ -24,7 +28,7 @@ def commit_change(
 ) -> None:
     """Seal the change under its study's key, then commit `work`, which records it with the given reference, durably.
 
-    `work` returns the leaf. If the commit fails the record is freed.
+    `work` returns the leaf and may run more than once. If the commit fails the record is freed.
 
     Raises:
         OutOfSpace, VaultUnavailable, DatabaseUnavailable, KeyShredded.
@@ -44,10 +48,24 @@ def commit_change(
 
     try:
         core.database.group(all_of_it, durable=True)
-    except BaseException:
-        core.vault.forget([ref])
+    except Exception as error:
+        free_after(core, ref, error)
         raise
     core.vault.segments.settle(ref.location)
+
+
+def free_after(core: Core, ref: RecordRef, error: Exception) -> None:
+    """Free the record of a failed transaction, unless it may have been committed all the same: then the next start decides."""
+    if not isinstance(error, CommitUncertain):
+        free(core, ref)
+
+
+def free(core: Core, ref: RecordRef) -> None:
+    """Free a record that no row names; if even that fails, the next start sweeps it."""
+    try:
+        core.vault.forget([ref])
+    except ArchiveError as error:
+        log.warning("a record that is not needed could not be freed (%s); the next start frees it", error.code)
 
 
 def decode_change(payload: bytes) -> dict[str, Any]:

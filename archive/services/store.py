@@ -15,17 +15,19 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
+from archive.db.tables import study
 from archive.dicom.part10 import Finding, Limits, Scanned, meta
 from archive.errors import Forbidden, InvalidInstance
 from archive.index import catalog
-from archive.services import datastores
+from archive.services import datastores, denials
 from archive.services.adoption import Arrival, Decision, adopt, decide, record_duplicate
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.incoming import BUFFERED_BYTES, Intake, Source
 from archive.services.records import encode
+from archive.services.state_events import free, free_after
 from archive.services.statement import statement_for
-from archive.vault.vault import Kind, RecordRef, RecordWriter
+from archive.vault.vault import Kind, RecordWriter
 
 DERIVED_CLASSES = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.11.", "1.2.840.10008.5.1.4.1.1.104.")
 """SR, presentation states and encapsulated documents: what STORE_DERIVED alone may store."""
@@ -95,9 +97,9 @@ class Store:
     def _start(self, subject: Subject, datastore: str, source: Source, expected: Expected) -> Incoming:
         core = self._core
         core.require_writable()
-        with core.database.read() as tx:
+        with denials.recorded(core, subject), core.database.read() as tx:
             derived_only = _require_store(tx, subject, core.clock)
-            place = datastores.find(tx, datastore)
+            place = datastores.asked_for(tx, subject, datastore, core.clock())
         intake = Intake(self.limits, max_bytes=core.config.dimse.max_dataset_bytes)
         return Incoming(core, subject, source, expected, intake, place, derived_only)
 
@@ -261,18 +263,30 @@ class Incoming:
     def _index(self, arrival: Arrival) -> Outcome:
         try:
             adopted = adopt(self._core, arrival, self._subject, door=self._source.via)
-        except BaseException:
-            self._forget(arrival.ref)
+        except Exception as error:
+            free_after(self._core, arrival.ref, error)
             raise
         if adopted.kept:
             self._core.vault.segments.settle(arrival.ref.location)
         else:
-            self._forget(arrival.ref)
-        return _outcome(adopted.status, arrival.scanned, adopted.findings, adopted.leaf)
+            free(self._core, arrival.ref)
+        findings = adopted.findings
+        if len(findings) > len(arrival.scanned.findings) and not self._sees(arrival):
+            findings = arrival.scanned.findings
+        return _outcome(adopted.status, arrival.scanned, findings, adopted.leaf)
 
-    def _forget(self, ref: RecordRef) -> None:
-        """Free a record that no row names; if even that fails, the next start sweeps it."""
-        self._core.vault.forget([ref])
+    def _sees(self, arrival: Arrival) -> bool:
+        """Whether the sender may know what its study holds: what differs from it is told to nobody else."""
+        subject = self._subject
+        if subject.kind == "console":
+            return True
+        with self._core.database.read() as tx:
+            scope = policy.scope_of(subject, Permission.METADATA, self._core.clock())
+            wanted = sa.select(study.c.id).where(
+                study.c.datastore_id == arrival.place.id, study.c.study_instance_uid == arrival.scanned.study_instance_uid,
+                scope.study(study),
+            )
+            return scope.run(tx, wanted).first() is not None
 
 
 def _outcome(

@@ -23,6 +23,7 @@ from archive.services.packs import Packs
 CHECKPOINT_EVERY = timedelta(seconds=1)
 SETTLED_AFTER = timedelta(seconds=2)
 SWEEP_EVERY = timedelta(minutes=5)
+UNSETTLED_AT_MOST = timedelta(minutes=10)
 WAL_EVERY = timedelta(seconds=30)
 PACKS_PER_TICK = 4
 KEEP_ATTEMPTS = timedelta(days=1)
@@ -108,7 +109,11 @@ class Upkeep:
         core = self._core
         with core.database.read() as tx:
             rows = tx.execute(
-                sa.select(segment.c.id, segment.c.name).where(segment.c.state == "closed", segment.c.sha256.is_(None)).limit(1)
+                sa.select(segment.c.id, segment.c.name).where(
+                    segment.c.state == "closed", segment.c.sha256.is_(None),
+                    # A record whose rows are not committed yet may still become a hole.
+                    sa.or_(segment.c.replay_from >= segment.c.used, segment.c.closed_at < core.clock() - UNSETTLED_AT_MOST),
+                ).limit(1)
             ).all()
         for row in rows:
             digest = core.vault.segments.digest(bytes(row.id))

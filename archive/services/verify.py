@@ -23,6 +23,7 @@ from archive.errors import ArchiveError
 from archive.index import catalog
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind
+from archive.services import denials
 from archive.services.core import Core
 from archive.services.oversight import verify_ledger
 
@@ -78,7 +79,7 @@ class Verify:
         """
         core = self._core
         if subject.kind != "console":
-            with core.database.read() as tx:
+            with denials.recorded(core, subject), core.database.read() as tx:
                 policy.require(tx, subject, Permission.CONFIGURE, core.clock())
         report = Report(mode)
         self._segments(report, hashes=mode == "keyless")

@@ -142,6 +142,8 @@ class DiskSegments:
             raise translated(error, "opening a segment") from error
         try:
             lock(fd)
+            if not os.fstat(fd).st_nlink:  # a start beside us took it for a leftover
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._disk.allocate(fd, 0, size)
             segment = OpenSegment(segment_id, fd, size, at, Progress())
             self._write_head(segment, aligned_copy(head_block(segment_id, at)))

@@ -50,6 +50,7 @@ TABLE: dict[type[errors.ArchiveError], Line] = {
     errors.OutOfSpace: Line(HTTPStatus.INSUFFICIENT_STORAGE),
     errors.VaultUnavailable: Line(HTTPStatus.SERVICE_UNAVAILABLE, "the storage cannot be read or written now", _LATER),
     errors.DatabaseUnavailable: Line(HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be reached now", _LATER),
+    errors.CommitUncertain: Line(HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be reached now", _LATER),
     errors.KeysUnavailable: Line(HTTPStatus.SERVICE_UNAVAILABLE, "the keys cannot be opened now", _LATER),
     errors.ReadOnly: Line(HTTPStatus.SERVICE_UNAVAILABLE, "the archive is read-only until a finding is acknowledged", _LATER),
     errors.IntegrityError: _DAMAGED,

@@ -230,3 +230,63 @@ def test_users_manage_their_own_tokens_only(office: Office) -> None:
     office.at += timedelta(minutes=15)
     with pytest.raises(Forbidden):
         a.list_tokens(ada)
+
+
+def test_user_manage_alone_opens_no_images_through_somebody_else(office: Office) -> None:
+    eve, a = office.user("eve", "administrator"), office.accounts
+    office.user("rita", password=GOOD)
+    a.reset_password(eve, "rita")
+    a.add_grant(office.console, to="rita", role="radiologist", target=Target("everything"))
+    with pytest.raises(Forbidden):
+        a.reset_password(eve, "rita")
+    a.add_group(office.console, "readers")
+    a.add_grant(office.console, to="readers", role="radiologist", target=Target("everything"))
+    office.user("ruth", password=GOOD)
+    a.join_group(office.console, "readers", "ruth")
+    with pytest.raises(Forbidden):
+        a.reset_password(eve, "ruth")
+    assert a.reset_password(office.console, "ruth")["name"] == "ruth"
+    assert a.reset_password(office.owner, "rita")["name"] == "rita"  # may give images away as well
+
+
+def test_a_deny_does_not_go_with_its_group(office: Office) -> None:
+    eve, a = office.user("eve", "administrator"), office.accounts
+    a.add_group(office.console, "staff")
+    a.join_group(office.console, "staff", "eve")
+    a.add_grant(office.console, to="eve", role="referrer", target=Target("everything"))
+    a.add_grant(office.console, to="staff", role="referrer", target=Target("everything"), deny=True)
+    assert office.seen(eve) == set()
+    with pytest.raises(Forbidden):
+        a.remove_group(eve, "staff")
+    a.assign_role(office.console, "eve", "security-officer")
+    with pytest.raises(Forbidden):  # still for oneself
+        a.remove_group(eve, "staff")
+    assert office.seen(eve) == set()
+    a.remove_group(office.console, "staff")
+    assert office.seen(eve)
+
+
+def test_grants_name_patients_so_who_looks_may_and_is_recorded(office: Office) -> None:
+    eve, a = office.user("eve", "administrator"), office.accounts
+    auditor = office.user("ole", "auditor")
+    office.user("ada")
+    a.add_grant(office.console, to="ada", role="referrer", target=Target("patient", "P1"))
+    assert "grants" not in a.show_user(eve, "ada")
+    assert "P1" not in str(a.show_user(eve, "ada"))
+    assert [grant["object"] for grant in a.show_user(office.console, "ada")["grants"]] == ["P1"]
+    before = len(office.events())
+    a.list_grants(auditor)
+    a.explain(auditor, "ada", "1.1")
+    looked = office.events()[: len(office.events()) - before]
+    assert [(event.kind, event.principal_id) for event in looked] == [("audit-read", auditor.principal_id)] * 2
+
+
+def test_a_token_ends_and_lists_nothing_but_itself(office: Office) -> None:
+    ada, a = office.user("ada"), office.accounts
+    handed_out, other = (a.create_token(office.console, owner="ada") for _ in range(2))
+    bearer = office.signin.bearer(handed_out["token"], address="")
+    assert [row["id"] for row in a.list_tokens(bearer)] == [handed_out["id"]]
+    with pytest.raises(NotFound):
+        a.revoke_token(bearer, other["id"])
+    assert a.revoke_token(bearer, handed_out["id"])["state"] == "revoked"
+    assert {row["id"] for row in a.list_tokens(ada)} == {handed_out["id"], other["id"]}

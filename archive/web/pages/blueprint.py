@@ -86,7 +86,7 @@ def problem(error: ArchiveError) -> Response:
 def local(target: str) -> str:
     """Return a path of this site to go on to after signing in; anything else becomes the study list."""
     parts = urlsplit(target)
-    if parts.scheme or parts.netloc or not target.startswith("/studies") or "\\" in target:
+    if parts.scheme or parts.netloc or not target.startswith("/studies") or not target.isprintable() or "\\" in target:
         return "/studies"
     return target
 

@@ -111,7 +111,7 @@ def _attribute(keyword: str) -> Attribute:
 
 
 def _page(text: str) -> int:
-    return min(int(text), 1_000_000) if text.isascii() and text.isdigit() and int(text) > 0 else 1
+    return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 8 else 1
 
 
 def _link(query: dict[str, str], page: int) -> str:
