@@ -9,9 +9,8 @@ from archive.config import Config
 from archive.errors import ArchiveError
 from archive.keys.hygiene import harden_process
 from archive.keys.keyring import Keyring
-from archive.ledger.audit import Event, Kind
 from archive.ledger.log import Ledger
-from archive.services import setup
+from archive.services import lifecycle, setup
 from archive.services.accounts import Accounts
 from archive.services.clock import Clock, utc_now
 from archive.services.core import Core
@@ -71,8 +70,7 @@ class Node:
         why = self.core.read_only or self.oversight.rolled_back()
         if not why:
             Replay(self.core).run()
-            with self.core.database.begin() as tx:
-                self.core.ledger.record(tx, Event(Kind.STARTED, detail={"role": self.role}), at=self.core.clock())
+            lifecycle.started(self.core)
         return why
 
     def close(self) -> None:

@@ -116,6 +116,7 @@ def run_background(link: Link) -> None:
         link.watch()
         link.ready()
         worker.run(node.upkeep, stop)
+        node.upkeep.finish()
     finally:
         node.close()
 

@@ -17,6 +17,7 @@ from archive.db.tables import datastore, login_attempt, pending_peer, segment, s
 from archive.index import locate
 from archive.ledger import checkpoints, files, nodes
 from archive.ledger.audit import Event, Kind
+from archive.services import lifecycle
 from archive.services.core import Core
 from archive.services.packs import Packs
 
@@ -64,6 +65,16 @@ class Upkeep:
         if at - self._swept_at >= SWEEP_EVERY:
             self._sweep(at)
             self._swept_at = at
+
+    def finish(self) -> None:
+        """Record the stop and sign the ledger's head: what the archive says last covers everything.
+
+        Raises:
+            DatabaseUnavailable, VaultUnavailable, LedgerBroken.
+        """
+        if not self._core.read_only:
+            lifecycle.stopped(self._core)
+            self.checkpoint()
 
     def checkpoint(self) -> bool:
         """Sign the ledger's head when it grew or the heartbeat is due, and write its files; False when nothing was due.
