@@ -72,6 +72,8 @@ def run_worker(
     ready()
     try:
         listener.run(lambda: told.is_set() or stop_event.is_set())
+        for endpoint in sockets:
+            endpoint.listening.close()  # when no other process listens there, who connects now is refused at once
         return listener.drain(drain_s)
     finally:
         node.peers.sweep(name)

@@ -100,7 +100,8 @@ class Keyring:
         path = config.keys_dir / "keyring.json"
         if not path.exists():
             message = f"there is no keyring at {path}"
-            raise KeysUnavailable(message, remedy="run 'archive init', or name its folder in keys.directory")
+            raise KeysUnavailable(message, remedy="run 'archive init' for a new archive; of an old one, put it back from its backup, "
+                                  "or name its folder in keys.directory")
         private_files.check_directory(config.keys_dir)
         file = keyring_file.load(path)
         archive = uuid.UUID(file.archive).bytes
@@ -222,6 +223,23 @@ class Keyring:
     def describe(self) -> list[dict[str, str]]:
         """Return every entry without its secret: id, purpose, state, datastore, created_at, not_after."""
         return [{name: value for name, value in entry.fields().items() if name != "public"} for entry in self._entries]
+
+    def refresh(self) -> bool:
+        """Read keyring.json again, when another process changed it; False when there is nothing new or no root to open it with.
+
+        Raises:
+            KeysUnavailable: it is not readable or not ours.
+        """
+        if not self._root or self._path is None:
+            return False
+        file = keyring_file.load(self._path)
+        if file.generation <= self.generation:
+            return False
+        keyring_file.authenticate(file, self._root, self._path)
+        self._entries = [entries.from_json(fields, self._root, self._archive) for fields in file.entries]
+        self._slots, self.generation = list(file.slots), file.generation
+        self._forget_derived()
+        return True
 
     # --- changes -----------------------------------------------------------------------------------------------------------------
 
@@ -370,6 +388,9 @@ class Keyring:
         except BaseException:
             self._entries, self._slots = before
             raise
+        self._forget_derived()
+
+    def _forget_derived(self) -> None:
         for name in ("index_key", "keystore_key", "current_audit_key", "instance_signer", "log_signers"):
             self.__dict__.pop(name, None)
 

@@ -60,11 +60,16 @@ class Sockets:
     dimse_tls: socket.socket | None
     dimse_plain: socket.socket | None
 
-    def close(self) -> None:
-        """Close them all."""
-        for made in (self.http, self.dimse_tls, self.dimse_plain):
+    def refuse(self) -> None:
+        """Let go of the DIMSE ports: who connects while workers drain is refused, and not left to wait for nobody."""
+        for made in (self.dimse_tls, self.dimse_plain):
             if made is not None:
                 made.close()
+
+    def close(self) -> None:
+        """Close them all."""
+        self.refuse()
+        self.http.close()
 
 
 Command = Callable[[Child, Sockets, Config], Sequence[str]]
@@ -333,6 +338,7 @@ class Supervisor:
         return status
 
     def _stop(self) -> None:
+        self._sockets.refuse()
         deadline = time.monotonic() + DRAIN_S
         self._drain([child for child in self._children if child.role != "background"], deadline)
         self._drain([child for child in self._children if child.role == "background"], max(deadline, time.monotonic() + 5))

@@ -13,9 +13,11 @@ from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import datastore
 from archive.errors import KeysUnavailable
+from archive.ledger import checkpoints
 from archive.ledger.audit import Event, Kind
 from archive.services import datastores, denials
 from archive.services.core import Core
+from archive.services.datastores import Datastore
 
 Reload = Callable[[], None]
 
@@ -54,10 +56,20 @@ class KeyringAdmin:
         self._require(subject)
         with core.database.read() as tx:
             place = datastores.find(tx, name)
+        # Two rotations at once could each destroy what the other goes on with.
+        with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
+            return self._rotate(subject, place, reload, progress)
+
+    def _rotate(self, subject: Subject, place: Datastore, reload: Reload, progress: Callable[[int], None]) -> dict[str, Any]:
+        core = self._core
+        core.keyring.refresh()
         at = core.clock()
+        # Until every worker holds the new key, all go on with the old one; afterwards none can.
+        core.keystore.wrap_under(place.uid, self._in_use(place.uid))
         fresh = core.keyring.add_kek(place.uid, at=at)
-        self._record(subject, {"what": "kek-added", "datastore": name, "key": fresh.id.hex()})
+        self._record(subject, {"what": "kek-added", "datastore": place.name, "key": fresh.id.hex()})
         reload()
+        core.keystore.wrap_under(place.uid, fresh.id)
         rewrapped = core.keystore.rewrap(place.uid, progress=progress)
         destroyed = 0
         for kek in core.keyring.keks():
@@ -67,8 +79,13 @@ class KeyringAdmin:
                     raise KeysUnavailable(message, remedy="run 'archive key rotate' again")
                 core.keyring.destroy_kek(kek.id, at=core.clock())
                 destroyed += 1
-        self._record(subject, {"what": "kek-rotated", "datastore": name, "key": fresh.id.hex(), "rewrapped": rewrapped})
+        self._record(subject, {"what": "kek-rotated", "datastore": place.name, "key": fresh.id.hex(), "rewrapped": rewrapped})
         return {"key": fresh.id.hex(), "rewrapped": rewrapped, "destroyed": destroyed}
+
+    def _in_use(self, datastore: bytes) -> bytes:
+        """Return the key that wraps now: the active one, unless an interrupted rotation had not come to use it."""
+        core = self._core
+        return core.keystore.wrapping(datastore) or core.keyring.kek(datastore).id
 
     def slot_add(self, subject: Subject, *, key_file: Path | None = None, recovery_kit: Path | None = None, label: str = "") -> str:
         """Add a key file or a recovery kit that opens the keyring, and return the slot's id.
@@ -78,7 +95,11 @@ class KeyringAdmin:
         """
         self._require(subject)
         slot = self._core.keyring.slot_add(at=self._core.clock(), key_file=key_file, recovery_kit=recovery_kit, label=label)
-        self._record(subject, {"what": "slot-added", "slot": slot, "kind": "recovery" if recovery_kit else "key-file"})
+        try:
+            self._record(subject, {"what": "slot-added", "slot": slot, "kind": "recovery" if recovery_kit else "key-file"})
+        except BaseException:
+            self._core.keyring.slot_remove(slot)  # nothing opens the keyring that the ledger does not know of
+            raise
         return slot
 
     def slot_remove(self, subject: Subject, slot_id: str) -> None:
@@ -88,8 +109,11 @@ class KeyringAdmin:
             Forbidden, NotFound, InvalidRequest, KeysUnavailable.
         """
         self._require(subject)
-        self._core.keyring.slot_remove(slot_id)
-        self._record(subject, {"what": "slot-removed", "slot": slot_id})
+        core = self._core
+        with core.database.begin() as tx:
+            event = Event(Kind.KEY_CHANGED, subject=subject, detail={"what": "slot-removed", "slot": slot_id})
+            core.ledger.record(tx, event, at=core.clock())
+            core.keyring.slot_remove(slot_id)  # last: if the event cannot be taken, the slot stays
 
     def datastores(self) -> Sequence[str]:
         """Return the names of the datastores, each with keys of its own."""

@@ -92,7 +92,8 @@ class Oversight:
         with core.database.begin() as tx:
             core.ledger.record(tx, event, at=core.clock())
         with core.database.read() as tx:
-            return proofs.prove(tx, core.keyring, int(what) if what.isascii() and what.isdigit() and len(what) < 19 else self._leaf_of(tx, what))
+            numbered = what.isascii() and what.isdigit() and len(what) < 19
+            return proofs.prove(tx, core.keyring, int(what) if numbered else self._leaf_of(tx, what))
 
     def public_keys(self) -> list[str]:
         """Return the keys a checker elsewhere needs, one line each."""

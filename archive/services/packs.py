@@ -7,6 +7,7 @@ Part 10 bytes when next asked for.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Packs:
 
     def series(self, groups: list[list[search.InstanceRow]], datastore: str) -> MetadataAnswer:
         """Return the metadata of whole series, one after the other as one JSON array."""
-        etag = self._etag(datastore, *(f"{rows[0].series_pk}.{rows[0].series_generation}.{len(rows)}" for rows in groups))
+        etag = self._etag(datastore, *map(_generation, groups))
         if len(groups) == 1:
             return MetadataAnswer(etag, lambda: _blocks(self._pack(groups[0], datastore)))
         return MetadataAnswer(etag, lambda: self._joined(groups, datastore))
@@ -76,12 +77,14 @@ class Packs:
     def _pack(self, rows: list[search.InstanceRow], datastore: str) -> bytes:
         core = self._core
         first = rows[0]
-        etag = self._etag(datastore, f"{first.series_pk}.{first.series_generation}.{len(rows)}")
+        etag = self._etag(datastore, _generation(rows))
         with core.database.read() as tx:
             kept = policy.run_as(tx, policy.system("packs"), _KEPT, {"series": first.series_pk}).first()
         if kept is not None and kept.generation == first.series_generation and kept.etag == etag:
             try:
-                return core.vault.open_blob(bytes(kept.object_id), bytes(kept.key_id), first.ref.datastore)
+                opened = bytes(core.vault.open_blob(bytes(kept.object_id), bytes(kept.key_id), first.ref.datastore))
+                if opened.startswith(etag.encode()):  # sealed with it: the row alone does not say what a pack holds
+                    return opened[len(etag):]
             except ArchiveError:
                 pass  # a cache: damaged or swept away, it is made again
         body = b"[" + b",".join(self._json(row, datastore) for row in rows) + b"]"
@@ -94,7 +97,7 @@ class Packs:
         core = self._core
         try:
             key = core.keystore.open(first.ref.key_id)
-            object_id = core.vault.seal_blob(packed, key, first.ref.datastore)
+            object_id = core.vault.seal_blob(etag.encode() + packed, key, first.ref.datastore)
         except ArchiveError:
             return  # a full or read-only disk costs the cache, not the answer
         values = {
@@ -121,6 +124,13 @@ class Packs:
     def _etag(self, datastore: str, *parts: str) -> str:
         text = "\0".join((self._core.config.archive.public_url, datastore, *parts))
         return '"' + self._core.keyring.pseudonym("etag", text).hex()[:32] + '"'
+
+
+def _generation(rows: list[search.InstanceRow]) -> str:
+    """Return what a pack holds: its series, generation and exactly these instances."""
+    first = rows[0]
+    objects = hashlib.sha256(b"".join(row.ref.object_id for row in rows)).hexdigest()
+    return f"{first.series_pk}.{first.series_generation}.{objects}"
 
 
 def instance_url(public_url: str, datastore: str, row: search.InstanceRow) -> str:

@@ -66,7 +66,7 @@ class Rights(Changes):
                 scope_key=grants.scope_key(tx, store, target, at=at, default_issuer=self._default_issuer),
             )
             made = next(row for row in grants.listed(tx, at=at, to=who["id"]) if row["id"] == key)
-            self._record_grant(tx, Kind.GRANTED, subject, at, made)
+            self._record_grant(tx, Kind.GRANTED, subject, at, made, who["id"])
             return made
 
         return self._change(subject, P.ROLE_MANAGE, work)
@@ -100,7 +100,7 @@ class Rights(Changes):
             ended = grants.revoke(tx, row["id"], by=subject.principal_id, at=at)
             shown = next(found for found in grants.listed(tx, at=at, to=row["subject_id"]) if found["id"] == row["id"])
             if ended:
-                self._record_grant(tx, Kind.REVOKED, subject, at, shown, because=reason)
+                self._record_grant(tx, Kind.REVOKED, subject, at, shown, row["subject_id"], because=reason)
             return shown
 
         return self._change(subject, P.ROLE_MANAGE, work)
@@ -209,13 +209,13 @@ class Rights(Changes):
             self._ledger.record(tx, event, at=self._clock())
 
     def _record_grant(  # as _record, and what is recorded
-        self, tx: sa.Connection, kind: Kind, subject: Subject, at: datetime, grant: Row, *, because: str = ""
+        self, tx: sa.Connection, kind: Kind, subject: Subject, at: datetime, grant: Row, subject_id: int, *, because: str = ""
     ) -> None:
         level, value = grant["level"], grant["object"]
         objects = () if level == "everything" else (ObjectRef(level, value),)
         detail = {
-            "id": grant["id"], "to": grant["subject"], "effect": grant["effect"], "role": grant["role"], "level": level,
-            "datastore": grant["datastore"], "from": grant["from"].isoformat(), "until": grant["until"].isoformat(),
+            "id": grant["id"], "to": grant["subject"], "subject": subject_id, "effect": grant["effect"], "role": grant["role"],
+            "level": level, "datastore": grant["datastore"], "from": grant["from"].isoformat(), "until": grant["until"].isoformat(),
             "modality": grant["conditions"].get("modality", ""), "reason": grant["reason"], "because": because,
         }
         self._ledger.record(tx, Event(kind, subject=subject, objects=objects, detail=detail), at=at)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from archive.access import bootstrap
 from archive.config import Config
-from archive.db import migrate
+from archive.db import failures, migrate
 from archive.db.engine import Database
-from archive.errors import ConfigurationError
+from archive.db.types import FOREVER
+from archive.errors import ConfigurationError, DatabaseUnavailable
 from archive.keys import ca
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind
@@ -59,7 +61,7 @@ def initialise(
         folder: Path = getattr(config, name)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     keyring = Keyring.create(config, at=at, recovery_kit=recovery_kit)
-    make_databases(config, keyring)
+    make_databases(config, keyring, fresh=True)
     ca.create(config, keyring, at=at)
     ca.ensure_server_certificate(config, keyring, at=at)
     chosen = password or _password()
@@ -71,7 +73,10 @@ def initialise(
             keyring.add_kek(first.datastore_uid, at=at)
             ledger.record(tx, Event(Kind.CONFIGURED, detail={"what": "initialised", "archive": keyring.archive_uuid}), at=at)
             ledger.record(tx, Event(Kind.USER_CHANGED, detail={"what": "added", "name": admin, "role": "owner"}), at=at)
-            ledger.record(tx, Event(Kind.GRANTED, detail={"what": "everything", "to": admin, "role": "owner"}), at=at)
+            ledger.record(tx, Event(Kind.GRANTED, detail={
+                "id": first.grant_id, "to": admin, "subject": first.owner_id, "effect": "allow", "role": "owner", "level": "everything",
+                "datastore": bootstrap.DEFAULT_DATASTORE, "from": at.isoformat(), "until": FOREVER.isoformat(), "modality": "",
+            }), at=at)
     finally:
         database.close()
     if password is not None:
@@ -81,28 +86,54 @@ def initialise(
     return Initialised(admin, first_password, recovery_kit)
 
 
-def make_databases(config: Config, keyring: Keyring) -> None:
-    """Bring both databases to this release's schema, making them where they are absent.
+def make_databases(config: Config, keyring: Keyring, *, fresh: bool = False) -> None:
+    """Bring both databases to this release's schema; only a fresh archive gets them made.
 
     Raises:
-        DatabaseUnavailable.
+        DatabaseUnavailable: with which of the two, and what to do.
     """
-    for database, keystore in ((open_index(config, keyring), False), (open_keystore(config, keyring), True)):
-        try:
-            migrate.upgrade(database, keystore=keystore)
-        finally:
-            database.close()
+    if not fresh:
+        _require_files(config)
+    _with_each(config, keyring, migrate.upgrade)
 
 
 def check_databases(config: Config, keyring: Keyring) -> None:
     """Refuse databases of another revision.
 
     Raises:
-        DatabaseUnavailable: with the command that mends it.
+        DatabaseUnavailable: with which of the two, and the command that mends it.
     """
-    for database, keystore in ((open_index(config, keyring), False), (open_keystore(config, keyring), True)):
+    _require_files(config)
+    _with_each(config, keyring, migrate.check)
+
+
+def _require_files(config: Config) -> None:
+    """Refuse an archive one of whose databases is gone: an empty one in its place would hide the loss.
+
+    Raises:
+        DatabaseUnavailable.
+    """
+    embedded = [("keystore", config.keystore_path)] + ([] if config.database.url else [("index", config.index_path)])
+    for name, path in embedded:
+        if not path.exists():
+            message = f"the {name} is missing: {path}"
+            raise DatabaseUnavailable(message, remedy="put it back from its backup; an empty one is never made in its place")
+
+
+def _with_each(config: Config, keyring: Keyring, work: Callable[..., None]) -> None:
+    """Call `work(database, keystore=…)` on the index and on the keystore; what goes wrong says which it was.
+
+    Raises:
+        DatabaseUnavailable.
+    """
+    place = f" ({config.index_path})" if not config.database.url else ""
+    for name, where, opening in (("index", place, open_index), ("keystore", f" ({config.keystore_path})", open_keystore)):
+        database = opening(config, keyring)
         try:
-            migrate.check(database, keystore=keystore)
+            work(database, keystore=name == "keystore")
+        except DatabaseUnavailable as error:
+            remedy = error.remedy if error.remedy != failures.REMEDY else "put it back from its backup, with the keyring it belongs to"
+            raise DatabaseUnavailable(f"{name}{where}: {error.message}", remedy=remedy) from None
         finally:
             database.close()
 

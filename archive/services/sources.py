@@ -66,10 +66,19 @@ def _file(path: Path, *, beside: bool) -> Iterator[Source]:
         if beside:
             yield from _folder(path.parent)
         return
-    if zipfile.is_zipfile(path):
+    if not _is_dicom(path) and zipfile.is_zipfile(path):
         yield from _zip(path)
         return
     yield Source(str(path), path.stat().st_size, lambda: _opened(path))
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether the prefix of a DICOM file is there: a document inside one may end as a zip does, and must not hide it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False  # told when it is opened
 
 
 def _zip(path: Path) -> Iterator[Source]:

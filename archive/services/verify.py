@@ -18,14 +18,15 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
-from archive.db.tables import datastore, held, instance, ledger_leaf, segment, series, statement, study
+from archive.db.tables import datastore, held, instance, ledger_leaf, patient, segment, series, statement, study
 from archive.errors import ArchiveError
 from archive.index import catalog
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind
-from archive.services import denials
+from archive.services import denials, retrace
 from archive.services.core import Core
 from archive.services.oversight import verify_ledger
+from archive.services.records import decode
 
 Mode = Literal["quick", "standard", "full", "keyless"]
 _PAGE = 500
@@ -90,6 +91,9 @@ class Verify:
             self._records(report, study_instance_uid, subset, progress)
         if study_instance_uid is None and subset >= 1.0:
             self._completeness(report)
+            with core.database.read() as tx:
+                for code, detail, uid in (*retrace.closed(core, tx), *retrace.hidden(tx), *retrace.granted(core, tx)):
+                    report.add(code, detail, uid)
         counts: dict[str, int] = {}
         for finding in report.findings:
             counts[finding.code] = counts.get(finding.code, 0) + 1
@@ -138,15 +142,20 @@ class Verify:
 
     def _records(self, report: Report, study_instance_uid: str | None, subset: float, progress: Progress | None) -> None:
         done = 0
+        with self._core.database.read() as tx:
+            agreement = retrace.Agreement(retrace.joined(tx))
         for rows, places, total in self._pages(study_instance_uid):
             for row in rows:
                 done += 1
                 if subset < 1.0 and random.random() >= subset:  # noqa: S311 # a sample, not a secret
                     continue
                 report.checked += 1
-                self._record(report, row, places[row.datastore_id])
+                self._record(report, row, places[row.datastore_id], agreement)
             if progress is not None:
                 progress(done, total)
+        if subset >= 1.0:
+            for code, detail, uid in agreement.findings():
+                report.add(code, detail, uid)
 
     def _pages(self, study_instance_uid: str | None) -> Iterator[tuple[list[Any], dict[int, bytes], int]]:
         core = self._core
@@ -154,15 +163,18 @@ class Verify:
         columns = [instance.c[name] for name in _COLUMNS]
         live = (
             sa.select(*columns, statement.c.envelope, statement.c.leaf.label("statement_leaf"), study.c.study_instance_uid,
-                      series.c.series_instance_uid)
+                      series.c.series_instance_uid, study.c.patient_pk, series.c.patient_pk.label("series_patient_pk"), series.c.modality,
+                      study.c.study_date, series.c.study_date.label("series_study_date"), patient.c.issuer, patient.c.patient_id,
+                      patient.c.synthetic)
             .select_from(
                 instance.join(series, series.c.id == instance.c.series_pk).join(study, study.c.id == series.c.study_pk)
+                .join(patient, patient.c.id == study.c.patient_pk)
                 .outerjoin(statement, statement.c.object_id == instance.c.object_id)
             )
         )
         waiting = sa.select(
             *[held.c[name] for name in _COLUMNS], statement.c.envelope, statement.c.leaf.label("statement_leaf"),
-            held.c.study_instance_uid, held.c.series_instance_uid,
+            held.c.study_instance_uid, held.c.series_instance_uid, sa.null().label("patient_pk"),
         ).select_from(held.outerjoin(statement, statement.c.object_id == held.c.object_id))
         if study_instance_uid is not None:
             live = live.where(study.c.study_instance_uid == study_instance_uid)
@@ -182,7 +194,7 @@ class Verify:
                 last = rows[-1].id
                 yield list(rows), places, total
 
-    def _record(self, report: Report, row: Any, place: bytes) -> None:
+    def _record(self, report: Report, row: Any, place: bytes, agreement: retrace.Agreement) -> None:
         core = self._core
         uid = row.sop_instance_uid
         try:
@@ -197,6 +209,8 @@ class Verify:
                 if digest.digest() != bytes(row.sha256) or digest.digest() != sections.sha256:
                     report.add("V08", "the bytes are not the ones that were hashed on arrival", uid)
             self._signed(report, row, sections.statement)
+            for code, detail, of in agreement.add(row, decode(sections.meta)):
+                report.add(code, detail, of)
         except ArchiveError as error:
             report.add(error.verdict or "V01", error.message, uid)
 

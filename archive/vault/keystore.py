@@ -24,10 +24,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from archive.db.engine import Database
 from archive.db.tables import anchor, data_key
-from archive.errors import KeyShredded, SealBroken
+from archive.errors import KeyShredded, KeysUnavailable, SealBroken
 
 WRAPPED_BYTES = 77
 _AAD = b"strongroom/v1/dk\0"
+_WRAPPING = "kek/"
+"""Anchors of this prefix name the key-encryption key that wraps a datastore's new data keys."""
 
 
 class Kek(Protocol):
@@ -53,6 +55,9 @@ class Keks(Protocol):
 
     def pseudonym(self, label: str, value: str | bytes) -> bytes:
         """Return a keyed 32-byte name for `value`."""
+
+    def refresh(self) -> bool:
+        """Take in what other processes changed; False where that is not possible."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -133,15 +138,52 @@ class Keystore:
         with self._database.read() as tx:
             row = tx.execute(sa.select(data_key).where(where)).first()
         if row is None:
-            values = self._fresh(datastore, study_ref, at)
             with self._database.begin(durable=True) as tx:
+                kek = self._wrapping(tx, datastore)
+                values = self._fresh(kek, datastore, study_ref, at)
                 tx.execute(self._insert(data_key).values(values).on_conflict_do_nothing())
                 row = tx.execute(sa.select(data_key).where(where)).one()
         return self._remember(self._opened(row), study_ref)
 
-    def _fresh(self, datastore: bytes, study_ref: bytes, at: datetime) -> dict[str, Any]:
+    def wrap_under(self, datastore: bytes, kek_id: bytes) -> None:
+        """From now on every process wraps the datastore's new data keys under this key-encryption key, or none.
+
+        Asked in the transaction of each new data key: a process that holds an older keyring cannot wrap under a key that is about to
+        be destroyed, and one that holds a newer one does not wrap yet under a key that others lack.
+
+        Raises:
+            DatabaseUnavailable, OutOfSpace.
+        """
+        insert = self._insert(anchor).values(name=_WRAPPING + datastore.hex(), size=0, note=kek_id)
+        with self._database.begin(durable=True) as tx:
+            tx.execute(insert.on_conflict_do_update(index_elements=[anchor.c.name], set_={"note": kek_id}))
+
+    def wrapping(self, datastore: bytes) -> bytes | None:
+        """Return the id that `wrap_under` was last given.
+
+        Raises:
+            DatabaseUnavailable.
+        """
+        with self._database.read() as tx:
+            said = tx.execute(sa.select(anchor.c.note).where(anchor.c.name == _WRAPPING + datastore.hex())).scalar()
+        return None if said is None else bytes(said)
+
+    def _wrapping(self, tx: sa.Connection, datastore: bytes) -> Kek:
+        said = tx.execute(sa.select(anchor.c.note).where(anchor.c.name == _WRAPPING + datastore.hex())).scalar()
+        return self._keyring.kek(datastore) if said is None else self._held(bytes(said))
+
+    def _held(self, kek_id: bytes) -> Kek:
+        for again in (False, True):
+            if not again or self._keyring.refresh():
+                for kek in self._keyring.keks():
+                    if kek.id == kek_id:
+                        return kek
+        message = "this process does not hold the newest keys"
+        raise KeysUnavailable(message, remedy="a rotation is under way: try again, or restart the archive")
+
+    @staticmethod
+    def _fresh(kek: Kek, datastore: bytes, study_ref: bytes, at: datetime) -> dict[str, Any]:
         study_key = StudyKey(os.urandom(16), os.urandom(32))
-        kek = self._keyring.kek(datastore)
         return {
             "key_id": study_key.key_id, "datastore": datastore, "study_ref": study_ref, "wrapped": wrap(kek, datastore, study_key),
             "kek_id": kek.id, "kcv": check_value(study_key.key), "state": "active", "created_at": at,
@@ -172,9 +214,10 @@ class Keystore:
     def _opened(self, row: sa.Row[Any]) -> StudyKey:
         if row.state == "shredded":
             raise KeyShredded("the study's key was destroyed", verdict="V05")
-        kek = next((one for one in self._keyring.keks() if one.id == row.kek_id), None)
-        if kek is None:
-            raise _broken("the data key is wrapped under a key-encryption key that is not in the keyring")
+        try:
+            kek = self._held(row.kek_id)
+        except KeysUnavailable:
+            raise _broken("the data key is wrapped under a key-encryption key that is not in the keyring") from None
         key = unwrap(kek, row.datastore, row.key_id, row.wrapped)
         if not hmac.compare_digest(check_value(key), row.kcv):
             raise _broken("the data key does not match its check value")
@@ -217,7 +260,7 @@ class Keystore:
         self._database.checkpoint()
 
     def rewrap(self, datastore: bytes, *, batch: int = 1000, progress: Callable[[int], None] = lambda _done: None) -> int:
-        """Wrap every key of the datastore that is under another key-encryption key under the active one; return how many.
+        """Wrap every key of the datastore that is under another key-encryption key under the one of `wrap_under`; return how many.
 
         Batches commit one by one, so a run that is cut short goes on where it stopped.
 
@@ -225,7 +268,8 @@ class Keystore:
             SealBroken: V05, a row does not open; those before its batch are done.
             DatabaseUnavailable, OutOfSpace.
         """
-        kek = self._keyring.kek(datastore)
+        with self._database.read() as tx:
+            kek = self._wrapping(tx, datastore)
         where = sa.and_(data_key.c.datastore == datastore, data_key.c.kek_id != kek.id, data_key.c.state != "shredded")
         change = sa.update(data_key).where(data_key.c.key_id == sa.bindparam("of")).values(
             wrapped=sa.bindparam("new"), kek_id=kek.id

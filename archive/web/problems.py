@@ -101,11 +101,7 @@ def answer(error: errors.ArchiveError) -> Response:
     request_id = ""
     headers: dict[str, str] = {}
     if line.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        request_id = g.get("request_id", "")
-        log.error("request failed", extra={
-            "request_id": request_id, "route": route(), "error": error.code, "verdict": error.verdict,
-            "detail": error.message, "remedy": error.remedy,
-        })
+        request_id = note(error)
     if line.retry_after_s:
         headers["retry_after"] = str(line.retry_after_s)
     # KeyShredded answers as NotFound in every byte, so the code is the line's, not the error's.
@@ -114,6 +110,16 @@ def answer(error: errors.ArchiveError) -> Response:
     if line.status is HTTPStatus.UNAUTHORIZED:
         challenge(response, failed=bool(request.headers.get("Authorization")))
     return response
+
+
+def note(error: errors.ArchiveError) -> str:
+    """Write down what the operator must know of a failed request, and return the identifier to look it up by."""
+    request_id: str = g.get("request_id", "")
+    log.error("request failed", extra={
+        "request_id": request_id, "route": route(), "error": error.code, "verdict": error.verdict, "detail": error.message,
+        "remedy": error.remedy,
+    })
+    return request_id
 
 
 def challenge(response: Response, *, failed: bool) -> None:

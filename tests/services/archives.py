@@ -26,11 +26,14 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
 def configured(folder: Path, **sections: dict[str, Any]) -> Config:
-    """A configuration whose storage is in `folder`, small segments, no reserve."""
+    """A configuration whose storage is in `folder`, small segments, no reserve; the database is the one `made` was given."""
     raw: dict[str, Any] = {
         "archive": {"storage": "storage"}, "storage": {"segment_bytes": 4 << 20, "reserve": "0%"}, "http": {"port": 0},
         "dimse": {"tls": {"port": 0}},
     }
+    kept = folder / "database-url"
+    if kept.exists():
+        raw["database"] = {"url": kept.read_text()}
     for name, section in sections.items():
         raw[name] = {**raw.get(name, {}), **section}
     return parse(raw, folder / "config.toml")
@@ -38,6 +41,8 @@ def configured(folder: Path, **sections: dict[str, Any]) -> Config:
 
 def made(folder: Path, **sections: dict[str, Any]) -> Config:
     """An initialised archive with owner `admin`."""
+    if "database" in sections:
+        (folder / "database-url").write_text(sections["database"]["url"])
     config = configured(folder, **sections)
     setup.initialise(config, admin="admin", password=PASSWORD)
     return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,6 +22,12 @@ def access_keyring(tmp_path_factory: pytest.TempPathFactory) -> Keyring:
     config = msgspec.structs.replace(Config(), base=str(tmp_path_factory.mktemp("keys")))
     config.storage_dir.mkdir(mode=0o700)
     return Keyring.create(config, at=datetime.fromisoformat("2026-01-01T00:00:00+00:00"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Settings of a whole archive, its index on each engine in turn."""
+    return {} if request.param == "sqlite" else {"database": {"url": request.getfixturevalue("postgresql_url")}}
 
 
 @pytest.fixture

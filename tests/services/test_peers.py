@@ -370,3 +370,17 @@ def test_pending_rows_have_the_pem_for_display(world: World) -> None:
     with world.database.read() as tx:
         kept = tx.execute(sa.select(pending_peer.c.certificate_pem)).scalar_one()
     assert der(kept.encode()) == der(pem)
+
+
+def test_peer_manage_alone_does_not_become_a_peer_that_sees_images(world: World, tmp_path: Path) -> None:
+    world.issued("WS1", tmp_path / "ws1", "WS1", roles=["workstation"])
+    clerk, officer = world.user("clerk", "administrator"), world.user("officer", "administrator", "security-officer")
+    world.peers.renew(clerk, "WS1", issue=tmp_path / "ws1")
+    with world.database.begin() as tx:
+        peer, held = principals.find(tx, "WS1")["id"], roles.find(tx, "workstation")
+        grants.give(
+            tx, to=peer, role_row=held, datastore_id=1, scope_key=0, terms=Terms(not_before=START), by=peer, at=START,
+        )
+    with pytest.raises(Forbidden):
+        world.peers.renew(clerk, "WS1", certificate=foreign())
+    assert world.peers.renew(officer, "WS1", certificate=foreign())["name"] == "WS1"

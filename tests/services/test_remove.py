@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ from tests.services import archives
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with archives.opened(archives.made(tmp_path)) as node:
+def node(tmp_path: Path, engine: dict[str, Any]) -> Iterator[Node]:
+    with archives.opened(archives.made(tmp_path, **engine)) as node:
         for number in (1, 2):
             archives.store(node, archives.instance(number))
         yield node

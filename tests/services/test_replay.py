@@ -47,8 +47,8 @@ def abandon(node: Node) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    archives.made(tmp_path)
+def folder(tmp_path: Path, engine: dict[str, Any]) -> Path:
+    archives.made(tmp_path, **engine)
     return tmp_path
 
 
@@ -150,4 +150,136 @@ def test_an_unacknowledged_rejection_is_swept(folder: Path) -> None:
     abandon(node)
     with archives.opened(config) as node:
         assert visible(node) == [archives.instance(1)]
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def segments_of(node: Node) -> list[Any]:
+    with node.core.database.read() as tx:
+        return [tuple(row) for row in tx.execute(sa.select(segment.c.name, segment.c.state, segment.c.used, segment.c.replay_from))]
+
+
+def replays(node: Node) -> int:
+    with node.core.database.read() as tx:
+        return int(tx.execute(sa.select(sa.func.count()).where(ledger_leaf.c.data.contains(b'"replayed"'))).scalar_one())
+
+
+def test_a_record_cut_short_is_swept_once_and_is_no_damage(folder: Path) -> None:
+    config = archives.configured(folder)
+    node = archives.open_node(config)
+    node.start()
+    archives.store(node, archives.instance(1))
+    ref = node.retrieve.instances(archives.user(node), "clinical", "1.2.3")[0].row.ref
+    path = config.segments_dir / f"{ref.location.segment_id.hex()}.seg"
+    abandon(node)
+    data = path.read_bytes()
+    start, end = ref.location.offset, ref.location.offset + ref.location.record_bytes
+    padded = -(-end // 4096) * 4096
+    torn = data[start : start + 4096].replace(ref.object_id, bytes(16))
+    with path.open("r+b") as file:
+        file.seek(padded)
+        file.write(torn + bytes(8192) + b"later blocks of it" * 100)
+    with archives.opened(config) as node:
+        assert visible(node) == [archives.instance(1)]
+        assert node.verify.run(archives.the_console(node), "keyless").findings == []
+        once, told = segments_of(node), replays(node)
+    with archives.opened(config) as node:
+        assert (segments_of(node), replays(node)) == (once, told)
+
+
+def test_a_damaged_record_that_has_its_row_is_not_swept(folder: Path) -> None:
+    config = archives.configured(folder)
+    node = archives.open_node(config)
+    node.start()
+    archives.store(node, archives.instance(1))
+    ref = node.retrieve.instances(archives.user(node), "clinical", "1.2.3")[0].row.ref
+    with node.core.database.begin() as tx:
+        tx.execute(sa.update(segment).values(replay_from=4096))
+    path = config.segments_dir / f"{ref.location.segment_id.hex()}.seg"
+    abandon(node)
+    with path.open("r+b") as file:
+        file.seek(ref.location.offset + 300)
+        file.write(b"x")
+    before = path.read_bytes()[:ref.location.offset + ref.location.record_bytes]
+    with archives.opened(config):
+        assert path.read_bytes()[:len(before)] == before
+
+
+def test_files_and_rows_of_segments_that_never_held_a_record_go(folder: Path) -> None:
+    import os
+
+    config = archives.configured(folder)
+    node = archives.open_node(config)
+    node.start()
+    archives.store(node, archives.instance(1))
+    abandon(node)
+    empty = config.segments_dir / f"{os.urandom(16).hex()}.seg"
+    empty.write_bytes(b"")
+    headed = config.segments_dir / f"{os.urandom(16).hex()}.seg"
+    headed.write_bytes(b"\x89SRS" + bytes(1 << 20))
+    ghost = os.urandom(16)
+    node = archives.open_node(config)
+    node.core.vault.segments._on_open(ghost, f"{ghost.hex()}.seg")  # type: ignore[attr-defined]
+    node.close()
+    with archives.opened(config) as node:
+        assert not empty.exists()
+        assert not headed.exists()
+        assert len(segments_of(node)) == 1
+        assert replays(node) == 0
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def unsettled(folder: Path, data: bytes) -> None:
+    """Leave a record that no row names."""
+    node = archives.open_node(archives.configured(folder))
+    incoming = node.store.open(archives.the_console(node), "clinical", archives.Source("stow"))
+    incoming.write(data)
+    scanned = incoming._intake.finish()
+    if incoming._writer is None:
+        incoming._open_record(scanned)
+    assert incoming._writer is not None
+    incoming._seal(scanned, incoming._writer)
+    abandon(node)
+
+
+def test_an_unsettled_copy_of_a_rejected_instance_does_not_stop_the_start(folder: Path) -> None:
+    config = archives.configured(folder)
+    unsettled(folder, archives.instance(1))
+    node = archives.open_node(config)
+    archives.store(node, archives.instance(1))
+    node.remove.reject(archives.the_console(node), "clinical", "study", "1.2.3", reason="test")
+    node.close()
+    with archives.opened(config) as node:
+        assert visible(node) == []
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def test_a_large_copy_of_what_is_stored_is_swept_with_its_file(folder: Path) -> None:
+    config = archives.configured(folder)
+    data = archives.instance(1, rows=1600)
+    unsettled(folder, data)
+    node = archives.open_node(config)
+    archives.store(node, data)
+    node.close()
+    with archives.opened(config) as node:
+        assert visible(node) == [data]
+        assert len(list(config.segments_dir.iterdir())) == len(segments_of(node)) == 1
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def test_a_start_beside_a_store_may_adopt_its_record_first(folder: Path) -> None:
+    from archive.services.replay import Replay
+
+    config = archives.configured(folder)
+    data = archives.instance(1, rows=1600)  # its segment is closed before its rows are committed
+    with archives.opened(config) as node, archives.opened(config) as other:
+        group = node.core.database.group
+
+        def first(work: Any, **options: Any) -> Any:
+            Replay(other.core).run()
+            return group(work, **options)
+
+        node.core.database.group = first  # type: ignore[method-assign]
+        assert archives.store(node, data).status == "stored"
+        node.core.database.group = group  # type: ignore[method-assign]
+        assert visible(node) == [data]
         assert node.verify.run(archives.the_console(node), "full").findings == []

@@ -85,3 +85,13 @@ def test_a_dicomdir_names_its_folder(tmp_path: Path) -> None:
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="nowhere"):
         list(walk([tmp_path / "nowhere"]))
+
+
+def test_an_instance_that_ends_like_a_zip_is_an_instance(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "document.zip", "w") as archive:
+        archive.writestr("inside", b"not an instance")
+    whole = bytes(128) + b"DICM" + b"head" + (tmp_path / "document.zip").read_bytes()
+    (tmp_path / "document.zip").unlink()
+    (tmp_path / "encapsulated").write_bytes(whole)
+    assert zipfile.is_zipfile(tmp_path / "encapsulated")
+    assert list(contents(tmp_path / "encapsulated").values()) == [whole]

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -23,8 +24,8 @@ from tests.services import archives
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with archives.opened(archives.made(tmp_path)) as node:
+def node(tmp_path: Path, engine: dict[str, Any]) -> Iterator[Node]:
+    with archives.opened(archives.made(tmp_path, **engine)) as node:
         yield node
 
 

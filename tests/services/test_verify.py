@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db.tables import audit_event, checkpoint, data_key, instance, ledger_leaf, statement, study
+from archive.access.grants import Target
+from archive.db.tables import (
+    audit_event,
+    checkpoint,
+    data_key,
+    grants,
+    instance,
+    ledger_leaf,
+    role,
+    segment,
+    series,
+    series_pack,
+    statement,
+    study,
+)
 from archive.errors import ArchiveError, IntegrityError, ReadOnly
 from archive.node import Node, open_node
 from archive.services.verify import Mode
@@ -238,3 +254,134 @@ def test_a_rolled_back_archive_changes_nobodys_rights(folder: Path) -> None:
             node.peers.add(console, "CT9", ae_titles=["CT9"], networks=["127.0.0.1/32"])
     finally:
         node.close()
+
+
+def rewrite(node: Node, change: sa.Executable) -> None:
+    """Edit the index as one does who holds its key."""
+    with node.core.database.begin() as tx:
+        policy.run_as(tx, policy.system("verify"), change)
+
+
+def test_an_instance_hidden_or_brought_back_behind_our_back(node: Node) -> None:
+    console = archives.the_console(node)
+    node.remove.reject(console, "clinical", "instance", "1.2.3.1.1", reason="test")
+    node.remove.reject(console, "clinical", "instance", "1.2.3.1.2", reason="test")
+    node.remove.restore(console, "clinical", "instance", "1.2.3.1.2", reason="test")
+    assert codes(node, "quick") == set()
+    one = sa.update(instance).where(instance.c.sop_instance_uid == "1.2.3.1.1")
+    rejected_at = node.core.clock()
+    rewrite(node, one.values(rejected_at=None))
+    assert codes(node, "quick") == {"V12"}
+    rewrite(node, one.values(rejected_at=rejected_at))
+    assert codes(node, "quick") == set()
+    rewrite(node, sa.update(instance).where(instance.c.sop_instance_uid == "1.2.3.1.2").values(rejected_at=rejected_at))
+    assert codes(node, "quick") == {"V12"}
+
+
+@pytest.mark.parametrize("edit", ["given", "back", "longer", "wider", "other subject", "other target", "role"])
+def test_a_grant_edited_behind_our_back(node: Node, edit: str) -> None:
+    console, a = archives.the_console(node), node.accounts
+    eve = a.add_user(console, "eve")["id"]
+    ada = a.add_user(console, "ada")["id"]
+    a.add_role(console, "reader", ["search", "metadata"])
+    kept = a.add_grant(console, to="eve", role="reader", target=Target("study", "1.2.3"), until="8h", modality="CT")["id"]
+    gone = a.add_grant(console, to="eve", role="referrer", target=Target("everything"), deny=False)["id"]
+    a.revoke_grant(console, gone)
+    assert codes(node, "quick") == set()
+    this = sa.update(grants).where(grants.c.id == kept)
+    with node.core.database.read() as tx:
+        row = dict(tx.execute(sa.select(grants).where(grants.c.id == kept)).mappings().one())
+    row.pop("id")
+    rewrite(node, {
+        "given": sa.insert(grants).values(**row | {"scope_key": 0}),
+        "back": sa.update(grants).where(grants.c.id == gone).values(revoked_at=None),
+        "longer": this.values(not_after=row["not_after"] + timedelta(days=1)),
+        "wider": this.values(permissions=(1 << 31) - 1),
+        "other subject": this.values(subject_id=ada),
+        "other target": this.values(scope_key=0),
+        "role": sa.update(role).where(role.c.name == "reader").values(permissions=(1 << 31) - 1),
+    }[edit])
+    assert eve != ada
+    assert codes(node, "quick") == {"V12"}
+
+
+def test_a_segment_changed_with_its_hash(folder: Path) -> None:
+    config = archives.configured(folder)
+    with archives.opened(config) as node:
+        for _ in range(4):
+            node.upkeep._hash_segments()
+        path, offset, _ = place(node)
+        assert codes(node, "keyless") == set()
+        flip(path, offset + 200)
+        rewrite(node, sa.update(segment).values(sha256=None))
+        assert "V03" in codes(node, "keyless")
+        for _ in range(4):
+            node.upkeep._hash_segments()
+        assert "V03" in codes(node, "keyless")
+
+
+@pytest.mark.parametrize("edit", ["patient", "modality", "date"])
+def test_what_decides_access_edited_behind_our_back(node: Node, edit: str) -> None:
+    one = series.c.series_instance_uid == "1.2.4.1"
+    other = sa.select(study.c.patient_pk).where(study.c.study_instance_uid == "1.2.3").scalar_subquery()
+    assert codes(node, "standard") == set()
+    if edit == "patient":
+        rewrite(node, sa.update(study).where(study.c.study_instance_uid == "1.2.4").values(patient_pk=other))
+        rewrite(node, sa.update(series).where(one).values(patient_pk=other))
+    elif edit == "modality":
+        rewrite(node, sa.update(series).where(one).values(modality="US"))
+    else:
+        rewrite(node, sa.update(series).where(one).values(study_date="19990101"))
+    assert "V10" in codes(node, "standard")
+
+
+def test_a_pack_of_another_series_or_an_older_one_is_not_served(node: Node) -> None:
+    console, admin = archives.the_console(node), archives.user(node)
+
+    def told(uid: str) -> bytes:
+        return gzip.decompress(b"".join(node.retrieve.metadata(admin, "clinical", uid, f"{uid}.1").gzip()))
+
+    both = told("1.2.3")
+    assert b"P2" in told("1.2.4")
+    with node.core.database.read() as tx:
+        packs = {row.series_pk: row for row in policy.run_as(tx, policy.system("packs"), sa.select(series_pack))}
+    first, second = sorted(packs)
+    rewrite(node, sa.update(series_pack).where(series_pack.c.series_pk == first).values(
+        object_id=packs[second].object_id, key_id=packs[second].key_id))
+    assert told("1.2.3") == both
+    with node.core.database.read() as tx:
+        older = policy.run_as(tx, policy.system("packs"), sa.select(series_pack).where(series_pack.c.series_pk == first)).one()
+    blob = node.config.cache_dir / older.object_id.hex()[:2] / older.object_id.hex()
+    kept = blob.read_bytes()
+    node.remove.reject(console, "clinical", "instance", "1.2.3.1.2", reason="test")
+    one = told("1.2.3")
+    assert len(one) < len(both)
+    blob.write_bytes(kept)
+    rewrite(node, sa.update(series_pack).where(series_pack.c.series_pk == first).values(object_id=older.object_id))
+    assert told("1.2.3") == one
+
+
+def test_what_was_changed_in_order_is_no_finding(node: Node) -> None:
+    console, a = archives.the_console(node), node.accounts
+    assert archives.store(node, archives.instance(5, PatientID="OTHER")).status == "held"
+    assert archives.store(node, archives.instance(1, PatientName="Other^Bytes", Modality="MR")).status == "conflict"
+    assert archives.store(node, archives.instance(2, PatientName="Third^Bytes")).status == "conflict"
+    held, conflict, third = (row["id"] for row in node.reconcile.list(console))
+    node.reconcile.accept(console, held, reason="the same patient")
+    node.reconcile.accept(console, conflict, reason="the better one")
+    node.reconcile.reject(console, third, reason="a copy")
+    archives.store(node, archives.instance(1, study="1.2.7", PatientID=None))
+    archives.store(node, archives.instance(2, study="1.2.7", PatientID="LATE"))
+    node.remove.reject(console, "clinical", "study", "1.2.4", reason="sent by mistake")
+    assert archives.store(node, archives.instance(1, study="1.2.4", PatientID="P2")).status == "duplicate"
+    a.add_group(console, "desk")
+    a.add_user(console, "ada")
+    a.join_group(console, "desk", "ada")
+    for target in (Target("everything"), Target("patient", "P2"), Target("patient", "NEW", expected=True), Target("series", "1.2.3.1")):
+        a.add_grant(console, to="desk", role="referrer", target=target, modality="CT", since="1d")
+    a.add_grant(console, to="ada", role="referrer", target=Target("study", "1.2.3"), deny=True)
+    a.remove_user(console, "ada")
+    a.remove_group(console, "desk")
+    for mode in ("quick", "standard", "full"):
+        report = node.verify.run(console, mode)
+        assert report.findings == [], mode

@@ -42,6 +42,9 @@ class FakeKeyring:
     def keks(self) -> list[FakeKek]:
         return list(self.held)
 
+    def refresh(self) -> bool:
+        return False
+
     def pseudonym(self, label: str, value: str | bytes) -> bytes:
         data = value.encode() if isinstance(value, str) else value
         return hashlib.sha256(b"pepper" + label.encode() + b"\0" + data).digest()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from flask import Response, g, request
-from werkzeug.exceptions import LengthRequired, UnsupportedMediaType
+from werkzeug.exceptions import LengthRequired, RequestEntityTooLarge, UnsupportedMediaType
 
 from archive.access.subject import Subject
 from archive.errors import (
@@ -26,7 +26,7 @@ from archive.errors import (
     UnsupportedClass,
 )
 from archive.services.store import Incoming, Outcome, Source
-from archive.web.body import DRAIN_S, Body, content_length
+from archive.web.body import DRAIN_S, REFUSED_DRAIN_S, Body, content_length
 from archive.web.context import archive, slots, subject
 from archive.web.dicomweb import media, parameters, urls
 from archive.web.dicomweb.head import Head
@@ -44,6 +44,9 @@ NOT_PERMITTED = 292
 OUT_OF_SPACE = 42752
 UNSUPPORTED_CLASS = 290
 PROCESSING_FAILURE = 272
+
+MAX_PARTS = 100_000
+"""The answer names every part, so it grows with them: empty ones by the million must not fill the memory."""
 
 REASONS = {
     "cannot-understand": CANNOT_UNDERSTAND, "missing-uid": CANNOT_UNDERSTAND,
@@ -72,8 +75,9 @@ def store(datastore: str, study: str | None = None) -> Response:
         g.body_taken = True
         try:
             visit.take_all(body, boundary)
-        except Exception:
-            body.drain(for_s=DRAIN_S)
+        except Exception as error:
+            # Who may not store holds a place no longer than it takes to read why.
+            body.drain(for_s=REFUSED_DRAIN_S if isinstance(error, Forbidden) else DRAIN_S)
             raise
         finally:
             body.close()
@@ -121,12 +125,14 @@ class Visit:
         """Store every part of a body.
 
         Raises:
-            Malformed, and what `take` raises.
+            Malformed, RequestEntityTooLarge: more parts than are answered for; and what `take` raises.
         """
         if boundary is None:
             self.take(DICOM, _blocks(body))
             return
         for part in Reader(body.read, boundary):
+            if self.report.parts >= MAX_PARTS:
+                raise RequestEntityTooLarge
             self.take(part.headers.get("content-type", DICOM), part.chunks())
         if not self.report.parts:
             message = "the body holds no part"

@@ -77,6 +77,8 @@ def to_password(_error: PasswordMustChange) -> BaseResponse:
 def problem(error: ArchiveError) -> Response:
     """Any other refusal, as a page that says what to do; absent and not visible look the same."""
     line = problems.line_of(error)
+    if line.status >= 500:
+        problems.note(error)
     told = line.detail or error.message
     remedy = error.remedy if line.status < 500 else "try again in a moment; the archive's operator finds more with 'archive doctor'"
     page = render_template("problem.html", title=line.status.phrase, told=told, remedy="" if line.status == 404 else remedy)

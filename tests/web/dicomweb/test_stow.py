@@ -461,3 +461,9 @@ def test_10_a_body_broken_anywhere_is_a_clear_answer(client: FlaskClient, node: 
     answer = post(client, data=bytes(whole))
     assert answer.status_code in {200, 202, 400, 409}
     assert all(one.ended for one in node.store.incoming)
+
+
+def test_no_more_parts_than_are_answered_for(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow, "MAX_PARTS", 3)
+    assert post(client, b"", b"", b"").status_code == 409
+    assert post(client, b"", b"", b"", b"").status_code == 413

@@ -1,0 +1,89 @@
+"""What a driver says went wrong, in the archive's own errors.
+
+A driver's text may quote values of rows, so none of it travels: neither as message nor as cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from archive.errors import DatabaseUnavailable, OutOfSpace
+
+REMEDY = "run 'archive doctor'"
+_CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock (PostgreSQL, appendix A)
+_FULL = ("53100", "is full", "no space left")
+_MESSAGES = (
+    (("08", "57P"), "the connection to the database was lost"),  # connection exceptions; shut down, crashed, starting
+    (("53300", "55P03", "57014", "locked", "busy"), "the database is busy"),  # too many connections, no lock in time, cancelled
+    (("25006", "readonly", "read-only"), "the database's disk is read-only"),
+    (("not a database",), "the database does not open with this key"),
+    (("disk i/o error",), "the database's disk reports an error"),
+    (("malformed",), "the database's file is damaged"),
+    (("unable to open",), "the database's file cannot be opened"),
+)
+_BROKEN_FILE = ("disk i/o error", "malformed", "not a database", "unable to open")
+
+
+class Conflict(DatabaseUnavailable):
+    """Two transactions stood in each other's way and this one was undone: run it again."""
+
+
+class _Hidden(Exception):  # stands for a driver's error
+    """The place of a driver's exception whose text is not shown."""
+
+
+def breaks_connection(error: BaseException | None) -> bool:
+    """Whether SQLite's connections are not to be trusted after this."""
+    text = str(error).lower()
+    return any(word in text for word in _BROKEN_FILE)
+
+
+def translate(error: Exception) -> Exception:
+    """Return the archive's error for one of SQLAlchemy or the system; any other is returned as it is."""
+    if isinstance(error, sa.exc.IntegrityError):
+        return sa.exc.IntegrityError("a row stands against another one", None, _Hidden(type(error.orig).__name__))
+    if isinstance(error, sa.exc.DBAPIError):
+        return _driver(error)
+    if isinstance(error, sa.exc.TimeoutError):
+        return DatabaseUnavailable("the database is busy", remedy="try again; if it stays so, run 'archive doctor'")
+    if isinstance(error, sa.exc.PendingRollbackError | sa.exc.ResourceClosedError):
+        return DatabaseUnavailable("the connection to the database was lost", remedy=REMEDY)
+    if isinstance(error, OSError):
+        return DatabaseUnavailable(f"the database cannot be used: {error.strerror}", remedy=REMEDY)
+    return error
+
+
+def _driver(error: sa.exc.DBAPIError) -> Exception:
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    # SQLite has no states, and its texts quote no row.
+    said = str(error.orig).lower() if state is None else state
+    if _says(said, state, _FULL):
+        return OutOfSpace("the database's disk is full", remedy="free space on the storage disk")
+    if state in _CONFLICTS:
+        return Conflict("the database is busy", remedy="try again")
+    for words, message in _MESSAGES:
+        if _says(said, state, words):
+            return DatabaseUnavailable(message, remedy=REMEDY)
+    if error.connection_invalidated:
+        return DatabaseUnavailable(_MESSAGES[0][1], remedy=REMEDY)
+    what = type(error.orig).__name__ + (f" ({state})" if state else "")
+    return DatabaseUnavailable(f"the database cannot be used: {what}", remedy=REMEDY)
+
+
+def _says(said: str, state: str | None, words: tuple[str, ...]) -> bool:
+    return said.startswith(words) if state is not None else any(word in said for word in words if not word[0].isdigit())
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the archive's error in place of a driver's."""
+    try:
+        yield
+    except Exception as error:
+        known = translate(error)
+        if known is error:
+            raise
+        raise known from None

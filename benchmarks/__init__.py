@@ -1,0 +1,1 @@
+"""Strongroom beside Orthanc on one machine: `python -m benchmarks`."""

@@ -1,0 +1,75 @@
+"""Run Strongroom and Orthanc side by side and print the table of ratios."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from contextlib import ExitStack
+from fnmatch import fnmatch
+from pathlib import Path
+
+from benchmarks import limits, orthanc, report, rounds, strongroom
+from benchmarks.cases import all_cases
+from benchmarks.server import Missing, Server
+from benchmarks.stock import Stock
+
+
+def main(argv: list[str]) -> int:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Strongroom beside Orthanc, on this machine, now. Installs nothing."
+    )
+    parser.add_argument("--only", action="append", metavar="NAME", help="a case, or a pattern (c-store-*); may be given several times")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of A B (default 5)")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the work and two rounds: to see whether it runs")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--python", default=strongroom.default_python(), metavar="FILE", help="interpreter with Strongroom installed")
+    parser.add_argument("--folder", type=Path, help="the disk that is measured: both archives lie here while they run")
+    parser.add_argument("--settings", default="", metavar="TOML", help="further lines for Strongroom: '[storage]\\ndirect_io = false'")
+    parser.add_argument("--list", action="store_true", help="name the cases")
+    args = parser.parse_args(argv)
+    cases = [case for case in all_cases() if not args.only or any(fnmatch(case.name, pattern) for pattern in args.only)]
+    if args.list:
+        print("\n".join(case.name for case in cases))
+        return 0
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="strongroom-benchmarks-", dir=args.folder)))
+        servers = _start(stack, folder, args.python, args.settings.replace("\\n", "\n"))
+        facts = {"processors": os.cpu_count(), "load before": round(os.getloadavg()[0], 1)}
+        found = limits.measure(folder, quick=args.quick)
+        stock = Stock()
+        results = []
+        for case in cases:
+            results.append(rounds.measure(case, servers, stock, rounds=2 if args.quick else args.rounds, quick=args.quick))
+            if not args.json:
+                print(report.row(results[-1]), file=sys.stderr, flush=True)
+        facts["load after"] = round(os.getloadavg()[0], 1)
+        if args.json:
+            print(json.dumps(report.as_json(results, servers, found, facts), indent=1))
+        else:
+            print(report.as_text(results, servers, found, facts))
+    return 0 if servers else 1
+
+
+def _start(stack: ExitStack, folder: Path, python: str, settings: str) -> list[Server]:
+    """Start what there is; what is missing is named."""
+    servers = []
+    try:
+        servers.append(strongroom.Archive(folder / "strongroom", python, settings).start())
+        stack.callback(servers[-1].stop)
+    except Missing as error:
+        print(f"skipped: {error}", file=sys.stderr)
+    certificates = folder / "strongroom" / "peer"
+    try:
+        servers.append(orthanc.start(folder, certificates if certificates.exists() else None))
+        stack.callback(servers[-1].stop)
+    except Missing as error:
+        print(f"skipped: {error}", file=sys.stderr)
+    return servers
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

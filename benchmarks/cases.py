@@ -1,0 +1,61 @@
+"""What is measured: each case does some operations on one server; how long they take is measured around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks import dcmtk, retrieve, stow
+from benchmarks.instances import series
+from benchmarks.sender import send
+from benchmarks.server import Missing, Server
+from benchmarks.stock import Stock
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`run(server, stock, count, round)` does `count` operations; `first` and `then` are the ratios to reach."""
+
+    name: str
+    unit: str
+    count: int
+    quick: int
+    run: Callable[[Server, Stock, int, object], None]
+    first: float
+    then: float
+
+
+def _c_store(kind: str, associations: int, *, secure: bool = False) -> Callable[[Server, Stock, int, object], None]:
+    def run(server: Server, _stock: Stock, count: int, turn: object) -> None:
+        scp = server.secure if secure else server.plain
+        if scp is None:
+            message = f"{server.name} over TLS"
+            raise Missing(message)
+        send(scp, series(kind, "c-store", associations, secure, turn, server.name), count, associations=associations)
+
+    return run
+
+
+def all_cases() -> list[Case]:
+    """Return every case, in the order they run."""
+    found = []
+    for kind, count, first, then in (("CT", 400, 1.8, 3.5), ("MR", 800, 2.5, 5.0)):
+        for associations in (1, 4, 8):
+            name, run = f"c-store-{kind.lower()}-{associations}", _c_store(kind, associations)
+            found.append(Case(name, "instances/s", count, count // 4, run, first, then if associations > 1 or kind == "MR" else 3.0))
+    for associations, first in ((1, 1.5), (4, 1.4)):
+        run = _c_store("CT", associations, secure=True)
+        found.append(Case(f"c-store-ct-tls-{associations}", "instances/s", 300, 80, run, first, 2.5))
+    found += [
+        Case("dcmsend-ct-1", "instances/s", 100, 30, dcmtk.sending(1), 6, 7.5),
+        Case("dcmsend-ct-4", "instances/s", 200, 60, dcmtk.sending(4), 0, 0),
+        Case("stow-ct", "instances/s", 200, 50, stow.run, 2, 3),
+        Case("wado-series-500-ct", "series/s", 2, 1, retrieve.whole_series, 2, 3),
+        Case("wado-instance-1", "instances/s", 400, 100, retrieve.instances(1), 1.3, 2.5),
+        Case("wado-instance-4", "instances/s", 800, 200, retrieve.instances(4), 1.3, 2.5),
+        Case("frame-of-105-mb", "frames/s", 4, 2, retrieve.frame, 100, 150),
+        Case("metadata-500", "series/s", 4, 2, retrieve.metadata, 40, 50),
+        Case("rendered-4", "pictures/s", 120, 40, retrieve.rendered(4), 2, 3),
+        Case("qido-studies", "requests/s", 100, 30, retrieve.studies, 0, 0),
+    ]
+    return found

@@ -1,0 +1,77 @@
+"""WADO-RS and QIDO-RS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.instances import Series
+from benchmarks.server import Server
+from benchmarks.stock import SERIES_INSTANCES, Stock
+from benchmarks.web import Request, run
+
+_DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+_JSON = "application/dicom+json"
+
+
+def _path(one: Series) -> str:
+    return f"/studies/{one.study_instance_uid}/series/{one.series_instance_uid}"
+
+
+def whole_series(server: Server, stock: Stock, count: int, _turn: object) -> None:
+    """Retrieve the series."""
+    one, _uids = stock.series_500(server)
+    stock.clock.start()
+    run(server, [Request(_path(one), _DICOM)] * count, least_bytes=SERIES_INSTANCES * len(one.dataset))
+    stock.clock.stop()
+
+
+def instances(clients: int) -> Callable[[Server, Stock, int, object], None]:
+    """Retrieve instances one by one."""
+
+    def case(server: Server, stock: Stock, count: int, _turn: object) -> None:
+        one, uids = stock.series_500(server)
+        asked = [Request(f"{_path(one)}/instances/{uids[number % len(uids)]}", _DICOM) for number in range(count)]
+        stock.clock.start()
+        run(server, asked, clients=clients, least_bytes=len(one.dataset))
+        stock.clock.stop()
+
+    return case
+
+
+def frame(server: Server, stock: Stock, count: int, _turn: object) -> None:
+    """Retrieve a frame in the middle of the large object."""
+    one, uids = stock.multiframe(server)
+    accept = 'multipart/related; type="application/octet-stream"'
+    asked = [Request(f"{_path(one)}/instances/{uids[0]}/frames/{100 + number}", accept) for number in range(count)]
+    stock.clock.start()
+    run(server, asked, least_bytes=512 * 512 * 2)
+    stock.clock.stop()
+
+
+def metadata(server: Server, stock: Stock, count: int, _turn: object) -> None:
+    """Retrieve the series' metadata, compressed where the server does that."""
+    one, _uids = stock.series_500(server)
+    stock.clock.start()
+    run(server, [Request(f"{_path(one)}/metadata", _JSON, coding="gzip")] * count, least_bytes=1000)
+    stock.clock.stop()
+
+
+def rendered(clients: int) -> Callable[[Server, Stock, int, object], None]:
+    """Retrieve pictures, each instance once a round."""
+
+    def case(server: Server, stock: Stock, count: int, _turn: object) -> None:
+        one, uids = stock.series_500(server)
+        asked = [Request(f"{_path(one)}/instances/{uids[number % len(uids)]}/rendered", "image/jpeg") for number in range(count)]
+        stock.clock.start()
+        run(server, asked, clients=clients, least_bytes=1000)
+        stock.clock.stop()
+
+    return case
+
+
+def studies(server: Server, stock: Stock, count: int, _turn: object) -> None:
+    """List fifty studies of a day."""
+    stock.studies(server)
+    stock.clock.start()
+    run(server, [Request("/studies?StudyDate=20260131&PatientName=Many*&limit=50", _JSON)] * count, least_bytes=1000)
+    stock.clock.stop()
