@@ -1,0 +1,108 @@
+"""Every table of the index database and of the keystore database.
+
+Two MetaData: `metadata` (catalog, access, ledger, jobs) and `keystore_metadata` (data keys and anchors, in a database of its own so
+that a backup of the index never holds a data key). Names: `id` is an internal key, `*_pk` refers to one, DICOM attributes carry their
+standard name. Instants are aware UTC (types.Instant). Tables in PROTECTED are read and written only under a token (db/guard.py).
+"""
+
+from __future__ import annotations
+
+from archive.db.tables.access import (
+    api_token,
+    association_slot,
+    boundary,
+    boundary_item,
+    credential,
+    grants,
+    login_attempt,
+    membership,
+    peer,
+    peer_ae_title,
+    peer_network,
+    pending_peer,
+    principal,
+    role,
+    role_assignment,
+    session,
+)
+from archive.db.tables.catalog import (
+    NAME_INDEX_POSTGRESQL,
+    NAME_INDEX_SQLITE,
+    PROTECTED,
+    archive_state,
+    datastore,
+    held,
+    instance,
+    patient,
+    segment,
+    series,
+    series_pack,
+    study,
+    study_name_fts,
+)
+from archive.db.tables.columns import (
+    CONVENTION,
+    keystore_metadata,
+    metadata,
+)
+from archive.db.tables.jobs import (
+    job,
+    job_item,
+)
+from archive.db.tables.keystore import (
+    anchor,
+    data_key,
+)
+from archive.db.tables.ledger import (
+    audit_event,
+    audit_object,
+    checkpoint,
+    ledger_leaf,
+    ledger_node,
+    statement,
+)
+
+__all__ = [
+    "CONVENTION",
+    "NAME_INDEX_POSTGRESQL",
+    "NAME_INDEX_SQLITE",
+    "PROTECTED",
+    "anchor",
+    "api_token",
+    "archive_state",
+    "association_slot",
+    "audit_event",
+    "audit_object",
+    "boundary",
+    "boundary_item",
+    "checkpoint",
+    "credential",
+    "data_key",
+    "datastore",
+    "grants",
+    "held",
+    "instance",
+    "job",
+    "job_item",
+    "keystore_metadata",
+    "ledger_leaf",
+    "ledger_node",
+    "login_attempt",
+    "membership",
+    "metadata",
+    "patient",
+    "peer",
+    "peer_ae_title",
+    "peer_network",
+    "pending_peer",
+    "principal",
+    "role",
+    "role_assignment",
+    "segment",
+    "series",
+    "series_pack",
+    "session",
+    "statement",
+    "study",
+    "study_name_fts",
+]
