@@ -225,15 +225,8 @@ class Keyring:
         return [{name: value for name, value in entry.fields().items() if name != "public"} for entry in self._entries]
 
     def refresh(self) -> bool:
-        """Read keyring.json again, when another process changed it; False when there is nothing new or no root to open it with.
-
-        Raises:
-            KeysUnavailable: it is not readable or not ours.
-        """
-        if not self._root or self._path is None:
-            return False
-        file = keyring_file.load(self._path)
-        if file.generation <= self.generation:
+        """Take in what another process changed (KeysUnavailable: not readable); False when nothing is new or there is no root."""
+        if not self._root or self._path is None or (file := keyring_file.load(self._path)).generation <= self.generation:
             return False
         keyring_file.authenticate(file, self._root, self._path)
         self._entries = [entries.from_json(fields, self._root, self._archive) for fields in file.entries]
