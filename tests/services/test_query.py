@@ -106,12 +106,13 @@ def test_no_audit_no_data(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_entry_is_durable_before_the_answer(desk: Desk) -> None:
     durable: list[bool] = []
-    original: Callable[..., Any] = desk.database.begin
+    original: Callable[..., Any] = desk.database.group
 
-    def begin(*, durable_: bool = True, **options: Any) -> Any:
-        durable.append(options.get("durable", durable_))
-        return original(**options)
+    def group(work: Callable[[sa.Connection], Any], **options: Any) -> Any:
+        answer = original(work, **options)
+        durable.append(options.get("durable", False) and len(desk.events()) == 1)  # committed: another connection sees it
+        return answer
 
-    desk.database.begin = begin  # type: ignore[method-assign]
+    desk.database.group = group  # type: ignore[method-assign]
     desk.find(desk.reader)
     assert durable == [True]
