@@ -28,7 +28,7 @@ def test_who_connects_while_a_worker_drains_is_refused_at_once(pki: Pki, tmp_pat
     address = listening.getsockname()
     stop, ready = threading.Event(), threading.Event()
     worker = threading.Thread(
-        target=run_worker, args=(node, [Endpoint(listening, tls=False)], stop), kwargs={"ready": ready.set, "drain_s": 10}
+        target=run_worker, args=(node, [Endpoint(listening, tls=False)], stop), kwargs={"ready": ready.set, "drain_s": 10}, daemon=True,
     )
     worker.start()
     assert ready.wait(10)
@@ -36,8 +36,9 @@ def test_who_connects_while_a_worker_drains_is_refused_at_once(pki: Pki, tmp_pat
         assert peer.associate([(CT, [IMPLICIT])]) == AC
         peer.send(p_data(1, 3, store_command(CT.encode(), b"1.2.3")))
         peer.send(p_data(1, 0, b"half"))
+        assert eventually(lambda: node.store.opened == 1)  # an association between two messages would be ended at once
         stop.set()
-        eventually(lambda: refused(address))
+        assert eventually(lambda: refused(address))
         peer.send(p_data(1, 2, b"rest"))
         assert peer.response()[0x0900] == b"\0\0"
     worker.join(20)

@@ -292,7 +292,7 @@ def test_sigterm_lets_a_running_association_finish_its_instance(tmp_path: Path) 
             peer.send(p_data(1, 3, store_command(CT.encode(), f"{STUDY}.8.1.1".encode())))
             half = len(dataset) // 2
             peer.send(b"".join(p_data(1, 0, dataset[at : min(at + 16000, half)]) for at in range(0, half, 16000)))
-            time.sleep(0.3)
+            time.sleep(1)  # until it is read: an association between two messages is ended at once
             archive.process.send_signal(signal.SIGTERM)
             time.sleep(1)
             assert archive.process.poll() is None, "it did not wait"
