@@ -135,6 +135,8 @@ class Reconcile:
             stored_at=entry.stored_at, issuer=meta.issuer,
         )
         catalog.replace(tx, twin, entry)
+        if twin.rejected:
+            catalog.restore(tx, [twin.instance_pk], at=entry.stored_at)  # who accepts an instance wants it seen
         pk = catalog.insert_held(tx, "conflict", "replaced by a data manager", replaced)
         catalog.decide_held(tx, pk, "rejected", by=subject.principal_id, at=entry.stored_at)
 

@@ -136,6 +136,18 @@ def test_an_instance_in_conflict_can_take_the_stored_ones_place(node: Node) -> N
     assert node.verify.run(console, "full").findings == []
 
 
+def test_an_instance_accepted_over_a_rejected_one_is_seen(node: Node) -> None:
+    first, second = archives.instance(), archives.instance(StudyDescription="corrected")
+    archives.store(node, first)
+    archives.store(node, second)
+    console = archives.the_console(node)
+    node.remove.reject(console, "clinical", "instance", "1.2.3.1.1", reason="wrong")
+    (waiting,) = node.reconcile.list(console)
+    node.reconcile.accept(console, waiting["id"], reason="the modality corrected it")
+    assert part10(node) == [second]
+    assert node.verify.run(console, "full").findings == []
+
+
 def test_without_a_patient_id_each_study_has_a_patient_of_its_own_until_one_is_named(node: Node) -> None:
     archives.store(node, archives.instance(1, study="1.2.3", PatientID=""))
     archives.store(node, archives.instance(1, study="1.2.4", PatientID=None))
