@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -23,8 +24,8 @@ def main(argv: list[str]) -> int:
         prog="python -m benchmarks", description="Strongroom beside Orthanc, on this machine, now. Installs nothing."
     )
     parser.add_argument("--only", action="append", metavar="NAME", help="a case, or a pattern (c-store-*); may be given several times")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of A B (default 5)")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the work and two rounds: to see whether it runs")
+    parser.add_argument("--rounds", type=int, help="rounds of A B (default 5; 2 when quick)")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the work: to see whether it runs")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--python", default=strongroom.default_python(), metavar="FILE", help="interpreter with Strongroom installed")
     parser.add_argument("--folder", type=Path, help="the disk that is measured: both archives lie here while they run")
@@ -35,15 +36,16 @@ def main(argv: list[str]) -> int:
     if args.list:
         print("\n".join(case.name for case in cases))
         return 0
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))  # so that both servers end too
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="strongroom-benchmarks-", dir=args.folder)))
         servers = _start(stack, folder, args.python, args.settings.replace("\\n", "\n"))
         facts = {"processors": os.cpu_count(), "load before": round(os.getloadavg()[0], 1)}
         found = limits.measure(folder, quick=args.quick)
-        stock = Stock()
-        results = []
+        stock, results = Stock(), []
+        turns = args.rounds or (2 if args.quick else 5)
         for case in cases:
-            results.append(rounds.measure(case, servers, stock, rounds=2 if args.quick else args.rounds, quick=args.quick))
+            results.append(rounds.measure(case, servers, stock, rounds=turns, quick=args.quick))
             if not args.json:
                 print(report.row(results[-1]), file=sys.stderr, flush=True)
         facts["load after"] = round(os.getloadavg()[0], 1)

@@ -23,6 +23,7 @@ class Case:
     run: Callable[[Server, Stock, int, object], None]
     first: float
     then: float
+    ingest: bool = False
 
 
 def _c_store(kind: str, associations: int, *, secure: bool = False) -> Callable[[Server, Stock, int, object], None]:
@@ -42,14 +43,14 @@ def all_cases() -> list[Case]:
     for kind, count, first, then in (("CT", 400, 1.8, 3.5), ("MR", 800, 2.5, 5.0)):
         for associations in (1, 4, 8):
             name, run = f"c-store-{kind.lower()}-{associations}", _c_store(kind, associations)
-            found.append(Case(name, "instances/s", count, count // 4, run, first, then if associations > 1 or kind == "MR" else 3.0))
+            found.append(Case(name, "instances/s", count, count // 4, run, first, then if associations > 1 or kind == "MR" else 3.0, True))
     for associations, first in ((1, 1.5), (4, 1.4)):
         run = _c_store("CT", associations, secure=True)
-        found.append(Case(f"c-store-ct-tls-{associations}", "instances/s", 300, 80, run, first, 2.5))
+        found.append(Case(f"c-store-ct-tls-{associations}", "instances/s", 300, 80, run, first, 2.5, True))
     found += [
-        Case("dcmsend-ct-1", "instances/s", 100, 30, dcmtk.sending(1), 6, 7.5),
-        Case("dcmsend-ct-4", "instances/s", 200, 60, dcmtk.sending(4), 0, 0),
-        Case("stow-ct", "instances/s", 200, 50, stow.run, 2, 3),
+        Case("dcmsend-ct-1", "instances/s", 100, 30, dcmtk.sending(1), 6, 7.5, True),
+        Case("dcmsend-ct-4", "instances/s", 200, 60, dcmtk.sending(4), 0, 0, True),
+        Case("stow-ct", "instances/s", 200, 50, stow.run, 2, 3, True),
         Case("wado-series-500-ct", "series/s", 2, 1, retrieve.whole_series, 2, 3),
         Case("wado-instance-1", "instances/s", 400, 100, retrieve.instances(1), 1.3, 2.5),
         Case("wado-instance-4", "instances/s", 800, 200, retrieve.instances(4), 1.3, 2.5),

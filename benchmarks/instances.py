@@ -52,7 +52,7 @@ def series(kind: str, *key: object, name: str = "Bench^Anna") -> Series:
     sop_class, modality, size, frames = {
         "CT": (CT, "CT", 512, 1), "MR": (MR, "MR", 172, 1), "multiframe": (MULTIFRAME, "OT", 512, 200), "small": (MR, "MR", 24, 1),
     }[kind]
-    dataset = _header(sop_class, modality, key, name)
+    dataset = _header(sop_class, modality, (kind, *key), name)
     dataset.Rows = dataset.Columns = size
     if frames > 1:
         dataset.NumberOfFrames = frames

@@ -52,15 +52,15 @@ def peak_bytes(root: int) -> int:
     return total
 
 
-def settle(root: int, *, most_s: float = 30.0) -> float:
-    """Wait until the tree is idle and return the processor time it used meanwhile."""
+def settle(root: int, *, quiet_s: float, most_s: float = 30.0) -> float:
+    """Wait until the tree has been idle so long and return the processor time it used meanwhile."""
     first = before = cpu_s(root)
     end = time.monotonic() + most_s
-    quiet = 0
-    while quiet < 3 and time.monotonic() < end:
+    quiet = 0.0
+    while quiet < quiet_s and time.monotonic() < end:
         time.sleep(0.25)
         now = cpu_s(root)
-        quiet = quiet + 1 if now - before <= 0.03 else 0
+        quiet = quiet + 0.25 if now - before <= 0.03 else 0.0
         before = now
     return before - first
 
