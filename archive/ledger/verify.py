@@ -58,6 +58,20 @@ class Report:
             self.findings.append(Finding(code, detail))
 
 
+def of_files(tx: sa.Connection, directory: Path) -> list[Finding]:
+    """Compare the files beside the log with it; beside a serving archive, inside `checkpoints.sole_maker`: it replaces them."""
+    last = tx.execute(sa.select(sa.func.max(checkpoint.c.size)).where(checkpoint.c.size <= nodes.size(tx))).scalar() or 0
+    try:
+        note = files.read_checkpoint(directory)
+        if note is None:
+            return [Finding("V13", "the ledger's files are missing")] if last else []
+        published = min(notes.claims(note)[0], last)
+        said = "is missing or not what the database says"
+        return [Finding("V13", f"the ledger's file {path} {said}") for path in files.differing(tx, directory, published)]
+    except ArchiveError as error:
+        return [Finding(error.verdict or "V13", error.message)]
+
+
 class Verifier:
     """One run over the ledger as it stands in one read transaction."""
 
@@ -95,7 +109,8 @@ class Verifier:
         except LedgerBroken as error:
             report.add(error.verdict, error.message)
         if directory is not None:
-            self._files(directory)
+            for finding in of_files(tx, directory):
+                report.add(finding.code, finding.detail)
         return report
 
     # --- leaves ------------------------------------------------------------------------------------------------------------------
@@ -232,18 +247,4 @@ class Verifier:
             if not started and note.signed_at - since > 2 * self._heartbeat:
                 report.add("V16", f"events before checkpoint {row.size} waited {note.signed_at - since} to be signed")
             self._uncovered = None
-
-    def _files(self, directory: Path) -> None:
-        last = max((size for size in self._signed if size <= self.report.size), default=0)
-        try:
-            note = files.read_checkpoint(directory)
-            if note is None:
-                if last:
-                    self.report.add("V13", "the ledger's files are missing")
-                return
-            published = min(notes.claims(note)[0], last)
-            for path in files.differing(self._tx, directory, published):
-                self.report.add("V13", f"the ledger's file {path} is missing or not what the database says")
-        except ArchiveError as error:
-            self.report.add(error.verdict or "V13", error.message)
 

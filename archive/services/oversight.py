@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,11 +14,11 @@ from archive.access import policy, principals
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import held, instance
-from archive.errors import IntegrityError, InvalidRequest, NotFound
+from archive.errors import IntegrityError, InvalidRequest, NotFound, VaultUnavailable
 from archive.ledger import checkpoints, files, proofs
 from archive.ledger.audit import KINDS, Event, Kind, ObjectRef
 from archive.ledger.log import AuditFilter
-from archive.ledger.verify import Report, Verifier
+from archive.ledger.verify import Report, Verifier, of_files
 from archive.services import denials
 from archive.services.core import Core
 
@@ -148,7 +149,20 @@ def verify_ledger(core: Core) -> Report:
     heartbeat = timedelta(minutes=core.config.ledger.heartbeat_minutes)
     with core.database.read() as tx:
         verifier = Verifier(tx, core.keyring, heartbeat=heartbeat)
-        return verifier.run(anchors=_anchors(core), acknowledged=_acknowledged(core, tx), directory=core.config.ledger_dir)
+        report = verifier.run(anchors=_anchors(core), acknowledged=_acknowledged(core, tx), directory=None)
+    with _no_new_checkpoint(core), core.database.read() as tx:
+        for finding in of_files(tx, core.config.ledger_dir):
+            report.add(finding.code, finding.detail)
+    return report
+
+
+@contextmanager
+def _no_new_checkpoint(core: Core) -> Iterator[None]:
+    """Keep the ledger's files from being replaced meanwhile; where nothing can be locked, nothing can be written either."""
+    with ExitStack() as stack:
+        with suppress(VaultUnavailable):
+            stack.enter_context(checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"))
+        yield
 
 
 def _anchors(core: Core) -> list[bytes | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -60,6 +61,7 @@ class Report:
 
 
 Progress = Callable[[int, int], None]
+SETTLE_S = 1.0
 
 
 class Verify:
@@ -109,26 +111,38 @@ class Verify:
     # ------------------------------------------------------------------------------------------------------------------------------
 
     def _segments(self, report: Report, *, hashes: bool) -> None:
+        found = list(self._look_at_segments(report, hashes=hashes))
+        if found:
+            # Beside a serving archive a file and its row come and go one after the other: what still stands after a while counts.
+            time.sleep(SETTLE_S)
+            again = set(self._look_at_segments(Report(report.mode), hashes=hashes))
+            found = [one for one in found if one in again]
+        for code, detail in found:
+            report.add(code, detail)
+
+    def _look_at_segments(self, report: Report, *, hashes: bool) -> Iterator[tuple[str, str]]:
         core = self._core
         with core.database.read() as tx:
             rows = tx.execute(sa.select(segment).order_by(segment.c.created_at)).all()
         known = {row.name for row in rows}
         for row in rows:
             path = core.config.segments_dir / row.name
-            if not path.is_file():
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
                 if row.used or row.state == "open":
-                    report.add("V01", f"segment {row.name} is missing")
+                    yield "V01", f"segment {row.name} is missing"
                 continue
-            if row.state == "closed" and path.stat().st_size != row.used:
-                report.add("V02", f"segment {row.name} has {path.stat().st_size} bytes, not {row.used}")
+            if row.state == "closed" and size != row.used:
+                yield "V02", f"segment {row.name} has {size} bytes, not {row.used}"
             elif hashes and row.sha256 is not None:
                 report.checked += 1
                 with path.open("rb") as file:
                     if hashlib.file_digest(file, "sha256").digest() != bytes(row.sha256):
-                        report.add("V03", f"segment {row.name} is not what was closed")
+                        yield "V03", f"segment {row.name} is not what was closed"
         for path in sorted(core.config.segments_dir.glob("*.seg")):
             if path.name not in known:
-                report.add("V15", f"segment {path.name} is not in the index")
+                yield "V15", f"segment {path.name} is not in the index"
 
     def _ledger(self, report: Report) -> None:
         report.findings += [Finding(found.code, found.detail) for found in verify_ledger(self._core).findings]

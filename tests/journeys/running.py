@@ -96,7 +96,7 @@ class RunningArchive:
     def json(self, *arguments: str) -> Any:
         """Run a command that must succeed and return its JSON answer."""
         done = self.run("--json", *arguments)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
         return json.loads(done.stdout)
 
     @property
