@@ -130,21 +130,22 @@ def events(node: Node, kind: bytes) -> int:
 class Fault:
     """Strikes once, at the operation with the number it is given."""
 
-    def __init__(self, number: int, strike: Callable[[], None]) -> None:
+    def __init__(self, number: int, strike: Callable[[], int | None]) -> None:
         self.number = number
         self.strike = strike
         self.seen = -1
         self.struck = ""
 
-    def step(self, name: str) -> None:
+    def step(self, name: str) -> int | None:
         self.seen += 1
         if self.seen == self.number and not self.struck:
             self.struck = name
-            self.strike()
+            return self.strike()
+        return None
 
     def on_disk(self) -> None:
-        def before(_number: int, name: str) -> None:
-            self.step(name)
+        def before(_number: int, name: str) -> int | None:
+            return self.step(name)
 
         DISK.before = before
 
@@ -170,18 +171,19 @@ class Fault:
             database.engine.dialect.do_commit = lost  # type: ignore[method-assign]
 
 
-def refuse(error: BaseException) -> Callable[[], None]:
-    def strike() -> None:
+def refuse(error: BaseException) -> Callable[[], int | None]:
+    def strike() -> int | None:
         raise error
 
     return strike
 
 
-def die() -> None:
+def die() -> int | None:
     os._exit(DIED)
 
 
-KINDS: dict[str, tuple[Callable[[], None], tuple[type[ArchiveError], ...]]] = {
+KINDS: dict[str, tuple[Callable[[], int | None], tuple[type[ArchiveError], ...]]] = {
+    "short": (lambda: 4096, ()),  # a write that stops short is gone on with
     "error": (refuse(OSError(errno.EIO, "EIO")), (VaultUnavailable,)),
     "full": (refuse(OSError(errno.ENOSPC, "ENOSPC")), (OutOfSpace,)),
     "unavailable": (refuse(DatabaseUnavailable("x")), (DatabaseUnavailable,)),
@@ -246,7 +248,7 @@ def strike_at(config: Config, where: str, kind: str, number: int, data: bytes) -
 @pytest.mark.usefixtures("no_faults")
 @pytest.mark.parametrize("size", ["small", "large"])
 @pytest.mark.parametrize(("where", "kind"), [
-    ("disk", "error"), ("disk", "full"), ("disk", "death"),
+    ("disk", "error"), ("disk", "full"), ("disk", "short"), ("disk", "death"),
     ("commit", "unavailable"), ("commit", "database full"), ("commit", "death"), ("answer", "no answer"), ("answer", "death"),
 ])
 def test_a_fault_at_every_operation_of_one_store(tmp_path: Path, where: str, kind: str, size: str) -> None:
