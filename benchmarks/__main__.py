@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmarks import limits, orthanc, report, rounds, strongroom
-from benchmarks.cases import all_cases
+from benchmarks.cases import Case, all_cases
 from benchmarks.server import Missing, Server
 from benchmarks.stock import Stock
 
@@ -44,8 +44,9 @@ def main(argv: list[str]) -> int:
         found = limits.measure(folder, quick=args.quick)
         stock, results = Stock(), []
         turns = args.rounds or (2 if args.quick else 5)
+        variants = _Variants(stack, folder, args.python)
         for case in cases:
-            results.append(rounds.measure(case, servers, stock, rounds=turns, quick=args.quick))
+            results.append(rounds.measure(case, variants.of(case, servers), stock, rounds=turns, quick=args.quick))
             if not args.json:
                 print(report.row(results[-1]), file=sys.stderr, flush=True)
         facts["load after"] = round(os.getloadavg()[0], 1)
@@ -71,6 +72,24 @@ def _start(stack: ExitStack, folder: Path, python: str, settings: str) -> list[S
     except Missing as error:
         print(f"skipped: {error}", file=sys.stderr)
     return servers
+
+
+class _Variants:
+    """Strongrooms with other settings, each started when a case first asks for it."""
+
+    def __init__(self, stack: ExitStack, folder: Path, python: str) -> None:
+        self._stack, self._folder, self._python = stack, folder, python
+        self._started: dict[str, Server] = {}
+
+    def of(self, case: Case, servers: list[Server]) -> list[Server]:
+        """Return the servers a case runs on."""
+        if not case.settings or not any(server.name == "Strongroom" for server in servers):
+            return servers
+        if case.settings not in self._started:
+            folder = self._folder / f"variant-{len(self._started)}"
+            self._started[case.settings] = strongroom.Archive(folder, self._python, case.settings).start()
+            self._stack.callback(self._started[case.settings].stop)
+        return [self._started[case.settings] if server.name == "Strongroom" else server for server in servers]
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ class Case:
     first: float
     then: float
     ingest: bool = False
+    settings: str = ""  # lines of Strongroom's configuration: a server of its own runs with them
+
+
+BUFFERED, OTHER_RECEIVER = "[storage]\ndirect_io = false\n", '[dimse]\nreceiver = "pynetdicom"\n'
+"""Written through the page cache; received by pynetdicom."""
 
 
 def _c_store(kind: str, associations: int, *, secure: bool = False) -> Callable[[Server, Stock, int, object], None]:
@@ -47,6 +52,11 @@ def all_cases() -> list[Case]:
     for associations, first in ((1, 1.5), (4, 1.4)):
         run = _c_store("CT", associations, secure=True)
         found.append(Case(f"c-store-ct-tls-{associations}", "instances/s", 300, 80, run, first, 2.5, True))
+    for kind, count, first in (("CT", 300, 1.0), ("MR", 600, 2.0)):
+        for associations in (1, 4):
+            name, run = f"c-store-{kind.lower()}-{associations}", _c_store(kind, associations)
+            found.append(Case(f"{name}-buffered", "instances/s", count, count // 4, run, first, 0, True, BUFFERED))
+            found.append(Case(f"{name}-pynetdicom", "instances/s", count // 2, count // 8, run, 0, 0, True, OTHER_RECEIVER))
     found += [
         Case("dcmsend-ct-1", "instances/s", 100, 30, dcmtk.sending(1), 6, 7.5, True),
         Case("dcmsend-ct-4", "instances/s", 200, 60, dcmtk.sending(4), 0, 0, True),
@@ -57,6 +67,7 @@ def all_cases() -> list[Case]:
         Case("frame-of-105-mb", "frames/s", 4, 2, retrieve.frame, 100, 150),
         Case("metadata-500", "series/s", 4, 2, retrieve.metadata, 40, 50),
         Case("rendered-4", "pictures/s", 120, 40, retrieve.rendered(4), 2, 3),
+        Case("thumbnail-4", "pictures/s", 400, 80, retrieve.rendered(4, thumbnail=True), 2, 3),
         Case("qido-studies", "requests/s", 100, 30, retrieve.studies, 0, 0),
     ]
     return found

@@ -42,14 +42,39 @@ def forget_peak(root: int) -> None:
 
 
 def peak_bytes(root: int) -> int:
-    """Return the sum of the processes' peaks of resident memory; what they share counts in each."""
+    """Return the sum of the processes' peaks of resident memory, what they share now counted once."""
     total = 0
     for pid in tree(root):
         with suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    total += int(line.split()[1]) * 1024
+            peak = _kilobytes(Path(f"/proc/{pid}/status"), "VmHWM")
+            rollup = Path(f"/proc/{pid}/smaps_rollup")
+            total += peak - _kilobytes(rollup, "Rss") + _kilobytes(rollup, "Pss")
+    return total * 1024
+
+
+def now_bytes(root: int) -> int:
+    """Return the tree's resident memory, what its processes share counted once."""
+    total = 0
+    for pid in tree(root):
+        with suppress(OSError):
+            total += _kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss")
+    return total * 1024
+
+
+def descriptors(root: int) -> int:
+    """Return how many file descriptors the tree has open."""
+    total = 0
+    for pid in tree(root):
+        with suppress(OSError):
+            total += len(os.listdir(f"/proc/{pid}/fd"))
     return total
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    for line in path.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    return 0
 
 
 def settle(root: int, *, quiet_s: float, most_s: float = 30.0) -> float:

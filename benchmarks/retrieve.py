@@ -56,14 +56,15 @@ def metadata(server: Server, stock: Stock, count: int, _turn: object) -> None:
     stock.clock.stop()
 
 
-def rendered(clients: int) -> Callable[[Server, Stock, int, object], None]:
-    """Retrieve pictures, each instance once a round."""
+def rendered(clients: int, *, thumbnail: bool = False) -> Callable[[Server, Stock, int, object], None]:
+    """Retrieve pictures, each instance once a round; a thumbnail of a server without that route is one rendered at its size."""
 
     def case(server: Server, stock: Stock, count: int, _turn: object) -> None:
         one, uids = stock.series_500(server)
-        asked = [Request(f"{_path(one)}/instances/{uids[number % len(uids)]}/rendered", "image/jpeg") for number in range(count)]
+        tail = "rendered?viewport=128,128" if thumbnail and server.name == "Orthanc" else "thumbnail" if thumbnail else "rendered"
+        asked = [Request(f"{_path(one)}/instances/{uids[number % len(uids)]}/{tail}", "image/jpeg") for number in range(count)]
         stock.clock.start()
-        run(server, asked, clients=clients, least_bytes=1000)
+        run(server, asked, clients=clients, least_bytes=500)
         stock.clock.stop()
 
     return case
