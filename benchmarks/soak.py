@@ -163,7 +163,10 @@ class Soak:
     def _rights(self, number: int) -> None:
         """A user is given a study, and it is taken away again."""
         name, study = f"soak-{number}", self._known[0][0].study_instance_uid
-        self._archive.command("user", "add", name, "--service")
+        secret = self._archive.folder / "password"
+        secret.write_text("violet-otter-94-lantern\n")
+        secret.chmod(0o600)
+        self._archive.command("user", "add", name, "--password-file", str(secret))
         made = self._archive.command("grant", "add", "--to", name, "--role", "referrer", "--study", study)
         self._archive.command("grant", "revoke", str(made["id"]))
 
