@@ -78,6 +78,7 @@ class Dimse(Section, frozen=True):
     request_timeout_s: Positive = 10
     idle_timeout_s: Positive = 60
     private_sop_classes: bool = False
+    receiver: Literal["own", "pynetdicom"] = "own"
     tls: DimseTls = DimseTls()
     plain: DimsePlain = DimsePlain()
 
@@ -107,6 +108,7 @@ class Storage(Section, frozen=True):
     reserve: Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?(%|B|KiB|MiB|GiB|TiB)?$")] = "5%"
     segment_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 32)] = 256 << 20
     direct_io: bool = True
+    picture_cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 2 << 30
 
 
 class Identity(Section, frozen=True):

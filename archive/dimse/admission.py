@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pynetdicom.pdu import A_ASSOCIATE_RQ
@@ -30,6 +31,8 @@ MAXIMUM_REQUEST_BYTES = 256 << 10
 
 _ASSOCIATE_RQ, _KNOWN_PDU_TYPES = 0x01, range(1, 8)
 _HEADER = struct.Struct(">BBL")
+_KEPT_REQUEST_BYTES = 32 << 10
+_USER_IDENTITY = b"\x58\x00"  # may hold a password, and is not kept; the same two bytes elsewhere only cost time
 
 UNRECOGNISED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER_VALUE = 1, 2, 6
 """A-ABORT reasons of the service provider (PS3.8 Table 9-26)."""
@@ -58,6 +61,7 @@ class Proposal:
     protocol_version: int
     contexts: tuple[Proposed, ...]
     roles: dict[str, Role]
+    maximum_pdu_bytes: int  # that the requestor takes; 0: no limit
     encoded: bytes
 
 
@@ -134,11 +138,17 @@ def _read_exactly(connection: socket.socket, count: int, deadline: float) -> byt
 
 
 def parse(encoded: bytes) -> Proposal:
-    """Read an A-ASSOCIATE-RQ.
+    """Read an A-ASSOCIATE-RQ; a device sends the same one every time, and reading one of a hundred contexts takes milliseconds.
 
     Raises:
         ProtocolError: it is malformed.
     """
+    keeps = len(encoded) <= _KEPT_REQUEST_BYTES and _USER_IDENTITY not in encoded
+    return _parse(encoded) if keeps else _parse.__wrapped__(encoded)
+
+
+@lru_cache(maxsize=64)
+def _parse(encoded: bytes) -> Proposal:
     try:
         pdu = A_ASSOCIATE_RQ()
         pdu.decode(encoded)
@@ -159,6 +169,7 @@ def parse(encoded: bytes) -> Proposal:
             protocol_version=int(pdu.protocol_version),
             contexts=proposed,
             roles=roles,
+            maximum_pdu_bytes=int(primitive.maximum_length_received or 0),
             encoded=encoded,
         )
     except Exception as error:  # the library has no error class of its own for a malformed PDU

@@ -1,4 +1,4 @@
-"""The command sets of C-STORE (PS3.7 9.3.1): read strictly, written without interpreting a value.
+"""The command sets of C-STORE and C-ECHO (PS3.7 9.3.1, 9.3.5): read strictly, written without interpreting a value.
 
 The general library checks and may print the values of a command set; a SOP Instance UID of a stored object must reach no log, and a
 response has to repeat the UID it was asked about however odd it is. Every other command goes through the library.
@@ -7,11 +7,15 @@ response has to repeat the UID it was asked about however odd it is. Every other
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 C_STORE_RQ = 0x0001
 C_STORE_RSP = 0x8001
+C_ECHO_RQ = 0x0030
+C_CANCEL_RQ = 0x0FFF
+RESPONSE = 0x8000
+"""What a response's command field has over its request's."""
 NO_DATA_SET = 0x0101
 
 MAXIMUM_BYTES = 64 << 10
@@ -48,6 +52,15 @@ class StoreRequest:
     def sop_instance_uid(self) -> str:
         """The Affected SOP Instance UID as text, likewise."""
         return self.sop_instance.decode("ascii", errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Any request, as far as an answer without a data set needs it."""
+
+    field: int
+    message_id: int
+    sop_class: bytes
 
 
 def elements(encoded: bytes) -> dict[int, bytes]:
@@ -94,8 +107,41 @@ def store_request(found: Mapping[int, bytes]) -> StoreRequest:
         message_id=_us(found, _MESSAGE_ID),
         sop_class=found.get(_AFFECTED_SOP_CLASS_UID, b"").rstrip(b"\0 "),
         sop_instance=found.get(_AFFECTED_SOP_INSTANCE_UID, b"").rstrip(b"\0 "),
-        has_data_set=_us(found, _DATA_SET_TYPE) != NO_DATA_SET,
+        has_data_set=has_data_set(found),
     )
+
+
+def request(found: Mapping[int, bytes]) -> Request:
+    """Read what every request has.
+
+    Raises:
+        MalformedCommand.
+    """
+    return Request(
+        command_field(found), _us(found, _MESSAGE_ID), found.get(_AFFECTED_SOP_CLASS_UID, b"").rstrip(b"\0 "),
+    )
+
+
+def has_data_set(found: Mapping[int, bytes]) -> bool:
+    """Whether a data set follows the command set.
+
+    Raises:
+        MalformedCommand.
+    """
+    return _us(found, _DATA_SET_TYPE) != NO_DATA_SET
+
+
+def response(request: Request, status: int) -> bytes:
+    """Encode a response without a data set."""
+    values = [
+        (_COMMAND_FIELD, struct.pack("<H", request.field | RESPONSE)),
+        (_MESSAGE_ID_BEING_RESPONDED_TO, struct.pack("<H", request.message_id)),
+        (_DATA_SET_TYPE, struct.pack("<H", NO_DATA_SET)),
+        (_STATUS, struct.pack("<H", status)),
+    ]
+    if request.sop_class:
+        values.insert(0, (_AFFECTED_SOP_CLASS_UID, _even(request.sop_class, b"\0")))
+    return _encoded(values)
 
 
 def store_response(request: StoreRequest, status: int, comment: str = "") -> bytes:
@@ -110,6 +156,10 @@ def store_response(request: StoreRequest, status: int, comment: str = "") -> byt
     if comment:
         values.append((_ERROR_COMMENT, _even(comment.encode("ascii"), b" ")))
     values.append((_AFFECTED_SOP_INSTANCE_UID, _even(request.sop_instance, b"\0")))
+    return _encoded(values)
+
+
+def _encoded(values: Sequence[tuple[int, bytes]]) -> bytes:
     body = b"".join(struct.pack("<HHI", 0, element, len(value)) + value for element, value in values)
     return struct.pack("<HHII", 0, 0, 4, len(body)) + body
 

@@ -15,7 +15,6 @@ import logging
 import secrets
 import selectors
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,13 +22,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from archive.config import Dimse
-from archive.dimse import admission, tls
+from archive.dimse import admission, pdus, tls
 from archive.dimse.admission import Acceptance, Rejection
 from archive.dimse.tls import HandshakeFailed, TlsFiles
 from archive.errors import ArchiveError, Unavailable
 
 if TYPE_CHECKING:
-    from archive.dimse.scp import Lane, ServedAssociation
+    from archive.dimse.lanes import Association, Lanes
     from archive.services.peers import Peers
 
 LOG = logging.getLogger("archive.dimse")
@@ -114,7 +113,7 @@ class Listener:
         *,
         config: Dimse,
         peers: Peers,
-        lane: Lane,
+        lane: Lanes,
         files: TlsFiles | None,
         worker: str,
         lobby_connections: int = LOBBY_CONNECTIONS,
@@ -129,7 +128,7 @@ class Listener:
         self._selector = selectors.DefaultSelector()
         self._lobby = Lobby(lobby_connections)
         self._lock = threading.Lock()
-        self._associations: set[ServedAssociation] = set()
+        self._associations: set[Association] = set()
         self._threads: set[threading.Thread] = set()
         self._mismatches: set[tuple[str, str]] = set()
         self._last_pause = 0.0
@@ -253,7 +252,7 @@ class Listener:
         try:
             proposal = admission.parse(admission.read_request(visitor.connection, timeout_s=config.request_timeout_s))
         except admission.ProtocolError as error:
-            self._part(visitor.connection, admission.abort_pdu(error.reason))
+            pdus.part(visitor.connection, admission.abort_pdu(error.reason), linger_s=_LINGER_S)
             return
         except admission.Silence:
             return
@@ -292,7 +291,7 @@ class Listener:
             stack.callback(self._ended, visitor.name)
             self._lane.serve(visitor.connection, acceptance, source, name=visitor.name, begun=self._begun)
 
-    def _begun(self, association: ServedAssociation) -> None:
+    def _begun(self, association: Association) -> None:
         with self._lock:
             self._associations.add(association)
 
@@ -305,20 +304,7 @@ class Listener:
             "an association was rejected",
             extra={"association": visitor.name, "address": visitor.address, "reason": rejection.why},
         )
-        self._part(visitor.connection, rejection.encoded)
-
-    def _part(self, connection: socket.socket, last_words: bytes) -> None:
-        """Send a last PDU and wait for the peer to close: closing with its bytes unread would reset the connection."""
-        deadline = time.monotonic() + _LINGER_S
-        with contextlib.suppress(OSError):
-            connection.settimeout(_LINGER_S)
-            connection.sendall(last_words)
-            if not isinstance(connection, ssl.SSLSocket):
-                connection.shutdown(socket.SHUT_WR)
-            while (remaining_s := deadline - time.monotonic()) > 0:
-                connection.settimeout(remaining_s)
-                if not connection.recv(65536):
-                    return
+        pdus.part(visitor.connection, rejection.encoded, linger_s=_LINGER_S)
 
     def _record(self, visitor: Visitor, why: str, certificate: bytes | None) -> None:
         """Leave a trace of a handshake that failed: no request will ever tell who it was."""

@@ -27,6 +27,7 @@ from archive.config import Dimse
 from archive.dimse import command
 from archive.dimse.admission import Acceptance
 from archive.dimse.contexts import ACCEPTED, Answered
+from archive.dimse.pdus import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from archive.dimse.receive import Endless, Reception
 from archive.dimse.status import CANNOT_UNDERSTAND, Answer
 from archive.dimse.upper import PData, Transport, UpperLayer
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from archive.services.store import Source, Store
 
 LOG = logging.getLogger("archive.dimse")
-
-IMPLEMENTATION_CLASS_UID = "2.25.120899155864599425792726156719986481535"
-IMPLEMENTATION_VERSION_NAME = "STRONGROOM"
 
 _COMMAND, _LAST = 1, 2  # message control header (PS3.8 E.2)
 _MAXIMUM_IDENTIFIER_BYTES = 4 << 20

@@ -15,7 +15,8 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from archive.config import Config
 from archive.dimse import contexts, tls
-from archive.dimse.scp import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, configure
+from archive.dimse.pdus import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from archive.dimse.scp import configure
 from archive.dimse.tls import TlsFiles
 
 _REJECTIONS: dict[tuple[int | None, int | None], str] = {

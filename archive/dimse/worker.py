@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from archive.config import Config
+from archive.dimse.lanes import Lanes
 from archive.dimse.listener import Endpoint, Listener
-from archive.dimse.scp import Lane
 from archive.dimse.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run_worker(
     name = node.peers.worker
     files = TlsFiles.of(config) if any(endpoint.tls for endpoint in sockets) else None
     listener = Listener(
-        sockets, config=config.dimse, peers=node.peers, lane=Lane(node.store, config.dimse), files=files, worker=name
+        sockets, config=config.dimse, peers=node.peers, lane=Lanes(node.store, config.dimse), files=files, worker=name
     )
     ready()
     try:

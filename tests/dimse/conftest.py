@@ -22,8 +22,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from archive.config import Archive, Config, Dimse
 from archive.dimse import listener as listener_module
+from archive.dimse.lanes import Lanes
 from archive.dimse.listener import LOBBY_CONNECTIONS, Endpoint, Listener
-from archive.dimse.scp import Lane
 from archive.dimse.tls import TlsFiles
 from tests.dimse.fakes import FakePeer, FakePeers, FakeStore
 from tests.dimse.rawpeer import AC, CT, EXPLICIT, IMPLICIT, VERIFICATION, RawPeer
@@ -143,14 +143,20 @@ class Running:
 StartNode = Callable[..., Running]
 
 
+@pytest.fixture(params=["own", "pynetdicom"])
+def receiver(request: pytest.FixtureRequest) -> str:
+    """Both lanes, one after the other."""
+    return str(request.param)
+
+
 @pytest.fixture
-def start_node(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartNode]:
+def start_node(pki: Pki, monkeypatch: pytest.MonkeyPatch, receiver: str) -> Iterator[StartNode]:
     """`start_node(idle_timeout_s=1, lobby_connections=8)`: a node with CT1 enrolled on both listeners."""
     running: list[tuple[threading.Event, threading.Thread, Listener, list[socket.socket]]] = []
     monkeypatch.setattr(listener_module, "_TICK_S", 0.02)  # how long stopping takes
 
     def start(*, lobby_connections: int = LOBBY_CONNECTIONS, store: FakeStore | None = None, **options: object) -> Running:
-        config = msgspec.structs.replace(Dimse(), **options)
+        config = msgspec.structs.replace(Dimse(), **{"receiver": receiver, **options})
         store = store or FakeStore()
         peers = FakePeers([
             FakePeer(1, "CT1", ("CT1", "CT1B"), pki.ct1.sha256),
@@ -162,7 +168,7 @@ def start_node(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartNode]
         sockets = [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(2)]
         endpoints = [Endpoint(sockets[0], tls=False), Endpoint(sockets[1], tls=True)]
         listener = Listener(
-            endpoints, config=config, peers=peers, lane=Lane(store, config), files=pki.files, worker="test",  # type: ignore[arg-type]
+            endpoints, config=config, peers=peers, lane=Lanes(store, config), files=pki.files, worker="test",  # type: ignore[arg-type]
             lobby_connections=lobby_connections,
         )
         stop = threading.Event()

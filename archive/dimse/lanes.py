@@ -1,0 +1,49 @@
+"""Which lane serves an association: what its request proposes decides, before anything of it is answered."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from archive.config import Dimse
+from archive.dimse import storage_lane
+from archive.dimse.admission import Acceptance
+from archive.dimse.scp import Lane
+from archive.dimse.storage_lane import StorageLane
+
+if TYPE_CHECKING:
+    from archive.services.store import Source, Store
+
+
+class Association(Protocol):
+    """An association that is being served, as the listener sees it."""
+
+    name: str
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no message is under way."""
+
+    def abort(self, *, block: bool = True) -> None:
+        """End it."""
+
+
+class Lanes:
+    """Both lanes of one process; safe to share between threads."""
+
+    def __init__(self, store: Store, config: Dimse) -> None:
+        """`[dimse] receiver = "pynetdicom"` leaves everything to the library."""
+        self._config = config
+        self._library = Lane(store, config)
+        self._storage = StorageLane(store, config) if config.receiver == "own" else None
+
+    def serve(
+        self, connection: socket.socket, acceptance: Acceptance, source: Source, *, name: str, begun: Callable[[Association], None]
+    ) -> None:
+        """Serve one association until it ends; `begun` is told of it before its first PDU is answered."""
+        own = self._storage
+        if own is not None and storage_lane.serves(acceptance, private=self._config.private_sop_classes):
+            own.serve(connection, acceptance, source, name=name, begun=begun)
+        else:
+            self._library.serve(connection, acceptance, source, name=name, begun=begun)

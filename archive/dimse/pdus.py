@@ -1,0 +1,229 @@
+"""PDUs off a socket, each into one buffer that is used again and again, within bounds of size and time (PS3.8 9.3)."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from archive.dimse.admission import INVALID_PARAMETER_VALUE, UNRECOGNISED_PDU, ProtocolError, Silence
+from archive.dimse.contexts import Answered, Role
+
+ASSOCIATE_AC, P_DATA_TF, RELEASE_RQ, RELEASE_RP, ABORT = 0x02, 0x04, 0x05, 0x06, 0x07
+COMMAND, LAST = 1, 2
+"""Message control header (PS3.8 E.2)."""
+
+IMPLEMENTATION_CLASS_UID = "2.25.120899155864599425792726156719986481535"
+IMPLEMENTATION_VERSION_NAME = "STRONGROOM"
+
+_HEADER = struct.Struct(">BxL")
+_PDV = struct.Struct(">LBB")  # item length, presentation context ID, message control header
+_SMALL_PDU_BYTES = 64  # A-RELEASE and A-ABORT have four bytes
+_BUFFERED_PDUS = 6
+_LARGEST_BUFFER = 1 << 20
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+_TIMEVAL = struct.Struct("ll") if sys.platform == "linux" else None
+
+
+class Closed(Exception):
+    """The peer has closed the connection, or it broke."""
+
+
+class PduStream:
+    """Reads PDUs from a connection, plain or TLS; used by one thread."""
+
+    def __init__(self, connection: socket.socket, *, maximum_pdu_bytes: int, timeout_s: float) -> None:
+        """A peer may be silent for `timeout_s`, and take as long from the first byte of a PDU to its last."""
+        self._connection = connection
+        self._maximum_pdu_bytes = maximum_pdu_bytes
+        self._timeout_s = timeout_s
+        size = max(maximum_pdu_bytes + _HEADER.size, min(maximum_pdu_bytes * _BUFFERED_PDUS, _LARGEST_BUFFER))
+        self._view = memoryview(bytearray(size))
+        self._start = self._end = 0
+        self._interrupted = False
+        # Only TLS: shutting one direction of its socket down would break the session that the last words go through.
+        self._wake = socket.socketpair() if isinstance(connection, ssl.SSLSocket) else None
+        # A socket with a time-out of Python's asks the system twice for each receive; one of the system's own once.
+        if _TIMEVAL is not None and not isinstance(connection, ssl.SSLSocket):
+            limit = _TIMEVAL.pack(int(timeout_s), int(timeout_s % 1 * 1e6))
+            connection.settimeout(None)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        else:
+            connection.settimeout(timeout_s)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has come that was not handed out."""
+        return self._start == self._end
+
+    def interrupt(self) -> None:
+        """Make the thread that reads come back with Closed; called from another one."""
+        self._interrupted = True
+        with suppress(OSError):
+            if self._wake is None:
+                self._connection.shutdown(socket.SHUT_RD)
+            else:
+                self._wake[1].send(b"\0")
+
+    def dispose(self) -> None:
+        """Give descriptors back; the connection is its owner's."""
+        for end in self._wake or ():
+            end.close()
+
+    def next(self) -> tuple[int, memoryview]:
+        """Return the type and body of the next PDU; the body is valid until the next call.
+
+        Raises:
+            ProtocolError: no PDU, or one longer than allowed. Silence: nothing came, or not all of it, in time. Closed.
+        """
+        if self._end - self._start < _HEADER.size:
+            self._fill(_HEADER.size)
+        pdu_type, length = _HEADER.unpack_from(self._view, self._start)
+        if pdu_type == P_DATA_TF:
+            if length > self._maximum_pdu_bytes:
+                raise ProtocolError(INVALID_PARAMETER_VALUE)
+        elif not 0 < pdu_type <= ABORT:
+            raise ProtocolError(UNRECOGNISED_PDU)
+        elif length > _SMALL_PDU_BYTES:
+            raise ProtocolError(INVALID_PARAMETER_VALUE)
+        whole = _HEADER.size + length
+        if self._end - self._start < whole:
+            self._fill(whole)
+        body = self._view[self._start + _HEADER.size : self._start + whole]
+        self._start += whole
+        return pdu_type, body
+
+    def _fill(self, count: int) -> None:
+        """Receive until `count` bytes lie in the buffer from its start."""
+        start, end, view = self._start, self._end, self._view
+        if start == end:
+            start = end = 0
+        elif start + count > len(view):
+            view[: end - start] = view[start:end]
+            start, end = 0, end - start
+        deadline = time.monotonic() + self._timeout_s if end > start else 0.0
+        while end - start < count:
+            end += self._receive(view[end:])
+            if end - start < count:
+                now = time.monotonic()
+                deadline = deadline or now + self._timeout_s
+                if now > deadline:
+                    raise Silence
+        self._start, self._end = start, end
+
+    def _receive(self, into: memoryview) -> int:
+        # Acknowledged at once: a peer that leaves Nagle's algorithm on holds its last segment back until then (Linux
+        # forgets the option with every exchange).
+        connection = self._connection
+        try:
+            if self._wake is not None:
+                self._wait_for_tls(self._wake[0])
+            if _QUICKACK is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            count = connection.recv_into(into)
+        except (BlockingIOError, TimeoutError):
+            raise Silence from None
+        except OSError:
+            raise Closed from None
+        if not count:
+            raise Closed
+        return count
+
+    def _wait_for_tls(self, woken: socket.socket) -> None:
+        """Wait for bytes of the peer, or an interruption."""
+        connection = self._connection
+        assert isinstance(connection, ssl.SSLSocket)
+        if not connection.pending():
+            poll = select.poll()
+            poll.register(connection, select.POLLIN)
+            poll.register(woken, select.POLLIN)
+            if not poll.poll(self._timeout_s * 1000):
+                raise Silence
+        if self._interrupted:
+            raise Closed
+
+    def send(self, data: bytes) -> None:
+        """Send all of it; a peer that does not read in time is as good as gone.
+
+        Raises:
+            Closed.
+        """
+        try:
+            self._connection.sendall(data)
+        except OSError:
+            raise Closed from None
+
+
+def fragments(body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """Yield presentation context ID, message control header and bytes of each presentation data value (PS3.8 9.3.5.1).
+
+    Raises:
+        ProtocolError: one does not fit the PDU, or there is none.
+    """
+    offset, end = 0, len(body)
+    if not end:
+        raise ProtocolError(INVALID_PARAMETER_VALUE)
+    while offset < end:
+        if offset + _PDV.size > end:
+            raise ProtocolError(INVALID_PARAMETER_VALUE)
+        length, context_id, control = _PDV.unpack_from(body, offset)
+        following = offset + 4 + length
+        if length < 2 or following > end:
+            raise ProtocolError(INVALID_PARAMETER_VALUE)
+        yield context_id, control, body[offset + _PDV.size : following]
+        offset = following
+
+
+def command_pdus(context_id: int, encoded: bytes, maximum_pdu_bytes: int) -> bytes:
+    """Return a command set as P-DATA-TF PDUs of at most `maximum_pdu_bytes` each (0: no limit)."""
+    size = max(1, maximum_pdu_bytes - _PDV.size) if maximum_pdu_bytes else len(encoded)
+    pieces = []
+    for at in range(0, len(encoded), size):
+        piece = encoded[at : at + size]
+        control = COMMAND | (LAST if at + size >= len(encoded) else 0)
+        pieces += [_HEADER.pack(P_DATA_TF, len(piece) + 6), _PDV.pack(len(piece) + 2, context_id, control), piece]
+    return b"".join(pieces)
+
+
+def associate_ac(request: bytes, contexts: Iterable[Answered], roles: Iterable[Role], *, maximum_pdu_bytes: int) -> bytes:
+    """Return the A-ASSOCIATE-AC for an A-ASSOCIATE-RQ (PS3.8 9.3.3); AE titles and reserved fields are sent back as they came."""
+    items = [_item(0x10, b"1.2.840.10008.3.1.1.1")]
+    for context in contexts:
+        syntax = _item(0x40, (context.transfer_syntax or "1.2.840.10008.1.2").encode("ascii", "replace"))
+        items.append(_item(0x21, bytes((context.context_id, 0, context.result, 0)) + syntax))
+    user = [_item(0x51, struct.pack(">L", maximum_pdu_bytes)), _item(0x52, IMPLEMENTATION_CLASS_UID.encode())]
+    for role in roles:
+        uid = role.sop_class_uid.encode("ascii", "replace")
+        user.append(_item(0x54, struct.pack(">H", len(uid)) + uid + bytes((role.scu, role.scp))))
+    user.append(_item(0x55, IMPLEMENTATION_VERSION_NAME.encode()))
+    body = struct.pack(">HH", 1, 0) + request[10:74] + b"".join(items) + _item(0x50, b"".join(user))
+    return _HEADER.pack(ASSOCIATE_AC, len(body)) + body
+
+
+def release_rp() -> bytes:
+    """Return an A-RELEASE-RP."""
+    return _HEADER.pack(RELEASE_RP, 4) + bytes(4)
+
+
+def _item(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(body)) + body
+
+
+def part(connection: socket.socket, last_words: bytes, *, linger_s: float) -> None:
+    """Send a last PDU and wait for the peer to close: closing with its bytes unread would reset the connection."""
+    deadline = time.monotonic() + linger_s
+    with suppress(OSError):
+        connection.settimeout(linger_s)
+        connection.sendall(last_words)
+        if not isinstance(connection, ssl.SSLSocket):
+            connection.shutdown(socket.SHUT_WR)
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            connection.settimeout(remaining_s)
+            if not connection.recv(65536):
+                return
