@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 _SINGLE = {
     "6": "",
@@ -150,15 +151,20 @@ class Text:
 
 def repertoire(raw: bytes | None) -> Text:
     """Return the decoder that a value of (0008,0005) asks for; None or empty means ASCII."""
-    text = Text()
     if raw is None:
-        return text
+        return Text()
+    codec, likely, faults = (_declared if len(raw) <= 64 else _declared.__wrapped__)(raw)
+    return Text(codec, likely, set(faults))
+
+
+@lru_cache(maxsize=256)
+def _declared(raw: bytes) -> tuple[str, str, frozenset[str]]:
+    faults: set[str] = set()
     terms = [term.strip(b" \0").decode("ascii", "replace").upper() for term in raw.split(b"\\")]
-    codecs = [_codec(term, text.faults) for term in terms]
-    text.codec = "" if codecs[0] in _HIGH_ONLY else codecs[0]
+    codecs = [_codec(term, faults) for term in terms]
     # The usual "\ISO 2022 IR 149": high bytes without an escape sequence can only be meant in it.
-    text.likely = next((codec for codec in codecs if codec in _HIGH_ONLY), "")
-    return text
+    likely = next((codec for codec in codecs if codec in _HIGH_ONLY), "")
+    return "" if codecs[0] in _HIGH_ONLY else codecs[0], likely, frozenset(faults)
 
 
 def _codec(term: str, faults: set[str]) -> str:

@@ -24,9 +24,17 @@ _FORMS = {
     "UI": re.compile(r"[0-9]+(\.[0-9]+)*"),
 }
 
+_DATED = frozenset({"DA", "TM", "DT"})
+_USUAL = {
+    "DA": re.compile(r"[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"),
+    "TM": re.compile(r"([01][0-9]|2[0-3])[0-5][0-9][0-5][0-9](\.[0-9]{1,6})?"),
+}
+"""How nearly all dates and times are written; whether others are one, `normal` says."""
+
 
 @lru_cache(maxsize=256)
-def _single(tag: int) -> bool:
+def single(tag: int) -> bool:
+    """Whether an attribute has one value at most."""
     return dictionary_VM(tag) == "1"
 
 
@@ -34,10 +42,13 @@ def faults_of(attribute: Attribute, element: Element) -> list[str]:
     """Return what is wrong with the value, in words without the value; empty when it conforms."""
     values: list[Any] = element.get("Value", [])
     vr = str(element["vr"])
+    if vr == attribute.vr and len(values) <= 1:
+        fault = _fault(attribute, vr, values[0]) if values else ""
+        return [fault] if fault else []
     faults = []
     if vr != attribute.vr:
         faults.append(f"a VR of {vr} instead of {attribute.vr}")
-    if len(values) > 1 and _single(attribute.tag):
+    if len(values) > 1 and single(attribute.tag):
         faults.append("several values where one is allowed; the first counts")
     for value in values:
         fault = _fault(attribute, vr, value)
@@ -55,6 +66,10 @@ def _fault(attribute: Attribute, vr: str, value: Any) -> str:
     if len(value) > _LONGEST.get(vr, 1 << 32):
         return f"longer than a {vr} may be"
     form = _FORMS.get(vr)
-    dated = vr in {"DA", "TM", "DT"} and vr == attribute.vr
+    if form is None and vr not in _DATED:
+        return ""
+    dated = vr in _DATED and vr == attribute.vr
+    if dated and vr in _USUAL and _USUAL[vr].fullmatch(value):
+        return ""
     wrong = not normal(attribute, value) if dated else form is not None and form.fullmatch(value) is None
     return f"not a {vr}" if wrong else ""

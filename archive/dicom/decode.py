@@ -127,8 +127,10 @@ def pixel_element(part10_head: bytes, scanned: Scanned) -> tuple[int, str]:
     return 0x7FE00010, "OW"
 
 
-def decode(layout: Layout, frame: bytes, index: int = 0) -> Frame:
+def decode(layout: Layout, frame: bytes, index: int = 0, fit: tuple[int, int] | None = None) -> Frame:
     """Decode the stored bytes of one frame; `index` matters to native frames that do not begin on a byte.
+
+    With `fit` (columns, rows) a JPEG of three samples may come out smaller, in its own proportions, but no smaller than that.
 
     Raises:
         NotAcceptable: one of REFUSALS.
@@ -138,8 +140,9 @@ def decode(layout: Layout, frame: bytes, index: int = 0) -> Frame:
     decoder = _DECODERS.get(layout.transfer_syntax_uid)
     if decoder is None:
         raise refused("no-codec")
+    shrunk = fit is not None and decoder is _jpeg and layout.samples == 3
     try:
-        decoded = decoder(layout, frame)
+        decoded = _jpeg(layout, frame, fit) if shrunk else decoder(layout, frame)
     except NotAcceptable:
         raise
     except ImportError as error:
@@ -148,7 +151,7 @@ def decode(layout: Layout, frame: bytes, index: int = 0) -> Frame:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise refused("damaged") from error
-    if decoded.array.size != layout.pixels:
+    if decoded.array.size != layout.pixels and not shrunk:
         raise refused("size-lies")
     return decoded
 
@@ -334,26 +337,27 @@ def _jls(layout: Layout, frame: bytes) -> Frame:
     return Frame(_shaped(layout, flat.astype(layout.dtype, copy=False), planar=planar), layout.photometric)
 
 
-def _jpeg(layout: Layout, frame: bytes) -> Frame:
+def _jpeg(layout: Layout, frame: bytes, fit: tuple[int, int] | None = None) -> Frame:
     from PIL import Image
 
     if _sized(layout, frame) != 8:
-        raise refused("no-codec")  # 12-bit samples: only libjpeg builds with other licences read them
+        return _isolated(layout, frame)  # 12-bit samples: Pillow's libjpeg reads 8 only
     image = Image.open(io.BytesIO(frame), formats=("JPEG",))
     photometric = layout.photometric
     if layout.samples == 3:
         transform = image.info.get("adobe_transform")
         coded_ybr = transform == 1 or (transform is None and ("jfif" in image.info or photometric.startswith("YBR")))
-        if (coded_ybr and photometric.startswith("YBR")) or (transform is None and not coded_ybr):
-            # Stored components as they are: no colour transformation here.
-            image.draft("YCbCr", image.size)
-        if photometric == "YBR_FULL_422":
-            photometric = "YBR_FULL"
+        as_stored = (coded_ybr and photometric.startswith("YBR")) or (transform is None and not coded_ybr)
+        # Stored components as they are: no colour transformation here.
+        image.draft("YCbCr" if as_stored else None, fit or image.size)
+        photometric = "YBR_FULL" if photometric == "YBR_FULL_422" else photometric
     flat = np.frombuffer(image.tobytes(), np.uint8)
+    if fit is not None:
+        return Frame(flat.reshape(image.height, image.width, layout.samples), photometric)
     return Frame(_shaped(layout, flat.astype(layout.dtype, copy=False), planar=False), photometric)
 
 
-def _jpeg_lossless(layout: Layout, frame: bytes) -> Frame:
+def _isolated(layout: Layout, frame: bytes) -> Frame:
     from archive.dicom.isolated import codec
 
     precision = _sized(layout, frame)
@@ -381,8 +385,8 @@ _DECODERS: dict[str, Callable[[Layout, bytes], Frame]] = {
     DEFLATED_FRAMES: _deflated,
     "1.2.840.10008.1.2.4.50": _jpeg,
     "1.2.840.10008.1.2.4.51": _jpeg,
-    "1.2.840.10008.1.2.4.57": _jpeg_lossless,
-    "1.2.840.10008.1.2.4.70": _jpeg_lossless,
+    "1.2.840.10008.1.2.4.57": _isolated,
+    "1.2.840.10008.1.2.4.70": _isolated,
     "1.2.840.10008.1.2.4.80": _jls,
     "1.2.840.10008.1.2.4.81": _jls,
     "1.2.840.10008.1.2.4.90": _j2k,

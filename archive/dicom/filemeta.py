@@ -16,6 +16,7 @@ from archive.errors import InvalidInstance, UnsupportedClass
 MAX_META = 1 << 20
 """The longest file meta information."""
 _KNOWN = SHORT | LONG
+_NO_PREAMBLE = bytes(128)
 _TOO_LONG = "the file meta information is longer than the limit"
 
 
@@ -58,7 +59,7 @@ class FileMeta:
             if len(view) >= 132 or bytes(view[:2]) in (b"\2\0", b"\0\2", b"\x08\0", b"\0\x08"):
                 raise InvalidInstance("there is no preamble with DICM at the beginning", reason="no-meta")
             raise InvalidInstance("the file ends before its file meta information")
-        if any(view[:128]):
+        if view[:128] != _NO_PREAMBLE:
             self.preamble = "tiff" if bytes(view[:4]) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else "other"
 
     def _walk(self, view: memoryview) -> bool:

@@ -1,4 +1,4 @@
-"""JPEG lossless frames decoded by GDCM in a process of its own, because GDCM aborts the process on damaged code streams.
+"""JPEG frames, lossless or of 12 bits, decoded by GDCM in a process of its own, because GDCM aborts the process on damaged code streams.
 
 One helper process serves its parent's threads in turn. It is started at the first frame, started again after it died, and ends when
 its standard input closes. Nothing is written to disk; its memory is limited.

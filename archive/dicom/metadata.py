@@ -9,7 +9,6 @@ Source: PS3.18 F.2, PS3.5 7.5.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,9 @@ from archive.dicom.charsets import Text, repertoire
 from archive.dicom.dictionary import vr_of
 from archive.dicom.filemeta import sniff
 from archive.dicom.part10 import DEFAULT_LIMITS, Scanned, inflate
-from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, UNDEFINED, odd_header
+from archive.dicom.runs import READ, UNDEFINED
+from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, odd_header
+from archive.dicom.usual import usual_json
 from archive.dicom.values import BINARY, LONG, SHORT, Element, element_json, swapped
 from archive.errors import InvalidInstance, NotFound
 
@@ -31,6 +32,8 @@ _CHARSET = 0x00080005
 _LEFT_OUT = frozenset({0x0000, 0x0002, 0xFFFC})  # command, file meta, padding
 _VRS = {code: code.decode("ascii") for code in SHORT | LONG}
 _LONG_VRS = frozenset(code.decode("ascii") for code in LONG)
+_SHORT_VRS = {code: code.decode("ascii") for code in SHORT}
+_SHORT_NAMES = frozenset(_SHORT_VRS.values())
 
 
 @dataclass(slots=True)
@@ -111,8 +114,7 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
     buffer: bytes, start: int, implicit: bool, little: bool, binary: Binary, *, text: Text | None = None, sequence: str = ""
 ) -> dict[str, Any]:
     """Return the JSON of the data set that begins at `start`; with `sequence` (a tag) the bytes are that sequence's items."""
-    order = "<" if little else ">"
-    head, short, long = (struct.Struct(order + form).unpack_from for form in ("HH", "H", "I"))
+    head, short, long, explicit, plain = READ["<" if little else ">"]
     root: dict[str, Any] = {}
     target, end, loose = root, len(buffer), False
     text = text or Text()
@@ -150,6 +152,25 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
                 return root
             position, between = end, True
             continue
+        if not loose:
+            # The usual element; whatever is special about one is below.
+            if implicit:
+                group, element, length = plain(buffer, position)
+                vr = vr_of(group << 16 | element)
+                usual = vr in _SHORT_NAMES or (vr in BINARY and little)
+            else:
+                group, element, code, length = explicit(buffer, position)
+                usual = code in _SHORT_VRS
+            stop = position + 8 + length
+            tag = group << 16 | element
+            if usual and stop <= end and element and 2 < group < 0x7FE0 and tag != _CHARSET:
+                name = f"{tag:08X}"
+                if name not in target:
+                    vr = vr if implicit else _SHORT_VRS[code]
+                    found = binary(_path(stack, name), vr, buffer, position + 8, stop) if vr in BINARY and length else None
+                    target[name] = found or usual_json(vr, buffer[position + 8 : stop], little, text)
+                position = stop
+                continue
         group, element = head(buffer, position)
         if group == 0xFFFE:
             if not stack:
@@ -231,6 +252,8 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
 
 
 def _path(stack: list[_Sequence], name: str) -> str:
+    if not stack:
+        return name
     return "".join(f"{level.tag}/{len(level.items)}/" for level in stack) + name
 
 

@@ -74,16 +74,11 @@ class Scanned:
 
     def text(self, keyword: str) -> str:
         """Return the first value as plain text, empty when absent."""
-        values = self.values(keyword)
-        return values[0] if values else ""
+        return first_text(self.attributes, BY_KEYWORD[keyword].tag_hex)
 
     def number(self, keyword: str) -> int | None:
         """Return the first value as a whole number, None when it is absent or no such number."""
-        try:
-            number = float(self.text(keyword))
-        except ValueError:
-            return None
-        return int(number) if number.is_integer() and abs(number) < 1 << 53 else None
+        return first_number(self.attributes, BY_KEYWORD[keyword].tag_hex)
 
     @property
     def deflated(self) -> bool:
@@ -116,6 +111,26 @@ class Scanned:
             findings=tuple(Finding(tag, text) for tag, text in value["findings"]),
             frames=None if value["frames"] is None else FrameTable.from_json(value["frames"]),
         )
+
+
+def first_text(attributes: dict[str, Element], name: str) -> str:
+    """Return the first value of the attribute of this tag as plain text, empty when absent."""
+    values = attributes.get(name, {}).get("Value")
+    return plain(values[0]) if values else ""
+
+
+def first_number(attributes: dict[str, Element], name: str) -> int | None:
+    """Return the first value of the attribute of this tag as a whole number, None when it is absent or no such number."""
+    values = attributes.get(name, {}).get("Value")
+    if not values:
+        return None
+    if type(values[0]) is int and -1 << 53 < values[0] < 1 << 53:
+        return int(values[0])
+    try:
+        number = float(plain(values[0]))
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() and abs(number) < 1 << 53 else None
 
 
 def meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:

@@ -9,10 +9,10 @@ Source: PS3.18 8.7.3, PS3.5 A.2.
 from __future__ import annotations
 
 import struct
-from typing import Any, Literal
 
 import numpy as np
 
+from archive.dicom import header
 from archive.dicom import render as _render
 from archive.dicom.decode import (
     DECODABLE,
@@ -27,11 +27,13 @@ from archive.dicom.decode import (
     stored_bytes,
     subsampled,
 )
-from archive.dicom.metadata import PIXEL_PATHS, dataset_json, encoding
+from archive.dicom.metadata import encoding
 from archive.dicom.part10 import Scanned, inflate, meta
+from archive.dicom.recipe import Recipe
 from archive.dicom.reencode import element, explicit_little
+from archive.dicom.smaller import jpeg_2000
 from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
-from archive.dicom.values import Element, swapped
+from archive.dicom.values import swapped
 from archive.errors import InvalidInstance
 
 MAX_INSTANCE_BYTES = 2 << 30
@@ -41,6 +43,12 @@ MAX_INSTANCE_BYTES = 2 << 30
 def can_decode(scanned: Scanned) -> bool:
     """Whether there is a decoder for the instance's transfer syntax, or nothing to decode."""
     return scanned.frames is None or scanned.transfer_syntax_uid in DECODABLE
+
+
+def samples(scanned: Scanned) -> int:
+    """Return how many samples a frame is said to have; 0 when that is not said."""
+    per_pixel = scanned.number("SamplesPerPixel")
+    return (scanned.number("Rows") or 0) * (scanned.number("Columns") or 0) * (1 if per_pixel is None else per_pixel)
 
 
 def _layout(part10_head: bytes, scanned: Scanned) -> Layout:
@@ -161,43 +169,20 @@ def _pixel_elements(whole: bytes, scanned: Scanned) -> dict[int, bytes]:
     return replace
 
 
-def render(
-    part10_head: bytes,
-    scanned: Scanned,
-    frame: bytes,
-    *,
-    window: tuple[float, float] | None,
-    max_size: tuple[int, int] | None,
-    format: Literal["png", "jpeg"] = "png",  # noqa: A002 # the parameter's name is part of the seam
-    quality: int = 90,
-    index: int = 0,
-) -> bytes:
+def render(part10_head: bytes, scanned: Scanned, frame: bytes, recipe: Recipe, index: int = 0) -> bytes:
     """Return one frame as a PNG or JPEG image.
 
-    The VOI transformation is `window` (center and width in modality units), else the data set's (functional groups too), else the
-    range of the frame's values.
+    The VOI transformation is the recipe's, else the data set's (functional groups too), else the range of the frame's values.
 
     Raises:
         NotAcceptable: one of decode.REFUSALS.
+        InvalidRequest: the viewport's region lies outside the image.
     """
     layout = _layout(part10_head, scanned)
-    decoded = decode(layout, frame, index)
-    header = _header(part10_head, scanned, index)
-    image = _render.image_of(layout, decoded, header, window)
-    return _render.encode(image, max_size=max_size, form=format, quality=quality)
+    fit = _render.fit_of(layout, recipe)
+    decoded = jpeg_2000(layout, frame, fit) or decode(layout, frame, index, fit)
+    image = _render.image_of(layout, decoded, header.read(part10_head, scanned, index), recipe.window)
+    return _render.encode(image, recipe)
 
 
-def _header(part10_head: bytes, scanned: Scanned, index: int) -> _render.Header:
-    binary: dict[str, bytes] = {}
-
-    def keep(path: str, vr: str, buffer: bytes, start: int, stop: int) -> Element:
-        if path not in PIXEL_PATHS and stop - start <= 1 << 18:
-            raw = buffer[start:stop]
-            binary[path] = swapped(vr[1:], raw) if vr.startswith("=") else raw
-        return {"vr": vr.lstrip("=")}
-
-    document: dict[str, Any] = dataset_json(part10_head, scanned.dataset_offset, *encoding(part10_head, scanned), keep)
-    return _render.Header(document, binary, index)
-
-
-__all__ = ["can_decode", "decode_frame", "frame_explicit_le", "render", "subsampled", "to_explicit_le"]
+__all__ = ["can_decode", "decode_frame", "frame_explicit_le", "render", "samples", "subsampled", "to_explicit_le"]

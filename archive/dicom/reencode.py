@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from archive.dicom.dictionary import vr_of
 from archive.dicom.metadata import past_fragments
-from archive.dicom.structure import FRAGMENTED, UNDEFINED, odd_header
+from archive.dicom.runs import UNDEFINED
+from archive.dicom.structure import FRAGMENTED, odd_header
 from archive.dicom.values import LONG, SHORT, swapped
 
 _VRS = {code: code.decode("ascii") for code in SHORT | LONG}

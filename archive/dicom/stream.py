@@ -7,26 +7,29 @@ Source: PS3.10 7.1, PS3.5 A.5 (deflated).
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
-from dataclasses import replace
 
 from archive.dicom.attributes import SCANNED
 from archive.dicom.charsets import repertoire
 from archive.dicom.conformity import faults_of
 from archive.dicom.filemeta import FileMeta, guess, sniff
-from archive.dicom.frames import FrameTable, Shape, encapsulated, native
+from archive.dicom.frames import FrameTable, PixelElement, Shape, encapsulated, native
 from archive.dicom.matching import UID
 from archive.dicom.metadata import dataset_json
-from archive.dicom.part10 import DEFAULT_LIMITS, Finding, Limits, Scanned, meta
+from archive.dicom.part10 import DEFAULT_LIMITS, Finding, Limits, Scanned, first_number, first_text, meta
 from archive.dicom.structure import Structure
 from archive.dicom.transfer import DEFLATED, TRANSFER_SYNTAXES, UNCOMPRESSED
+from archive.dicom.usual import READERS, is_uid
 from archive.dicom.values import BINARY, Element, element_json
 from archive.errors import InvalidInstance
 
 HEAD_BYTES = 1 << 20
 """After as much of a data set its identity is given, even when no large element came."""
 _INFLATE_STEP = 256 << 10
+_LEADING_ZERO = re.compile(r"\b0[0-9]")
+_UIDS = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
 
 
 class StreamScanner:
@@ -34,7 +37,9 @@ class StreamScanner:
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, wrap: tuple[str, str, str] | None = None) -> None:
         """`wrap` is SOP class, SOP instance and transfer syntax; offsets then count as if `part10.meta` of them came first."""
-        self.head: Scanned | None = None
+        self._head: Scanned | None = None
+        self._identified = False
+        self._uids: tuple[str, ...] = ()
         self._limits = limits
         self._wrap = wrap
         self._meta = FileMeta()
@@ -50,6 +55,13 @@ class StreamScanner:
         self._decoded: tuple[int, dict[str, Element], list[Finding]] | None = None
         if wrap is not None:
             self.feed(meta(*wrap))
+
+    @property
+    def head(self) -> Scanned | None:
+        """What has been scanned, once every identifying attribute is in; read at the first asking."""
+        if self._head is None and self._identified:
+            self._head = self._build(last=False)
+        return self._head
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes; nothing of `data` is referred to afterwards.
@@ -67,8 +79,8 @@ class StreamScanner:
             else:
                 self._feed_dataset(view)
             structure = self._structure
-            if self.head is None and structure is not None and (structure.past_header or structure.offset > HEAD_BYTES):
-                self.head = self._build(last=False)
+            if not self._identified and structure is not None and (structure.past_header or structure.offset > HEAD_BYTES):
+                self._identified = self._identify(last=False)
         except InvalidInstance as error:
             self._failure = error
             raise
@@ -90,13 +102,11 @@ class StreamScanner:
                 self._end_inflating()
             if not self._overfull:
                 structure.finish()
-            scanned = self._build(last=True)
+            self._identify(last=True)
         except InvalidInstance as error:
             self._failure = error
             raise
-        if scanned is None:
-            raise InvalidInstance("a UID is missing", reason="missing-uid")
-        return scanned
+        return self._build(last=True)
 
     def _start(self, data: memoryview, *, last: bool) -> None:
         rest = self._meta.feed(data, last=last)
@@ -174,13 +184,23 @@ class StreamScanner:
     def _find(self, tag: int, text: str) -> None:
         self._findings.append(Finding(f"{tag:08X}", text))
 
-    def _build(self, *, last: bool) -> Scanned | None:
+    def _identify(self, *, last: bool) -> bool:
+        """Check the UIDs; say whether all came."""
+        if not self._identified:
+            self._uids = tuple(self._uid(tag, last=last) for tag in _UIDS)
+            if not all(self._uids):
+                return False
+        if last:
+            for tag, uid in zip(_UIDS, self._uids, strict=True):
+                if (uid[0] == "0" or ".0" in uid.replace(".0.", ".")) and _LEADING_ZERO.search(uid):
+                    self._find(tag, "a UID component with leading zeros")
+        if not self._identified:
+            self._compare_meta(self._uids[0], self._uids[1])
+        return True
+
+    def _build(self, *, last: bool) -> Scanned:
         structure = self._structure
         assert structure is not None
-        uids = [self._uid(tag, last=last) for tag in (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)]
-        if not all(uids):
-            return None
-        self._compare_meta(uids[0], uids[1])
         if self._decoded is None or self._decoded[0] != len(structure.values):
             self._decoded = (len(structure.values), *self._decode())
         _, attributes, findings = self._decoded
@@ -190,38 +210,36 @@ class StreamScanner:
         head_bytes = self._bytes
         if pixel is not None and self._inflater is None:
             head_bytes = self._dataset_offset + pixel.offset
-        scanned = Scanned(
-            sop_class_uid=uids[0],
-            sop_instance_uid=uids[1],
-            study_instance_uid=uids[2],
-            series_instance_uid=uids[3],
+        if last and pixel is not None and not self._overfull:
+            frames, faults = self._frames(attributes)
+            found.extend(Finding(f"{pixel.tag:08X}", fault) for fault in faults)
+        sop_class, sop_instance, study, series = self._uids
+        return Scanned(
+            sop_class_uid=sop_class,
+            sop_instance_uid=sop_instance,
+            study_instance_uid=study,
+            series_instance_uid=series,
             transfer_syntax_uid=self._transfer_syntax_uid,
             dataset_offset=self._dataset_offset,
             attributes=attributes,
-            findings=(),
-            frames=None,
+            findings=tuple(dict.fromkeys(found)),
+            frames=frames,
             preamble=self._meta.preamble,
             head_bytes=head_bytes,
         )
-        if last and pixel is not None and not self._overfull:
-            frames, faults = self._frames(scanned)
-            found.extend(Finding(f"{pixel.tag:08X}", fault) for fault in faults)
-        return replace(scanned, findings=tuple(dict.fromkeys(found)), frames=frames)
 
     def _uid(self, tag: int, *, last: bool) -> str:
-        """Return a UID without its padding, "" while it has not come; notes leading zeros once."""
+        """Return a UID without its padding, "" while it has not come."""
         assert self._structure is not None
         value = self._structure.values.get(tag)
-        uid = "" if value is None else value[1].rstrip(b" \0").decode("ascii", "replace")
+        uid = b"" if value is None else value[1].rstrip(b" \0")
         if not uid:
             if last or value is not None:
                 raise InvalidInstance(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is missing or empty", reason="missing-uid")
             return ""
-        if len(uid) > 64 or UID.fullmatch(uid) is None:
+        if not is_uid(uid):
             raise InvalidInstance(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is not a UID", reason="bad-uid")
-        if last and any(part.startswith("0") and part != "0" for part in uid.split(".")):
-            self._find(tag, "a UID component with leading zeros")
-        return uid
+        return uid.decode("ascii")
 
     def _compare_meta(self, sop_class_uid: str, sop_instance_uid: str) -> None:
         for element, name, uid in ((0x0002, "class", sop_class_uid), (0x0003, "instance", sop_instance_uid)):
@@ -243,43 +261,48 @@ class StreamScanner:
         text = repertoire(values[0x00080005][1] if 0x00080005 in values else None)
         attributes: dict[str, Element] = {}
         findings: list[Finding] = []
+        little_endian = structure.little
         for tag in sorted(values):
             vr, raw = values[tag]
+            usual, name, reader = READERS[tag]
+            if vr == usual and reader is not None and little_endian:
+                value = reader(raw)
+                if value is not None:
+                    attributes[name] = {"vr": vr, "Value": value}
+                    continue
             attribute = SCANNED[tag]
-            name = f"{tag:08X}"
-            little = structure.little
+            little = little_endian
             if attribute.vr == "SQ":
                 implicit = structure.implicit or vr == "UN"
                 if vr in {"SQ", "UN"}:
                     attributes |= dataset_json(raw, 0, implicit, little, _inline, text=text, sequence=name)
                 continue
-            if vr == "UN":
-                vr, little = attribute.vr, True
-            if vr == "xs" or vr in BINARY or vr == "SQ":
-                vr = attribute.vr
-            element = element_json(vr, raw, little, text)
-            attributes[name] = element
-            findings.extend(Finding(name, fault) for fault in faults_of(attribute, element))
+            if vr != attribute.vr:
+                if vr == "UN":
+                    vr, little = attribute.vr, True
+                if vr == "xs" or vr in BINARY or vr == "SQ":
+                    vr = attribute.vr
+            attributes[name] = element = element_json(vr, raw, little, text)
+            findings.extend([Finding(name, fault) for fault in faults_of(attribute, element)])
         findings.extend(Finding("00080005", fault) for fault in sorted(text.faults))
         return attributes, findings
 
-    def _frames(self, scanned: Scanned) -> tuple[FrameTable | None, list[str]]:
+    def _frames(self, attributes: dict[str, Element]) -> tuple[FrameTable | None, list[str]]:
         structure = self._structure
         assert structure is not None
-        pixel = structure.pixel
-        assert pixel is not None
+        found = structure.pixel
+        assert found is not None
         uid = self._transfer_syntax_uid
         start = self._dataset_offset
-        pixel.offset += start
-        pixel.fragments = [(offset + start, length) for offset, length in pixel.fragments]
-        number = scanned.number
+        fragments = [(offset + start, length) for offset, length in found.fragments]
+        pixel = PixelElement(found.tag, found.vr, found.offset + start, found.length, found.offset_table, fragments, found.ends)
         shape = Shape(
-            rows=number("Rows"),
-            columns=number("Columns"),
-            samples=number("SamplesPerPixel"),
-            bits_allocated=number("BitsAllocated") or {0x7FE00008: 32, 0x7FE00009: 64}.get(pixel.tag),
-            frames=number("NumberOfFrames"),
-            subsampled=scanned.text("PhotometricInterpretation") == "YBR_FULL_422",
+            rows=first_number(attributes, "00280010"),
+            columns=first_number(attributes, "00280011"),
+            samples=first_number(attributes, "00280002"),
+            bits_allocated=first_number(attributes, "00280100") or {0x7FE00008: 32, 0x7FE00009: 64}.get(pixel.tag),
+            frames=first_number(attributes, "00280008"),
+            subsampled=first_text(attributes, "00280004") == "YBR_FULL_422",
         )
         if pixel.length is None:
             table = structure.tables.get(0x7FE00001, b"")

@@ -8,22 +8,18 @@ Source: PS3.5 7.1, 7.5, A.4, 6.2.2 (UN).
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from archive.dicom.attributes import SCANNED
 from archive.dicom.dictionary import vr_of
 from archive.dicom.frames import PixelElement
-from archive.dicom.pushed import PAST_END, Pushed
+from archive.dicom.pushed import PAST_END
+from archive.dicom.runs import MAX_VALUE, UNDEFINED, Level, Runs
 from archive.dicom.values import LONG, SHORT
 from archive.errors import InvalidInstance
 
-MAX_VALUE = 64 << 10
-"""The longest value kept for the index."""
 MAX_TABLE = 8 << 20
 """The longest offset table kept."""
-UNDEFINED = 0xFFFFFFFF
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 OFFSET_TABLES = frozenset({0x7FE00001, 0x7FE00002})
 FRAGMENTED = frozenset({"OB", "OW", "OF", "OD", "OL", "OV"})
@@ -46,41 +42,19 @@ def odd_header(tag: int, code: bytes, short_length: int) -> tuple[str, int, int,
     return vr_of(tag), -1, 8, True, "an implicit element in an explicit data set"
 
 
-@dataclass(slots=True)
-class _Level:
-    """An open sequence or item; `end` and `bound` are offsets in the data set, -1 when undefined."""
-
-    is_item: bool
-    end: int
-    bound: int  # the nearest known end of this level or one around it
-    implicit: bool
-    loose: bool  # inside UN: explicit elements are taken too
-
-
-class Structure(Pushed):
+class Structure(Runs):
     """The parser of one data set; `feed` it, then `finish`."""
 
     def __init__(self, *, implicit: bool, little: bool, nesting: int, elements: int) -> None:
         """The encoding is settled by the caller; a UN sequence inside may switch to implicit VR."""
-        super().__init__()
-        self.implicit = implicit
-        self.little = little
-        self.values: dict[int, tuple[str, bytes]] = {}
+        super().__init__(implicit=implicit, little=little, elements=elements)
         self.tables: dict[int, bytes] = {}
         self.findings: list[tuple[int, str]] = []
         self.pixel: PixelElement | None = None
-        self.past_header = False  # everything an index needs lies before here, unless tags are out of order
         self._nesting = nesting
-        self._elements = elements
-        self._levels: list[_Level] = []
+        self._levels: list[Level] = []
         self._depth = 0
-        self._count = 0
-        self._seen: set[int] = set()
         self._keep_tag = 0
-        order = "<" if little else ">"
-        self._head = struct.Struct(order + "HH").unpack_from
-        self._short = struct.Struct(order + "H").unpack_from
-        self._long = struct.Struct(order + "I").unpack_from
 
     def _note(self, tag: int, text: str) -> None:
         if len(self.findings) < 100:
@@ -95,6 +69,12 @@ class Structure(Pushed):
         while True:
             while levels and levels[-1].end >= 0 and self._base + position >= levels[-1].end:
                 self._close(position)
+            if not levels:
+                position, last = self._run(position, last)
+            elif levels[-1].is_item:
+                position = self._run_item(position, levels[-1])
+                if 0 <= levels[-1].end <= self._base + position:
+                    continue
             if end - position < 8:
                 self._position = position
                 yield 8
@@ -117,7 +97,7 @@ class Structure(Pushed):
                 if tag == _ITEM:
                     stop = -1 if length == UNDEFINED else at + 8 + length
                     if level.bound < 0 or stop <= level.bound:
-                        levels.append(_Level(True, stop, level.bound if stop < 0 else stop, level.implicit, level.loose))
+                        levels.append(Level(True, stop, level.bound if stop < 0 else stop, level.implicit, level.loose))
                         position += 8
                         continue
                 elif tag == _SEQUENCE_END:
@@ -224,7 +204,7 @@ class Structure(Pushed):
                     raise InvalidInstance("sequences are nested deeper than the limit", reason="too-deep")
                 bound = (-1 if level is None else level.bound) if stop < 0 else stop
                 loose = vr == "UN" or (level is not None and level.loose)
-                levels.append(_Level(False, stop, bound, implicit or vr == "UN", loose))
+                levels.append(Level(False, stop, bound, implicit or vr == "UN", loose))
                 if wanted:
                     self._keep, self._keep_tag = start, tag
                 if level is None:

@@ -7,7 +7,7 @@ Source: PS3.18 F.2.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import math
 import re
 import struct
@@ -30,8 +30,6 @@ WIDTH = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8, "US": 2, "SS": 2, "UL": 4,
 """Bytes swapped together between byte orders."""
 
 _NUMBER = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "SV": "q", "UV": "Q"}
-_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # (0008,0005) applies
-_WHOLE = frozenset({"LT", "ST", "UT", "UR"})  # a backslash is text
 _SAFE = 1 << 53
 _INTEGER = re.compile(r"[+-]?\d{1,15}")
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
@@ -49,15 +47,31 @@ def element_json(vr: str, raw: bytes, little: bool, text: Text) -> Element:
 
 
 def _strings(vr: str, raw: bytes, little: bool, text: Text) -> list[Any]:  # noqa: ARG001 # one signature for all decoders
-    decoded = text.decode(raw) if vr in _TEXT else raw.decode("ascii") if raw.isascii() else text.decode(raw)
-    if vr in _WHOLE:
+    decoded = raw.decode("ascii") if raw.isascii() else text.decode(raw)
+    if "\\" not in decoded:
+        stripped = decoded.strip(" \0")
+        return [stripped] if stripped else []
+    parts = [part.strip(" \0") for part in decoded.split("\\")]
+    return [part or None for part in parts] if any(parts) else []
+
+
+def _texts(vr: str, raw: bytes, little: bool, text: Text) -> list[Any]:  # noqa: ARG001
+    decoded = text.decode(raw)  # (0008,0005) applies, and spaces in front count
+    if "\\" not in decoded:
         stripped = decoded.rstrip(" \0")
         return [stripped] if stripped else []
-    if "\\" not in decoded:
-        stripped = decoded.rstrip(" \0") if vr in _TEXT else decoded.strip(" \0")
-        return [stripped] if stripped else []
-    parts = [part.rstrip(" \0") if vr in _TEXT else part.strip(" \0") for part in decoded.split("\\")]
+    parts = [part.rstrip(" \0") for part in decoded.split("\\")]
     return [part or None for part in parts] if any(parts) else []
+
+
+def _whole(vr: str, raw: bytes, little: bool, text: Text) -> list[Any]:  # noqa: ARG001 # a backslash is text
+    stripped = text.decode(raw).rstrip(" \0")
+    return [stripped] if stripped else []
+
+
+def _location(vr: str, raw: bytes, little: bool, text: Text) -> list[Any]:  # noqa: ARG001
+    stripped = (raw.decode("ascii") if raw.isascii() else text.decode(raw)).rstrip(" \0")
+    return [stripped] if stripped else []
 
 
 def _names(vr: str, raw: bytes, little: bool, text: Text) -> list[Any]:  # noqa: ARG001
@@ -69,15 +83,20 @@ def _names(vr: str, raw: bytes, little: bool, text: Text) -> list[Any]:  # noqa:
 
 
 def _integers(vr: str, raw: bytes, little: bool, text: Text) -> list[Any]:
+    if len(raw) <= 12 and raw.isdigit():
+        return [int(raw)]
     strings = _strings(vr, raw, little, text)
     return [int(part) if part is not None and _INTEGER.fullmatch(part) else part for part in strings]
 
 
 def _decimals(vr: str, raw: bytes, little: bool, text: Text) -> list[Any]:
-    return [None if part is None else _decimal(part) for part in _strings(vr, raw, little, text)]
+    return [None if part is None else decimal(part) for part in _strings(vr, raw, little, text)]
 
 
-def _decimal(part: str) -> int | float | str:
+def decimal(part: str) -> int | float | str:
+    """Return the number that a DS says, itself where no number says exactly the same."""
+    if len(part) <= 15 and part.isdigit() and part.isascii():
+        return int(part)
     if len(part) > 64 or _DECIMAL.fullmatch(part) is None:
         return part
     number = float(part)
@@ -88,6 +107,8 @@ def _decimal(part: str) -> int | float | str:
 
 
 def _numbers(vr: str, raw: bytes, little: bool, text: Text) -> list[Any]:  # noqa: ARG001
+    if vr == "US" and len(raw) == 2:
+        return [int.from_bytes(raw, "little" if little else "big")]
     count = len(raw) // WIDTH[vr]
     if not count:
         return []
@@ -109,7 +130,7 @@ def _tags(vr: str, raw: bytes, little: bool, text: Text) -> list[Any]:  # noqa: 
 
 
 def _binary(vr: str, raw: bytes, little: bool, text: Text) -> str:  # noqa: ARG001
-    return base64.b64encode(raw if little else swapped(vr, raw)).decode("ascii")
+    return binascii.b2a_base64(raw if little else swapped(vr, raw), newline=False).decode("ascii")
 
 
 def swapped(vr: str, raw: bytes) -> bytes:
@@ -129,6 +150,9 @@ _DECODERS: dict[str, Callable[[str, bytes, bool, Text], list[Any] | str]] = {
     "IS": _integers,
     "DS": _decimals,
     "AT": _tags,
+    "UR": _location,
+    **dict.fromkeys(("LO", "SH", "UC"), _texts),
+    **dict.fromkeys(("LT", "ST", "UT"), _whole),
     **dict.fromkeys(_NUMBER, _numbers),
     **dict.fromkeys(BINARY, _binary),
 }

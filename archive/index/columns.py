@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -32,7 +33,9 @@ UID_COLUMNS = frozenset({"study_instance_uid", "series_instance_uid", "sop_insta
 ONE_VALUE = frozenset({"DA", "TM"})
 NUMBERS = frozenset({"IS", "US"})
 _NORMALISED_NUMBERS = frozenset({"DA", "TM", "DT", "PN"})
+_NORMALISED = _NORMALISED_NUMBERS | {"IS"}
 _ATTRIBUTE = {attribute.tag_hex: attribute for attribute in ATTRIBUTES}
+_BY_COLUMN = frozenset(tag for tag, attribute in _ATTRIBUTE.items() if attribute.column is not None and attribute.vr not in NUMBERS)
 STUDY_LEVELS = frozenset({Level.PATIENT, Level.STUDY})
 
 
@@ -77,7 +80,9 @@ def _shown(element: Element | None) -> str:
 def _compared(attribute: Attribute) -> Callable[[Element | None], str]:
     if attribute.vr in ONE_VALUE:
         return lambda element: next(iter(_normals(attribute, element)), "")
-    return lambda element: _joined(_normals(attribute, element))
+    if attribute.vr in _NORMALISED or attribute.folded:
+        return lambda element: _joined(_normals(attribute, element))
+    return _shown
 
 
 def _sources(table: sa.Table, levels: frozenset[Level]) -> tuple[_Source, ...]:
@@ -101,9 +106,15 @@ _SERIES = _sources(series, frozenset({Level.SERIES}))
 _INSTANCE = _sources(instance, frozenset({Level.IMAGE}))
 
 
+@lru_cache(maxsize=16)
+def _tags(levels: frozenset[Level]) -> frozenset[str]:
+    return frozenset(tag for tag, attribute in _ATTRIBUTE.items() if attribute.level in levels)
+
+
 def of_levels(attributes: Elements, levels: frozenset[Level]) -> dict[str, Element]:
     """Return the elements that belong to these levels."""
-    return {tag: element for tag, element in attributes.items() if tag in _ATTRIBUTE and _ATTRIBUTE[tag].level in levels}
+    tags = _tags(levels)
+    return {tag: element for tag, element in attributes.items() if tag in tags}
 
 
 def _row(sources: tuple[_Source, ...], elements: dict[str, Element]) -> dict[str, Any]:
@@ -126,8 +137,11 @@ def normalised(elements: Elements) -> dict[str, list[str]] | None:
     """Return normal forms of the elements that neither a column nor the JSON itself can be compared by, if there are any."""
     found = {}
     for tag, element in elements.items():
-        attribute, values = _ATTRIBUTE[tag], element.get("Value")
-        if not values or attribute.vr == "SQ":
+        values = element.get("Value")
+        if not values or (tag in _BY_COLUMN and len(values) == 1):
+            continue
+        attribute = _ATTRIBUTE[tag]
+        if attribute.vr == "SQ":
             continue
         if attribute.column is not None and (len(values) == 1 or attribute.vr in ONE_VALUE) and attribute.vr not in NUMBERS:
             continue
@@ -138,10 +152,10 @@ def normalised(elements: Elements) -> dict[str, list[str]] | None:
 
 def _comparable(attribute: Attribute, value: object) -> bool:
     """Whether the JSON value, cast to text by either engine, is its own normal form."""
-    if value is None:
+    if value is None or (type(value) is int and attribute.vr not in _NORMALISED_NUMBERS):
         return True
     if isinstance(value, str):
-        return normal(attribute, value) == value
+        return (normal(attribute, value) if attribute.vr in _NORMALISED or attribute.folded else value.strip(" \0")) == value
     if attribute.vr in _NORMALISED_NUMBERS:
         return False
     if isinstance(value, float):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import signal
 import socket
 import threading
@@ -11,9 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archive.config import Config
+from archive.errors import ArchiveError
 from archive.keys import ca
+from archive.keys.hygiene import harden_process
 from archive.keys.keyring import Keyring
-from archive.serve import state, supervisor
+from archive.serve import logs, state, supervisor
+from archive.serve.forked import FORKS, Forked, called, preload
 from archive.serve.handover import Handover, Link
 
 if TYPE_CHECKING:
@@ -31,18 +37,49 @@ def serve(config: Config, *, on_ready: Callable[[state.Status], None], first: Ca
     """
     lock = state.RunLock(config)
     try:
+        harden_process()
         keyring = Keyring.open(config)
-        read_only = prepare(config, keyring, first)
+        read_only: str = called(lambda: prepare(config, keyring, first)) if FORKS else prepare(config, keyring, first)
+        if FORKS:
+            preload()
         sockets, real = supervisor.open_sockets(config)
 
         def handover(keyring: Keyring) -> Handover:
             return Handover(keyring=keyring.to_bytes(), config=real, read_only=read_only, generation=keyring.generation)
 
         supervisor.Supervisor(
-            real, handover(keyring), sockets, on_ready=on_ready, again=lambda: handover(Keyring.open(config))
+            real, handover(keyring), sockets, launch=launch if FORKS else None, on_ready=on_ready,
+            again=lambda: handover(Keyring.open(config)),
         ).run()
     finally:
         lock.release()
+
+
+def launch(child: supervisor.Child, sockets: supervisor.Sockets, config: Config) -> Forked:
+    """Start a worker by fork; of the listening sockets only a DIMSE worker takes any."""
+    tls, plain = (sockets.dimse_tls, sockets.dimse_plain) if child.role == "dimse" else (None, None)
+    keep = [made.fileno() for made in (tls, plain) if made is not None]
+    return Forked(lambda: run_role(child.role, state.socket_path(config), tls, plain), keep=keep)
+
+
+def run_role(role: str, socket_path: Path, tls: socket.socket | None, plain: socket.socket | None) -> int:
+    """Be a worker of that role until SIGTERM, and return the exit status."""
+    os.umask(0o077)
+    logs.configure(role)
+    try:
+        link = Link(socket_path)
+        if role == "web":
+            from archive.serve import web
+
+            web.run(link, socket_path)
+        elif role == "dimse":
+            run_dimse(link, tls, plain)
+        else:
+            run_background(link)
+    except ArchiveError as error:
+        logging.getLogger("archive.serve").critical("worker cannot run: %s", error.message, extra={"remedy": error.remedy})
+        return 1
+    return 0
 
 
 def prepare(config: Config, keyring: Keyring, first: Callable[[Any], None]) -> str:
@@ -89,7 +126,10 @@ def web_application(handover: Handover) -> Any:
     """Return the application of one web worker."""
     from archive.web.wsgi import application
 
-    return application(node_of(handover, "web"))
+    node = node_of(handover, "web")
+    with contextlib.suppress(ArchiveError):  # what the database cannot tell now is built with the first request
+        node.retrieve.prepare()
+    return application(node)
 
 
 def run_dimse(link: Link, tls: socket.socket | None, plain: socket.socket | None) -> None:

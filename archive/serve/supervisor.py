@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
 import msgspec
 
@@ -44,7 +45,7 @@ class Child:
     role: str
     number: int
     ready_links: int  # how many of its processes must say that they are ready
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started_s: float = 0.0
     restarts: int = 0
@@ -72,7 +73,25 @@ class Sockets:
         self.http.close()
 
 
+class Process(Protocol):
+    """What is used of subprocess.Popen."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+
+    def wait(self) -> int:
+        """Wait for its end."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+
 Command = Callable[[Child, Sockets, Config], Sequence[str]]
+Launch = Callable[[Child, Sockets, Config], Process]
 
 
 def open_sockets(config: Config) -> tuple[Sockets, Config]:
@@ -134,6 +153,19 @@ def worker_command(child: Child, sockets: Sockets, config: Config) -> Sequence[s
     return command
 
 
+def executed(command: Command = worker_command) -> Launch:
+    """Return what starts a worker as a program of its own."""
+
+    def launch(child: Child, sockets: Sockets, config: Config) -> Process:
+        passed = [made.fileno() for made in (sockets.dimse_tls, sockets.dimse_plain) if made is not None]
+        return subprocess.Popen(  # noqa: S603 # our own interpreter and module
+            command(child, sockets, config), pass_fds=passed if child.role == "dimse" else (),
+            stdin=subprocess.DEVNULL, start_new_session=True,  # Ctrl-C reaches the supervisor alone, which drains in order
+        )
+
+    return launch
+
+
 def plan(config: Config) -> list[Child]:
     """Return the processes an archive of this configuration runs."""
     cores = os.cpu_count() or 1
@@ -150,7 +182,7 @@ def plan(config: Config) -> list[Child]:
 class Supervisor:
     """The process that `archive serve` is."""
 
-    def __init__(self, config: Config, handover: Handover, sockets: Sockets, *, command: Command = worker_command,
+    def __init__(self, config: Config, handover: Handover, sockets: Sockets, *, launch: Launch | None = None,
                  children: Sequence[Child] | None = None, on_ready: Callable[[state.Status], None] = lambda _status: None,
                  again: Callable[[], Handover] | None = None) -> None:
         """`handover.config` and `config` hold real ports; `on_ready` is called once, when every listener accepts.
@@ -159,7 +191,7 @@ class Supervisor:
         """
         self._config = config
         self._sockets = sockets
-        self._command = command
+        self._launch = launch or executed()
         self._children = list(plan(config) if children is None else children)
         self._on_ready = on_ready
         self._started_at = datetime.now(UTC)
@@ -244,11 +276,7 @@ class Supervisor:
             self._wait(0.02)
 
     def _start(self, child: Child) -> None:
-        sockets = [made.fileno() for made in (self._sockets.dimse_tls, self._sockets.dimse_plain) if made is not None]
-        child.process = subprocess.Popen(  # noqa: S603 # our own interpreter and module
-            self._command(child, self._sockets, self._config), pass_fds=sockets if child.role == "dimse" else (),
-            stdin=subprocess.DEVNULL, start_new_session=True,  # Ctrl-C reaches the supervisor alone, which drains in order
-        )
+        child.process = self._launch(child, self._sockets, self._config)
         child.started_at, child.started_s = datetime.now(UTC), time.monotonic()
         log.info("worker started", extra={"worker": child.role, "worker_pid": child.process.pid})
 
@@ -369,7 +397,7 @@ class Supervisor:
                 kill_session(process)
 
 
-def kill_session(process: subprocess.Popen[bytes]) -> None:
+def kill_session(process: Process) -> None:
     """Kill a worker and what it forked: each runs in a session, so in a process group, of its own."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -15,6 +15,7 @@ BUFFERED_BYTES = 4 << 20
 """Up to here an instance waits in memory: its study is known and a duplicate costs no writing."""
 
 PREAMBLE_BYTES = 128
+_NO_PREAMBLE = bytes(PREAMBLE_BYTES)
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
@@ -92,21 +93,21 @@ class Intake:
         start = self.part10_bytes - len(view)
         if start < PREAMBLE_BYTES + 4:
             # The preamble decides whether what is kept is what was sent, so hashing waits for it.
-            self._buffer += view
-            if self.part10_bytes < PREAMBLE_BYTES + 4:
-                return
-            view = memoryview(self._cleared(bytes(self._buffer)))
-            self._buffer.clear()
+            if start or len(view) < PREAMBLE_BYTES + 4:
+                self._buffer += view
+                if self.part10_bytes < PREAMBLE_BYTES + 4:
+                    return
+                view = memoryview(bytes(self._buffer))
+                self._buffer.clear()
+            preamble = bytes(view[:PREAMBLE_BYTES])
+            genuine = bytes(view[PREAMBLE_BYTES : PREAMBLE_BYTES + 4]) == b"DICM"
+            if genuine and preamble != _NO_PREAMBLE and not preamble.startswith(_TIFF):
+                self._original = hashlib.sha256(view)
+                self._take(memoryview(_NO_PREAMBLE))
+                view = view[PREAMBLE_BYTES:]
         elif self._original is not None:
             self._original.update(view)
         self._take(view)
-
-    def _cleared(self, start: bytes) -> bytes:
-        preamble = start[:PREAMBLE_BYTES]
-        if start[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] != b"DICM" or not any(preamble) or preamble.startswith(_TIFF):
-            return start
-        self._original = hashlib.sha256(start)
-        return bytes(PREAMBLE_BYTES) + start[PREAMBLE_BYTES:]
 
     def _take(self, view: memoryview) -> None:
         self._scanner.feed(view)
@@ -121,6 +122,7 @@ class Intake:
     def attach(self, writer: RecordWriter) -> None:
         """Seal what is buffered into `writer`, and all that follows."""
         self._writer = writer
+        writer.hashed_by(self._digest)
         if self._buffer:
             writer.write(memoryview(self._buffer))
         self._buffer = bytearray()

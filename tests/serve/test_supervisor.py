@@ -64,8 +64,8 @@ SERVE = textwrap.dedent(
         return [sys.executable, "-c", worker_code.WORKER, child.role, str(state.socket_path(config)), str(config.http.port),
                 behaviour.get(child.role, "well")]
     children = [supervisor.Child(role, 0, 1) for role in ("background", "dimse", "web")]
-    watch = supervisor.Supervisor(real, Handover(keyring=b"the keyring", config=real), sockets, command=command, children=children,
-                                  on_ready=lambda _status: print("READY", flush=True),
+    watch = supervisor.Supervisor(real, Handover(keyring=b"the keyring", config=real), sockets, children=children,
+                                  launch=supervisor.executed(command), on_ready=lambda _status: print("READY", flush=True),
                                   again=lambda: Handover(keyring=b"the keyring", config=real, generation=7))
     watch.run()
     lock.release()
