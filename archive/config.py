@@ -138,6 +138,12 @@ class Ledger(Section, frozen=True):
     heartbeat_minutes: Positive = 60
 
 
+class Backup(Section, frozen=True):
+    """[backup]: when a backup counts as old."""
+
+    warn_days: Positive = 7
+
+
 class Policy(Section, frozen=True):
     """[policy]: separation of duties."""
 
@@ -158,6 +164,7 @@ class Config(Section, frozen=True):
     limits: Limits = Limits()
     signin: Signin = Signin()
     ledger: Ledger = Ledger()
+    backup: Backup = Backup()
     policy: Policy = Policy()
     base: str = ""
     path: str = ""

@@ -12,6 +12,7 @@ from archive.keys.keyring import Keyring
 from archive.ledger.log import Ledger
 from archive.services import lifecycle, setup
 from archive.services.accounts import Accounts
+from archive.services.catchup import CatchUp
 from archive.services.clock import Clock, utc_now
 from archive.services.core import Core
 from archive.services.health import Health
@@ -19,12 +20,14 @@ from archive.services.imports import Imports
 from archive.services.keyring import KeyringAdmin
 from archive.services.oversight import Oversight
 from archive.services.peers import Peers
+from archive.services.pictures import Pictures
 from archive.services.query import Query
 from archive.services.reconcile import Reconcile
 from archive.services.remove import Remove
 from archive.services.replay import Replay
 from archive.services.retrieve import Retrieve
 from archive.services.segment_rows import SegmentRows
+from archive.services.sending import Sending
 from archive.services.signin import SignIn
 from archive.services.store import Store
 from archive.services.upkeep import Upkeep
@@ -52,6 +55,8 @@ class Node:
     store: Store
     query: Query
     retrieve: Retrieve
+    sending: Sending
+    pictures: Pictures
     imports: Imports
     remove: Remove
     reconcile: Reconcile
@@ -69,6 +74,7 @@ class Node:
         """
         why = self.core.read_only or self.oversight.rolled_back()
         if not why:
+            CatchUp(self.core).run()
             Replay(self.core).run()
             lifecycle.started(self.core)
         return why
@@ -84,6 +90,7 @@ class Node:
     def _last_checkpoint(self) -> None:
         try:
             self.upkeep.checkpoint()
+            self.upkeep.snapshot()
         except ArchiveError:
             return  # the background worker, or the next command, does it
 
@@ -124,7 +131,8 @@ def open_node(
         signin=SignIn(database, core.ledger, keyring, config, clock),
         accounts=Accounts(database, core.ledger, keyring, clock, default_issuer=config.identity.issuer, read_only=read_only),
         peers=Peers(database, core.ledger, keyring, clock, config, read_only=read_only),
-        store=store, query=Query(database, core.ledger, clock), retrieve=Retrieve(core), imports=Imports(core, store),
+        store=store, query=Query(database, core.ledger, clock), retrieve=Retrieve(core), sending=Sending(core),
+        pictures=Pictures(core), imports=Imports(core, store),
         remove=Remove(core), reconcile=Reconcile(core), verify=Verify(core), oversight=Oversight(core), keys=KeyringAdmin(core),
         health=Health(core), upkeep=Upkeep(core),
     )

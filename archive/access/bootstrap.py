@@ -25,6 +25,7 @@ class First:
     datastore_id: int
     datastore_uid: bytes
     grant_id: int
+    phc: str
 
 
 def check_password(password: str | None, *, name: str = "") -> None:
@@ -55,15 +56,18 @@ def bootstrap(tx: sa.Connection, *, at: datetime, admin: str, password: str, mus
     assert made.inserted_primary_key is not None
     datastore_id = int(made.inserted_primary_key[0])
     owner = principals.add(tx, "user", admin, at=at)
-    credentials.set_password(tx, owner, password, name=admin, must_change=must_change, at=at)
+    check_password(password, name=admin)
+    phc = passwords.seal(password)
+    credentials.keep(tx, owner, phc, must_change=must_change, at=at)
     roles.assign(tx, owner, known["owner"], by=console, at=at)
     grant = grants.give(
         tx, to=owner, role_row=roles.find(tx, "owner"), datastore_id=datastore_id, scope_key=0,
         terms=Terms(not_before=at, reason="first owner"), by=console, at=at,
     )
-    return First(console, owner, datastore_id, uid, grant)
+    return First(console, owner, datastore_id, uid, grant, phc)
 
 
 def console_id(tx: sa.Connection) -> int:
     """Return the id of principal `console`."""
-    return int(tx.execute(sa.select(principal.c.id).where(principal.c.kind == "console")).scalar_one())
+    # The first, if somebody added another: verify tells of that one.
+    return int(tx.execute(sa.select(sa.func.min(principal.c.id)).where(principal.c.kind == "console")).scalar_one())

@@ -224,7 +224,7 @@ def shown(
 ) -> list[dict[str, Any]]:
     """Return grants as people read them: who, which role, what, from, until, and their state at `at`."""
     rows = [dict(row) for row in tx.execute(query, values or {}).mappings()]
-    objects = _objects(tx, {row["scope_key"] for row in rows})
+    objects = named(tx, {row["scope_key"] for row in rows})
     found = []
     for row in rows:
         level, value = objects[row["scope_key"]]
@@ -250,7 +250,7 @@ def state(row: dict[str, Any], at: datetime) -> str:
     return "active" if at < row["not_after"] else "expired"
 
 
-def _objects(tx: sa.Connection, keys: set[int]) -> dict[int, tuple[Level, str]]:
+def named(tx: sa.Connection, keys: set[int]) -> dict[int, tuple[Level, str]]:
     """Return level and identifier of each scope key."""
     found: dict[int, tuple[Level, str]] = {0: ("everything", "")}
     columns = {1: (patient, patient.c.patient_id), 2: (study, study.c.study_instance_uid), 3: (series, series.c.series_instance_uid)}

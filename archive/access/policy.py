@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -21,9 +22,12 @@ from archive.access.permissions import FUNCTION, OBJECT, Permission
 from archive.access.predicate import Shape
 from archive.access.subject import Subject
 from archive.db import guard, tables
+from archive.db.prepared import Prepared
 from archive.errors import Forbidden, NotFound
 
 _EVERY_BIT = (1 << 31) - 1
+# As integers: operations on flags cost more than the statements they lead to are allowed to.
+_FUNCTION, _NOT_OBJECT, _RESTRICTED = int(FUNCTION), ~int(OBJECT), int(Permission.RESTRICTED)
 _SEAL = object()
 _GRANT = tables.grants.alias("any_grant")
 _ASSIGNMENT, _ROLE = tables.role_assignment.alias("assignment"), tables.role.alias("assigned_role")
@@ -112,23 +116,19 @@ class Scope:
         values = {**(params or {}), **(also.parameters if also else {}), **self.parameters}
         return run_as(tx, self.token, statement, values)
 
+    def all(self, tx: sa.Connection, prepared: Prepared, params: Mapping[str, Any]) -> list[Any]:
+        """Return the rows of a prepared statement that holds conditions of a scope of this shape."""
+        return prepared.all(tx, {**params, **self.parameters}, self.token)
+
+    def first(self, tx: sa.Connection, prepared: Prepared, params: Mapping[str, Any]) -> Any | None:
+        """Return the first row of such a statement, or None."""
+        return prepared.first(tx, {**params, **self.parameters}, self.token)
+
     def measured(self, tx: sa.Connection) -> Scope:
         """Return the scope with `whole` set when an unconditional archive-wide allow and no deny reach the caller."""
         if self.shape.boundary:
             return self
-        g = _GRANT
-        live = sa.and_(
-            predicate.is_caller(g.c.subject_id, self.shape), predicate.not_revoked(g), predicate.in_window(g, self.shape),
-        )
-        wide = sa.exists(
-            sa.select(1).select_from(g).where(
-                live, g.c.effect == predicate.ALLOW, g.c.scope_key == 0, g.c.modality == "", g.c.department_id.is_(None),
-                g.c.study_date_from == "", g.c.study_date_to == "", g.c.need_context == 0,
-                g.c.permissions.bitwise_and(self.shape.need()) == self.shape.need(),
-            )
-        )
-        deny = sa.exists(sa.select(1).select_from(g).where(live, g.c.effect == predicate.DENY))
-        return replace(self, whole=bool(self.run(tx, sa.select(sa.and_(wide, sa.not_(deny)))).scalar()))
+        return replace(self, whole=bool(_measured(self.shape).scalar(tx, self.parameters, self.token)))
 
 
 def scope_of(subject: Subject, need: Permission, at: datetime, *, prefix: str = "scope") -> Scope:
@@ -137,19 +137,18 @@ def scope_of(subject: Subject, need: Permission, at: datetime, *, prefix: str = 
     Raises:
         ValueError: `need` is empty or holds a function permission.
     """
-    if not need or need & ~OBJECT:
+    bits = int(need)
+    if not bits or bits & _NOT_OBJECT:
         message = "a scope is asked for object permissions"
         raise ValueError(message)
     shape, values = _shape_of(subject, at, prefix)
-    values |= {
-        f"{prefix}_need": int(need),
-        f"{prefix}_need_restricted": int(need | Permission.RESTRICTED),
-        f"{prefix}_within": not int(need) & ~_limit_of(subject),
-        f"{prefix}_within_restricted": not int(need | Permission.RESTRICTED) & ~_limit_of(subject),
-        f"{prefix}_missing_context": _EVERY_BIT & ~subject.context,
-    }
-    token = guard.Token(f"scope:{subject.principal_id}:{int(need)}")
-    return Scope(token, need, MappingProxyType(values), shape, _seal=_SEAL)
+    lacking, restricted = ~_limit_of(subject), bits | _RESTRICTED
+    values[f"{prefix}_need"] = bits
+    values[f"{prefix}_need_restricted"] = restricted
+    values[f"{prefix}_within"] = not bits & lacking
+    values[f"{prefix}_within_restricted"] = not restricted & lacking
+    values[f"{prefix}_missing_context"] = _EVERY_BIT & ~subject.context
+    return Scope(guard.Token(f"scope:{subject.principal_id}:{bits}"), need, MappingProxyType(values), shape, _seal=_SEAL)
 
 
 def require(tx: sa.Connection, subject: Subject, permission: Permission, at: datetime) -> None:
@@ -161,10 +160,11 @@ def require(tx: sa.Connection, subject: Subject, permission: Permission, at: dat
         Forbidden: a bit is lacking, or the subject's session, token or principal no longer counts.
         ValueError: `permission` is empty or holds an object permission.
     """
-    if not permission or permission & ~FUNCTION:
+    bits = int(permission)
+    if not bits or bits & ~_FUNCTION:
         message = "require is asked for function permissions"
         raise ValueError(message)
-    if permission & ~functions_of(tx, subject, at):
+    if bits & ~int(functions_of(tx, subject, at)):
         _lacks(permission)
 
 
@@ -187,7 +187,7 @@ def require_live(tx: sa.Connection, subject: Subject, at: datetime) -> None:
     if subject.kind == "console":
         return
     shape, values = _shape_of(subject, at, "scope")
-    if not tx.execute(sa.select(predicate.caller_is_live(shape)), values).scalar():
+    if not _live(shape).scalar(tx, values):
         message = "the sign-in or token counts no longer"
         raise Forbidden(message, remedy="sign in again")
 
@@ -198,14 +198,9 @@ def reaches(tx: sa.Connection, subject: Subject, datastore_id: int | None, at: d
     A datastore in which none does is not there for them.
     """
     shape, values = _shape_of(subject, at, "scope")
-    g = _GRANT
-    allow = sa.select(1).select_from(g).where(
-        predicate.is_caller(g.c.subject_id, shape), g.c.effect == predicate.ALLOW, predicate.not_revoked(g),
-        predicate.in_window(g, shape),
-    )
     if datastore_id is not None:
-        allow = allow.where(g.c.datastore_id == datastore_id)
-    return bool(tx.execute(sa.select(sa.exists(allow)), values).scalar())
+        values["datastore"] = datastore_id
+    return bool(_reaches(shape, anywhere=datastore_id is None).scalar(tx, values))
 
 
 def _lacks(permission: Permission) -> NoReturn:
@@ -219,15 +214,61 @@ def functions_of(tx: sa.Connection, subject: Subject, at: datetime) -> Permissio
     if subject.kind == "console":
         return FUNCTION
     shape, values = _shape_of(subject, at, "scope")
+    held = 0
+    for row in _functions(shape).all(tx, values):
+        held |= row[0]
+    return Permission(held & _FUNCTION & _limit_of(subject))
+
+
+# --- the statements, built once for each shape ---
+
+
+@lru_cache(maxsize=64)
+def _functions(shape: Shape) -> Prepared:
     a, r = _ASSIGNMENT, _ROLE
-    held = Permission.NONE
-    statement = sa.select(r.c.permissions).select_from(a.join(r, r.c.id == a.c.role_id)).where(
-        predicate.is_caller(a.c.principal_id, shape), predicate.not_revoked(a), predicate.in_window(a, shape),
-        predicate.caller_is_live(shape),
+    return Prepared(
+        sa.select(r.c.permissions).select_from(a.join(r, r.c.id == a.c.role_id)).where(
+            predicate.is_caller(a.c.principal_id, shape), predicate.not_revoked(a), predicate.in_window(a, shape),
+            predicate.caller_is_live(shape),
+        )
     )
-    for bits in tx.execute(statement, values).scalars():
-        held |= Permission(bits)
-    return held & FUNCTION & Permission(_limit_of(subject))
+
+
+@lru_cache(maxsize=64)
+def _live(shape: Shape) -> Prepared:
+    return Prepared(sa.select(predicate.caller_is_live(shape)))
+
+
+@lru_cache(maxsize=64)
+def _reaches(shape: Shape, *, anywhere: bool) -> Prepared:
+    g = _GRANT
+    allow = sa.select(1).select_from(g).where(
+        predicate.is_caller(g.c.subject_id, shape), g.c.effect == predicate.ALLOW, predicate.not_revoked(g),
+        predicate.in_window(g, shape),
+    )
+    if not anywhere:
+        allow = allow.where(g.c.datastore_id == sa.bindparam("datastore"))
+    return Prepared(sa.select(sa.exists(allow)))
+
+
+@lru_cache(maxsize=64)
+def _measured(shape: Shape) -> Prepared:
+    g = _GRANT
+    live = sa.and_(
+        predicate.is_caller(g.c.subject_id, shape), predicate.not_revoked(g), predicate.in_window(g, shape),
+    )
+    wide = sa.exists(
+        sa.select(1).select_from(g).where(
+            live, g.c.effect == predicate.ALLOW, g.c.scope_key == 0, g.c.modality == "", g.c.department_id.is_(None),
+            g.c.study_date_from == "", g.c.study_date_to == "", g.c.need_context == 0,
+            g.c.permissions.bitwise_and(shape.need()) == shape.need(),
+        )
+    )
+    deny = sa.exists(sa.select(1).select_from(g).where(live, g.c.effect == predicate.DENY))
+    return Prepared(sa.select(sa.and_(wide, sa.not_(deny))))
+
+
+_DATASTORE_ID = Prepared(sa.select(tables.datastore.c.id).where(tables.datastore.c.name == sa.bindparam("name")))
 
 
 def _shape_of(subject: Subject, at: datetime, prefix: str) -> tuple[Shape, dict[str, Any]]:
@@ -249,7 +290,7 @@ def datastore_id(tx: sa.Connection, name: str) -> int:
     Raises:
         NotFound.
     """
-    found = tx.execute(sa.select(tables.datastore.c.id).where(tables.datastore.c.name == name)).scalar()
+    found = _DATASTORE_ID.scalar(tx, {"name": name})
     if found is None:
         message = "there is no such datastore"
         raise NotFound(message, remedy="name one that exists; the default is clinical")

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
+from archive.db.prepared import Prepared
 from archive.db.tables import principal, session
 from archive.errors import Unauthenticated
 
@@ -18,7 +19,7 @@ ABSOLUTE = timedelta(hours=12)
 TOUCH_EVERY = timedelta(seconds=30)
 """An idle end moves at most this often: reading pages must not write at each request."""
 
-_FIND = (
+_FIND = Prepared(
     sa.select(
         session.c.id, session.c.principal_id, principal.c.name, principal.c.kind, session.c.last_seen_at, session.c.absolute_until,
         session.c.user_agent,
@@ -79,7 +80,7 @@ def find(tx: sa.Connection, word: str, *, at: datetime) -> Live:
     Raises:
         Unauthenticated: unknown, ended, idle too long, too old, or its user is disabled.
     """
-    row = tx.execute(_FIND, {"digest": digest(word), "at": at}).one_or_none()
+    row = _FIND.first(tx, {"digest": digest(word), "at": at})
     if row is None:
         message = "the session has ended"
         raise Unauthenticated(message, remedy="sign in again")

@@ -19,6 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.access.permissions import ADMINISTRATIVE, FUNCTION, OBJECT, Permission
+from archive.db.prepared import Prepared
 from archive.db.tables import api_token, boundary, boundary_item, principal
 from archive.errors import InvalidRequest, Unauthenticated
 from archive.keys.keyring import Keyring
@@ -26,6 +27,18 @@ from archive.keys.keyring import Keyring
 DEFAULT_LIFE, LONGEST_LIFE = timedelta(days=30), timedelta(days=365)
 TOUCH_EVERY = timedelta(minutes=1)
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_FIND = Prepared(
+    sa.select(
+        api_token.c.id, api_token.c.principal_id, principal.c.name, principal.c.kind, api_token.c.boundary_id, api_token.c.permissions,
+        api_token.c.last_used_at, api_token.c.secret_hmac,
+    )
+    .join(principal, principal.c.id == api_token.c.principal_id)
+    .where(
+        api_token.c.prefix == sa.bindparam("prefix"), api_token.c.revoked_at.is_(None),
+        api_token.c.not_after > sa.bindparam("at", type_=api_token.c.not_after.type),
+        principal.c.enabled == sa.true(), principal.c.removed_at.is_(None),
+    )
+)
 _FORM = re.compile(r"sr_([0-9A-Za-z]{8})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})")
 
 
@@ -91,17 +104,18 @@ def find(tx: sa.Connection, keyring: Keyring, token: str, *, at: datetime) -> Li
     parts = _FORM.fullmatch(token)
     row = None
     if parts is not None and hmac.compare_digest(_check(parts[1], parts[2]), parts[3]):
-        t, p = api_token.c, principal.c
-        query = (
-            sa.select(t.id, t.principal_id, p.name, p.kind, t.boundary_id, t.permissions, t.last_used_at, t.secret_hmac)
-            .join(principal, p.id == t.principal_id)
-            .where(t.prefix == parts[1], t.revoked_at.is_(None), t.not_after > at, p.enabled == sa.true(), p.removed_at.is_(None))
-        )
-        row = tx.execute(query).one_or_none()
+        row = _FIND.first(tx, {"prefix": parts[1], "at": at})
     if row is None or parts is None or not hmac.compare_digest(_mac(keyring, parts[1], parts[2]), bytes(row.secret_hmac)):
         message = "the token is not valid"
         raise Unauthenticated(message, remedy="make another with 'archive token create'")
     return Live(row.id, row.principal_id, row.name, row.kind, row.boundary_id, Permission(row.permissions), row.last_used_at)
+
+
+def kept(keyring: Keyring, token: str) -> bytes:
+    """Return what the table keeps of a token's text that `create` returned."""
+    parts = _FORM.fullmatch(token)
+    assert parts is not None
+    return _mac(keyring, parts[1], parts[2])
 
 
 def touch(tx: sa.Connection, token_id: int, *, at: datetime) -> None:

@@ -71,9 +71,9 @@ def archive() -> None:
 
 def load_commands() -> click.Group:
     """Return the whole command line, every group attached."""
-    from archive.cli import checks, grants, imports, instances, keys, ledger, peers, running, service, state, tokens, users
+    from archive.cli import backup, checks, grants, imports, instances, keys, ledger, peers, rebuild, running, service, state, tokens, users
 
-    for module in (running, state, users, grants, peers, tokens, imports, instances, checks, ledger, keys, service):
+    for module in (running, state, users, grants, peers, tokens, imports, instances, checks, ledger, keys, rebuild, backup, service):
         module.attach(archive)
     return archive
 

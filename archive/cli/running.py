@@ -50,13 +50,13 @@ def up(session: Session, demo: bool, lan: str | None, recovery_kit: Path | None)
         made = setup.initialise(config, admin="admin", recovery_kit=recovery_kit)
     owners = [made.admin] if made is not None else []
 
-    def first(node: Any) -> None:
-        if made is None:
-            owners.extend(one["name"] for one in node.accounts.list_users(console(node)) if "owner" in one["roles"])
+    def first(node: Any) -> list[str]:
+        known = [one["name"] for one in node.accounts.list_users(console(node)) if "owner" in one["roles"]] if made is None else []
         if demo:
             _load_demo(session, node)
+        return known
 
-    _serve(session, config, lambda status: _welcome(config, status, owners[:1], reachable=lan is not None), first)
+    _serve(session, config, lambda status: _welcome(config, status, owners[:1], reachable=lan is not None), first, owners.extend)
 
 
 @click.command("init", cls=Command)
@@ -93,7 +93,7 @@ def init(session: Session, admin: str, admin_password_file: Path | None, recover
 @click.pass_obj
 def serve(session: Session) -> None:
     """Serve an initialised archive until SIGINT or SIGTERM; prints READY once every listener accepts."""
-    _serve(session, session.config, lambda _status: None, lambda _node: None)
+    _serve(session, session.config, lambda _status: None, lambda _node: None, lambda _answer: None)
 
 
 @click.group("db", cls=Group)
@@ -121,7 +121,9 @@ def _migrate(config: Config) -> None:
         lock.release()
 
 
-def _serve(session: Session, config: Config, tell: Callable[[Status], None], first: Callable[[Any], None]) -> None:
+def _serve(
+    session: Session, config: Config, tell: Callable[[Status], None], first: Callable[[Any], Any], told: Callable[[Any], None]
+) -> None:
     from archive.serve import logs, start
 
     logs.configure("serve")
@@ -135,7 +137,7 @@ def _serve(session: Session, config: Config, tell: Callable[[Status], None], fir
             print(f"archive: read-only: {status.read_only}\n  what to do: run 'archive doctor'", file=sys.stderr)
         print("READY", flush=True)
 
-    start.serve(config, on_ready=ready, first=first)
+    start.serve(config, on_ready=ready, first=first, told=told)
 
 
 def _load_demo(session: Session, node: Any) -> None:

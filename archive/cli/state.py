@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import click
@@ -10,7 +11,11 @@ import click
 from archive.cli import failures, output
 from archive.cli.main import Command
 from archive.cli.session import Session
+from archive.config import Config
 from archive.errors import ArchiveError
+from archive.services.backup import STAMP
+from archive.services.clock import utc_now
+from archive.services.health import Check, backup_check
 
 
 def attach(archive: click.Group) -> None:
@@ -26,23 +31,36 @@ def status(session: Session) -> int:
     from archive.serve import state
 
     config = session.config
+    backup = _backup(config)
+    warnings = [f"{backup.detail}; {backup.remedy}"] if backup.state != "ok" else []
     found = state.read_status(config)
     if found is None:
         serving = state.is_serving(config)
-        answer: dict[str, Any] = {"ready": False, "http": None, "dimse_tls": None, "dimse_plain": None, "processes": []}
+        nowhere = dict.fromkeys(("http", "dimse_tls", "dimse_plain"))
+        answer: dict[str, Any] = {"ready": False, **nowhere, "processes": [], "warnings": warnings}
         message = "the archive is starting or stopping" if serving else "the archive is not running; start it with 'archive serve'"
         session.answer(answer, message)
         return failures.FAILED
-    answer = {"name": config.archive.name, "ae_title": config.dimse.ae_title, **state.as_json(found)}
+    answer = {"name": config.archive.name, "ae_title": config.dimse.ae_title, **state.as_json(found), "warnings": warnings}
     lines = [
         f"{'ready' if found.ready else 'starting'} since {output.text(found.started_at)}",
         f"web             {found.http.public_url}",
         f"DICOM over TLS  {_address(found.dimse_tls)}", f"DICOM plain     {_address(found.dimse_plain)}",
         *([f"read-only       {found.read_only}"] if found.read_only else []),
         *(f"{one.role:<15} process {one.pid}, restarted {one.restarts} times" for one in found.processes),
+        *(f"warning         {one}" for one in warnings),
     ]
     session.answer(answer, "\n".join(lines))
     return failures.DONE if found.ready else failures.FAILED
+
+
+def _backup(config: Config) -> Check:
+    """Return how old the last backup is, from the file it leaves: nothing has to be opened for that."""
+    try:
+        last = datetime.fromisoformat((config.run_dir / STAMP).read_text(encoding="ascii").strip()).isoformat()
+    except (OSError, ValueError):
+        last = None
+    return backup_check(last, utc_now(), config.backup.warn_days)
 
 
 def _address(address: Any) -> str:

@@ -7,33 +7,29 @@ COMMIT (docs/decisions.md: worst wait 72 ms against 3.7 s under busy_timeout alo
 
 from __future__ import annotations
 
-import copy
 import fcntl
 import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import sqlalchemy as sa
-from sqlalchemy import event
 
-from archive.db import failures, guard
+from archive.db import connect, failures, guard, wal
 from archive.db.failures import translated
+from archive.db.prepared import Prepared
 from archive.errors import CommitUncertain, DatabaseUnavailable
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 GROUP_LOCK = 0x47726F7570  # "Group": PostgreSQL's advisory lock of group commits
 ATTEMPTS = 5
-
-
-def _encode(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+KEPT = 4
+WAIT_AT_MOST_S = 0.002
 
 
 class Database:
@@ -53,9 +49,11 @@ class Database:
         self._queue_lock = threading.Lock()
         self._queue: list[_Queued] = []
         self._leading = False
+        self._coming, self._all_here = 0, threading.Condition(self._queue_lock)
+        self._kept: list[sa.Connection] = []
         self._here = threading.local()
         self._pid = os.getpid()
-        self.engine = self._sqlite_engine(key) if self.sqlite else self._postgresql_engine()
+        self.engine = connect.sqlite(self.url, key) if self.sqlite else connect.postgresql(self.url)
         if guarded:
             guard.install(self.engine)
 
@@ -63,47 +61,6 @@ class Database:
     def embedded(cls, path: Path, key: bytes, lock: Path, *, guarded: bool = True) -> Database:
         """Open the encrypted SQLite file at `path`."""
         return cls(f"sqlite:///{path}", key=key, lock=lock, guarded=guarded)
-
-    def _sqlite_engine(self, key: bytes | None) -> sa.Engine:
-        import sqlcipher3.dbapi2 as dbapi
-
-        engine = sa.create_engine(
-            self.url, module=dbapi, poolclass=sa.QueuePool, pool_size=16, max_overflow=64,
-            json_serializer=_encode, json_deserializer=msgspec.json.decode, hide_parameters=True,
-            connect_args={"check_same_thread": False, "timeout": 30.0},
-        )
-
-        def on_connect(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None  # the begin event below says BEGIN itself
-            cursor = connection.cursor()
-            if key is not None:
-                cursor.execute(f"PRAGMA key = \"x'{key.hex()}'\"")
-                cursor.execute("PRAGMA cipher_memory_security = OFF")
-            for pragma in ("journal_mode = WAL", "foreign_keys = ON", "secure_delete = ON", "temp_store = MEMORY",
-                           "cache_size = -16000", "wal_autocheckpoint = 4000"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-
-        def on_begin(connection: sa.Connection) -> None:
-            options = connection.get_execution_options()
-            if options.get("writes"):
-                connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options['durable'] else 'NORMAL'}")
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.exec_driver_sql("BEGIN")
-
-        event.listen(engine, "connect", on_connect)
-        event.listen(engine, "begin", on_begin)
-        event.listen(engine, "handle_error", _distrust)
-        return engine
-
-    def _postgresql_engine(self) -> sa.Engine:
-        return sa.create_engine(
-            self.url, pool_size=16, max_overflow=64, pool_pre_ping=True, hide_parameters=True,
-            # Compiling a scope's condition takes longer than running it (50 ms against 400).
-            connect_args={"options": "-c jit=off", "connect_timeout": 10},
-            json_serializer=_encode, json_deserializer=msgspec.json.decode,
-        )
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -119,6 +76,52 @@ class Database:
             with tx.begin():
                 yield tx
 
+    def first(self, statement: Prepared, params: Mapping[str, Any], token: guard.Token | None = None) -> Any | None:
+        """Return the first row of a SELECT, or None, in a transaction of its own: it sees all that is committed by now.
+
+        Raises:
+            DatabaseUnavailable; NakedQuery: a protected table and no token.
+        """
+        with self.glance() as tx:
+            return statement.first(tx, params, token)
+
+    @contextmanager
+    def glance(self) -> Iterator[sa.Connection]:
+        """A connection for prepared SELECTs, each of which sees all that is committed by then; `read` is for one state of several.
+
+        Raises:
+            DatabaseUnavailable.
+        """
+        if not self.sqlite:
+            with self.read() as tx:
+                yield tx
+            return
+        self._require_own()
+        # Without BEGIN a statement of SQLite's is its own transaction, for a third of the cost.
+        with translated(), self._lent() as connection:
+            yield connection.execution_options(writes=False)
+
+    @contextmanager
+    def _lent(self) -> Iterator[sa.Connection]:
+        """Lend one of SQLite's connections that is kept out of the pool, the last that was used.
+
+        Taking one from the pool costs several statements, and one that wrote last has in memory what any other decrypts again.
+        """
+        try:
+            connection = self._kept.pop()
+        except IndexError:
+            connection = self.engine.connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        spoilt = connection.invalidated or connection.in_transaction() or guard.OPTION in connection.get_execution_options()
+        if spoilt or len(self._kept) >= KEPT:
+            connection.close()
+        else:
+            self._kept.append(connection)
+
     @contextmanager
     def begin(self, *, durable: bool = True) -> Iterator[sa.Connection]:
         """A write transaction; committed when the block ends, rolled back when it raises. Never inside another of this thread.
@@ -131,8 +134,8 @@ class Database:
             yield tx
 
     @contextmanager
-    def _transaction(self, *, durable: bool) -> Iterator[sa.Connection]:
-        with translated(), self.engine.connect() as connection:
+    def _transaction(self, *, durable: bool, grouped: bool = False) -> Iterator[sa.Connection]:
+        with translated(), self._lent() if grouped and self.sqlite else self.engine.connect() as connection:
             tx = connection.execution_options(writes=True, durable=durable)
             transaction = tx.begin()
             try:
@@ -174,8 +177,8 @@ class Database:
     def group(self, work: Work[T], *, durable: bool = False) -> T:
         """Run `work(tx)` in a transaction shared with whatever else waits, and return its result once that is committed.
 
-        Each work runs in a SAVEPOINT: one that raises is undone alone and raises here; the others commit. One that another
-        transaction stood in the way of is run again, so a work does nothing but with `tx`.
+        Of several works each runs in a SAVEPOINT: one that raises is undone alone and raises here; the others commit. One that
+        another transaction stood in the way of is run again, so a work does nothing but with `tx`.
 
         Raises:
             DatabaseUnavailable, OutOfSpace: the shared commit failed; nothing of it happened.
@@ -188,10 +191,34 @@ class Database:
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 # only so that two do not meet again
         return self._once(work, durable)
 
+    @contextmanager
+    def approaching(self) -> Iterator[None]:
+        """Say that this thread will soon call `group`: whoever is to commit meanwhile waits a moment, so that both do it together."""
+        with self._queue_lock:
+            self._coming += 1
+        self._here.coming = True
+        try:
+            yield
+        finally:
+            self._arrive()
+
+    def _arrive(self) -> None:
+        if getattr(self._here, "coming", False):
+            self._here.coming = False
+            with self._queue_lock:
+                self._coming -= 1
+                if not self._coming:
+                    self._all_here.notify()
+
+    def _await_others(self) -> None:
+        with self._queue_lock:
+            self._all_here.wait_for(lambda: not self._coming, WAIT_AT_MOST_S)
+
     def _once(self, work: Work[T], durable: bool) -> T:
         self._require_own()
         self._require_outside()
         item = _Queued(work, durable)
+        self._arrive()
         with self._queue_lock:
             self._queue.append(item)
             item.leads, self._leading = not self._leading, True
@@ -212,13 +239,14 @@ class Database:
         batch: list[_Queued] = []
         try:
             try:
+                self._await_others()
                 with self._turn():
                     batch = self._take_queue()
                     self._commit_batch(batch)
             except Exception as error:  # noqa: BLE001 # handed to the threads that queued
                 batch = batch or self._take_queue()
                 for item in batch:
-                    item.error = item.error or _own(error)
+                    item.error = item.error or failures.own(error)
         except BaseException:
             for item in batch:
                 message = "the process was interrupted during a commit"
@@ -251,27 +279,39 @@ class Database:
             self._pass_on()
 
     def _commit_batch(self, batch: list[_Queued]) -> None:
-        with self._transaction(durable=any(item.durable for item in batch)) as tx:
+        with self._transaction(durable=any(item.durable for item in batch), grouped=True) as tx:
             if not self.sqlite:
                 # Works lock rows in any order: two groups of two processes would block each other for ever.
-                tx.execute(_GROUP_TURN)
-            for item in batch:
-                self._run(item, tx)
+                _GROUP_TURN.first(tx, {})
+            if len(batch) == 1:
+                self._run_alone(batch[0], tx)
+            else:
+                for item in batch:
+                    self._run(item, tx)
+
+    def _run_alone(self, item: _Queued, tx: sa.Connection) -> None:
+        """Run the only work of a transaction, which is undone with it."""
+        try:
+            item.result = item.work(tx)
+        except Exception as error:
+            item.error = failures.translate(error)
+            raise
 
     def _run(self, item: _Queued, tx: sa.Connection) -> None:
-        savepoint = tx.begin_nested()
+        _SAVEPOINT.run(tx, {})
         try:
             item.result = item.work(tx)
         except Exception as error:
             if self.sqlite and not self._is_open(tx):
                 raise  # the whole transaction is gone, with what the others did
             try:
-                savepoint.rollback()
+                _UNDO.run(tx, {})
+                _RELEASE.run(tx, {})
             except sa.exc.SQLAlchemyError:
                 raise error from None
             item.error = failures.translate(error)
         else:
-            savepoint.commit()
+            _RELEASE.run(tx, {})
 
     def _require_own(self) -> None:
         if os.getpid() != self._pid:
@@ -309,39 +349,41 @@ class Database:
             finally:
                 fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
-    def checkpoint(self) -> bool:
+    def checkpoint(self, *, patient: bool = True) -> bool:
         """Move the write-ahead log into the database file and cut it; False when readers held some of it back.
 
-        Nothing to do on PostgreSQL.
+        Not `patient`, it waits for no reader: who waits does so with every writer behind it. Nothing to do on PostgreSQL.
 
         Raises:
             DatabaseUnavailable.
         """
         if not self.sqlite:
             return True
+        if not patient:
+            self._require_own()
+            self._require_outside()
+            with translated():
+                wal.copy(self.engine)
         with self._turn(), translated():
-            connection = self.engine.raw_connection()  # a checkpoint cannot run inside the transaction that the begin event opens
-            try:
-                cursor = connection.cursor()
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                row = cursor.fetchone()
-                cursor.close()
-            except self.engine.dialect.loaded_dbapi.Error as error:
-                connection.invalidate()
-                raise sa.exc.DBAPIError(None, None, error) from None
-            finally:
-                connection.close()
-        return row is not None and not row[0]
+            return wal.cut(self.engine, wait=patient)
+
+    def log_bytes(self) -> int:
+        """Return the length of SQLite's write-ahead log; 0 on PostgreSQL."""
+        return wal.bytes_of(self.url) if self.sqlite else 0
 
     def close(self) -> None:
-        """Close every pooled connection."""
+        """Close every connection that nobody uses."""
+        while self._kept:
+            self._kept.pop().close()
         self.engine.dispose()
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
 
 
-_GROUP_TURN = sa.select(sa.func.pg_advisory_xact_lock(GROUP_LOCK))
+_GROUP_TURN = Prepared(sa.select(sa.func.pg_advisory_xact_lock(GROUP_LOCK)))
+_SAVEPOINT, _RELEASE = Prepared(sa.text("SAVEPOINT work")), Prepared(sa.text("RELEASE SAVEPOINT work"))
+_UNDO = Prepared(sa.text("ROLLBACK TO SAVEPOINT work"))
 
 
 class _Queued:
@@ -354,17 +396,3 @@ class _Queued:
         self.told = threading.Event()
         self.error: Exception | None = None
         self.result: Any = None
-
-
-def _own(error: Exception) -> Exception:
-    """Return what one of several threads is told: an exception keeps the traceback of each raise, so they do not share one."""
-    try:
-        return copy.copy(error)
-    except TypeError:
-        return error
-
-
-def _distrust(context: sa.engine.ExceptionContext) -> None:
-    """Give up SQLite connections after an I/O error."""
-    if failures.breaks_connection(context.original_exception):
-        context.is_disconnect = True

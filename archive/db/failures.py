@@ -5,6 +5,7 @@ A driver's text may quote values of rows, so none of it travels: neither as mess
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -87,3 +88,11 @@ def translated() -> Iterator[None]:
         if known is error:
             raise
         raise known from None
+
+
+def own(error: Exception) -> Exception:
+    """Return what one of several threads is told: an exception keeps the traceback of each raise, so they do not share one."""
+    try:
+        return copy.copy(error)
+    except TypeError:
+        return error

@@ -7,14 +7,12 @@ each instance or each request go this way. Types, tokens, transactions and error
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from archive.db import failures, guard
-
-_Processor = Callable[[Any], Any]
 
 
 class Prepared:
@@ -64,6 +62,14 @@ class Prepared:
         cursor.close()
         return changed
 
+    def insert(self, tx: sa.Connection, params: Mapping[str, Any], token: guard.Token | None = None) -> int:
+        """Insert one row into a table whose only key is an integer the database gives, and return that key; raises as `all`."""
+        compiled = self._for(tx)
+        cursor = compiled.execute(tx, params, token)
+        key = int(cursor.fetchone()[0]) if compiled.returns_key else int(cursor.lastrowid)
+        cursor.close()
+        return key
+
     def many(self, tx: sa.Connection, rows: Iterable[Mapping[str, Any]], token: guard.Token | None = None) -> None:
         """Execute once for each of `rows` in one call of the driver; raises as `all`."""
         self._for(tx).execute_many(tx, rows, token)
@@ -84,23 +90,23 @@ class _Compiled:
         if getattr(compiled, "insert_prefetch", ()) or getattr(compiled, "update_prefetch", ()):
             message = "a prepared statement has no values computed in Python"
             raise TypeError(message)
+        if any(bind.expanding for bind in compiled.binds.values()) or compiled.escaped_bind_names:
+            message = "a prepared statement has no expanding parameters, and plain names"
+            raise TypeError(message)
         self.text = str(compiled)
+        self.returns_key = bool(getattr(compiled, "implicit_returning", None))
         self._protected = guard.touches_protected(self.text)
-        positions = compiled.positiontup
-        self._names: list[str] | None = None if positions is None else list(positions)
-        self._binds: dict[str, tuple[_Processor | None, bool, Any]] = {}
-        for name, bind in compiled.binds.items():
-            if bind.expanding:
-                message = "a prepared statement has no expanding parameters"
-                raise TypeError(message)
-            process = bind.type.dialect_impl(dialect).bind_processor(dialect)
-            fixed = None if bind.required else bind.effective_value
-            self._binds[name] = (process, bind.required, fixed if process is None or bind.required else process(fixed))
+        self._positional = compiled.positiontup is not None
+        self._names: tuple[str, ...] = tuple(compiled.positiontup or compiled.binds)
+        processors = {name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in compiled.binds.items()}
+        self._binds = [(i, process) for i, name in enumerate(self._names) if (process := processors[name]) is not None]
+        self._fixed = {name: bind.effective_value for name, bind in compiled.binds.items() if not bind.required}
         columns = list(getattr(statement, "exported_columns", ()))
         names = [str(column.key) if str(column.key).isidentifier() else f"c{i}" for i, column in enumerate(columns)]
-        self._make: Any = namedtuple("Row", names, rename=True)._make  # noqa: PYI024 # the columns are known at run time
-        processors = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
-        self._results = [(i, process) for i, process in enumerate(processors) if process is not None]
+        tuple_of: Any = namedtuple  # noqa: PYI024 # the columns are known at run time
+        self._make: Any = tuple_of("Row", names, rename=True)._make
+        results = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
+        self._results = [(i, process) for i, process in enumerate(results) if process is not None]
 
     def execute(self, tx: sa.Connection, params: Mapping[str, Any], token: guard.Token | None) -> Any:
         self._require(token)
@@ -140,17 +146,16 @@ class _Compiled:
             raise guard.NakedQuery(message)
 
     def _values(self, params: Mapping[str, Any]) -> Any:
-        values = {}
-        for name, (process, required, fixed) in self._binds.items():
-            if name in params:
-                value = params[name]
-                values[name] = value if process is None else process(value)
-            elif required:
-                message = f"a value is required for the parameter {name}"
-                raise sa.exc.InvalidRequestError(message)
-            else:
-                values[name] = fixed
-        return values if self._names is None else [values[name] for name in self._names]
+        if self._fixed:
+            params = {**self._fixed, **params}
+        try:
+            values = [params[name] for name in self._names]
+        except KeyError as missing:
+            message = f"a value is required for the parameter {missing}"
+            raise sa.exc.InvalidRequestError(message) from None
+        for i, process in self._binds:
+            values[i] = process(values[i])
+        return values if self._positional else dict(zip(self._names, values, strict=True))
 
 
 def _raise(tx: sa.Connection, cursor: Any, error: Exception) -> None:

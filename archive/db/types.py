@@ -19,8 +19,14 @@ def to_micros(at: datetime) -> int:
 
 
 def from_micros(value: int) -> datetime:
-    """Return the aware UTC datetime of microseconds since 1970-01-01."""
-    return _EPOCH + timedelta(microseconds=value)
+    """Return the aware UTC datetime of microseconds since 1970-01-01; what no datetime can hold, nearest to it.
+
+    The archive writes nothing beyond FOREVER, but whoever edits the database may, and that must be told, not crash.
+    """
+    try:
+        return _EPOCH + timedelta(microseconds=value)
+    except OverflowError:
+        return FOREVER if value > 0 else datetime.min.replace(tzinfo=UTC)
 
 
 class Instant(sa.types.TypeDecorator[datetime]):

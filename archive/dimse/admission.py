@@ -9,16 +9,17 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pynetdicom.pdu import A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation, SOPClassExtendedNegotiation
 
 from archive.config import Dimse
 from archive.dimse import contexts
 from archive.dimse.contexts import Answered, Proposed, Role
+from archive.dimse.extended import Extended, agree
 from archive.errors import ArchiveError, Denied
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Proposal:
     roles: dict[str, Role]
     maximum_pdu_bytes: int  # that the requestor takes; 0: no limit
     encoded: bytes
+    extended: dict[str, bytes] = field(default_factory=dict)
+    """Application information by SOP class (PS3.7 D.3.3.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class Acceptance:
     proposal: Proposal
     contexts: tuple[Answered, ...]
     roles: tuple[Role, ...]
+    extended: tuple[Extended, ...] = ()
 
 
 def abort_pdu(reason: int) -> bytes:
@@ -162,6 +166,11 @@ def _parse(encoded: bytes) -> Proposal:
             for item in primitive.user_information
             if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
         }
+        extended = {
+            str(item.sop_class_uid): bytes(item.service_class_application_information or b"")
+            for item in primitive.user_information
+            if isinstance(item, SOPClassExtendedNegotiation)
+        }
         proposal = Proposal(
             calling_ae_title=primitive.calling_ae_title.strip(),
             called_ae_title=primitive.called_ae_title.strip(),
@@ -171,6 +180,7 @@ def _parse(encoded: bytes) -> Proposal:
             roles=roles,
             maximum_pdu_bytes=int(primitive.maximum_length_received or 0),
             encoded=encoded,
+            extended=extended,
         )
     except Exception as error:  # the library has no error class of its own for a malformed PDU
         raise ProtocolError(INVALID_PARAMETER_VALUE) from error
@@ -205,6 +215,8 @@ def decide(
     if config.called_ae_strict and proposal.called_ae_title not in (config.ae_title, *config.aliases):
         return CALLED_AE_NOT_RECOGNISED
     answered, roles = contexts.answer(
-        proposal.contexts, proposal.roles, may_store=admission.may_store, private=config.private_sop_classes
+        proposal.contexts, proposal.roles, may_store=admission.may_store, may_query=admission.may_query,
+        private=config.private_sop_classes,
     )
-    return Acceptance(admission, proposal, answered, roles)
+    accepted = frozenset(context.abstract_syntax for context in answered if context.result == contexts.ACCEPTED)
+    return Acceptance(admission, proposal, answered, roles, agree(proposal.extended, accepted))

@@ -1,7 +1,7 @@
-"""The command sets of C-STORE and C-ECHO (PS3.7 9.3.1, 9.3.5): read strictly, written without interpreting a value.
+"""The command sets of DIMSE-C (PS3.7 9.3): read strictly, written without interpreting a value.
 
 The general library checks and may print the values of a command set; a SOP Instance UID of a stored object must reach no log, and a
-response has to repeat the UID it was asked about however odd it is. Every other command goes through the library.
+response has to repeat the UID it was asked about however odd it is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 C_STORE_RQ = 0x0001
 C_STORE_RSP = 0x8001
+C_GET_RQ = 0x0010
+C_FIND_RQ = 0x0020
+C_MOVE_RQ = 0x0021
 C_ECHO_RQ = 0x0030
 C_CANCEL_RQ = 0x0FFF
 RESPONSE = 0x8000
@@ -24,10 +27,17 @@ _AFFECTED_SOP_CLASS_UID = 0x00000002
 _COMMAND_FIELD = 0x00000100
 _MESSAGE_ID = 0x00000110
 _MESSAGE_ID_BEING_RESPONDED_TO = 0x00000120
+_MOVE_DESTINATION = 0x00000600
+_PRIORITY = 0x00000700
 _DATA_SET_TYPE = 0x00000800
 _STATUS = 0x00000900
+_OFFENDING_ELEMENT = 0x00000901
 _ERROR_COMMENT = 0x00000902
 _AFFECTED_SOP_INSTANCE_UID = 0x00001000
+_REMAINING, _COMPLETED, _FAILED, _WARNING = 0x00001020, 0x00001021, 0x00001022, 0x00001023
+_MOVE_ORIGINATOR, _MOVE_ORIGINATOR_MESSAGE_ID = 0x00001030, 0x00001031
+
+_DATA_SET_FOLLOWS = 0x0001
 
 
 class MalformedCommand(ValueError):
@@ -61,6 +71,23 @@ class Request:
     field: int
     message_id: int
     sop_class: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRequest(Request):
+    """A C-FIND-RQ, C-GET-RQ or C-MOVE-RQ; only the last names a destination."""
+
+    move_destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How the sub-operations of a retrieve stand; `remaining` is None where a response must not say it."""
+
+    remaining: int | None
+    completed: int
+    failed: int
+    warning: int
 
 
 def elements(encoded: bytes) -> dict[int, bytes]:
@@ -122,6 +149,35 @@ def request(found: Mapping[int, bytes]) -> Request:
     )
 
 
+def query_request(found: Mapping[int, bytes]) -> QueryRequest:
+    """Read a C-FIND-RQ, C-GET-RQ or C-MOVE-RQ.
+
+    Raises:
+        MalformedCommand.
+    """
+    plain = request(found)
+    destination = found.get(_MOVE_DESTINATION, b"").strip(b"\0 ").decode("ascii", errors="replace")
+    return QueryRequest(plain.field, plain.message_id, plain.sop_class, destination)
+
+
+def responded_to(found: Mapping[int, bytes]) -> int:
+    """Return the message that a response or a C-CANCEL-RQ is about.
+
+    Raises:
+        MalformedCommand.
+    """
+    return _us(found, _MESSAGE_ID_BEING_RESPONDED_TO)
+
+
+def status(found: Mapping[int, bytes]) -> int:
+    """Return the status of a response.
+
+    Raises:
+        MalformedCommand.
+    """
+    return _us(found, _STATUS)
+
+
 def has_data_set(found: Mapping[int, bytes]) -> bool:
     """Whether a data set follows the command set.
 
@@ -156,6 +212,46 @@ def store_response(request: StoreRequest, status: int, comment: str = "") -> byt
     if comment:
         values.append((_ERROR_COMMENT, _even(comment.encode("ascii"), b" ")))
     values.append((_AFFECTED_SOP_INSTANCE_UID, _even(request.sop_instance, b"\0")))
+    return _encoded(values)
+
+
+def query_response(
+    request: QueryRequest, status: int, comment: str = "", *, offending: int | None = None, counts: Counts | None = None,
+    data_set: bool = False,
+) -> bytes:
+    """Encode a C-FIND-RSP, C-GET-RSP or C-MOVE-RSP."""
+    values: list[tuple[int, bytes]] = [
+        (_AFFECTED_SOP_CLASS_UID, _even(request.sop_class, b"\0")),
+        (_COMMAND_FIELD, struct.pack("<H", request.field | RESPONSE)),
+        (_MESSAGE_ID_BEING_RESPONDED_TO, struct.pack("<H", request.message_id)),
+        (_DATA_SET_TYPE, struct.pack("<H", _DATA_SET_FOLLOWS if data_set else NO_DATA_SET)),
+        (_STATUS, struct.pack("<H", status)),
+    ]
+    if offending is not None:
+        values.append((_OFFENDING_ELEMENT, struct.pack("<HH", offending >> 16, offending & 0xFFFF)))
+    if comment:
+        values.append((_ERROR_COMMENT, _even(comment.encode("ascii", "replace"), b" ")))
+    if counts is not None:
+        numbers = ((_REMAINING, counts.remaining), (_COMPLETED, counts.completed), (_FAILED, counts.failed), (_WARNING, counts.warning))
+        values += [(element, struct.pack("<H", number)) for element, number in numbers if number is not None]
+    return _encoded(values)
+
+
+def store_command(
+    message_id: int, sop_class_uid: str, sop_instance_uid: str, *, originator: tuple[str, int] | None = None
+) -> bytes:
+    """Encode a C-STORE-RQ; `originator` is whose C-MOVE it serves: AE title and message ID."""
+    values: list[tuple[int, bytes]] = [
+        (_AFFECTED_SOP_CLASS_UID, _even(sop_class_uid.encode("ascii"), b"\0")),
+        (_COMMAND_FIELD, struct.pack("<H", C_STORE_RQ)),
+        (_MESSAGE_ID, struct.pack("<H", message_id)),
+        (_PRIORITY, struct.pack("<H", 0)),
+        (_DATA_SET_TYPE, struct.pack("<H", _DATA_SET_FOLLOWS)),
+        (_AFFECTED_SOP_INSTANCE_UID, _even(sop_instance_uid.encode("ascii"), b"\0")),
+    ]
+    if originator is not None:
+        values.append((_MOVE_ORIGINATOR, _even(originator[0].encode("ascii", "replace"), b" ")))
+        values.append((_MOVE_ORIGINATOR_MESSAGE_ID, struct.pack("<H", originator[1])))
     return _encoded(values)
 
 

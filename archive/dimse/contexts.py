@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydicom._uid_dict import UID_dictionary
 from pynetdicom import AllStoragePresentationContexts
+
+from archive.dimse import models
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -45,6 +47,9 @@ TRANSFER_SYNTAXES = frozenset(uid for uid in _dictionary("Transfer Syntax") if n
 NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 """What Verification is offered with."""
 
+IDENTIFIERS = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
+"""What queries and retrieves are offered with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
@@ -67,7 +72,7 @@ class Answered:
     @property
     def storage(self) -> bool:
         """Whether C-STORE may come on it."""
-        return self.result == ACCEPTED and self.abstract_syntax != VERIFICATION
+        return self.result == ACCEPTED and self.abstract_syntax != VERIFICATION and self.abstract_syntax not in models.CLASSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +90,54 @@ def is_storage(abstract_syntax: str, *, private: bool) -> bool:
 
 
 def answer(
-    proposed: Iterable[Proposed], roles: Mapping[str, Role], *, may_store: bool, private: bool
+    proposed: Sequence[Proposed], roles: Mapping[str, Role], *, may_store: bool, private: bool, may_query: bool = False
 ) -> tuple[tuple[Answered, ...], tuple[Role, ...]]:
     """Answer every proposed context; the proposer's first transfer syntax that can be kept is taken.
 
-    The archive is only ever the SCP here, so a requestor that gives up the SCU role of a class gets its contexts rejected, and one
-    that asks for the SCP role as well is told no.
+    A requestor is the SCU of what it proposes: giving that role up for a class gets its contexts rejected. Only where it may retrieve by
+    C-GET on the same association can it be the SCP of storage classes, for what comes back to it; some say nothing of roles then.
     """
-    answers = tuple(_answer_one(context, roles, may_store=may_store, private=private) for context in proposed)
+    retrieves = may_query and any(context.abstract_syntax in models.GET_CLASSES for context in proposed)
+    terms = _Terms(may_store, may_query, retrieves, private)
+    answers = tuple(_answer_one(context, roles.get(context.abstract_syntax), terms) for context in proposed)
     accepted = {context.abstract_syntax for context in answers if context.result == ACCEPTED}
-    return answers, tuple(Role(uid, scu=True, scp=False) for uid in roles if uid in accepted)
+    return answers, tuple(_role(role, terms) for uid, role in roles.items() if uid in accepted)
 
 
-def _answer_one(context: Proposed, roles: Mapping[str, Role], *, may_store: bool, private: bool) -> Answered:
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    may_store: bool
+    may_query: bool
+    retrieves: bool
+    private: bool
+
+
+def _role(role: Role, terms: _Terms) -> Role:
+    if terms.retrieves and is_storage(role.sop_class_uid, private=terms.private):
+        return Role(role.sop_class_uid, scu=role.scu and terms.may_store, scp=role.scp)
+    return Role(role.sop_class_uid, scu=True, scp=False)
+
+
+def _answer_one(context: Proposed, role: Role | None, terms: _Terms) -> Answered:
     syntaxes = context.transfer_syntaxes
     first = syntaxes[0] if syntaxes else ""
     kept: Sequence[str]
+    comes_back = False
     if context.abstract_syntax == VERIFICATION:
         kept = [uid for uid in syntaxes if uid in NATIVE]
-    elif is_storage(context.abstract_syntax, private=private):
-        if not may_store:
+    elif context.abstract_syntax in models.CLASSES:
+        if not terms.may_query:
+            return Answered(context.context_id, context.abstract_syntax, USER_REJECTION, first)
+        kept = [uid for uid in syntaxes if uid in IDENTIFIERS]
+    elif is_storage(context.abstract_syntax, private=terms.private):
+        comes_back = terms.retrieves and (role is None or role.scp)
+        if not terms.may_store and not comes_back:
             return Answered(context.context_id, context.abstract_syntax, USER_REJECTION, first)
         kept = [uid for uid in syntaxes if uid in TRANSFER_SYNTAXES]
     else:
         return Answered(context.context_id, context.abstract_syntax, ABSTRACT_SYNTAX_NOT_SUPPORTED, first)
     if not kept:
         return Answered(context.context_id, context.abstract_syntax, TRANSFER_SYNTAXES_NOT_SUPPORTED, first)
-    role = roles.get(context.abstract_syntax)
-    if role is not None and not role.scu:
+    if role is not None and not role.scu and not comes_back:
         return Answered(context.context_id, context.abstract_syntax, USER_REJECTION, kept[0])
     return Answered(context.context_id, context.abstract_syntax, ACCEPTED, kept[0])

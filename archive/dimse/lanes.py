@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from archive.config import Dimse
-from archive.dimse import storage_lane
+from archive.dimse import query_lane, storage_lane
 from archive.dimse.admission import Acceptance
+from archive.dimse.query_lane import QueryLane, Services
 from archive.dimse.scp import Lane
 from archive.dimse.storage_lane import StorageLane
 
@@ -30,20 +31,23 @@ class Association(Protocol):
 
 
 class Lanes:
-    """Both lanes of one process; safe to share between threads."""
+    """Every lane of one process; safe to share between threads."""
 
-    def __init__(self, store: Store, config: Dimse) -> None:
-        """`[dimse] receiver = "pynetdicom"` leaves everything to the library."""
+    def __init__(self, store: Store, config: Dimse, services: Services | None = None) -> None:
+        """`[dimse] receiver = "pynetdicom"` leaves what only stores to the library; without `services` nobody queries."""
         self._config = config
         self._library = Lane(store, config)
         self._storage = StorageLane(store, config) if config.receiver == "own" else None
+        self._query = QueryLane(store, config, services) if services is not None else None
 
     def serve(
         self, connection: socket.socket, acceptance: Acceptance, source: Source, *, name: str, begun: Callable[[Association], None]
     ) -> None:
         """Serve one association until it ends; `begun` is told of it before its first PDU is answered."""
-        own = self._storage
-        if own is not None and storage_lane.serves(acceptance, private=self._config.private_sop_classes):
+        own, query = self._storage, self._query
+        if query is not None and query_lane.serves(acceptance):
+            query.serve(connection, acceptance, source, name=name, begun=begun)
+        elif own is not None and storage_lane.serves(acceptance, private=self._config.private_sop_classes):
             own.serve(connection, acceptance, source, name=name, begun=begun)
         else:
             self._library.serve(connection, acceptance, source, name=name, begun=begun)

@@ -99,9 +99,8 @@ class Lobby:
 
 def send_away(connection: socket.socket) -> None:
     """Wake whoever reads from the connection with its end; closing is left to that thread."""
-    # Of the base class: an SSLSocket's own shutdown takes its TLS state away from the thread in the handshake.
     with contextlib.suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class Listener:
@@ -248,7 +247,7 @@ class Listener:
             except HandshakeFailed as failure:
                 self._record(visitor, failure.why, failure.certificate)
                 return
-            certificate = tls.certificate_of(secured)
+            certificate = secured.certificate
         try:
             proposal = admission.parse(admission.read_request(visitor.connection, timeout_s=config.request_timeout_s))
         except admission.ProtocolError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
 import struct
 import sys
 import time
@@ -12,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from archive.dimse.admission import INVALID_PARAMETER_VALUE, UNRECOGNISED_PDU, ProtocolError, Silence
-from archive.dimse.contexts import Answered, Role
+from archive.dimse.contexts import Answered, Proposed, Role
+from archive.dimse.secured import QUICKACK, Secured, memory
 
-ASSOCIATE_AC, P_DATA_TF, RELEASE_RQ, RELEASE_RP, ABORT = 0x02, 0x04, 0x05, 0x06, 0x07
+ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA_TF, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 COMMAND, LAST = 1, 2
 """Message control header (PS3.8 E.2)."""
 
@@ -26,7 +26,7 @@ _PDV = struct.Struct(">LBB")  # item length, presentation context ID, message co
 _SMALL_PDU_BYTES = 64  # A-RELEASE and A-ABORT have four bytes
 _BUFFERED_PDUS = 6
 _LARGEST_BUFFER = 1 << 20
-_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+_LARGEST_SENT = 256 << 10
 _TIMEVAL = struct.Struct("ll") if sys.platform == "linux" else None
 
 
@@ -43,13 +43,12 @@ class PduStream:
         self._maximum_pdu_bytes = maximum_pdu_bytes
         self._timeout_s = timeout_s
         size = max(maximum_pdu_bytes + _HEADER.size, min(maximum_pdu_bytes * _BUFFERED_PDUS, _LARGEST_BUFFER))
-        self._view = memoryview(bytearray(size))
+        self._view = memory(size)
         self._start = self._end = 0
-        self._interrupted = False
-        # Only TLS: shutting one direction of its socket down would break the session that the last words go through.
-        self._wake = socket.socketpair() if isinstance(connection, ssl.SSLSocket) else None
+        if isinstance(connection, Secured):
+            connection.record_timeout_s = timeout_s
         # A socket with a time-out of Python's asks the system twice for each receive; one of the system's own once.
-        if _TIMEVAL is not None and not isinstance(connection, ssl.SSLSocket):
+        if _TIMEVAL is not None:
             limit = _TIMEVAL.pack(int(timeout_s), int(timeout_s % 1 * 1e6))
             connection.settimeout(None)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
@@ -62,19 +61,22 @@ class PduStream:
         """Whether nothing has come that was not handed out."""
         return self._start == self._end
 
+    @property
+    def ready(self) -> bool:
+        """Whether something has come, be it a part of a PDU or the end of the connection."""
+        if not self.empty or (isinstance(self._connection, Secured) and self._connection.pending()):
+            return True
+        poll = select.poll()
+        try:
+            poll.register(self._connection, select.POLLIN)
+        except (OSError, ValueError):
+            return True
+        return bool(poll.poll(0))
+
     def interrupt(self) -> None:
         """Make the thread that reads come back with Closed; called from another one."""
-        self._interrupted = True
         with suppress(OSError):
-            if self._wake is None:
-                self._connection.shutdown(socket.SHUT_RD)
-            else:
-                self._wake[1].send(b"\0")
-
-    def dispose(self) -> None:
-        """Give descriptors back; the connection is its owner's."""
-        for end in self._wake or ():
-            end.close()
+            self._connection.shutdown(socket.SHUT_RD)
 
     def next(self) -> tuple[int, memoryview]:
         """Return the type and body of the next PDU; the body is valid until the next call.
@@ -122,10 +124,8 @@ class PduStream:
         # forgets the option with every exchange).
         connection = self._connection
         try:
-            if self._wake is not None:
-                self._wait_for_tls(self._wake[0])
-            if _QUICKACK is not None:
-                connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            if QUICKACK is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
             count = connection.recv_into(into)
         except (BlockingIOError, TimeoutError):
             raise Silence from None
@@ -135,20 +135,7 @@ class PduStream:
             raise Closed
         return count
 
-    def _wait_for_tls(self, woken: socket.socket) -> None:
-        """Wait for bytes of the peer, or an interruption."""
-        connection = self._connection
-        assert isinstance(connection, ssl.SSLSocket)
-        if not connection.pending():
-            poll = select.poll()
-            poll.register(connection, select.POLLIN)
-            poll.register(woken, select.POLLIN)
-            if not poll.poll(self._timeout_s * 1000):
-                raise Silence
-        if self._interrupted:
-            raise Closed
-
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | bytearray) -> None:
         """Send all of it; a peer that does not read in time is as good as gone.
 
         Raises:
@@ -191,7 +178,36 @@ def command_pdus(context_id: int, encoded: bytes, maximum_pdu_bytes: int) -> byt
     return b"".join(pieces)
 
 
-def associate_ac(request: bytes, contexts: Iterable[Answered], roles: Iterable[Role], *, maximum_pdu_bytes: int) -> bytes:
+def data_pdus(
+    context_id: int, length: int, pieces: Iterable[bytes | memoryview], maximum_pdu_bytes: int
+) -> Iterator[bytearray]:
+    """Yield a data set of `length` bytes as P-DATA-TF PDUs of at most `maximum_pdu_bytes` each (0: no limit), some at a time."""
+    size = max(2, min(maximum_pdu_bytes or _LARGEST_SENT, _LARGEST_SENT) - _PDV.size) & ~1
+    out = bytearray()
+    left, room = length, 0
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            if not room:
+                room = min(size, left)
+                out += _HEADER.pack(P_DATA_TF, room + 6) + _PDV.pack(room + 2, context_id, 0 if room < left else LAST)
+            part = view[:room]
+            out += part
+            view = view[len(part) :]
+            room -= len(part)
+            left -= len(part)
+            if not room and len(out) >= _LARGEST_SENT:
+                yield out
+                out = bytearray()
+    if not length:
+        out += _HEADER.pack(P_DATA_TF, 6) + _PDV.pack(2, context_id, LAST)
+    yield out
+
+
+def associate_ac(
+    request: bytes, contexts: Iterable[Answered], roles: Iterable[Role], *, maximum_pdu_bytes: int,
+    extended: Iterable[tuple[str, bytes]] = (),
+) -> bytes:
     """Return the A-ASSOCIATE-AC for an A-ASSOCIATE-RQ (PS3.8 9.3.3); AE titles and reserved fields are sent back as they came."""
     items = [_item(0x10, b"1.2.840.10008.3.1.1.1")]
     for context in contexts:
@@ -202,8 +218,34 @@ def associate_ac(request: bytes, contexts: Iterable[Answered], roles: Iterable[R
         uid = role.sop_class_uid.encode("ascii", "replace")
         user.append(_item(0x54, struct.pack(">H", len(uid)) + uid + bytes((role.scu, role.scp))))
     user.append(_item(0x55, IMPLEMENTATION_VERSION_NAME.encode()))
+    for sop_class_uid, information in extended:
+        uid = sop_class_uid.encode("ascii", "replace")
+        user.append(_item(0x56, struct.pack(">H", len(uid)) + uid + information))
     body = struct.pack(">HH", 1, 0) + request[10:74] + b"".join(items) + _item(0x50, b"".join(user))
     return _HEADER.pack(ASSOCIATE_AC, len(body)) + body
+
+
+def associate_rq(
+    *, calling_ae_title: str, called_ae_title: str, contexts: Iterable[Proposed], maximum_pdu_bytes: int
+) -> bytes:
+    """Return an A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
+    items = [_item(0x10, b"1.2.840.10008.3.1.1.1")]
+    for context in contexts:
+        syntaxes = b"".join(_item(0x40, uid.encode("ascii")) for uid in context.transfer_syntaxes)
+        abstract = _item(0x30, context.abstract_syntax.encode("ascii"))
+        items.append(_item(0x20, bytes((context.context_id, 0, 0, 0)) + abstract + syntaxes))
+    user = [
+        _item(0x51, struct.pack(">L", maximum_pdu_bytes)), _item(0x52, IMPLEMENTATION_CLASS_UID.encode()),
+        _item(0x55, IMPLEMENTATION_VERSION_NAME.encode()),
+    ]  # fmt: skip
+    titles = called_ae_title.encode("ascii", "replace").ljust(16)[:16] + calling_ae_title.encode("ascii", "replace").ljust(16)[:16]
+    body = struct.pack(">HH", 1, 0) + titles + bytes(32) + b"".join(items) + _item(0x50, b"".join(user))
+    return _HEADER.pack(ASSOCIATE_RQ, len(body)) + body
+
+
+def release_rq() -> bytes:
+    """Return an A-RELEASE-RQ."""
+    return _HEADER.pack(RELEASE_RQ, 4) + bytes(4)
 
 
 def release_rp() -> bytes:
@@ -221,7 +263,7 @@ def part(connection: socket.socket, last_words: bytes, *, linger_s: float) -> No
     with suppress(OSError):
         connection.settimeout(linger_s)
         connection.sendall(last_words)
-        if not isinstance(connection, ssl.SSLSocket):
+        if not isinstance(connection, Secured):
             connection.shutdown(socket.SHUT_WR)
         while (remaining_s := deadline - time.monotonic()) > 0:
             connection.settimeout(remaining_s)

@@ -28,6 +28,10 @@ _REJECTIONS: dict[tuple[int | None, int | None], str] = {
 }
 
 
+class _OtherCertificate(Exception):
+    """Somebody else answers at a peer's address."""
+
+
 @dataclass(frozen=True, slots=True)
 class EchoResult:
     """Whether a peer answered C-ECHO, and in plain words what happened."""
@@ -77,7 +81,7 @@ def call(
 ) -> EchoResult:
     """Associate, send C-ECHO and release; over TLS with the archive's own certificate when `files` are given.
 
-    The peer's certificate must be one of the built-in CA or the one bound to the peer.
+    The peer's certificate must be the one bound to it; of a peer without one, any of the built-in CA.
     """
     configure()
     where = f"{host}:{port}"
@@ -89,6 +93,8 @@ def call(
     if files is not None:
         try:
             secured = _check_tls(probe, files, pinned_sha256, timeout_s)
+        except _OtherCertificate:
+            return EchoResult(False, f"{where} shows another certificate than the one bound to this peer")
         except OSError as error:
             return EchoResult(False, _tls_trouble(where, error))
     else:
@@ -111,8 +117,9 @@ def _check_tls(probe: socket.socket, files: TlsFiles, pinned_sha256: bytes | Non
     probe.settimeout(timeout_s)
     with tls.client_context(files, pinned_sha256).wrap_socket(probe) as secured:
         certificate = secured.getpeercert(binary_form=True) or b""
-        bound = pinned_sha256 is not None and hashlib.sha256(certificate).digest() == pinned_sha256
-        whose = "the certificate bound to it" if bound else "a certificate of the built-in CA"
+        if pinned_sha256 is not None and hashlib.sha256(certificate).digest() != pinned_sha256:
+            raise _OtherCertificate
+        whose = "a certificate of the built-in CA" if pinned_sha256 is None else "the certificate bound to it"
         return f" over {secured.version()} with {whose}"
 
 
@@ -138,8 +145,9 @@ def _tls_trouble(where: str, error: OSError) -> str:
 
 
 def _refusal(where: str, called: str, association: Association) -> str:
-    answer = association.acceptor.primitive
-    if association.is_rejected and isinstance(answer, A_ASSOCIATE):
+    # The library takes a connection that was rejected and closed before it looked for one that failed: the answer lies there unread.
+    answer = association.acceptor.primitive or association.dul.receive_pdu(wait=False)
+    if isinstance(answer, A_ASSOCIATE) and answer.result:
         why = _REJECTIONS.get((answer.result_source, answer.diagnostic), "it gave no reason")
         return f"{called} at {where} rejected the association: {why}"
     if association.is_aborted:

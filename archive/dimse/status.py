@@ -1,4 +1,4 @@
-"""Errors and outcomes as DIMSE statuses (PS3.4 Table B.2-1, PS3.7 Annex C).
+"""Errors and outcomes as DIMSE statuses (PS3.4 Table B.2-1, C.4-1, C.4-2 and C.4-3, PS3.7 Annex C).
 
 An Error Comment says what kind of thing was wrong and never repeats a value: comments end up in the logs of modalities.
 """
@@ -20,6 +20,16 @@ OUT_OF_RESOURCES = 0xA700
 DATA_SET_DOES_NOT_MATCH = 0xA900
 COERCED = 0xB000
 CANNOT_UNDERSTAND = 0xC000
+
+PENDING = 0xFF00
+PENDING_UNSUPPORTED_KEY = 0xFF01
+CANCELLED = 0xFE00
+CANNOT_COUNT = 0xA701
+CANNOT_PERFORM = 0xA702
+DESTINATION_UNKNOWN = 0xA801
+IDENTIFIER_DOES_NOT_MATCH = 0xA900
+SOME_FAILED = 0xB000
+"""What only queries and retrieves answer."""
 
 COMMENT_CHARACTERS = 64  # Error Comment is LO
 
@@ -96,3 +106,8 @@ def of_error(error: Exception) -> Answer:
 def of_outcome(status: str) -> Answer:
     """Return the answer for services.store.Outcome.status."""
     return OUTCOMES[status]
+
+
+def is_warning(status: int) -> bool:
+    """Whether a status says that it was done, but something is to be said about it (PS3.7 C.3)."""
+    return status >> 12 == 0xB or status in {0x0001, 0x0107, 0x0116}

@@ -73,6 +73,7 @@ class StorageAssociation:
         try:
             self._stream.send(pdus.associate_ac(
                 acceptance.proposal.encoded, acceptance.contexts, acceptance.roles, maximum_pdu_bytes=self._config.max_pdu_bytes,
+                extended=[(one.sop_class_uid, one.information) for one in acceptance.extended],
             ))
             while self._one():
                 pass
@@ -92,7 +93,6 @@ class StorageAssociation:
             self._part(abort_pdu(0))
         finally:
             self._abandon()
-            self._stream.dispose()
 
     def _one(self) -> bool:
         """Serve one PDU; False when the association is over."""

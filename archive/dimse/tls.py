@@ -16,7 +16,6 @@ its address.
 from __future__ import annotations
 
 import hashlib
-import select
 import socket
 import ssl
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from archive.config import Config
+from archive.dimse.secured import Secured
 
 CIPHERS = "ECDHE+AESGCM"  # TLS 1.2; the three of TLS 1.3 are all authenticated encryption
 _CERTIFICATE = 11  # HandshakeType (RFC 8446 4)
@@ -79,7 +79,7 @@ def client_context(files: TlsFiles, pinned_sha256: bytes | None) -> ssl.SSLConte
     return context
 
 
-def handshake(connection: socket.socket, files: TlsFiles, *, timeout_s: float) -> ssl.SSLSocket:
+def handshake(connection: socket.socket, files: TlsFiles, *, timeout_s: float) -> Secured:
     """Do the server's side of the handshake within `timeout_s` altogether; the socket returned owns the connection.
 
     Raises:
@@ -97,29 +97,13 @@ def handshake(connection: socket.socket, files: TlsFiles, *, timeout_s: float) -
     except (OSError, ssl.SSLError) as error:
         connection.close()
         raise HandshakeFailed("the archive's own certificate cannot be read") from error
-    connection.setblocking(False)
-    secured = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
     try:
-        while True:
-            try:
-                secured.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                _wait(secured, select.POLLIN, deadline)
-            except ssl.SSLWantWriteError:
-                _wait(secured, select.POLLOUT, deadline)
+        return Secured.handshake(connection, context, deadline=deadline)
     except (OSError, ValueError) as error:
-        secured.close()
+        connection.close()
         raise HandshakeFailed(_why(error), seen[0] if seen else None) from error
     finally:
-        _forget_callback(context)
-    secured.setblocking(True)
-    return secured
-
-
-def certificate_of(connection: ssl.SSLSocket) -> bytes | None:
-    """Return the peer's certificate (DER)."""
-    return connection.getpeercert(binary_form=True)
+        forget_callback(context)
 
 
 def _profile(context: ssl.SSLContext, files: TlsFiles) -> None:
@@ -147,7 +131,7 @@ def _anchor(context: ssl.SSLContext, presented: Callable[[bytes], bool]) -> None
         context._msg_callback = on_message  # noqa: SLF001 # the only hook there is, see above; tests/dimse/test_tls.py holds it
 
 
-def _forget_callback(context: ssl.SSLContext) -> None:
+def forget_callback(context: ssl.SSLContext) -> None:
     """Break the cycle of context and callback, and spare the data records their callback."""
     if hasattr(context, "_msg_callback"):
         context._msg_callback = None  # noqa: SLF001 # as above
@@ -164,14 +148,6 @@ def _first_certificate(data: bytes, *, tls_1_3: bool) -> bytes:
     length = int.from_bytes(data[offset : offset + 3], "big")
     certificate = data[offset + 3 : offset + 3 + length]
     return certificate if len(certificate) == length else b""
-
-
-def _wait(connection: socket.socket, event: int, deadline: float) -> None:
-    remaining_s = deadline - time.monotonic()
-    poll = select.poll()
-    poll.register(connection, event)
-    if remaining_s <= 0 or not poll.poll(remaining_s * 1000):
-        raise TimeoutError
 
 
 def _why(error: Exception) -> str:

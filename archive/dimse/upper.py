@@ -12,7 +12,6 @@ import logging
 import queue
 import select
 import socket
-import ssl
 import struct
 import threading
 import time
@@ -23,6 +22,7 @@ from pynetdicom.pdu_primitives import A_P_ABORT
 from pynetdicom.transport import AssociationSocket
 
 from archive.dimse import admission
+from archive.dimse.secured import Secured
 
 if TYPE_CHECKING:
     from archive.dimse.scp import ServedAssociation
@@ -106,7 +106,7 @@ class Transport(AssociationSocket):
         connection = self.socket
         if connection is None or not self._is_connected:
             return False
-        if isinstance(connection, ssl.SSLSocket) and connection.pending():
+        if isinstance(connection, Secured) and connection.pending():
             return True
         poll = select.poll()
         try:
@@ -171,9 +171,8 @@ class Transport(AssociationSocket):
         connection = self.socket
         if connection is None:
             return
-        # Of the base class: an SSLSocket's own shutdown takes its TLS state away from a thread that may still be reading.
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            connection.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             connection.close()
 

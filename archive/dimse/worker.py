@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 from archive.config import Config
 from archive.dimse.lanes import Lanes
 from archive.dimse.listener import Endpoint, Listener
+from archive.dimse.query_lane import Services
 from archive.dimse.tls import TlsFiles
 
 if TYPE_CHECKING:
     from archive.services.peers import Peers
+    from archive.services.query import Query
+    from archive.services.sending import Sending
     from archive.services.store import Store
 
 DRAIN_S = 20.0
@@ -37,6 +40,14 @@ class Node(Protocol):
     @property
     def peers(self) -> Peers:
         """Who may come."""
+
+    @property
+    def query(self) -> Query:
+        """What searches."""
+
+    @property
+    def sending(self) -> Sending:
+        """What lets instances leave."""
 
 
 class StopEvent(Protocol):
@@ -67,7 +78,8 @@ def run_worker(
     name = node.peers.worker
     files = TlsFiles.of(config) if any(endpoint.tls for endpoint in sockets) else None
     listener = Listener(
-        sockets, config=config.dimse, peers=node.peers, lane=Lanes(node.store, config.dimse), files=files, worker=name
+        sockets, config=config.dimse, peers=node.peers, files=files, worker=name,
+        lane=Lanes(node.store, config.dimse, Services(node.query, node.sending, TlsFiles.of(config))),
     )
     ready()
     try:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause
 
-from archive.access.policy import Scope
+from archive.access import predicate
+from archive.access.predicate import Shape
 from archive.db.tables import instance, series
 from archive.dicom.attributes import ATTRIBUTES, Attribute, Level
 from archive.index.columns import SEVERAL
@@ -25,7 +26,7 @@ _EVERY_LEVEL = frozenset({"InstanceAvailability"})
 class Computed:
     """Attributes derived from visible series, as scalar subqueries on the row's study or series."""
 
-    scope: Scope
+    shape: Shape
     st: FromClause
     se: FromClause
     im: FromClause
@@ -40,18 +41,24 @@ class Computed:
         """Aggregate the visible series of the row's study."""
         return self._over(_AGG_SE.c.study_pk == self.st.c.id, what)
 
+    def of_visible(self) -> ColumnElement[Any]:
+        """Collect modality and number of instances of the row's visible series: the scope is asked once for all."""
+        pair, every = (sa.func.json_array, sa.func.json_group_array) if self.sqlite else (sa.func.json_build_array, sa.func.json_agg)
+        return self.over_study(every(pair(_AGG_SE.c.modality, _AGG_SE.c.n_instances), type_=sa.JSON()))
+
     def over_patient(self, what: ColumnElement[Any]) -> ColumnElement[Any]:
         """Aggregate the visible series of the row's patient."""
         return self._over(_AGG_SE.c.patient_pk == self.st.c.patient_pk, what)
 
     def _over(self, which: ColumnElement[bool], what: ColumnElement[Any]) -> ColumnElement[Any]:
-        return sa.select(what).select_from(_AGG_SE).where(which, self.scope.series(_AGG_SE)).correlate(self.st).scalar_subquery()
+        visible = sa.select(what).select_from(_AGG_SE).where(which, predicate.series_condition(_AGG_SE, self.shape))
+        return visible.correlate(self.st).scalar_subquery()
 
     def classes(self) -> ColumnElement[Any]:
         """Collect the SOP classes of the live instances in the study's visible series."""
         inside = _AGG_IM.join(_AGG_SE, _AGG_SE.c.id == _AGG_IM.c.series_pk)
         visible = sa.select(self.distinct(_AGG_IM.c.sop_class_uid)).select_from(inside).where(
-            _AGG_SE.c.study_pk == self.st.c.id, self.scope.series(_AGG_SE), _AGG_IM.c.rejected_at.is_(None)
+            _AGG_SE.c.study_pk == self.st.c.id, predicate.series_condition(_AGG_SE, self.shape), _AGG_IM.c.rejected_at.is_(None)
         )
         return visible.correlate(self.st).scalar_subquery()
 
@@ -63,11 +70,13 @@ class Computed:
 
 _AGG_SE, _AGG_IM = series.alias("agg_se"), instance.alias("agg_im")
 _SUM = sa.func.coalesce(sa.func.sum(_AGG_SE.c.n_instances), 0)
+_OF_VISIBLE: dict[str, Callable[[list[list[Any]]], Any]] = {
+    "ModalitiesInStudy": lambda found: [modality for modality, _ in found],
+    "NumberOfStudyRelatedSeries": len,
+    "NumberOfStudyRelatedInstances": lambda found: sum(count for _, count in found),
+}
 _DERIVE: dict[str, Callable[[Computed], ColumnElement[Any]]] = {
-    "ModalitiesInStudy": lambda on: on.over_study(on.distinct(_AGG_SE.c.modality)),
     "SOPClassesInStudy": Computed.classes,
-    "NumberOfStudyRelatedSeries": lambda on: on.over_study(sa.func.count()),
-    "NumberOfStudyRelatedInstances": lambda on: on.over_study(_SUM),
     "NumberOfPatientRelatedStudies": lambda on: on.over_patient(sa.func.count(_AGG_SE.c.study_pk.distinct())),
     "NumberOfPatientRelatedSeries": lambda on: on.over_patient(sa.func.count()),
     "NumberOfPatientRelatedInstances": lambda on: on.over_patient(_SUM),
@@ -137,13 +146,15 @@ class Answer:
             uids += [computed.im.c.sop_instance_uid.label("SOPInstanceUID"), computed.im.c.sop_class_uid.label("SOPClassUID")]
         needed = {_DOCUMENT[attribute.level] for attribute in self.attributes} | {_DOCUMENT[level] for level in self.everything}
         derived = [(attribute.keyword, computed.column(attribute)) for attribute in self.attributes if attribute.computed]
+        if any(attribute.keyword in _OF_VISIBLE for attribute in self.attributes):
+            derived.append(("of_visible", computed.of_visible()))
         return [
             *uids,
             *(document.label(name) for name, document in documents.items() if name in needed),
             *(column.label(keyword) for keyword, column in derived if column is not None),
         ]
 
-    def dataset(self, row: sa.RowMapping) -> dict[str, dict[str, Any]]:
+    def dataset(self, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return one data set; an attribute without a value has its VR alone."""
         found: dict[str, dict[str, Any]] = {}
         for level in self.everything:
@@ -162,10 +173,11 @@ def _element(attribute: Attribute, values: list[Any]) -> dict[str, Any]:
     return {"vr": attribute.vr, "Value": values} if values else {"vr": attribute.vr}
 
 
-def _derived(attribute: Attribute, row: sa.RowMapping) -> list[Any]:
+def _derived(attribute: Attribute, row: Mapping[str, Any]) -> list[Any]:
     if attribute.keyword == "InstanceAvailability":
         return ["ONLINE"]
-    value = row[attribute.keyword]
+    over = _OF_VISIBLE.get(attribute.keyword)
+    value = row[attribute.keyword] if over is None else over(row["of_visible"] or [])
     if isinstance(value, list):
         return sorted({part for text in value for part in text.split(SEVERAL) if part})
     return [] if value is None else [value if isinstance(value, str) else int(value)]

@@ -6,7 +6,7 @@ PostgreSQL whoever changes counts locks the study's row first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -16,7 +16,9 @@ from sqlalchemy import bindparam
 
 from archive.access import policy
 from archive.db.location import Location, RecordRef
+from archive.db.prepared import Prepared
 from archive.db.tables import datastore, held, instance, patient, series, study, study_name_fts
+from archive.dicom.attributes import Level
 from archive.dicom.part10 import Scanned
 from archive.errors import InstanceConflict
 from archive.index import columns, identity
@@ -29,6 +31,11 @@ __all__ = [
 
 HeldKind = Literal["held", "conflict", "quarantine"]
 _BATCH = 500
+_SERIES_LEVELS = frozenset({Level.SERIES})
+_SHOWN = (
+    "id", "series_pk", "study_pk", "transfer_syntax_uid", "dataset_offset", "sha256", "leaf", "rejected_at", "segment_id",
+    "record_offset", "record_bytes", "key_id", "object_id", "plaintext_bytes", "part10_bytes", "record_kind",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,40 +100,49 @@ class StoredInstance:
     ref: RecordRef
 
 
-_FIND_INSTANCE = (
-    sa.select(instance, study.c.study_instance_uid, series.c.series_instance_uid, datastore.c.uid.label("datastore_uid"))
+_FIND_INSTANCE = Prepared(
+    sa.select(
+        *(instance.c[name] for name in _SHOWN), study.c.study_instance_uid, series.c.series_instance_uid,
+        datastore.c.uid.label("datastore_uid"),
+    )
     .join(series, series.c.id == instance.c.series_pk)
     .join(study, study.c.id == instance.c.study_pk)
     .join(datastore, datastore.c.id == instance.c.datastore_id)
     .where(instance.c.datastore_id == bindparam("datastore"), instance.c.sop_instance_uid == bindparam("uid"))
 )
-_FIND_HELD = sa.select(held).where(
-    held.c.datastore_id == bindparam("datastore"), held.c.sop_instance_uid == bindparam("uid"), held.c.sha256 == bindparam("digest")
+_FIND_HELD = Prepared(
+    sa.select(held).where(
+        held.c.datastore_id == bindparam("datastore"), held.c.sop_instance_uid == bindparam("uid"), held.c.sha256 == bindparam("digest")
+    )
 )
 _HELD = sa.select(held).where(held.c.id == bindparam("pk"))
 _EXISTS_OBJECT = sa.select(
     sa.exists().where(instance.c.object_id == bindparam("object")) | sa.exists().where(held.c.object_id == bindparam("object"))
 )
-_LOCK_STUDY = (
-    sa.select(study.c.id, study.c.key_id, study.c.patient_pk, study.c.study_date, study.c.attributes, patient.c.synthetic)
-    .join(patient, patient.c.id == study.c.patient_pk)
-    .where(study.c.datastore_id == bindparam("datastore"), study.c.study_instance_uid == bindparam("uid"))
-    .with_for_update(of=study)
+_LOCK_STUDY = Prepared(
+    sa.select(study.c.id)
+    .where(study.c.datastore_id == bindparam("datastore"), study.c.study_instance_uid == bindparam("study"))
+    .with_for_update()
 )
-_FIND_SERIES = sa.select(series.c.id, series.c.study_pk, series.c.n_instances, series.c.attributes).where(
-    series.c.datastore_id == bindparam("datastore"), series.c.series_instance_uid == bindparam("uid")
+_FIND_PLACE = Prepared(
+    sa.select(
+        study.c.id, study.c.key_id, study.c.patient_pk, study.c.study_date, study.c.attributes, patient.c.synthetic,
+        series.c.id.label("series_pk"), series.c.study_pk.label("series_study_pk"), series.c.n_instances,
+        series.c.attributes.label("series_attributes"),
+    )
+    .select_from(datastore)
+    .outerjoin(study, (study.c.datastore_id == datastore.c.id) & (study.c.study_instance_uid == bindparam("study")))
+    .outerjoin(patient, patient.c.id == study.c.patient_pk)
+    .outerjoin(series, (series.c.datastore_id == datastore.c.id) & (series.c.series_instance_uid == bindparam("series")))
+    .where(datastore.c.id == bindparam("datastore"))
 )
-_INSERT_STUDY = sa.insert(study)
-_INSERT_SERIES = sa.insert(series)
-_INSERT_INSTANCE = sa.insert(instance)
-_INSERT_HELD = sa.insert(held)
-_INSERT_NAME = sa.insert(study_name_fts)
-_GROW_SERIES = (
+_INSERT_NAME = Prepared(sa.insert(study_name_fts), keys=("rowid", "folded"))
+_GROW_SERIES = Prepared(
     sa.update(series)
     .where(series.c.id == bindparam("pk"))
     .values(n_instances=series.c.n_instances + 1, generation=series.c.generation + 1, updated_at=bindparam("at"))
 )
-_GROW_STUDY = (
+_GROW_STUDY = Prepared(
     sa.update(study)
     .where(study.c.id == bindparam("pk"))
     .values(
@@ -185,7 +201,7 @@ _DECIDE = (
 
 def find_instance(tx: sa.Connection, datastore_id: int, sop_instance_uid: str) -> StoredInstance | None:
     """Return the instance with that UID, live or rejected; None when there is none."""
-    row = policy.run_as(tx, TOKEN, _FIND_INSTANCE, {"datastore": datastore_id, "uid": sop_instance_uid}).one_or_none()
+    row = _FIND_INSTANCE.first(tx, {"datastore": datastore_id, "uid": sop_instance_uid}, TOKEN)
     if row is None:
         return None
     return StoredInstance(
@@ -203,10 +219,9 @@ def ref_of(row: sa.Row[Any], datastore_uid: bytes | None = None) -> RecordRef:
     )
 
 
-def find_held(tx: sa.Connection, datastore_id: int, sop_instance_uid: str, sha256: bytes) -> sa.Row[Any] | None:
+def find_held(tx: sa.Connection, datastore_id: int, sop_instance_uid: str, sha256: bytes) -> Any | None:
     """Return the held row of exactly these bytes, decided or not."""
-    where = {"datastore": datastore_id, "uid": sop_instance_uid, "digest": sha256}
-    return policy.run_as(tx, TOKEN, _FIND_HELD, where).one_or_none()
+    return _FIND_HELD.first(tx, {"datastore": datastore_id, "uid": sop_instance_uid, "digest": sha256}, TOKEN)
 
 
 def exists_object(tx: sa.Connection, object_id: bytes) -> bool:
@@ -224,21 +239,23 @@ def insert(tx: sa.Connection, entry: Entry) -> Inserted:
         sqlalchemy.exc.IntegrityError: another transaction was first; look again.
     """
     scanned, at = entry.scanned, entry.stored_at
-    place = _study_of(tx, entry)
-    where = {"datastore": entry.datastore_id, "uid": scanned.series_instance_uid}
-    found = policy.run_as(tx, TOKEN, _FIND_SERIES, where).one_or_none()
-    row = columns.of_series(scanned)
+    where = {"datastore": entry.datastore_id, "study": scanned.study_instance_uid, "series": scanned.series_instance_uid}
+    if tx.dialect.name == "postgresql":
+        _LOCK_STUDY.first(tx, where, TOKEN)
+    found = _FIND_PLACE.first(tx, where, TOKEN)
+    assert found is not None  # the datastore's own row
+    place = _study_of(tx, entry, found)
     different = list(place.differing)
-    if found is None:
+    if found.series_pk is None:
         keys = {"datastore_id": entry.datastore_id, "patient_pk": place.patient_pk, "study_pk": place.pk}
         stamps = {"study_date": place.study_date, "created_at": at, "updated_at": at}
-        series_pk = insert_row(tx, _INSERT_SERIES, {**row, **keys, **stamps})
-    elif found.study_pk != place.pk:
+        series_pk = insert_row(tx, series, {**columns.of_series(scanned), **keys, **stamps})
+    elif found.series_study_pk != place.pk:
         message = "the series lies in another study"
         raise InstanceConflict(message)
     else:
-        series_pk = found.id
-        different += columns.differing(found.attributes, row["attributes"])
+        series_pk = found.series_pk
+        different += _differing(found.series_attributes, scanned, _SERIES_LEVELS, columns.of_series)
     stored = {
         **columns.of_instance(scanned),
         **entry.location(),
@@ -247,11 +264,18 @@ def insert(tx: sa.Connection, entry: Entry) -> Inserted:
         "series_pk": series_pk,
         "stored_at": at,
     }
-    instance_pk = insert_row(tx, _INSERT_INSTANCE, stored)
-    policy.run_as(tx, TOKEN, _GROW_SERIES, {"pk": series_pk, "at": at})
-    newly_live = found is None or found.n_instances == 0
-    policy.run_as(tx, TOKEN, _GROW_STUDY, {"pk": place.pk, "more": int(newly_live), "at": at})
+    instance_pk = insert_row(tx, instance, stored)
+    _GROW_SERIES.run(tx, {"pk": series_pk, "at": at}, TOKEN)
+    _GROW_STUDY.run(tx, {"pk": place.pk, "more": int(not found.n_instances), "at": at}, TOKEN)
     return Inserted(instance_pk, series_pk, place.pk, place.key_id, tuple(sorted(different)), place.moved)
+
+
+def _differing(
+    kept: columns.Elements, scanned: Scanned, levels: frozenset[Level], row_of: Callable[[Scanned], dict[str, Any]]
+) -> list[str]:
+    arriving = columns.of_levels(scanned.attributes, levels)
+    # Equal to what was kept once what no database keeps was taken out: nearly never needed, so asked last.
+    return columns.differing(kept, arriving) and columns.differing(kept, row_of(scanned)["attributes"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,25 +288,24 @@ class _Study:
     differing: Sequence[str] = ()
 
 
-def _study_of(tx: sa.Connection, entry: Entry) -> _Study:
-    """Find or make the instance's study; one on a synthetic patient moves when the instance names a real one."""
+def _study_of(tx: sa.Connection, entry: Entry, found: Any) -> _Study:
+    """Return or make the instance's study; one on a synthetic patient moves when the instance names a real one."""
     scanned, at = entry.scanned, entry.stored_at
-    row = columns.of_study(scanned)
-    where = {"datastore": entry.datastore_id, "uid": scanned.study_instance_uid}
-    found = policy.run_as(tx, TOKEN, _LOCK_STUDY, where).one_or_none()
-    if found is not None and (not found.synthetic or not key_of(scanned, entry.issuer).patient_id):
-        different = columns.differing(found.attributes, row["attributes"])
+    known = found.id is not None
+    if known and (not found.synthetic or not key_of(scanned, entry.issuer).patient_id):
+        different = _differing(found.attributes, scanned, columns.STUDY_LEVELS, columns.of_study)
         return _Study(found.id, found.patient_pk, found.key_id, found.study_date, differing=different)
     patient_pk = identity.patient_for(tx, entry.datastore_id, scanned, entry.issuer, at)
-    if found is not None:
+    row = columns.of_study(scanned)
+    if known:
         kept = identity.move(tx, found, patient_pk, scanned)
         different = columns.differing(kept, row["attributes"])
         return _Study(found.id, patient_pk, found.key_id, found.study_date, moved=True, differing=different)
     keys = {"datastore_id": entry.datastore_id, "patient_pk": patient_pk, "key_id": entry.ref.key_id}
     stamps = {"created_at": at, "updated_at": at}
-    study_pk = insert_row(tx, _INSERT_STUDY, {**row, **keys, **stamps})
+    study_pk = insert_row(tx, study, {**row, **keys, **stamps})
     if tx.dialect.name == "sqlite":
-        policy.run_as(tx, TOKEN, _INSERT_NAME, {"rowid": study_pk, "folded": row["patient_name_folded"]})
+        _INSERT_NAME.run(tx, {"rowid": study_pk, "folded": row["patient_name_folded"]}, TOKEN)
     return _Study(study_pk, patient_pk, entry.ref.key_id, row["study_date"])
 
 
@@ -320,7 +343,7 @@ def insert_held(tx: sa.Connection, kind: HeldKind, reason: str, entry: Entry) ->
         "created_at": entry.stored_at,
         **entry.location(),
     }
-    return insert_row(tx, _INSERT_HELD, row)
+    return insert_row(tx, held, row)
 
 
 def held_row(tx: sa.Connection, pk: int) -> sa.Row[Any] | None:

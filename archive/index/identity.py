@@ -9,35 +9,48 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from archive.access import policy
-from archive.db.tables import boundary_item, grants, patient, series, study, study_name_fts
+from archive.db.prepared import Prepared
+from archive.db.tables import boundary_item, datastore, grants, instance, patient, series, study, study_name_fts
 from archive.dicom.attributes import Level
 from archive.dicom.part10 import Scanned
 from archive.index import columns
 
 TOKEN = policy.system("store")
 
-_FIND_PATIENT = sa.select(patient.c.id).where(
-    patient.c.datastore_id == bindparam("datastore"),
-    patient.c.issuer == bindparam("issuer_"),
-    patient.c.patient_id == bindparam("word"),
-    patient.c.synthetic.is_(sa.false()),
+_FIND_PATIENT = Prepared(
+    sa.select(patient.c.id).where(
+        patient.c.datastore_id == bindparam("datastore"),
+        patient.c.issuer == bindparam("issuer_"),
+        patient.c.patient_id == bindparam("word"),
+        patient.c.synthetic.is_(sa.false()),
+    )
 )
-_INSERT_PATIENT = sa.insert(patient)
-_STUDY_PATIENT = (
-    sa.select(study.c.id, patient.c.synthetic, patient.c.issuer, patient.c.patient_id)
-    .join(patient, patient.c.id == study.c.patient_pk)
-    .where(study.c.datastore_id == bindparam("datastore"), study.c.study_instance_uid == bindparam("uid"))
-)
-_STUDY_OF_SERIES = (
-    sa.select(study.c.study_instance_uid)
-    .join(series, series.c.study_pk == study.c.id)
-    .where(series.c.datastore_id == bindparam("datastore"), series.c.series_instance_uid == bindparam("uid"))
+_STANDING = Prepared(
+    sa.select(
+        sa.exists()
+        .where(instance.c.datastore_id == bindparam("datastore"), instance.c.sop_instance_uid == bindparam("instance"))
+        .label("taken"),
+        sa.select(study.c.study_instance_uid)
+        .join(series, series.c.study_pk == study.c.id)
+        .where(series.c.datastore_id == bindparam("datastore"), series.c.series_instance_uid == bindparam("series"))
+        .correlate(None)
+        .scalar_subquery()
+        .label("study_of_series"),
+        patient.c.synthetic,
+        patient.c.issuer,
+        patient.c.patient_id,
+    )
+    .select_from(datastore)
+    .outerjoin(study, (study.c.datastore_id == datastore.c.id) & (study.c.study_instance_uid == bindparam("study")))
+    .outerjoin(patient, patient.c.id == study.c.patient_pk)
+    .where(datastore.c.id == bindparam("datastore"))
 )
 _MOVE_STUDY = sa.update(study).where(study.c.id == bindparam("pk"))
 _MOVE_SERIES = sa.update(series).where(series.c.study_pk == bindparam("pk")).values(patient_pk=bindparam("to"))
@@ -67,21 +80,38 @@ def _said(scanned: Scanned, keyword: str) -> str:
     return "\\".join(text for value in scanned.values(keyword) if (text := value.replace("\0", "").strip()))
 
 
-def identity_conflict(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: str) -> str | None:
-    """Return why the instance must be held, or None.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an instance stands to what is stored: whether its SOP Instance UID is taken, and why it must be held, if it must.
 
     `patient`: its study is another patient's; `study`: its series is another study's.
     """
-    where = {"datastore": datastore_id, "uid": scanned.series_instance_uid}
-    of_series = policy.run_as(tx, TOKEN, _STUDY_OF_SERIES, where).scalar_one_or_none()
-    if of_series is not None and of_series != scanned.study_instance_uid:
-        return "study"
+
+    taken: bool
+    conflict: Literal["", "patient", "study"]
+
+
+def standing(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: str) -> Standing:
+    """Return how an instance stands to what `tx` sees."""
+    row = _STANDING.first(tx, {
+        "datastore": datastore_id, "instance": scanned.sop_instance_uid, "series": scanned.series_instance_uid,
+        "study": scanned.study_instance_uid,
+    }, TOKEN)
+    if row is None:  # no such datastore
+        return Standing(False, "")
+    taken = bool(row.taken)
+    if row.study_of_series is not None and row.study_of_series != scanned.study_instance_uid:
+        return Standing(taken, "study")
+    if row.synthetic is None or row.synthetic:
+        return Standing(taken, "")
     key = key_of(scanned, issuer)
-    where["uid"] = scanned.study_instance_uid
-    row = policy.run_as(tx, TOKEN, _STUDY_PATIENT, where).one_or_none()
-    if row is None or row.synthetic or not key.patient_id or (row.issuer, row.patient_id) == (key.issuer, key.patient_id):
-        return None
-    return "patient"
+    same = not key.patient_id or (row.issuer, row.patient_id) == (key.issuer, key.patient_id)
+    return Standing(taken, "" if same else "patient")
+
+
+def identity_conflict(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: str) -> str | None:
+    """Return why the instance must be held (Standing.conflict), or None."""
+    return standing(tx, datastore_id, scanned, issuer).conflict or None
 
 
 def patient_for(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: str, at: datetime) -> int:
@@ -89,7 +119,7 @@ def patient_for(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: 
     key = key_of(scanned, issuer)
     if key.patient_id:
         where = {"datastore": datastore_id, "issuer_": key.issuer, "word": key.patient_id}
-        found = policy.run_as(tx, TOKEN, _FIND_PATIENT, where).scalar_one_or_none()
+        found = _FIND_PATIENT.scalar(tx, where, TOKEN)
         if found is not None:
             return int(found)
     described = columns.of_study(scanned)
@@ -103,17 +133,20 @@ def patient_for(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: 
         "patient_sex": described["patient_sex"],
         "created_at": at,
     }
-    return insert_row(tx, _INSERT_PATIENT, row)
+    return insert_row(tx, patient, row)
 
 
-def insert_row(tx: sa.Connection, statement: sa.Insert, row: dict[str, Any]) -> int:
+def insert_row(tx: sa.Connection, table: sa.Table, row: dict[str, Any]) -> int:
     """Insert one row and return its id."""
-    key = policy.run_as(tx, TOKEN, statement, row).inserted_primary_key
-    assert key is not None
-    return int(key[0])
+    return _insert(table, tuple(row)).insert(tx, row, TOKEN)
 
 
-def move(tx: sa.Connection, found: sa.Row[Any], to: int, scanned: Scanned) -> dict[str, Any]:
+@lru_cache(maxsize=64)
+def _insert(table: sa.Table, keys: tuple[str, ...]) -> Prepared:
+    return Prepared(sa.insert(table), keys=keys)
+
+
+def move(tx: sa.Connection, found: Any, to: int, scanned: Scanned) -> dict[str, Any]:
     """Move a study (`id`, `patient_pk`, `attributes`) from its synthetic patient to a real one, and return its new attributes.
 
     What the instance says of the patient replaces what the study said. Grants and bounds on the synthetic patient covered just this

@@ -1,18 +1,25 @@
-"""Locate: the instances of a study, series or one, inside the scope, with all that reading them needs."""
+"""Locate: the instances of a study, series or one, inside the scope, with all that reading them needs.
+
+Each statement is built once for the shape of a scope and the UIDs of an address, and run on the driver's cursor.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from archive.access import policy
+from archive.access import predicate
 from archive.access.policy import Scope
+from archive.access.predicate import Shape
 from archive.db import guard
+from archive.db.engine import Database
 from archive.db.location import RecordRef
-from archive.db.tables import datastore, instance, series, study
+from archive.db.prepared import Prepared
+from archive.db.tables import datastore, instance, series, series_pack, study
 from archive.index.catalog import ref_of
 
 
@@ -30,7 +37,6 @@ class InstanceRow:
     sop_class_uid: str
     transfer_syntax_uid: str
     number_of_frames: int | None
-    attributes: dict[str, dict[str, Any]]
     series_generation: int
     dataset_offset: int
     sha256: bytes
@@ -38,29 +44,77 @@ class InstanceRow:
     ref: RecordRef
 
 
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
+    """A series the caller may see, and the pack that table `series_pack` names for it, of whatever generation."""
+
+    series_pk: int
+    series_instance_uid: str
+    generation: int
+    n_instances: int
+    pack_generation: int | None
+    pack_etag: str | None
+    pack_object_id: bytes | None
+    pack_key_id: bytes | None
+
+
 _ST, _SE, _IM = study.alias("st"), series.alias("se"), instance.alias("im")
+_FROM = _ST.join(_SE, _SE.c.study_pk == _ST.c.id).join(_IM, _IM.c.series_pk == _SE.c.id)
+_SERIES_ORDER = (_SE.c.series_number.asc().nulls_last(), _SE.c.id)
+_ORDER = (*_SERIES_ORDER, _IM.c.instance_number.asc().nulls_last(), _IM.c.id)
 _BASE_OF_ALL = (
     sa.select(
-        _IM,
-        _ST.c.study_instance_uid,
-        _SE.c.series_instance_uid,
-        _SE.c.generation.label("series_generation"),
-        datastore.c.uid.label("datastore_uid"),
+        _IM.c.id, _IM.c.series_pk, _IM.c.study_pk, _IM.c.datastore_id,
+        _ST.c.study_instance_uid, _SE.c.series_instance_uid, _IM.c.sop_instance_uid, _IM.c.sop_class_uid,
+        _IM.c.transfer_syntax_uid, _IM.c.number_of_frames, _SE.c.generation.label("series_generation"),
+        _IM.c.dataset_offset, _IM.c.sha256, _IM.c.leaf,
+        _IM.c.segment_id, _IM.c.record_offset, _IM.c.record_bytes, _IM.c.key_id, _IM.c.object_id, _IM.c.plaintext_bytes,
+        _IM.c.part10_bytes, _IM.c.record_kind, datastore.c.uid.label("datastore_uid"),
     )
-    .select_from(
-        _ST.join(_SE, _SE.c.study_pk == _ST.c.id)
-        .join(_IM, _IM.c.series_pk == _SE.c.id)
-        .join(datastore, datastore.c.id == _ST.c.datastore_id)
-    )
+    .select_from(_FROM.join(datastore, datastore.c.id == _ST.c.datastore_id))
     .where(_IM.c.rejected_at.is_(None))
-    .order_by(_SE.c.series_number.asc().nulls_last(), _SE.c.id, _IM.c.instance_number.asc().nulls_last(), _IM.c.id)
+    .order_by(*_ORDER)
 )
-_BASE = _BASE_OF_ALL.where(
-    _ST.c.datastore_id == bindparam("datastore"), _ST.c.study_instance_uid == bindparam("study_uid")
+_SERIES = (
+    sa.select(
+        _SE.c.id, _SE.c.series_instance_uid, _SE.c.generation, _SE.c.n_instances,
+        series_pack.c.generation.label("pack_generation"), series_pack.c.etag, series_pack.c.object_id, series_pack.c.key_id,
+    )
+    .select_from(_ST.join(_SE, _SE.c.study_pk == _ST.c.id).outerjoin(series_pack, series_pack.c.series_pk == _SE.c.id))
+    .order_by(*_SERIES_ORDER)
 )
-_OF_SERIES = _BASE.where(_SE.c.series_instance_uid == bindparam("series_uid"))
-_OF_STUDY_ONE = _BASE.where(_IM.c.sop_instance_uid == bindparam("sop_uid"))
-_OF_SERIES_ONE = _OF_SERIES.where(_IM.c.sop_instance_uid == bindparam("sop_uid"))
+
+
+def _addressed(statement: sa.Select[Any], shape: Shape, *, with_series: bool, with_sop: bool) -> Prepared:
+    wanted = statement.where(
+        _ST.c.datastore_id == bindparam("datastore"), _ST.c.study_instance_uid == bindparam("study_uid"),
+        predicate.series_condition(_SE, shape),
+    )
+    if with_series:
+        wanted = wanted.where(_SE.c.series_instance_uid == bindparam("series_uid"))
+    if with_sop:  # the datastore again, for the index of both
+        wanted = wanted.where(_IM.c.datastore_id == bindparam("datastore"), _IM.c.sop_instance_uid == bindparam("sop_uid"))
+    return Prepared(wanted)
+
+
+@lru_cache(maxsize=256)
+def _instances(shape: Shape, *, with_series: bool, with_sop: bool) -> Prepared:
+    return _addressed(_BASE_OF_ALL, shape, with_series=with_series, with_sop=with_sop)
+
+
+@lru_cache(maxsize=128)
+def _series(shape: Shape, *, with_series: bool) -> Prepared:
+    return _addressed(_SERIES, shape, with_series=with_series, with_sop=False)
+
+
+@lru_cache(maxsize=64)
+def _one_still(shape: Shape) -> Prepared:
+    return Prepared(
+        sa.select(1).select_from(_IM.join(_SE, _SE.c.id == _IM.c.series_pk)).where(
+            _IM.c.id == bindparam("instance"), _IM.c.object_id == bindparam("object"), _IM.c.rejected_at.is_(None),
+            predicate.series_condition(_SE, shape),
+        )
+    )
 
 
 def locate(  # an address reads from left to right
@@ -72,24 +126,45 @@ def locate(  # an address reads from left to right
         params["series_uid"] = series
     if sop is not None:
         params["sop_uid"] = sop
-    one, all_of = (_OF_STUDY_ONE, _BASE) if series is None else (_OF_SERIES_ONE, _OF_SERIES)
-    statement = (all_of if sop is None else one).where(scope.series(_SE))
-    return [_instance(row) for row in scope.run(tx, statement, params)]
+    statement = _instances(scope.shape, with_series=series is not None, with_sop=sop is not None)
+    return [_instance(row) for row in scope.all(tx, statement, params)]
 
 
-_SERIES_BY_PK = _BASE_OF_ALL.where(_SE.c.id == bindparam("series_pk"))
+def series_of(tx: sa.Connection, scope: Scope, datastore_id: int, study: str, series: str | None = None) -> list[SeriesRow]:
+    """Return the series of a study inside the scope, or one of them, ordered by series number."""
+    params: dict[str, Any] = {"datastore": datastore_id, "study_uid": study}
+    if series is not None:
+        params["series_uid"] = series
+    return [SeriesRow(*row) for row in scope.all(tx, _series(scope.shape, with_series=series is not None), params)]
+
+
+def still(database: Database, scope: Scope, row: InstanceRow) -> bool:
+    """Whether an instance that was located is live, kept as the same object, and inside the scope now."""
+    values = {"instance": row.instance_pk, "object": row.ref.object_id, **scope.parameters}
+    return database.first(_one_still(scope.shape), values, scope.token) is not None
+
+
+@lru_cache(maxsize=64)
+def _one_within(shape: Shape, also: Shape | None) -> Prepared:
+    wanted = _BASE_OF_ALL.where(_IM.c.id == bindparam("instance"), predicate.series_condition(_SE, shape))
+    return Prepared(wanted if also is None else wanted.where(predicate.series_condition(_SE, also)))
+
+
+def within(database: Database, scope: Scope, instance_pk: int, *, also: Scope | None = None) -> InstanceRow | None:
+    """Return an instance that is live and inside the scopes now, None when it is not any more."""
+    values = {"instance": instance_pk, **scope.parameters, **(also.parameters if also else {})}
+    row = database.first(_one_within(scope.shape, also.shape if also else None), values, scope.token)
+    return None if row is None else _instance(row)
+
+
+_SERIES_BY_PK = Prepared(_BASE_OF_ALL.where(_SE.c.id == bindparam("series_pk")))
 
 
 def of_series(tx: sa.Connection, token: guard.Token, series_pk: int) -> list[InstanceRow]:
     """Return every live instance of a series for internal work, ordered by instance number."""
-    return [_instance(row) for row in policy.run_as(tx, token, _SERIES_BY_PK, {"series_pk": series_pk})]
+    return [_instance(row) for row in _SERIES_BY_PK.all(tx, {"series_pk": series_pk}, token)]
 
 
-def _instance(row: sa.Row[Any]) -> InstanceRow:
-    return InstanceRow(
-        instance_pk=row.id, series_pk=row.series_pk, study_pk=row.study_pk, datastore_id=row.datastore_id,
-        study_instance_uid=row.study_instance_uid, series_instance_uid=row.series_instance_uid,
-        sop_instance_uid=row.sop_instance_uid, sop_class_uid=row.sop_class_uid, transfer_syntax_uid=row.transfer_syntax_uid,
-        number_of_frames=row.number_of_frames, attributes=row.attributes, series_generation=row.series_generation,
-        dataset_offset=row.dataset_offset, sha256=row.sha256, leaf=row.leaf, ref=ref_of(row),
-    )
+def _instance(row: Any) -> InstanceRow:
+    values: tuple[Any, ...] = (*row[:14], ref_of(row))
+    return InstanceRow(*values)

@@ -8,21 +8,26 @@ Source: PS3.4 C.2.2.2 and C.6, PS3.18 10.6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, FromClause
+from sqlalchemy import ColumnElement
 
 from archive.access.policy import Scope
-from archive.db.tables import instance, series, study
-from archive.dicom.attributes import BY_KEYWORD, Attribute, Level
-from archive.dicom.matching import Empty, Universal, matches
-from archive.errors import InvalidQuery
+from archive.access.predicate import Shape
+from archive.db.prepared import Prepared
+from archive.db.tables import series
+from archive.dicom.attributes import Level
+from archive.dicom.matching import Empty, Range, Single, Universal, Wildcard
+from archive.index import access_study
+from archive.index.access_study import Position
 from archive.index.answers import Answer, Computed
+from archive.index.conditions import BIG, FROM, IM, MODALITY, NAME, ROWS, SE, ST, STUDY_DATE, SearchQuery, bound, conditions, led
 from archive.index.locate import InstanceRow, locate
-from archive.index.terms import Fuzzy, Term, condition, narrows
+from archive.index.terms import Fuzzy, Term, condition, names_of
 
 __all__ = ["COUNTED", "Fuzzy", "InstanceRow", "SearchPage", "SearchQuery", "Term", "find", "locate"]
 
@@ -31,46 +36,30 @@ COUNTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class SearchQuery:
-    """What to find. UIDs of the path address; `keys` match; `include` names attributes to answer besides the usual ones."""
-
-    level: Level
-    datastore_id: int
-    keys: tuple[tuple[Attribute, Term], ...] = ()
-    study_instance_uid: str | None = None
-    series_instance_uid: str | None = None
-    include: tuple[Attribute, ...] | Literal["all"] = ()
-    limit: int | None = None
-    offset: int = 0
-    total: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class SearchPage:
     """DICOM JSON data sets without RetrieveURL, in stable order; `total` is None when not asked for or beyond COUNTED."""
 
     rows: list[dict[str, dict[str, Any]]]
     total: int | None
+    last: Position | None = field(default=None, compare=False)
+    """Where the page ends, for `SearchQuery.after`; at study level, where no key names few studies."""
 
 
-# Aliases are made once: equal statements are then compiled once.
-_ST, _SE, _IM = study.alias("st"), series.alias("se"), instance.alias("im")
-_BELOW_SE, _BELOW_IM = series.alias("below_se"), instance.alias("below_im")
-_OTHER_ST, _OTHER_SE = study.alias("other_st"), series.alias("other_se")
+_BY: dict[Level, tuple[ColumnElement[Any], ...]] = {
+    Level.PATIENT: (ST.c.patient_name_folded, ST.c.id),
+    Level.STUDY: (ST.c.study_date, ST.c.study_time, ST.c.id),
+    Level.SERIES: (SE.c.series_number, SE.c.id),
+    Level.IMAGE: (IM.c.instance_number, IM.c.id),
+}
 _ORDER: dict[Level, tuple[ColumnElement[Any], ...]] = {
-    Level.PATIENT: (_ST.c.patient_name_folded.asc(), _ST.c.id.asc()),
-    Level.STUDY: (_ST.c.study_date.desc(), _ST.c.study_time.desc(), _ST.c.id.desc()),
-    Level.SERIES: (_SE.c.series_number.asc().nulls_last(), _SE.c.id.asc()),
-    Level.IMAGE: (_IM.c.instance_number.asc().nulls_last(), _IM.c.id.asc()),
+    Level.PATIENT: (ST.c.patient_name_folded.asc(), ST.c.id.asc()),
+    Level.STUDY: (ST.c.study_date.desc(), ST.c.study_time.desc(), ST.c.id.desc()),
+    Level.SERIES: (SE.c.series_number.asc().nulls_last(), SE.c.id.asc()),
+    Level.IMAGE: (IM.c.instance_number.asc().nulls_last(), IM.c.id.asc()),
 }
-_MODALITY, _SOP_CLASS = BY_KEYWORD["Modality"], BY_KEYWORD["SOPClassUID"]
-_ROWS: dict[Level, FromClause] = {Level.PATIENT: _ST, Level.STUDY: _ST, Level.SERIES: _SE, Level.IMAGE: _IM}
-_FROM: dict[Level, FromClause] = {
-    Level.PATIENT: _ST,
-    Level.STUDY: _ST,
-    Level.SERIES: _SE.join(_ST, _ST.c.id == _SE.c.study_pk),
-    Level.IMAGE: _IM.join(_SE, _SE.c.id == _IM.c.series_pk).join(_ST, _ST.c.id == _SE.c.study_pk),
-}
+_LED_SE = series.alias("led_by_series")
+_SOME_DATES = Range("", "")
+_ALL, _NOWHERE = (1 << 62), Position("", "", 0)
 
 
 def find(tx: sa.Connection, scope: Scope, query: SearchQuery) -> SearchPage:
@@ -79,131 +68,214 @@ def find(tx: sa.Connection, scope: Scope, query: SearchQuery) -> SearchPage:
     Raises:
         InvalidQuery: a key that cannot be matched.
     """
-    sqlite = tx.dialect.name == "sqlite"
-    level = query.level
-    wanted = _conditions(query, scope, sqlite=sqlite)
-    row = _ROWS[level]
-    page = sa.select(row.c.id).select_from(_FROM[level]).where(*wanted).order_by(*_ORDER[level])
-    if query.limit is not None:
-        page = page.limit(query.limit)
-    if query.offset:
-        page = page.offset(query.offset)
-    chosen = page.subquery("page")
+    if led(query):
+        return _find_led(tx, scope, query)
+    rows = [row for row, _ in _Asking(tx, scope, query, by_window=False).rows()]
+    return SearchPage(rows, _total(tx, scope, query, len(rows), sqlite=tx.dialect.name == "sqlite"))
+
+
+def _find_led(tx: sa.Connection, scope: Scope, query: SearchQuery) -> SearchPage:
+    """Go through the studies the subject's grants speak about, newest first, until the page is full."""
+    asking = _Asking(tx, scope, query, by_window=True)
+    left, skip = query.limit, 0 if query.after else query.offset
+    found: list[tuple[dict[str, dict[str, Any]], Position]] = []
+    exhausted = True
+    for window in _windows(tx, scope, query, query.after, skip + (left or 0), sqlite=asking.sqlite):
+        pks = [one.study_pk for one in window]
+        if skip:
+            visible = asking.visible(pks)
+            pks, skip = visible[skip:], max(0, skip - len(visible))
+        if pks:
+            found += asking.rows(pks, left)
+        if query.limit is not None:
+            left = query.limit - len(found)
+            if left <= 0:
+                exhausted = False
+                break
+    rows, last = [row for row, _ in found], found[-1][1] if found else None
+    if not query.total:
+        return SearchPage(rows, None, last)
+    if exhausted and (found or not query.offset):
+        total = query.offset + len(found)
+    else:
+        total = 0
+        for window in _windows(tx, scope, query, None, COUNTED, sqlite=asking.sqlite):
+            total += len(asking.visible([one.study_pk for one in window]))
+            if total > COUNTED:
+                break
+    return SearchPage(rows, total if total <= COUNTED else None, last)
+
+
+def _windows(
+    tx: sa.Connection, scope: Scope, query: SearchQuery, after: Position | None, first: int, *, sqlite: bool
+) -> Iterator[list[Position]]:
+    """Return the studies to look at: those of the dates asked for, and with SQLite of the name and modality besides."""
+    dates = [term for attribute, term in query.keys if attribute is STUDY_DATE and isinstance(term, Range)]
+    names = [term for attribute, term in query.keys if attribute is NAME and not isinstance(term, Universal)]
+    kinds = [term for attribute, term in query.keys if attribute.keyword == "ModalitiesInStudy" and isinstance(term, Single | Wildcard)]
+
+    def narrow(pk: ColumnElement[int]) -> list[ColumnElement[bool]]:
+        wanted = [names_of(pk, term, sqlite=sqlite) for term in names]
+        for term in kinds:
+            held = sa.select(1).select_from(_LED_SE).where(_LED_SE.c.study_pk == pk, condition(MODALITY, term, _LED_SE, sqlite=sqlite))
+            wanted.append(sa.exists(held.correlate_except(_LED_SE)))
+        return wanted
+
+    high = min((term.high for term in dates if term.high), default="")
+    return access_study.windows(
+        tx, scope, query.datastore_id, after=after or access_study.before(high), low=max((term.low for term in dates), default=""),
+        narrow=narrow if names or kinds else None, first=min(first, access_study.LARGEST),
+    )  # fmt: skip
+
+
+def _values(query: SearchQuery) -> dict[str, Any]:
+    """What the parameters of a statement stand for."""
+    values: dict[str, Any] = {
+        "datastore": query.datastore_id, "study_uid": query.study_instance_uid, "series_uid": query.series_instance_uid,
+        "left": _ALL if query.limit is None else query.limit, "skipped": query.offset,
+    }  # fmt: skip
+    for attribute, term in query.keys:
+        if attribute is STUDY_DATE and isinstance(term, Range):
+            values |= {"date_low": term.low, "date_high": term.high or access_study.LAST_TEXT}
+    return values
+
+
+def _form(query: SearchQuery) -> SearchQuery | None:
+    """Return the query without its values when every value is a parameter, else None: its statement is built each time."""
+    keys = tuple(
+        (attribute, _SOME_DATES if attribute is STUDY_DATE and isinstance(term, Range) else term)
+        for attribute, term in query.keys if not isinstance(term, Universal) or not attribute.returned
+    )  # fmt: skip
+    if any(term is not _SOME_DATES and not isinstance(term, Universal | Empty) for _, term in keys):
+        return None
+    return replace(
+        query, keys=keys, datastore_id=0, limit=None, offset=0, total=False, after=None,
+        study_instance_uid=None if query.study_instance_uid is None else "",
+        series_instance_uid=None if query.series_instance_uid is None else "",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """What is asked for one form of query."""
+
+    answer: Answer
+    page: sa.Select[Any]
+    visible: sa.Select[Any]
+
+
+def _built(query: SearchQuery, shape: Shape, *, sqlite: bool, by_window: bool) -> _Statements:
     answer = Answer.of(
-        level, query.keys, query.include, with_study=not query.study_instance_uid, with_series=not query.series_instance_uid
+        query.level, query.keys, query.include, with_study=query.study_instance_uid is None, with_series=query.series_instance_uid is None
     )
-    computed = Computed(scope, _ST, _SE, _IM, sqlite=sqlite)
-    statement = (
-        sa.select(*answer.columns(computed))
-        .select_from(_FROM[level].join(chosen, chosen.c.id == row.c.id))
-        .order_by(*_ORDER[level])
-    )
-    rows = [answer.dataset(found._mapping) for found in scope.run(tx, statement)]  # noqa: SLF001 # SQLAlchemy's public name
-    return SearchPage(rows, _total(tx, scope, query, wanted, len(rows)))
+    page = _among(query, shape, sqlite=sqlite) if by_window else _page(query, shape, sqlite=sqlite)
+    visible = sa.select(ST.c.id).where(_one_of(ST.c.id, sqlite), *conditions(query, shape, sqlite=sqlite))
+    visible = visible.with_hint(ST, "INDEXED BY ix_study_order", "sqlite")  # the rows are pages to decrypt
+    return _Statements(answer, _answering(answer, query.level, page, shape, sqlite=sqlite), visible)
 
 
-def _total(tx: sa.Connection, scope: Scope, query: SearchQuery, wanted: Sequence[ColumnElement[bool]], found: int) -> int | None:
+@lru_cache(maxsize=256)
+def _kept(query: SearchQuery, shape: Shape, *, sqlite: bool, by_window: bool) -> tuple[Answer, Prepared, Prepared]:
+    built = _built(query, shape, sqlite=sqlite, by_window=by_window)
+    return built.answer, Prepared(built.page), Prepared(built.visible)
+
+
+class _Asking:
+    """One query on its way: its statements, kept from earlier ones of its form or built for it."""
+
+    def __init__(self, tx: sa.Connection, scope: Scope, query: SearchQuery, *, by_window: bool) -> None:
+        """Find or build the statements."""
+        self.tx, self.scope, self.query = tx, scope, query
+        self.sqlite = tx.dialect.name == "sqlite"
+        self._values = _values(query)
+        form = _form(query)
+        self._page: Prepared | sa.Select[Any]
+        self._visible: Prepared | sa.Select[Any]
+        if form is not None:
+            self.answer, self._page, self._visible = _kept(form, scope.shape, sqlite=self.sqlite, by_window=by_window)
+        else:
+            built = _built(query, scope.shape, sqlite=self.sqlite, by_window=by_window)
+            self.answer, self._page, self._visible = built.answer, built.page, built.visible
+
+    def _run(self, statement: Prepared | sa.Select[Any], more: dict[str, Any]) -> Sequence[Any]:
+        values = {**self._values, **more}
+        if isinstance(statement, Prepared):
+            return self.scope.all(self.tx, statement, values)
+        return self.scope.run(self.tx, statement, values).all()
+
+    def rows(self, pks: list[int] | None = None, left: int | None = None) -> list[tuple[dict[str, dict[str, Any]], Position]]:
+        """Return the data sets of the page, or of the first `left` of these studies; with their positions at study level."""
+        more = {} if pks is None else {"among": _list(pks, self.sqlite), "left": _ALL if left is None else left}
+        made = []
+        for found in self._run(self._page, more):
+            row = found._asdict()
+            position = Position(row["at_0"], row["at_1"], row["at_2"]) if self.query.level is Level.STUDY else _NOWHERE
+            made.append((self.answer.dataset(row), position))
+        return made
+
+    def visible(self, pks: list[int]) -> list[int]:
+        """Return those of the studies that match and are inside the scope, in the order given."""
+        inside = {row[0] for row in self._run(self._visible, {"among": _list(pks, self.sqlite)})}
+        return [pk for pk in pks if pk in inside]
+
+
+def _list(pks: list[int], sqlite: bool) -> Any:
+    return str(pks) if sqlite else pks
+
+
+def _one_of(column: ColumnElement[int], sqlite: bool) -> ColumnElement[bool]:
+    """The column is in the list `among`, given as one value whatever its length."""
+    if sqlite:
+        each = sa.func.json_each(sa.bindparam("among", type_=sa.Text())).table_valued("value", name="among_each")
+        return column.in_(sa.select(each.c.value))
+    return column == sa.func.any(sa.bindparam("among", type_=sa.ARRAY(sa.BigInteger())))
+
+
+def _among(query: SearchQuery, shape: Shape, *, sqlite: bool) -> sa.Select[Any]:
+    """The first `left` studies of the list `among` that match and are inside the scope."""
+    wanted = [_one_of(ST.c.id, sqlite), *conditions(query, shape, sqlite=sqlite)]
+    return _ordered(query.level, wanted).limit(bound("left", BIG))
+
+
+def _page(query: SearchQuery, shape: Shape, *, sqlite: bool) -> sa.Select[Any]:
+    """The rows of the page, in order, by their keys."""
+    page = _ordered(query.level, conditions(query, shape, sqlite=sqlite))
+    return page.limit(bound("left", BIG)).offset(bound("skipped", BIG))
+
+
+def _ordered(level: Level, wanted: Sequence[ColumnElement[bool]]) -> sa.Select[Any]:
+    order = [column.label(f"at_{n}") for n, column in enumerate(_BY[level])]
+    return sa.select(ROWS[level].c.id, *order).select_from(FROM[level]).where(*wanted).order_by(*_ORDER[level])
+
+
+def _answering(answer: Answer, level: Level, page: sa.Select[Any], shape: Shape, *, sqlite: bool) -> sa.Select[Any]:
+    """What is answered of a page.
+
+    The order is the page's own: by the rows', SQLite would go through all studies to find the few of the page.
+    """
+    chosen = page.subquery("page")
+    computed = Computed(shape, ST, SE, IM, sqlite=sqlite)
+    order = [chosen.c[f"at_{n}"] for n in range(len(_BY[level]))]
+    return (
+        sa.select(*answer.columns(computed), *order)
+        .select_from(FROM[level].join(chosen, chosen.c.id == ROWS[level].c.id))
+        .order_by(*(_directed(column, n, level) for n, column in enumerate(order)))
+    )
+
+
+def _directed(column: ColumnElement[Any], n: int, level: Level) -> ColumnElement[Any]:
+    if level is Level.STUDY:
+        return column.desc()
+    return column.asc().nulls_last() if n == 0 and level is not Level.PATIENT else column.asc()
+
+
+def _total(tx: sa.Connection, scope: Scope, query: SearchQuery, found: int, *, sqlite: bool) -> int | None:
     if not query.total:
         return None
     if (query.limit is None or found < query.limit) and (found or not query.offset):
         total = query.offset + found
     else:
-        counted = sa.select(_ROWS[query.level].c.id).select_from(_FROM[query.level]).where(*wanted).limit(COUNTED + 1)
-        total = int(scope.run(tx, sa.select(sa.func.count()).select_from(counted.subquery())).scalar_one())
+        wanted = conditions(query, scope.shape, sqlite=sqlite)
+        counted = sa.select(ROWS[query.level].c.id).select_from(FROM[query.level]).where(*wanted).limit(COUNTED + 1)
+        total = int(scope.run(tx, sa.select(sa.func.count()).select_from(counted.subquery()), _values(query)).scalar_one())
     return total if total <= COUNTED else None
-
-
-def _conditions(query: SearchQuery, scope: Scope, *, sqlite: bool) -> list[ColumnElement[bool]]:
-    level = query.level
-    wanted: list[ColumnElement[bool]] = [_in_datastore(query, sqlite=sqlite)]
-    if level in {Level.SERIES, Level.IMAGE}:
-        wanted.append(scope.series(_SE))
-    else:
-        wanted.append(scope.study(_ST))
-    if level is Level.IMAGE:
-        wanted.append(_IM.c.rejected_at.is_(None))
-    if query.study_instance_uid is not None:
-        wanted.append(_ST.c.study_instance_uid == query.study_instance_uid)
-    if query.series_instance_uid is not None:
-        if level not in {Level.SERIES, Level.IMAGE}:
-            message = "a series is addressed only for series and instances"
-            raise InvalidQuery(message)
-        wanted.append(_SE.c.series_instance_uid == query.series_instance_uid)
-    wanted += _matching(query, _ST, scope, sqlite=sqlite)
-    if level is Level.PATIENT:
-        # One row a patient: its latest study that matches and is visible speaks for it.
-        later = sa.select(1).select_from(_OTHER_ST).where(
-            _OTHER_ST.c.patient_pk == _ST.c.patient_pk, _OTHER_ST.c.id > _ST.c.id, scope.study(_OTHER_ST),
-            *_matching(query, _OTHER_ST, scope, sqlite=sqlite),
-        )  # fmt: skip
-        wanted.append(sa.not_(sa.exists(later.correlate(_ST))))
-    return wanted
-
-
-def _in_datastore(query: SearchQuery, *, sqlite: bool) -> ColumnElement[bool]:
-    """Name the datastore so that SQLite, which has no statistics, starts from the right index.
-
-    It takes any index that begins with the datastore for a good one. A sum keeps it from them when a key names few studies; else the
-    index of study dates gives the order, and the page is soon full.
-    """
-    row = _ROWS[query.level]
-    by_address = query.study_instance_uid is not None or query.series_instance_uid is not None
-    if sqlite and not by_address and any(narrows(attribute, term) for attribute, term in query.keys):
-        return row.c.datastore_id + 0 == query.datastore_id
-    if sqlite and not by_address and query.level is Level.STUDY:
-        return sa.and_(row.c.datastore_id == query.datastore_id, _ST.c.study_date >= "")
-    return row.c.datastore_id == query.datastore_id
-
-
-def _matching(query: SearchQuery, st: FromClause, scope: Scope, *, sqlite: bool) -> list[ColumnElement[bool]]:
-    """Return the keys as conditions; those of lower levels are met together by one visible series, and one live instance of it."""
-    level = query.level
-    wanted: list[ColumnElement[bool]] = []
-    series_keys: list[tuple[Attribute, Term]] = []
-    image_keys: list[tuple[Attribute, Term]] = []
-    for attribute, term in query.keys:
-        if isinstance(term, Universal):
-            continue
-        if attribute.computed:
-            wanted.append(_computed(attribute, term, st, scope, sqlite=sqlite))
-        elif attribute.level in {Level.PATIENT, Level.STUDY}:
-            wanted.append(condition(attribute, term, st, sqlite=sqlite, datastore_id=query.datastore_id))
-        else:
-            (series_keys if attribute.level is Level.SERIES else image_keys).append((attribute, term))
-
-    def met(some: list[tuple[Attribute, Term]], row: FromClause) -> list[ColumnElement[bool]]:
-        return [condition(attribute, term, row, sqlite=sqlite) for attribute, term in some]
-
-    if level is Level.IMAGE:
-        return wanted + met(series_keys, _SE) + met(image_keys, _IM)
-    se = _SE if level is Level.SERIES else _BELOW_SE
-    inside = met(series_keys, se)
-    if image_keys:
-        live = sa.select(1).select_from(_BELOW_IM).where(_BELOW_IM.c.series_pk == se.c.id, _BELOW_IM.c.rejected_at.is_(None))
-        inside.append(sa.exists(live.where(*met(image_keys, _BELOW_IM)).correlate(se)))
-    if level is Level.SERIES:
-        return wanted + inside
-    if inside:
-        visible = sa.select(1).select_from(_BELOW_SE).where(_BELOW_SE.c.study_pk == st.c.id, scope.series(_BELOW_SE), *inside)
-        wanted.append(sa.exists(visible.correlate(st)))
-    return wanted
-
-
-def _computed(attribute: Attribute, term: Term, st: FromClause, scope: Scope, *, sqlite: bool) -> ColumnElement[bool]:
-    """Match what is derived from visible series."""
-    if attribute.keyword == "InstanceAvailability" and not isinstance(term, Fuzzy):
-        return sa.true() if matches(term, attribute, ["ONLINE"]) else sa.false()
-    if attribute.keyword == "ModalitiesInStudy":
-        held = sa.select(1).select_from(_OTHER_SE).where(_OTHER_SE.c.study_pk == st.c.id, scope.series(_OTHER_SE))
-        if isinstance(term, Empty):
-            return sa.not_(sa.exists(held.where(sa.not_(condition(_MODALITY, term, _OTHER_SE, sqlite=sqlite))).correlate(st)))
-        return sa.exists(held.where(condition(_MODALITY, term, _OTHER_SE, sqlite=sqlite)).correlate(st))
-    if attribute.keyword == "SOPClassesInStudy":
-        inside = _BELOW_IM.join(_OTHER_SE, _OTHER_SE.c.id == _BELOW_IM.c.series_pk)
-        held = sa.select(1).select_from(inside).where(
-            _OTHER_SE.c.study_pk == st.c.id, _BELOW_IM.c.rejected_at.is_(None), scope.series(_OTHER_SE),
-            condition(_SOP_CLASS, term, _BELOW_IM, sqlite=sqlite),
-        )  # fmt: skip
-        return sa.exists(held.correlate(st))
-    message = f"{attribute.keyword} cannot be matched"
-    raise InvalidQuery(message)

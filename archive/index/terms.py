@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause
 
 from archive.db.tables import study, study_name_fts
-from archive.dicom.attributes import Attribute
+from archive.dicom.attributes import BY_KEYWORD, Attribute
 from archive.dicom.matching import Empty, Match, Range, Single, UidList, Universal, Wildcard, fuzzy_words
 from archive.errors import InvalidQuery
 from archive.index.columns import ONE_VALUE, SEVERAL, UID_COLUMNS
@@ -85,6 +85,23 @@ def narrows(attribute: Attribute, term: Term) -> bool:
         start = term.value if isinstance(term, Single) else _WILD.split(term.pattern, maxsplit=1)[0]
         return not start.startswith(SEVERAL) and (isinstance(term, Single) or len(start) >= _TRIGRAM)
     return bool(_certain(attribute, term)) or (attribute.column == "study_instance_uid" and isinstance(term, UidList))
+
+
+def names_of(pk: ColumnElement[int], term: Term, *, sqlite: bool) -> ColumnElement[bool]:
+    """Return a condition that the study with that key meets when its patient's name meets the term, read from indexes alone.
+
+    With SQLite by the trigram index where that can say something, and then more may meet it than the term does.
+    """
+    if sqlite:
+        rowids = _by_trigram(_NAME, term)
+        if rowids is not None:
+            return pk.in_(rowids)
+    named = sa.select(1).select_from(_NAMED).where(_NAMED.c.id == pk, condition(_NAME, term, _NAMED, sqlite=sqlite))
+    return sa.exists(named.with_hint(_NAMED, "INDEXED BY ix_study_order", "sqlite").correlate_except(_NAMED))
+
+
+_NAME = BY_KEYWORD["PatientName"]
+_NAMED = study.alias("named")
 
 
 def _present(attribute: Attribute, term: Term, row: FromClause, *, sqlite: bool) -> ColumnElement[bool]:
@@ -219,12 +236,19 @@ def _narrower(attribute: Attribute, term: Term, row: FromClause, *, sqlite: bool
     if not together:
         return None
     if sqlite:
-        quoted = (" OR ".join('"' + text.replace('"', '""') + '"' for text in parts) for parts in together)
-        match = " AND ".join(f"({parts})" for parts in quoted)
-        rowids = sa.select(study_name_fts.c.rowid).where(study_name_fts.c.folded.op("MATCH", is_comparison=True)(match))
-        return row.c.id.in_(rowids)
+        rowids = _by_trigram(attribute, term)
+        return None if rowids is None else row.c.id.in_(rowids)
     column = row.c.patient_name_folded
     return sa.and_(*(sa.or_(*(column.like(f"%{_like(text)}%", escape="!") for text in parts)) for parts in together))
+
+
+def _by_trigram(attribute: Attribute, term: Term) -> sa.Select[Any] | None:
+    together = _certain(attribute, term)
+    if not together:
+        return None
+    quoted = (" OR ".join('"' + text.replace('"', '""') + '"' for text in parts) for parts in together)
+    match = " AND ".join(f"({parts})" for parts in quoted)
+    return sa.select(study_name_fts.c.rowid).where(study_name_fts.c.folded.op("MATCH", is_comparison=True)(match))
 
 
 def _certain(attribute: Attribute, term: Term) -> list[list[str]]:

@@ -73,7 +73,7 @@ def decode_base64(text: str) -> bytes:
 
 def format_instant(at: datetime) -> str:
     """Return `YYYY-MM-DDTHH:MM:SS.ffffffZ` of an aware datetime."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_instant(text: str) -> datetime:

@@ -189,6 +189,11 @@ def digest_of(refs: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(refs)).hexdigest()
 
 
+def secret_digest(kept: str | bytes) -> str:
+    """Return how a body names what is kept of a secret: enough to compare, of no use to whoever reads the event."""
+    return hashlib.sha256(kept.encode() if isinstance(kept, str) else kept).hexdigest()
+
+
 def principal_pseudonym(keyring: Keyring, principal_id: int) -> str:
     """Return what stands for a principal in leaves."""
     return keyring.pseudonym("ledger/principal", str(principal_id))[:16].hex()

@@ -20,7 +20,7 @@ from archive.access.subject import Subject
 from archive.db.tables import checkpoint
 from archive.errors import LedgerBroken, VaultUnavailable
 from archive.keys.keyring import Keyring
-from archive.ledger import nodes, notes, tree
+from archive.ledger import nodes, notes, objects, tree
 from archive.ledger.audit import Event, Kind
 
 MAX_LEAVES = 50_000
@@ -82,6 +82,7 @@ def make(tx: sa.Connection, keyring: Keyring, at: datetime, *, heartbeat: bool =
         return None
     size = min(size, old + MAX_LEAVES)
     nodes.integrate(tx, old, size)
+    objects.integrate(tx, old, size)
     origin = notes.origin_of(keyring.archive_uuid)
     root = tree.root(nodes.lookup(tx), size)
     made = Checkpoint(size, root, at, notes.write(origin, size, root, keyring.log_signers, at))

@@ -13,17 +13,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from archive.db.tables import audit_event, audit_object, ledger_leaf
+from archive.db.prepared import Prepared
+from archive.db.tables import audit_event, ledger_leaf
 from archive.keys.keyring import Keyring
-from archive.ledger import nodes
+from archive.ledger import nodes, objects
 from archive.ledger.audit import Event, Kind, ObjectRef, body_of, leaf_of
 from archive.ledger.bodies import Bodies, commitment, parse
 
 SIZE_LOCK = 0x5374726F6E67  # "Strong": PostgreSQL's advisory lock that gives out leaf numbers
-_TURN = sa.select(sa.func.pg_advisory_xact_lock(SIZE_LOCK))
-_LEAF = sa.insert(ledger_leaf)
-_EVENT = sa.insert(audit_event)
-_OBJECT = sa.insert(audit_object)
+_TURN = Prepared(sa.select(sa.func.pg_advisory_xact_lock(SIZE_LOCK)))
+_LEAF = Prepared(sa.insert(ledger_leaf), keys=("n", "data", "hash"))
+_EVENT = Prepared(
+    sa.insert(audit_event), keys=("n", "at", "kind", "action", "outcome", "principal_id", "peer_id", "instances", "body")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +76,18 @@ class Ledger:
         body = body_of(event, at)
         salt = os.urandom(32)
         if tx.dialect.name == "postgresql":
-            tx.execute(_TURN)
+            _TURN.first(tx, {})
         n = nodes.size(tx)
         leaf = leaf_of(event, n, at, refs=refs, commitment=commitment(salt, body), keyring=self.keyring)
-        tx.execute(_LEAF, {"n": n, "data": leaf, "hash": hashlib.sha256(b"\0" + leaf).digest()})
+        _LEAF.run(tx, {"n": n, "data": leaf, "hash": hashlib.sha256(b"\0" + leaf).digest()})
         subject = event.subject
-        tx.execute(_EVENT, {
+        _EVENT.run(tx, {
             "n": n, "at": at, "kind": event.kind.label, "action": event.kind.action, "outcome": event.outcome,
             "principal_id": None if subject is None else subject.principal_id,
             "peer_id": None if subject is None else subject.peer_id,
             "instances": event.instances, "body": self._bodies.seal(n, salt, body),
         })
-        if refs:
-            tx.execute(_OBJECT, [{"n": n, "ref": ref} for ref in refs])
+        objects.record(tx, n, refs)
         return n
 
     def search(self, tx: sa.Connection, wanted: AuditFilter) -> list[AuditRow]:
@@ -102,7 +103,7 @@ class Ledger:
             query = query.where(audit_event.c.kind.in_([kind.label for kind in wanted.kinds]))
         if wanted.obj is not None:
             ref = wanted.obj.pseudonym(self.keyring)
-            query = query.where(audit_event.c.n.in_(sa.select(audit_object.c.n).where(audit_object.c.ref == ref)))
+            query = query.where(audit_event.c.n.in_(objects.about(ref)))
         if wanted.since is not None:
             query = query.where(audit_event.c.at >= wanted.since)
         if wanted.until is not None:

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
+from archive.db.prepared import Prepared
 from archive.db.tables import ledger_leaf, ledger_node
 from archive.errors import LedgerBroken
 from archive.ledger.tree import Lookup, leaf_hash, node_hash
 
 PAGE = 4096
-_LAST = sa.select(sa.func.max(ledger_leaf.c.n))
+_LAST = Prepared(sa.select(sa.func.max(ledger_leaf.c.n)))
 _LEAVES = (
     sa.select(ledger_leaf.c.n, ledger_leaf.c.data, ledger_leaf.c.hash)
     .where(ledger_leaf.c.n >= sa.bindparam("start"), ledger_leaf.c.n < sa.bindparam("stop"))
@@ -32,7 +33,7 @@ _HASHES = (
 
 def size(tx: sa.Connection) -> int:
     """Return the number of leaves; the next one's number."""
-    last = tx.execute(_LAST).scalar()
+    last = _LAST.scalar(tx, {})
     return 0 if last is None else int(last) + 1
 
 

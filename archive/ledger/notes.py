@@ -26,6 +26,7 @@ _ED25519_BYTES = 64
 _ML_DSA_BYTES = 8 + 2420
 _DASH = "\N{EM DASH} "
 _MAX_BYTES = 1 << 20
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
@@ -171,7 +172,7 @@ def _parse(note: bytes) -> _Parsed:
     lines = text.split("\n")
     if not blank or len(lines) != 3 or not lines[0] or not _SIZE.fullmatch(lines[1]) or not signatures.endswith("\n"):
         raise _broken("this is not a checkpoint")
-    if any(ord(character) < 0x20 and character != "\n" for character in whole):
+    if _CONTROL.search(whole):
         raise _broken("this is not a checkpoint")
     root = _decode(lines[2])
     if len(root) != 32:

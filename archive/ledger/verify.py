@@ -20,9 +20,9 @@ from archive.db.types import from_micros
 from archive.errors import ArchiveError, LedgerBroken
 from archive.keys.keyring import Keyring
 from archive.keys.sealing import parse_instant
-from archive.ledger import checkpoints, files, nodes, notes, statements, tree
+from archive.ledger import checkpoints, files, nodes, notes, objects, statements, tree
 from archive.ledger.audit import MAX_LEAF_OBJECTS, digest_of, principal_pseudonym
-from archive.ledger.bodies import Bodies, commitment
+from archive.ledger.bodies import Bodies, commitment, parse
 
 CLOCK_TOLERANCE = timedelta(minutes=15)
 """How far back an event's time may lie behind an earlier one: a large instance is recorded when it has arrived."""
@@ -86,6 +86,7 @@ class Verifier:
         self._latest_at = from_micros(0)
         self._uncovered: tuple[datetime, bool] | None = None  # time of the oldest event without a checkpoint; whether a start followed
         self._signed: dict[int, sa.Row[Any]] = {}
+        self._covered = 0  # events that have the rows of their objects
         self.report = Report()
 
     def run(self, *, anchors: Iterable[bytes | None] = (), acknowledged: frozenset[str] = frozenset(), directory: Path | None) -> Report:
@@ -93,6 +94,7 @@ class Verifier:
         tx, report = self._tx, self.report
         self._signed = {row.size: row for row in tx.execute(sa.select(checkpoint).order_by(checkpoint.c.size))}
         report.size = nodes.size(tx)
+        self._covered = objects.covered(tx)
         present = tx.execute(sa.select(sa.func.count()).select_from(ledger_leaf)).scalar_one()
         if report.size - present > MAX_FINDINGS:
             report.add("V11", f"{report.size - present} events are missing before event {report.size - 1}")
@@ -176,8 +178,8 @@ class Verifier:
     def _audits(self, start: int, end: int) -> dict[int, tuple[sa.Row[Any], list[bytes]]]:
         events = sa.select(audit_event).where(audit_event.c.n >= start, audit_event.c.n < end)
         found: dict[int, tuple[sa.Row[Any], list[bytes]]] = {row.n: (row, []) for row in self._tx.execute(events)}
-        objects = sa.select(audit_object).where(audit_object.c.n >= start, audit_object.c.n < end).order_by(audit_object.c.id)
-        for row in self._tx.execute(objects):
+        about = sa.select(audit_object).where(audit_object.c.n >= start, audit_object.c.n < end)
+        for row in self._tx.execute(about.order_by(audit_object.c.n, audit_object.c.position)):
             if row.n in found:
                 found[row.n][1].append(bytes(row.ref))
         return found
@@ -193,7 +195,8 @@ class Verifier:
         if said != (row.kind, row.action, row.outcome, row.instances, at, principal):
             self.report.add("V12", f"the audit record of event {n} says otherwise than its leaf")
         named = [ref.hex() for ref in refs[:MAX_LEAF_OBJECTS]], digest_of(refs) if len(refs) > MAX_LEAF_OBJECTS else None
-        if named != (leaf.get("ob", []), leaf.get("om")):
+        waiting = not refs and n >= self._covered and "om" not in leaf
+        if not waiting and named != (leaf.get("ob", []), leaf.get("om")):
             self.report.add("V12", f"the objects of event {n} are not the ones its leaf names")
         if row.body is None:
             self.report.erased += 1
@@ -207,6 +210,8 @@ class Verifier:
             self.report.erased += 1
         elif commitment(*opened).hex() != leaf.get("c"):
             self.report.add("V12", f"the body of event {n} is not the one its leaf commits to")
+        elif parse(opened[1]).get("subject", {}).get("peer") != row.peer_id:
+            self.report.add("V12", f"the audit record of event {n} names another peer than its body")
 
     def _statements(self, start: int, end: int) -> dict[int, list[sa.Row[Any]]]:
         query = sa.select(statement_table).where(statement_table.c.leaf >= start, statement_table.c.leaf < end)

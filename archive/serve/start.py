@@ -26,8 +26,13 @@ if TYPE_CHECKING:
     from archive.node import Role
 
 
-def serve(config: Config, *, on_ready: Callable[[state.Status], None], first: Callable[[Any], None] = lambda _node: None) -> None:
+def serve(
+    config: Config, *, on_ready: Callable[[state.Status], None], first: Callable[[Any], Any] = lambda _node: None,
+    told: Callable[[Any], None] = lambda _answer: None,
+) -> None:
     """Serve until SIGTERM or SIGINT; `first` is called with the opened node before anyone is let in.
+
+    It may run in a process of its own: only what it returns comes back, to `told`.
 
     Raises:
         KeysUnavailable: the keyring is absent, open to others or does not open.
@@ -39,7 +44,9 @@ def serve(config: Config, *, on_ready: Callable[[state.Status], None], first: Ca
     try:
         harden_process()
         keyring = Keyring.open(config)
-        read_only: str = called(lambda: prepare(config, keyring, first)) if FORKS else prepare(config, keyring, first)
+        read_only, answer = called(lambda: prepare(config, keyring, first)) if FORKS else prepare(config, keyring, first)
+        if not read_only:
+            told(answer)
         if FORKS:
             preload()
         sockets, real = supervisor.open_sockets(config)
@@ -82,10 +89,11 @@ def run_role(role: str, socket_path: Path, tls: socket.socket | None, plain: soc
     return 0
 
 
-def prepare(config: Config, keyring: Keyring, first: Callable[[Any], None]) -> str:
-    """Check and mend what must be right before anyone is let in; return why only reading is allowed, or nothing.
+def prepare(config: Config, keyring: Keyring, first: Callable[[Any], Any]) -> tuple[str, Any]:
+    """Check and mend what must be right before anyone is let in.
 
-    `first` runs only when all is right.
+    Returns:
+        Why only reading is allowed, or nothing; and what `first` returned, which runs only when all is right.
 
     Raises:
         DatabaseUnavailable, ConfigurationError, KeysUnavailable.
@@ -99,9 +107,7 @@ def prepare(config: Config, keyring: Keyring, first: Callable[[Any], None]) -> s
     node = open_node(config, keyring=keyring, role="serve")
     try:
         read_only = node.start()
-        if not read_only:
-            first(node)
-        return read_only
+        return read_only, None if read_only else first(node)
     finally:
         node.close()
 

@@ -14,7 +14,7 @@ from archive.access.permissions import ADMINISTRATIVE, Permission
 from archive.access.subject import Subject
 from archive.db.types import FOREVER
 from archive.errors import Forbidden, NotFound
-from archive.ledger.audit import Kind
+from archive.ledger.audit import Kind, secret_digest
 from archive.services.rights import PEOPLE, Rights, Row, When, instant, shown_token
 
 WORDS = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -45,7 +45,10 @@ class Accounts(Rights):
                 credentials.keep(tx, key, phc, must_change=must_change, at=at)
             for role in roles:
                 self._assign(tx, subject, key, role, at)
-            self._record(tx, Kind.USER_CHANGED, subject, at, what="added", name=name, id=key, roles=list(roles))
+            self._record(
+                tx, Kind.USER_CHANGED, subject, at, what="added", name=name, id=key, principal_kind="service" if service else "user",
+                roles=list(roles), password="" if phc is None else secret_digest(phc),
+            )
             return self._user(tx, principals.find(tx, key), at)
 
         return self._change(subject, P.USER_MANAGE, work)
@@ -110,7 +113,8 @@ class Accounts(Rights):
             self._refuse_into(tx, subject, row, at)
             credentials.keep(tx, row["id"], phc, must_change=True, at=at)
             sessions.end_all(tx, row["id"], at=at)
-            self._record(tx, Kind.PASSWORD_CHANGED, subject, at, what="reset", name=row["name"], id=row["id"])
+            self._record(tx, Kind.PASSWORD_CHANGED, subject, at, what="reset", name=row["name"], id=row["id"],
+                         password=secret_digest(phc))
             return {"id": row["id"], "name": row["name"]} | ({} if password is not None else {"password": chosen})
 
         return self._change(subject, P.USER_MANAGE, work)
@@ -140,7 +144,7 @@ class Accounts(Rights):
 
         def work(tx: sa.Connection, at: datetime) -> Row:
             key = principals.add(tx, "group", name, at=at, full_name=full_name)
-            self._record(tx, Kind.USER_CHANGED, subject, at, what="group added", name=name, id=key)
+            self._record(tx, Kind.USER_CHANGED, subject, at, what="group added", name=name, id=key, principal_kind="group")
             return self._group(tx, principals.find(tx, key))
 
         return self._change(subject, P.USER_MANAGE, work)
@@ -170,7 +174,8 @@ class Accounts(Rights):
             start, end = instant(since, at) or at, instant(until, at) or FOREVER
             Terms(not_before=start, not_after=end).check()
             key = principals.join(tx, who["id"], where["id"], by=subject.principal_id, not_before=start, not_after=end)
-            self._record(tx, Kind.USER_CHANGED, subject, at, what="joined", group=where["name"], name=who["name"], id=who["id"])
+            self._record(tx, Kind.USER_CHANGED, subject, at, what="joined", group=where["name"], name=who["name"], id=who["id"],
+                         group_id=where["id"], since=start.isoformat(), until=end.isoformat())
             return {"id": key, "group": where["name"], "member": who["name"], "from": start, "until": end}
 
         return self._change(subject, P.USER_MANAGE, work)
@@ -190,7 +195,8 @@ class Accounts(Rights):
             if not principals.leave(tx, who["id"], where["id"]):
                 message = "that member is not in the group"
                 raise NotFound(message, remedy="'archive group list' shows who is")
-            self._record(tx, Kind.USER_CHANGED, subject, at, what="left", group=where["name"], name=who["name"], id=who["id"])
+            self._record(tx, Kind.USER_CHANGED, subject, at, what="left", group=where["name"], name=who["name"], id=who["id"],
+                         group_id=where["id"])
             return {"id": who["id"], "group": where["name"], "member": who["name"]}
 
         return self._change(subject, P.USER_MANAGE, work)
@@ -234,7 +240,8 @@ class Accounts(Rights):
             start, end = instant(since, at) or at, instant(until, at) or FOREVER
             Terms(not_before=start, not_after=end).check()
             key = self._assign(tx, subject, who["id"], role, at, start, end)
-            self._record(tx, Kind.ROLE_CHANGED, subject, at, what="assigned", name=who["name"], id=who["id"], role=role)
+            self._record(tx, Kind.ROLE_CHANGED, subject, at, what="assigned", name=who["name"], id=who["id"], role=role,
+                         since=start.isoformat(), until=end.isoformat())
             return {"id": key, "subject": who["name"], "role": role, "from": start, "until": end}
 
         return self._change(subject, P.ROLE_MANAGE, work)

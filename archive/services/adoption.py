@@ -12,17 +12,15 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from archive.access import policy
 from archive.access.subject import Subject
-from archive.db.tables import statement, study
 from archive.dicom.part10 import Finding, Scanned
 from archive.errors import DatabaseUnavailable, Unavailable
-from archive.index import catalog
+from archive.index import catalog, identity
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
 from archive.services.core import Core
 from archive.services.datastores import Datastore
-from archive.services.state_events import advance, commit_change
+from archive.services.state_events import commit_change, keep_statement
 from archive.vault.vault import RecordRef
 
 ATTEMPTS = 4
@@ -65,11 +63,11 @@ class Adopted:
 
 def decide(tx: sa.Connection, place: Datastore, scanned: Scanned, issuer: str) -> Decision:
     """Return what the instance would become by what is stored now."""
-    twin = catalog.find_instance(tx, place.id, scanned.sop_instance_uid)
+    standing = identity.standing(tx, place.id, scanned, issuer)
+    twin = catalog.find_instance(tx, place.id, scanned.sop_instance_uid) if standing.taken else None
     if twin is not None:
         return Decision("conflict", "same SOP Instance UID, other content", twin)
-    reason = catalog.identity_conflict(tx, place.id, scanned, issuer)
-    return Decision("held", reason) if reason else Decision("stored")
+    return Decision("held", standing.conflict) if standing.conflict else Decision("stored")
 
 
 def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -> Adopted:
@@ -108,14 +106,13 @@ def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -
         )
         if status == "stored":
             inserted = catalog.insert(tx, entry)
-            if _study_key(tx, inserted.study_pk) != arrival.ref.key_id:
+            if inserted.key_id != arrival.ref.key_id:
                 message = "the study's key changed while the instance arrived"
                 raise Unavailable(message, remedy="send the instance again")
             findings += tuple(Finding(tag, "differs from what the study or series already says") for tag in inserted.differing)
         else:
             catalog.insert_held(tx, "held" if status == "held" else "conflict", decision.reason, entry)
-        tx.execute(sa.insert(statement), {"object_id": arrival.ref.object_id, "leaf": leaf, "envelope": arrival.envelope})
-        advance(core, tx, arrival.ref)
+        keep_statement(core, tx, arrival.ref, leaf, arrival.envelope)
         return Adopted(status, leaf, findings)
 
     for _ in range(ATTEMPTS):
@@ -123,13 +120,6 @@ def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -
             return core.database.group(work)
     message = "other transactions were first again and again"
     raise DatabaseUnavailable(message, remedy="send the instance again")
-
-
-def _study_key(tx: sa.Connection, study_pk: int) -> bytes:
-    return bytes(policy.run_as(tx, policy.system("store"), _STUDY_KEY, {"pk": study_pk}).scalar_one())
-
-
-_STUDY_KEY = sa.select(study.c.key_id).where(study.c.id == sa.bindparam("pk"))
 
 
 def record_duplicate(core: Core, subject: Subject | None, scanned: Scanned, twin: catalog.StoredInstance, *, door: str) -> int:

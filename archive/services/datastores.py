@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.access.subject import Subject
+from archive.db.prepared import Prepared
 from archive.db.tables import datastore
 from archive.errors import NotFound
 
@@ -30,7 +31,7 @@ def find(tx: sa.Connection, name: str) -> Datastore:
     Raises:
         NotFound.
     """
-    row = tx.execute(_BY_NAME, {"name": name}).first()
+    row = _BY_NAME.first(tx, {"name": name})
     if row is None:
         raise _absent()
     return Datastore(row.id, row.uid, row.name)
@@ -55,4 +56,4 @@ def _absent() -> NotFound:
     return NotFound(message, remedy=f"name one that exists; the default is {DEFAULT}")
 
 
-_BY_NAME = sa.select(datastore.c.id, datastore.c.uid, datastore.c.name).where(datastore.c.name == sa.bindparam("name"))
+_BY_NAME = Prepared(sa.select(datastore.c.id, datastore.c.uid, datastore.c.name).where(datastore.c.name == sa.bindparam("name")))

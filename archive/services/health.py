@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 import sqlalchemy as sa
@@ -26,6 +26,18 @@ class Check:
     state: Literal["ok", "warning", "problem"]
     detail: str
     remedy: str = ""
+
+
+def backup_check(last: str | None, at: datetime, warn_days: int) -> Check:
+    """Return how old the last backup is, and whether that is too old."""
+    remedy = "make one with 'archive backup DIR', on another disk"
+    if last is None:
+        return Check("backup", "warning", "no backup has been made", remedy)
+    made = datetime.fromisoformat(last)
+    detail = f"the last one is of {made:%Y-%m-%d %H:%M} UTC"
+    if at - made > timedelta(days=warn_days):
+        return Check("backup", "warning", f"{detail}, more than {warn_days} days ago", remedy)
+    return Check("backup", "ok", detail)
 
 
 class Health:
@@ -52,7 +64,7 @@ class Health:
 
     def banners(self) -> list[Check]:
         """Return what the first page tells every reader: recovery kit, certificate, backup."""
-        shown = {"recovery kit", "server certificate", "backup", "read-only", "space"}
+        shown = {"recovery kit", "server certificate", "backup", "backup drill", "read-only", "space"}
         return [check for check in self.checks() if check.name in shown and check.state != "ok"]
 
     def _storage(self) -> list[Check]:
@@ -68,10 +80,11 @@ class Health:
             found.append(Check("space", "problem", f"{free}: the reserve is reached, stores are refused", "free space on the storage disk"))
         with core.database.read() as tx:
             backup = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == "last_backup_at")).scalar()
-        if backup is None:
-            found.append(Check("backup", "warning", "no backup has been recorded", "docs/operate.md says how to make one"))
-        else:
-            found.append(Check("backup", "ok", f"the last one is of {backup}"))
+            drill = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == "last_drill_ok")).scalar()
+        found.append(backup_check(backup, core.clock(), core.config.backup.warn_days))
+        if drill == "no":
+            found.append(Check("backup drill", "problem", "the last drill found that the backup cannot be relied on",
+                               "make another with 'archive backup DIR', then 'archive backup drill'"))
         if not core.config.storage.direct_io:
             found.append(Check("direct input/output", "ok", "switched off; segments are written through the page cache"))
         return found

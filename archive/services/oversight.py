@@ -153,6 +153,10 @@ def verify_ledger(core: Core) -> Report:
     with _no_new_checkpoint(core), core.database.read() as tx:
         for finding in of_files(tx, core.config.ledger_dir):
             report.add(finding.code, finding.detail)
+        if checkpoints.latest(tx) is not None:
+            for anchor, place in zip(_anchors(core), ("the ledger's folder", "the keystore"), strict=True):
+                if anchor is None:
+                    report.add("V14", f"{place} remembers no checkpoint")
     return report
 
 

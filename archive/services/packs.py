@@ -16,12 +16,17 @@ import msgspec
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db.tables import series_pack
+from archive.access.policy import Scope
+from archive.db.prepared import Prepared
+from archive.db.tables import datastore, series, series_pack
 from archive.dicom import metadata
 from archive.dicom.part10 import Scanned
-from archive.errors import ArchiveError
-from archive.index import search
+from archive.errors import ArchiveError, Unavailable
+from archive.index import locate
+from archive.index.locate import InstanceRow, SeriesRow
+from archive.services import named
 from archive.services.core import Core
+from archive.services.datastores import Datastore
 from archive.services.records import decode
 from archive.vault.vault import RecordRef
 
@@ -38,7 +43,17 @@ class MetadataAnswer:
     """One JSON array, gzip-compressed, and its entity tag."""
 
     etag: str
-    gzip: Callable[[], Iterator[bytes]]
+    gzip: Callable[[], Iterator[bytes | memoryview]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A series whose metadata is asked for; `rows` are its instances where no pack of this generation is kept."""
+
+    series: SeriesRow
+    etag: str
+    datastore_uid: bytes
+    rows: list[InstanceRow] | None = None
 
 
 class Packs:
@@ -48,52 +63,87 @@ class Packs:
         """Work on an opened archive."""
         self._core = core
 
-    def series(self, groups: list[list[search.InstanceRow]], datastore: str) -> MetadataAnswer:
-        """Return the metadata of whole series, one after the other as one JSON array."""
-        etag = self._etag(datastore, *map(_generation, groups))
-        if len(groups) == 1:
-            return MetadataAnswer(etag, lambda: _blocks(self._pack(groups[0], datastore)))
-        return MetadataAnswer(etag, lambda: self._joined(groups, datastore))
+    def wanted(self, tx: sa.Connection, scope: Scope, place: Datastore, study: str, series: str | None) -> list[Wanted]:
+        """Return the series inside the scope, in order; the rows of those without a pack are read in the same transaction."""
+        found = []
+        for one in locate.series_of(tx, scope, place.id, study, series):
+            start = self._start(place.name, one.series_instance_uid, one.generation)
+            if one.pack_etag is not None and one.pack_generation == one.generation and one.pack_etag.startswith(start):
+                found.append(Wanted(one, one.pack_etag, place.uid))
+            elif rows := locate.of_series(tx, _TOKEN, one.series_pk):
+                found.append(Wanted(one, self._pack_etag(place.name, rows), place.uid, rows))
+        return found
 
-    def instance(self, row: search.InstanceRow, datastore: str) -> MetadataAnswer:
+    def series(self, wanted: list[Wanted], datastore: str) -> MetadataAnswer:
+        """Return the metadata of whole series, one after the other as one JSON array."""
+        if len(wanted) == 1:
+            return MetadataAnswer(wanted[0].etag, lambda: _blocks(self._pack(wanted[0], datastore)))
+        etag = self._etag(datastore, *(one.etag for one in wanted))
+        return MetadataAnswer(etag, lambda: self._joined(wanted, datastore))
+
+    def instance(self, row: InstanceRow, datastore: str) -> MetadataAnswer:
         """Return the metadata of one instance."""
         def body() -> Iterator[bytes]:
             yield gzip.compress(b"[" + self._json(row, datastore) + b"]", 6, mtime=0)
 
         return MetadataAnswer(self._etag(datastore, row.ref.object_id.hex()), body)
 
-    def build(self, rows: list[search.InstanceRow], datastore: str) -> None:
+    def build(self, rows: list[InstanceRow], datastore: str) -> None:
         """Make the pack of a series now, unless the one of this generation is there."""
-        self._pack(rows, datastore)
+        first, etag = rows[0], self._pack_etag(datastore, rows)
+        kept = self._core.database.first(_KEPT, {"series": first.series_pk}, _TOKEN)
+        one = SeriesRow(
+            first.series_pk, first.series_instance_uid, first.series_generation, len(rows), *(kept or (None, None, None, None)),
+        )
+        self._pack(Wanted(one, etag, first.ref.datastore, None if one.pack_etag == etag else rows), datastore)
 
-    def _joined(self, groups: list[list[search.InstanceRow]], datastore: str) -> Iterator[bytes]:
+    def misnamed(self, tx: sa.Connection) -> Iterator[str]:
+        """Yield the Series Instance UID of each pack that would be served but is not of the instances its series has now."""
+        kept = (
+            sa.select(series.c.id, datastore.c.name, series.c.series_instance_uid, series.c.generation, series_pack.c.etag)
+            .join(series_pack, series_pack.c.series_pk == series.c.id).join(datastore, datastore.c.id == series.c.datastore_id)
+            .where(series_pack.c.generation == series.c.generation)
+        )
+        for row in policy.run_as(tx, _TOKEN, kept).all():
+            if not row.etag.startswith(self._start(row.name, row.series_instance_uid, row.generation)):
+                continue  # not served
+            rows = locate.of_series(tx, _TOKEN, row.id)
+            if not rows or self._pack_etag(row.name, rows) != row.etag:
+                yield row.series_instance_uid
+
+    def _joined(self, wanted: list[Wanted], datastore: str) -> Iterator[bytes]:
         # One gzip member made afresh: browsers read only the first of several.
         deflate = zlib.compressobj(6, zlib.DEFLATED, 31)
-        for number, rows in enumerate(groups):
-            array = gzip.decompress(self._pack(rows, datastore))
+        for number, one in enumerate(wanted):
+            array = gzip.decompress(self._pack(one, datastore))
             yield deflate.compress((b"," if number else b"[") + array[1:-1])
         yield deflate.compress(b"]") + deflate.flush()
 
-    def _pack(self, rows: list[search.InstanceRow], datastore: str) -> bytes:
-        core = self._core
-        first = rows[0]
-        etag = self._etag(datastore, _generation(rows))
-        with core.database.read() as tx:
-            kept = policy.run_as(tx, policy.system("packs"), _KEPT, {"series": first.series_pk}).first()
-        if kept is not None and kept.generation == first.series_generation and kept.etag == etag:
+    def _pack(self, wanted: Wanted, datastore: str) -> memoryview:
+        core, series, etag = self._core, wanted.series, wanted.etag
+        if wanted.rows is None and series.pack_object_id is not None and series.pack_key_id is not None:
             try:
-                opened = bytes(core.vault.open_blob(bytes(kept.object_id), bytes(kept.key_id), first.ref.datastore))
-                if opened.startswith(etag.encode()):  # sealed with it: the row alone does not say what a pack holds
-                    return opened[len(etag):]
+                opened = memoryview(core.vault.open_blob(series.pack_object_id, series.pack_key_id, wanted.datastore_uid))
+                if opened[: len(etag)] == etag.encode():  # sealed with it: the row alone does not say what a pack holds
+                    return opened[len(etag) :]
             except ArchiveError:
                 pass  # a cache: damaged or swept away, it is made again
+        rows = wanted.rows if wanted.rows is not None else self._rows(wanted, datastore)
         body = b"[" + b",".join(self._json(row, datastore) for row in rows) + b"]"
         packed = gzip.compress(body, 6, mtime=0)
         if not core.read_only:
-            self._keep(first, packed, etag, kept.object_id if kept is not None else None)
-        return packed
+            self._keep(rows[0], packed, etag, series.pack_object_id)
+        return memoryview(packed)
 
-    def _keep(self, first: search.InstanceRow, packed: bytes, etag: str, replaced: bytes | None) -> None:
+    def _rows(self, wanted: Wanted, datastore: str) -> list[InstanceRow]:
+        with self._core.database.read() as tx:
+            rows = locate.of_series(tx, _TOKEN, wanted.series.series_pk)
+        if not rows or self._pack_etag(datastore, rows) != wanted.etag:
+            message = "the series is changing"
+            raise Unavailable(message, remedy="ask again")
+        return rows
+
+    def _keep(self, first: InstanceRow, packed: bytes, etag: str, replaced: bytes | None) -> None:
         core = self._core
         try:
             key = core.keystore.open(first.ref.key_id)
@@ -106,34 +156,39 @@ class Packs:
         }
 
         def work(tx: sa.Connection) -> None:
-            token = policy.system("packs")
-            policy.run_as(tx, token, sa.delete(series_pack).where(series_pack.c.series_pk == first.series_pk))
-            policy.run_as(tx, token, sa.insert(series_pack), values)
+            policy.run_as(tx, _TOKEN, sa.delete(series_pack).where(series_pack.c.series_pk == first.series_pk))
+            policy.run_as(tx, _TOKEN, sa.insert(series_pack), values)
 
         core.database.group(work)
         if replaced is not None:
             core.vault.drop_blob(replaced)
 
-    def _json(self, row: search.InstanceRow, datastore: str) -> bytes:
+    def _json(self, row: InstanceRow, datastore: str) -> bytes:
         core = self._core
         scanned = decode(core.vault.sections(row.ref).meta).scanned
+        named.require_same(row, scanned)
         base = instance_url(core.config.archive.public_url, datastore, row)
         document = metadata.to_json(head_of(core, row.ref, scanned), scanned, lambda path: f"{base}/bulk/{path}")
         return msgspec.json.encode(document)
 
+    def _pack_etag(self, datastore: str, rows: list[InstanceRow]) -> str:
+        """Return what a pack holds, keyed: its series and generation, then exactly these instances."""
+        first = rows[0]
+        objects = hashlib.sha256(b"".join(row.ref.object_id for row in rows)).hexdigest()
+        return self._start(datastore, first.series_instance_uid, first.series_generation) + self._tag(datastore, objects) + '"'
+
+    def _start(self, datastore: str, series_instance_uid: str, generation: int) -> str:
+        return '"' + self._tag(datastore, series_instance_uid, str(generation))
+
     def _etag(self, datastore: str, *parts: str) -> str:
+        return f'"{self._tag(datastore, *parts)}"'
+
+    def _tag(self, datastore: str, *parts: str) -> str:
         text = "\0".join((self._core.config.archive.public_url, datastore, *parts))
-        return '"' + self._core.keyring.pseudonym("etag", text).hex()[:32] + '"'
+        return self._core.keyring.pseudonym("etag", text).hex()[:32]
 
 
-def _generation(rows: list[search.InstanceRow]) -> str:
-    """Return what a pack holds: its series, generation and exactly these instances."""
-    first = rows[0]
-    objects = hashlib.sha256(b"".join(row.ref.object_id for row in rows)).hexdigest()
-    return f"{first.series_pk}.{first.series_generation}.{objects}"
-
-
-def instance_url(public_url: str, datastore: str, row: search.InstanceRow) -> str:
+def instance_url(public_url: str, datastore: str, row: InstanceRow) -> str:
     """Return the absolute address of an instance in DICOMweb (never built from the Host header)."""
     base = "/dicomweb" if datastore == "clinical" else f"/datastores/{datastore}/dicomweb"
     return (
@@ -142,9 +197,13 @@ def instance_url(public_url: str, datastore: str, row: search.InstanceRow) -> st
     )
 
 
-_KEPT = sa.select(series_pack).where(series_pack.c.series_pk == sa.bindparam("series"))
+_TOKEN = policy.system("packs")
+_KEPT = Prepared(
+    sa.select(series_pack.c.generation, series_pack.c.etag, series_pack.c.object_id, series_pack.c.key_id)
+    .where(series_pack.c.series_pk == sa.bindparam("series"))
+)
 
 
-def _blocks(data: bytes) -> Iterator[bytes]:
+def _blocks(data: memoryview) -> Iterator[memoryview]:
     for start in range(0, len(data), SERVED_BLOCK_BYTES):
         yield data[start : start + SERVED_BLOCK_BYTES]

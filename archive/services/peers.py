@@ -194,6 +194,7 @@ class Peers(Doorkeeper):
         self._record(
             tx, Kind.PEER_CHANGED, subject, at, what=what, name=row["name"], id=row["id"], ae_titles=row["ae_titles"],
             certificate=row["certificate_sha256"], networks=row["networks"], roles=row["roles"], datastore=row["datastore"],
+            tls=row["tls"], host=row["host"], port=row["port"] or 0, issuer=row["issuer"], max_associations=row["max_associations"] or 0,
         )
 
 

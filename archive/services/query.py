@@ -5,7 +5,9 @@ Matching and scope are one SQL statement; the search is in the ledger, durably, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -18,6 +20,7 @@ from archive.dicom.attributes import Attribute, Level
 from archive.dicom.matching import parse
 from archive.errors import ArchiveError, InvalidQuery, Unavailable
 from archive.index import search
+from archive.index.access_study import Position
 from archive.index.terms import Fuzzy, Term
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.ledger.log import Ledger
@@ -38,11 +41,13 @@ class SearchRequest:
     limit: int | None = None
     offset: int = 0
     fuzzy: bool = False
+    total: bool = True
+    """Whether the total is wanted: it costs the condition for every study that matches, not for those of the page alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """DICOM JSON data sets without RetrieveURL; `total` is None when there are more than are counted."""
+    """DICOM JSON data sets without RetrieveURL; `total` is None when not wanted or more than are counted."""
 
     rows: list[dict[str, dict[str, Any]]]
     total: int | None
@@ -56,6 +61,7 @@ class Query:
         self._database = database
         self._ledger = ledger
         self._clock = clock
+        self._ends = _Ends()
 
     def find(self, subject: Subject, request: SearchRequest) -> SearchAnswer:
         """Return what matches and the subject may see; nothing granted is an empty answer, never a refusal.
@@ -72,8 +78,10 @@ class Query:
             query = search.SearchQuery(
                 level=request.level, datastore_id=place, keys=keys, study_instance_uid=request.study_instance_uid,
                 series_instance_uid=request.series_instance_uid, include=request.include, limit=request.limit, offset=request.offset,
+                total=request.total, after=self._ends.of(subject, request),
             )
             page = search.find(tx, scope_of(subject, Permission.SEARCH, at), query)
+        self._ends.keep(subject, request, page)
         self._record(subject, request, page)
         return SearchAnswer(page.rows, page.total)
 
@@ -95,6 +103,39 @@ class Query:
         except (ArchiveError, sa.exc.SQLAlchemyError) as error:
             message = "the search could not be recorded, so nothing was answered"
             raise Unavailable(message, remedy=getattr(error, "remedy", "") or "run 'archive doctor'") from error
+
+
+class _Ends:
+    """Where pages ended, so that the next one starts there instead of going through all before it; never what may be seen."""
+
+    KEPT = 1024
+
+    def __init__(self) -> None:
+        """Know of none."""
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[Subject, SearchRequest], Position] = OrderedDict()
+
+    def of(self, subject: Subject, request: SearchRequest) -> Position | None:
+        """Return where the page before this one ended, when it was asked for here."""
+        if not request.offset:
+            return None
+        with self._lock:
+            return self._known.get(self._key(subject, request, request.offset))
+
+    def keep(self, subject: Subject, request: SearchRequest, page: search.SearchPage) -> None:
+        """Remember where this page ended."""
+        if page.last is None:
+            return
+        key = self._key(subject, request, request.offset + len(page.rows))
+        with self._lock:
+            self._known[key] = page.last
+            self._known.move_to_end(key)
+            while len(self._known) > self.KEPT:
+                self._known.popitem(last=False)
+
+    @staticmethod
+    def _key(subject: Subject, request: SearchRequest, offset: int) -> tuple[Subject, SearchRequest]:
+        return subject, replace(request, offset=offset, limit=None, total=False, include=())
 
 
 def _term(attribute: Attribute, text: str, *, fuzzy: bool) -> Term:

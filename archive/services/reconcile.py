@@ -90,12 +90,8 @@ class Reconcile:
             if not catalog.decide_held(tx, held_id, "accepted", by=subject.principal_id, at=at):
                 message = "that instance has been decided already"
                 raise InvalidRequest(message)
-            twin = catalog.find_instance(tx, place.id, row.sop_instance_uid)
             try:
-                if twin is None:
-                    catalog.insert(tx, entry)
-                else:
-                    self._replace(tx, twin, entry, place, subject)
+                let_in(core, tx, entry, by=subject.principal_id)
             except InstanceConflict as error:
                 message = "its study or series UID belongs to another study, so it cannot join as it is"
                 raise InvalidRequest(message, remedy="reject it, and send it again with right UIDs") from error
@@ -127,19 +123,6 @@ class Reconcile:
             reason=reason, at=at, work=work,
         )
 
-    def _replace(self, tx: sa.Connection, twin: catalog.StoredInstance, entry: catalog.Entry, place: Datastore, subject: Subject) -> None:
-        core = self._core
-        meta = decode(core.vault.sections(twin.ref).meta)
-        replaced = catalog.Entry(
-            datastore_id=place.id, scanned=meta.scanned, ref=twin.ref, sha256=twin.sha256, leaf=_leaf(tx, twin.ref.object_id),
-            stored_at=entry.stored_at, issuer=meta.issuer,
-        )
-        catalog.replace(tx, twin, entry)
-        if twin.rejected:
-            catalog.restore(tx, [twin.instance_pk], at=entry.stored_at)  # who accepts an instance wants it seen
-        pk = catalog.insert_held(tx, "conflict", "replaced by a data manager", replaced)
-        catalog.decide_held(tx, pk, "rejected", by=subject.principal_id, at=entry.stored_at)
-
     def _open(self, subject: Subject, held_id: int, reason: str) -> tuple[Any, Datastore]:
         core = self._core
         core.require_writable()
@@ -165,6 +148,28 @@ class Reconcile:
             detail={"decision": decision, "held": row.id, "kind": row.kind, "reason": reason}, stored=stored,
         )
         return self._core.ledger.record(tx, event, at=self._core.clock())
+
+
+def let_in(core: Core, tx: sa.Connection, entry: catalog.Entry, *, by: int | None) -> None:
+    """Put an instance that waited among the others; one that has its SOP Instance UID gives way, and is kept out of sight.
+
+    Raises:
+        InstanceConflict: its study or series UID belongs to another.
+    """
+    twin = catalog.find_instance(tx, entry.datastore_id, entry.scanned.sop_instance_uid)
+    if twin is None:
+        catalog.insert(tx, entry)
+        return
+    meta = decode(core.vault.sections(twin.ref).meta)
+    replaced = catalog.Entry(
+        datastore_id=entry.datastore_id, scanned=meta.scanned, ref=twin.ref, sha256=twin.sha256, leaf=_leaf(tx, twin.ref.object_id),
+        stored_at=entry.stored_at, issuer=meta.issuer,
+    )
+    catalog.replace(tx, twin, entry)
+    if twin.rejected:
+        catalog.restore(tx, [twin.instance_pk], at=entry.stored_at)  # who accepts an instance wants it seen
+    pk = catalog.insert_held(tx, "conflict", "replaced by a data manager", replaced)
+    catalog.decide_held(tx, pk, "rejected", by=by, at=entry.stored_at)
 
 
 def _leaf(tx: sa.Connection, object_id: bytes) -> int:

@@ -7,6 +7,7 @@ given to another patient, a grant slipped in, a role widened, the hash of a segm
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -15,39 +16,37 @@ import sqlalchemy as sa
 from archive.access import grants as access_grants
 from archive.access import policy, roles
 from archive.access.permissions import BUILTIN_ROLES
-from archive.db.tables import grants, instance, ledger_leaf, role, segment, statement
+from archive.db.tables import audit_event, grants, held, instance, ledger_leaf, patient, principal, role, segment, series, statement, study
 from archive.errors import ArchiveError
-from archive.index import columns
-from archive.index.identity import key_of
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter, AuditRow
 from archive.services.core import Core
-from archive.services.records import RecordMeta
 from archive.services.state_events import decode_change
 
-_CHANGES = {"rejected": True, "restored": False, "accepted": None}  # hidden afterwards; None: it took another's place, or joined
+_HIDDEN = {"rejected": True, "restored": False}
+_DECIDED = frozenset({"accepted", "held-rejected"})
+_TOKEN = policy.system("verify")
 _PAGE = 1000
 Found = tuple[str, str, str]
 """A code of docs/format.md, what does not hold, and the SOP Instance UID it is about or nothing."""
 
 
-def hidden(tx: sa.Connection) -> Iterator[Found]:
-    """Yield instances that are out of sight, or in it, against what the last change of theirs in the ledger says."""
-    said = _states(tx)
-    shown = (instance.c.object_id, instance.c.sop_instance_uid, instance.c.rejected_at)
-    touched = [one for one, state in said.items() if state is True]
-    for start in range(0, len(touched), _PAGE):
-        query = sa.select(*shown).where(instance.c.object_id.in_(touched[start:start + _PAGE]), instance.c.rejected_at.is_(None))
-        for row in policy.run_as(tx, policy.system("verify"), query):
-            yield "V12", "a rejected instance was brought back without an event", row.sop_instance_uid
-    for row in policy.run_as(tx, policy.system("verify"), sa.select(*shown).where(instance.c.rejected_at.is_not(None))):
-        if said.get(bytes(row.object_id), False) is False:
-            yield "V12", "an instance was taken out of sight without an event", row.sop_instance_uid
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the last change says of each object that ever changed; small beside the archive."""
+
+    hidden: dict[bytes, bool]
+    decided: dict[bytes, str]  # "accepted" or "held-rejected"
+
+    @property
+    def joined(self) -> frozenset[bytes]:
+        """The objects that data managers let in, whatever they say of patient and study."""
+        return frozenset(one for one, decision in self.decided.items() if decision == "accepted")
 
 
-def _states(tx: sa.Connection) -> dict[bytes, bool | None]:
-    """Return what the last change says of each object that ever changed; small beside the archive."""
-    said: dict[bytes, bool | None] = {}
+def said(tx: sa.Connection) -> Said:
+    """Read every change of state there is a statement of."""
+    found = Said({}, {})
     changes = (
         sa.select(statement.c.leaf, statement.c.envelope, ledger_leaf.c.data)
         .join(ledger_leaf, ledger_leaf.c.n == statement.c.leaf)
@@ -64,70 +63,133 @@ def _states(tx: sa.Connection) -> dict[bytes, bool | None]:
                 objects = [bytes.fromhex(one) for one in change["objects"]]
             except (msgspec.DecodeError, KeyError, ValueError, TypeError):
                 continue  # not what its leaf commits to: the ledger's own check has told
-            if change["change"] in _CHANGES:
-                said |= dict.fromkeys(objects, _CHANGES[change["change"]])
-    return said
+            if change["change"] in _HIDDEN:
+                found.hidden.update(dict.fromkeys(objects, _HIDDEN[change["change"]]))
+            elif change["change"] in _DECIDED:
+                found.decided.update(dict.fromkeys(objects, change["change"]))
+                for one in objects:
+                    found.hidden.pop(one, None)  # it took another's place, in sight
+    return found
 
 
-def _kind(data: bytes) -> str:
+def _kind(data: bytes | None) -> str:
     try:
-        return str(msgspec.json.decode(bytes(data), type=dict[str, Any]).get("k"))
+        return str(msgspec.json.decode(bytes(data or b"{}"), type=dict[str, Any]).get("k"))
     except msgspec.DecodeError:
         return ""
 
 
-def joined(tx: sa.Connection) -> frozenset[bytes]:
-    """Return the objects that data managers let in, whatever they say of patient and study."""
-    return frozenset(one for one, state in _states(tx).items() if state is None)
+def hidden(tx: sa.Connection) -> Iterator[Found]:
+    """Yield instances out of sight, in it, waiting or let in against what the last change of theirs in the ledger says."""
+    told = said(tx)
+    shown = (instance.c.object_id, instance.c.sop_instance_uid, instance.c.rejected_at)
+    touched = [one for one, state in told.hidden.items() if state]
+    for start in range(0, len(touched), _PAGE):
+        query = sa.select(*shown).where(instance.c.object_id.in_(touched[start:start + _PAGE]), instance.c.rejected_at.is_(None))
+        for row in policy.run_as(tx, _TOKEN, query):
+            yield "V12", "a rejected instance was brought back without an event", row.sop_instance_uid
+    for row in policy.run_as(tx, _TOKEN, sa.select(*shown).where(instance.c.rejected_at.is_not(None))):
+        if not told.hidden.get(bytes(row.object_id)):
+            yield "V12", "an instance was taken out of sight without an event", row.sop_instance_uid
+    yield from _waiting(tx, told)
 
 
-class Agreement:
-    """What decides who sees a series (patient, study date, modality), compared with what the sealed records say of it."""
+def _waiting(tx: sa.Connection, told: Said) -> Iterator[Found]:
+    """Yield what waits, or was decided, otherwise than its arrival and the decisions say."""
+    names = ("id", "object_id", "sop_instance_uid", "kind", "state")
+    query = sa.select(*[held.c[name] for name in names], ledger_leaf.c.data).outerjoin(ledger_leaf, ledger_leaf.c.n == held.c.leaf)
+    there: set[bytes] = set()
+    for row in policy.run_as(tx, _TOKEN, query.order_by(held.c.id)):
+        key, arrived = bytes(row.object_id), _kind(row.data)
+        there.add(key)
+        # One that was stored and lies here gave its place to another; that is decided by the other's acceptance.
+        state = {"accepted": "accepted", "held-rejected": "rejected"}.get(
+            told.decided.get(key, ""), "rejected" if arrived == "stored" else "open"
+        )
+        kinds = {"held": ("held", "conflict"), "conflict": ("conflict",), "stored": ("conflict",), "quarantined": ("quarantine",)}
+        if row.state != state:
+            yield "V12", f"an instance that waits is {row.state}, and no event says so", row.sop_instance_uid
+        if row.kind not in kinds.get(arrived, ()):
+            yield "V12", f"an instance waits as {row.kind}, and its event says otherwise", row.sop_instance_uid
+        if arrived == "stored" and not _replaced(tx, row.sop_instance_uid, told):
+            yield "V12", "a stored instance was put among those that wait", row.sop_instance_uid
+    for key in told.decided.keys() - there:
+        yield "V12", f"what was decided about object {key.hex()} is gone", ""
+    entered = sa.select(instance.c.object_id, instance.c.sop_instance_uid).join(ledger_leaf, ledger_leaf.c.n == instance.c.leaf)
+    # A store's leaf begins after "i" and "k" in canonical order; what is not `stored` came in by a decision.
+    for row in policy.run_as(tx, _TOKEN, entered.where(sa.not_(_is_stored(tx)))):
+        if told.decided.get(bytes(row.object_id)) != "accepted":
+            yield "V12", "an instance that waited was let in without an event", row.sop_instance_uid
 
-    def __init__(self, joined: frozenset[bytes]) -> None:
-        """`joined` may be in a study of another patient."""
-        self._joined = joined
-        self._said: dict[tuple[int, str, str], set[str]] = {}
-        self._rows: dict[tuple[int, str, str], tuple[str, str]] = {}
 
-    def add(self, row: Any, meta: RecordMeta) -> Iterator[Found]:
-        """Take one record and its row; yield what does not hold of it alone."""
-        series = columns.of_series(meta.scanned)
-        place, study_uid, series_uid = row.datastore_id, meta.scanned.study_instance_uid, meta.scanned.series_instance_uid
-        modality, date = (place, series_uid, "modality"), (place, study_uid, "study date")
-        self._said.setdefault(modality, set()).add(series["modality"])
-        self._said.setdefault(date, set()).add(columns.of_study(meta.scanned)["study_date"])
-        if row.patient_pk is None:
-            return  # it waits, and decides nothing yet
-        uid = row.sop_instance_uid
-        self._rows[modality], self._rows[date] = (row.modality, uid), (row.study_date, uid)
-        if (row.patient_pk, row.study_date) != (row.series_patient_pk, row.series_study_date):
-            yield "V10", "its series and its study say otherwise of patient or date", uid
-        key = key_of(meta.scanned, meta.issuer)
-        other = row.synthetic or (row.issuer, row.patient_id) != (key.issuer, key.patient_id)
-        if key.patient_id and other and bytes(row.object_id) not in self._joined:
-            yield "V10", "its study is another patient's than the record says", uid
+def _is_stored(tx: sa.Connection) -> sa.ColumnElement[bool]:
+    word = b'"k":"stored"'
+    if tx.dialect.name == "postgresql":
+        return ledger_leaf.c.data.contains(word)  # position(a, b) is no call there
+    return sa.func.instr(ledger_leaf.c.data, sa.literal(word)) > 0
 
-    def findings(self) -> Iterator[Found]:
-        """Yield what no record of a series or study says; only once all of them were added."""
-        for key, (value, uid) in self._rows.items():
-            if value not in self._said[key]:
-                yield "V10", f"no record says the {key[2]} that the index does", uid
+
+def _replaced(tx: sa.Connection, uid: str, told: Said) -> bool:
+    twin = sa.select(instance.c.object_id).where(instance.c.sop_instance_uid == uid)
+    return any(bytes(one) in told.joined for one in policy.run_as(tx, _TOKEN, twin).scalars())
+
+
+def shape(tx: sa.Connection) -> Iterator[Found]:
+    """Yield instances whose series, study, patient or statement is gone, counts that are not those of the rows, and restrictions."""
+    whole = (
+        instance.join(series, series.c.id == instance.c.series_pk).join(study, study.c.id == series.c.study_pk)
+        .join(patient, patient.c.id == study.c.patient_pk)
+    )
+    numbers = [
+        policy.run_as(tx, _TOKEN, sa.select(sa.func.count()).select_from(one)).scalar_one() for one in (instance, whole)
+    ]
+    if numbers[0] != numbers[1]:
+        yield "V10", f"{numbers[0] - numbers[1]} instances belong to no series, study or patient", ""
+    live = instance.c.rejected_at.is_(None)
+    of_series = sa.select(sa.func.count()).where(instance.c.series_pk == series.c.id, live).correlate(series).scalar_subquery()
+    wrong = sa.select(sa.func.count()).select_from(series).where(series.c.n_instances != of_series)
+    one = series.alias("of_it")
+    of_study = sa.select(sa.func.coalesce(sa.func.sum(one.c.n_instances), 0)).where(one.c.study_pk == study.c.id).scalar_subquery()
+    with_any = sa.select(sa.func.count()).where(one.c.study_pk == study.c.id, one.c.n_instances > 0).scalar_subquery()
+    other = sa.select(sa.func.count()).select_from(study).where((study.c.n_instances != of_study) | (study.c.n_series != with_any))
+    for query, level in ((wrong, "series"), (other, "studies")):
+        count = policy.run_as(tx, _TOKEN, query).scalar_one()
+        if count:
+            yield "V10", f"{count} {level} count other instances than they hold", ""
+    elsewhere = sa.select(sa.func.count()).select_from(whole).where(
+        (instance.c.datastore_id != study.c.datastore_id) | (series.c.datastore_id != study.c.datastore_id)
+        | (patient.c.datastore_id != study.c.datastore_id)
+    )
+    if policy.run_as(tx, _TOKEN, elsewhere).scalar_one():
+        yield "V10", "an instance, its series, study and patient are not of one datastore", ""
+    restricted = sa.select(series.c.series_instance_uid).where(series.c.restricted | series.c.department_id.is_not(None))
+    if policy.run_as(tx, _TOKEN, restricted).first() is not None:
+        yield "V10", "a series is restricted, or of a department, and nothing made it so", ""
 
 
 def granted(core: Core, tx: sa.Connection) -> Iterator[Found]:
     """Yield grants that no event gave, that say otherwise than theirs, or that came back, and roles that were changed."""
-    given = {row["id"]: row for row in _details(core, tx, Kind.GRANTED) if "id" in row}
-    revoked = {row["id"] for row in _details(core, tx, Kind.REVOKED)}
+    given = {row["id"]: row for row in details(core, tx, Kind.GRANTED) if "id" in row}
+    revoked = {row["id"] for row in details(core, tx, Kind.REVOKED)}
     bits = {row.id: row.permissions for row in tx.execute(sa.select(role.c.id, role.c.permissions))}
-    raw = {row.id: row for row in tx.execute(sa.select(grants.c.id, grants.c.role_id, grants.c.permissions, grants.c.subject_id))}
-    for row in access_grants.listed(tx, at=core.clock()):
+    names = ("id", "role_id", "permissions", "subject_id", "hard", "kind", "depth_left", "need_context")
+    raw = {row.id: row for row in tx.execute(sa.select(*[grants.c[name] for name in names], principal.c.removed_at).join(
+        principal, principal.c.id == grants.c.subject_id
+    ))}
+    for number in given.keys() - raw.keys():
+        yield "V12", f"grant {number} is gone", ""
+    shown = access_grants.listed(tx, at=core.clock())
+    for number in raw.keys() - {row["id"] for row in shown}:
+        yield "V12", f"grant {number} is in no datastore", ""
+    for row in shown:
         number, event = row["id"], given.get(row["id"])
         if event is None:
             yield "V12", f"grant {number} was given by no event", ""
             continue
         if number in revoked and row["revoked_at"] is None:
             yield "V12", f"grant {number} counts again, although it was revoked", ""
+        elif number not in revoked and row["revoked_at"] is not None and raw[number].removed_at is None:
+            yield "V12", f"grant {number} was ended by no event", ""
         level = row["level"]
         told = (
             row["effect"], row["role"], row["datastore"], row["from"].isoformat(), row["until"].isoformat(),
@@ -140,13 +202,15 @@ def granted(core: Core, tx: sa.Connection) -> Iterator[Found]:
         others = {name for name in row["conditions"] if name != "modality"} or row["need_context"]
         if told != said or (elsewhere and not moved) or others or event.get("subject") not in (None, raw[number].subject_id):
             yield "V12", f"grant {number} is not the one that was given", ""
+        if (raw[number].hard, raw[number].kind, raw[number].depth_left) != (False, "standing", 0):
+            yield "V12", f"grant {number} is of another kind than was given", ""
         if raw[number].permissions != bits.get(raw[number].role_id):
             yield "V12", f"grant {number} covers other permissions than its role", ""
     yield from _roles(core, tx)
 
 
 def _roles(core: Core, tx: sa.Connection) -> Iterator[Found]:
-    added = {row["name"]: set(row["permissions"]) for row in _details(core, tx, Kind.ROLE_CHANGED) if row.get("what") == "added"}
+    added = {row["name"]: set(row["permissions"]) for row in details(core, tx, Kind.ROLE_CHANGED) if row.get("what") == "added"}
     for row in roles.listed(tx):
         said = set(roles.names(BUILTIN_ROLES[row["name"]])) if row["name"] in BUILTIN_ROLES else added.get(row["name"])
         if set(row["permissions"]) != said:
@@ -156,7 +220,7 @@ def _roles(core: Core, tx: sa.Connection) -> Iterator[Found]:
 def closed(core: Core, tx: sa.Connection) -> Iterator[Found]:
     """Yield closed segments whose hash in the index is not the one that was recorded when it was first taken."""
     said: dict[str, set[str]] = {}
-    for detail in _details(core, tx, Kind.SEGMENT_CLOSED):
+    for detail in details(core, tx, Kind.SEGMENT_CLOSED):
         said.setdefault(detail["segment"], set()).add(detail["sha256"])
     for row in tx.execute(sa.select(segment.c.name, segment.c.sha256)):
         known = said.get(row.name, set())
@@ -164,21 +228,28 @@ def closed(core: Core, tx: sa.Connection) -> Iterator[Found]:
             yield "V03", f"the hash of segment {row.name} is not the one in the ledger", ""
 
 
-def _details(core: Core, tx: sa.Connection, kind: Kind) -> Iterator[dict[str, Any]]:
+def details(core: Core, tx: sa.Connection, kind: Kind) -> Iterator[dict[str, Any]]:
     """Yield what events of a kind say, newest first; a body that was changed is told by the ledger's own check."""
+    for row in bodies(core, tx, AuditFilter(kinds=(kind,))):
+        if row.body is not None:
+            yield {**row.body["detail"], "objects": [list(one) for one in row.body["objects"]]}
+
+
+def bodies(core: Core, tx: sa.Connection, wanted: AuditFilter) -> Iterator[AuditRow]:
+    """Yield the events that match, newest first, leaving out those whose body does not open."""
     before: int | None = None
+    limit = _PAGE
     while True:
-        rows = _search(core, tx, kind, before)
-        for row in rows:
-            if row.body is not None:
-                yield {**row.body["detail"], "objects": [list(one) for one in row.body["objects"]]}
-        if len(rows) < _PAGE:
+        try:
+            rows = core.ledger.search(tx, replace(wanted, before=before, limit=limit))
+        except ArchiveError:
+            if limit > 1:
+                limit = 1  # the next ones one by one: the ledger's own check tells which it was
+                continue
+            query = sa.select(sa.func.max(audit_event.c.n)).where(audit_event.c.kind.in_([kind.label for kind in wanted.kinds]))
+            before = tx.execute(query if before is None else query.where(audit_event.c.n < before)).scalar_one()
+            continue
+        yield from rows
+        if len(rows) < limit:
             return
         before = rows[-1].n
-
-
-def _search(core: Core, tx: sa.Connection, kind: Kind, before: int | None) -> list[AuditRow]:
-    try:
-        return core.ledger.search(tx, AuditFilter(kinds=(kind,), before=before, limit=_PAGE))
-    except ArchiveError:
-        return []

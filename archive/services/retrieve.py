@@ -7,7 +7,8 @@ leaves. While instances stream, the scope is asked again before each: a revocati
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import sqlalchemy as sa
 
@@ -19,9 +20,9 @@ from archive.dicom.decode import DECODABLE
 from archive.dicom.part10 import Limits, Scanned, inflate
 from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
 from archive.errors import ArchiveError, NotFound, Unavailable
-from archive.index import search
+from archive.index import locate
 from archive.ledger.audit import Event, Kind, ObjectRef
-from archive.services import datastores, packs
+from archive.services import datastores, named, packs
 from archive.services.core import Core
 from archive.services.packs import MetadataAnswer
 from archive.services.records import decode
@@ -44,7 +45,7 @@ class Found:
     sha256: bytes
     etag: str
     number_of_frames: int
-    row: search.InstanceRow
+    row: locate.InstanceRow
     datastore: str
     need: Permission
 
@@ -80,17 +81,21 @@ class Retrieve:
         """
         return self._locate(subject, datastore, study, series, sop, need=Permission.ORIGINAL, what="instances")
 
-    def open(self, subject: Subject, found: Found, start: int = 0, length: int | None = None) -> Iterator[memoryview]:
-        """Yield Part 10 bytes [start, start + length); the scope is asked again first.
+    def open(
+        self, subject: Subject, found: Found, start: int = 0, length: int | None = None, *, just_found: bool = False
+    ) -> Iterator[memoryview]:
+        """Return Part 10 bytes [start, start + length); the scope is asked again first, unless `instances` has only just done so.
 
         Each view is authenticated, and valid until the next one.
 
         Raises:
             NotFound: the right to it ended meanwhile.
-            SealBroken, KeyShredded, VaultUnavailable.
+            SealBroken, KeyShredded, VaultUnavailable: also while the views are taken.
         """
-        self._still(subject, found)
-        yield from self._core.vault.read(found.row.ref, start, length)
+        if not just_found:
+            self._still(subject, found)
+        views = self._core.vault.read(found.row.ref, start, length)
+        return named.checked(self._core, found.row, views, from_start=start == 0 and length is None)
 
     def explicit_le(self, subject: Subject, found: Found) -> Iterator[bytes | memoryview]:
         """Yield the instance in Explicit VR Little Endian: as stored when it is that, else decoded or re-encoded.
@@ -120,13 +125,16 @@ class Retrieve:
         Raises:
             NotFound, Unavailable.
         """
-        found = self._locate(subject, datastore, study, series, sop, need=Permission.METADATA, what="metadata")
         if sop is not None:
+            found = self._locate(subject, datastore, study, series, sop, need=Permission.METADATA, what="metadata")
             return self._packs.instance(found[0].row, datastore)
-        rows: dict[int, list[search.InstanceRow]] = {}
-        for one in found:
-            rows.setdefault(one.row.series_pk, []).append(one.row)
-        return self._packs.series(list(rows.values()), datastore)
+        core = self._core
+        at = core.clock()
+        with core.database.read() as tx:
+            place = datastores.asked_for(tx, subject, datastore, at)
+            wanted = self._packs.wanted(tx, scope_of(subject, Permission.METADATA, at), place, study, series)
+        self._audit(subject, datastore, study, series, sop, what="metadata", instances=sum(one.series.n_instances for one in wanted))
+        return self._packs.series(wanted, datastore)
 
     def frames(
         self, subject: Subject, datastore: str, study: str, series: str, sop: str, numbers: list[int]
@@ -147,7 +155,7 @@ class Retrieve:
         head, stored = self._frames(found, scanned)
 
         def explicit_le(number: int) -> bytes:
-            return pixels.frame_explicit_le(head, scanned, stored(number), number - 1)
+            return pixels.frame_explicit_le(head(), scanned, stored(number), number - 1)
 
         return FramesAnswer(found, found.transfer_syntax_uid, stored, explicit_le)
 
@@ -158,31 +166,25 @@ class Retrieve:
             NotFound, Unavailable.
         """
         found = self._locate(subject, datastore, study, series, sop, need=Permission.PIXELS, what="bulkdata")[0]
-        part10 = self._core.vault.read_range(found.row.ref, 0, found.part10_bytes)
-        return metadata.bulk_value(part10, self._scanned(found), path)
+        scanned = self._scanned(found)
+        return metadata.bulk_value(self._core.vault.read_range(found.row.ref, 0, found.part10_bytes), scanned, path)
 
-    def render(
-        self, subject: Subject, datastore: str, study: str, series: str, sop: str, frame: int = 1, *,
-        window: tuple[float, float] | None = None, max_size: tuple[int, int] | None = None, image_format: str = "png",
-    ) -> bytes:
-        """Return one frame as a picture a browser shows; `window` is (centre, width).
+    def prepare(self) -> None:
+        """Build the statements every retrieve runs, so that nobody's first request waits for it.
 
         Raises:
-            NotFound: the instance or the frame, or it has no pixels.
-            NotAcceptable: it cannot be decoded; the reason is in the message.
-            Unavailable.
+            DatabaseUnavailable.
         """
-        found = self._locate(subject, datastore, study, series, sop, need=Permission.PIXELS, what="rendered")[0]
-        scanned = self._scanned(found)
-        table = scanned.frames
-        if table is None or not 1 <= frame <= table.count:
-            message = "there is no such frame"
-            raise NotFound(message)
-        head, stored = self._frames(found, scanned)
-        return pixels.render(
-            head, scanned, stored(frame), window=window, max_size=max_size, format="jpeg" if image_format == "jpeg" else "png",
-            index=frame - 1,
-        )
+        core = self._core
+        at = core.clock()
+        nobody = Subject(0, "", "user", "internal")
+        with core.database.read() as tx:
+            for subject in (replace(nobody, token_id=0), replace(nobody, session_id=0)):
+                scope = scope_of(subject, Permission.ORIGINAL, at)
+                for uids in (("",), ("", ""), ("", "", "")):
+                    locate.locate(tx, scope, 0, *uids)
+                locate.series_of(tx, scope, 0, "", "")
+            datastores.asked_for(tx, nobody, datastores.DEFAULT, at)
 
     # ------------------------------------------------------------------------------------------------------------------------------
 
@@ -194,18 +196,27 @@ class Retrieve:
         at = core.clock()
         with core.database.read() as tx:
             place = datastores.asked_for(tx, subject, datastore, at)
-            rows = search.locate(tx, scope_of(subject, need, at), place.id, study, series, sop)
-        objects = [ObjectRef("study", study)] + ([ObjectRef("series", series)] if series else [])
-        event = Event(
-            Kind.READ if rows else Kind.DENIED, outcome=0 if rows else 4, subject=subject, objects=tuple(objects), instances=len(rows),
-            bytes=sum(row.ref.part10_bytes for row in rows) if what == "instances" else 0,
-            detail={"what": what, "datastore": datastore, **({"frames": frames} if frames else {}), **({"sop": sop} if sop else {})},
+            rows = locate.locate(tx, scope_of(subject, need, at), place.id, study, series, sop)
+        self._audit(
+            subject, datastore, study, series, sop, what=what, instances=len(rows), frames=frames,
+            sent_bytes=sum(row.ref.part10_bytes for row in rows) if what == "instances" else 0,
         )
-        self._record(event)
-        if not rows:
+        return [self._found(row, datastore, need) for row in rows]
+
+    def _audit(
+        self, subject: Subject, datastore: str, study: str, series: str | None, sop: str | None, *, what: str, instances: int,
+        sent_bytes: int = 0, frames: int = 0,
+    ) -> None:
+        """Record what was found, or that nothing was, which looks the same as no right to it."""
+        objects = [ObjectRef("study", study)] + ([ObjectRef("series", series)] if series else [])
+        self._record(Event(
+            Kind.READ if instances else Kind.DENIED, outcome=0 if instances else 4, subject=subject, objects=tuple(objects),
+            instances=instances, bytes=sent_bytes,
+            detail={"what": what, "datastore": datastore, **({"frames": frames} if frames else {}), **({"sop": sop} if sop else {})},
+        ))
+        if not instances:
             message = "there is no such object"
             raise NotFound(message)
-        return [self._found(row, datastore, need) for row in rows]
 
     def _record(self, event: Event) -> None:
         """No audit, no data."""
@@ -216,7 +227,7 @@ class Retrieve:
             message = "the access could not be recorded, so nothing was answered"
             raise Unavailable(message, remedy=getattr(error, "remedy", "") or "run 'archive doctor'") from error
 
-    def _found(self, row: search.InstanceRow, datastore: str, need: Permission) -> Found:
+    def _found(self, row: locate.InstanceRow, datastore: str, need: Permission) -> Found:
         etag = self._core.keyring.pseudonym("etag", row.ref.object_id).hex()[:32]
         return Found(
             row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid, row.sop_class_uid, row.transfer_syntax_uid,
@@ -225,27 +236,24 @@ class Retrieve:
 
     def _still(self, subject: Subject, found: Found) -> None:
         core = self._core
-        with core.database.read() as tx:
-            scope = scope_of(subject, found.need, core.clock())
-            rows = search.locate(
-                tx, scope, found.row.datastore_id, found.study_instance_uid, found.series_instance_uid, found.sop_instance_uid
-            )
-        if not any(row.ref.object_id == found.row.ref.object_id for row in rows):
+        if not locate.still(core.database, scope_of(subject, found.need, core.clock()), found.row):
             message = "there is no such object"
             raise NotFound(message)
 
     def _scanned(self, found: Found) -> Scanned:
-        return decode(self._core.vault.sections(found.row.ref).meta).scanned
+        scanned = decode(self._core.vault.sections(found.row.ref).meta).scanned
+        named.require_same(found.row, scanned)
+        return scanned
 
-    def _frames(self, found: Found, scanned: Scanned) -> tuple[bytes, Callable[[int], bytes]]:
-        """Return the bytes before the pixel data and what reads a frame (from 1); a deflated data set is inflated once."""
+    def _frames(self, found: Found, scanned: Scanned) -> tuple[Callable[[], bytes], Callable[[int], bytes]]:
+        """Return what reads the bytes before the pixel data and a frame (from 1); a deflated data set is inflated once."""
         table = scanned.frames
         assert table is not None
         vault, ref = self._core.vault, found.row.ref
         if scanned.deflated:
-            inflated = inflate(vault.read_range(ref, 0, found.part10_bytes), scanned, self._limits)
-            return inflated, lambda number: b"".join(inflated[offset : offset + length] for offset, length in table.pieces(number - 1))
-        head = packs.head_of(self._core, ref, scanned)
+            whole = inflate(vault.read_range(ref, 0, found.part10_bytes), scanned, self._limits)
+            return lambda: whole, lambda number: b"".join(whole[offset : offset + length] for offset, length in table.pieces(number - 1))
+        head = cache(lambda: packs.head_of(self._core, ref, scanned))
         return head, lambda number: b"".join(vault.read_range(ref, offset, length) for offset, length in table.pieces(number - 1))
 
 

@@ -16,7 +16,7 @@ from archive.db.engine import Database
 from archive.db.types import FOREVER
 from archive.errors import Forbidden, InvalidRequest, NotFound
 from archive.keys.keyring import Keyring
-from archive.ledger.audit import Event, Kind, ObjectRef
+from archive.ledger.audit import Event, Kind, ObjectRef, secret_digest
 from archive.ledger.log import Ledger
 from archive.services.changes import Changes
 from archive.services.clock import Clock, utc_now
@@ -146,7 +146,10 @@ class Rights(Changes):
             )
             shown = next(row for row in tokens.listed(tx, principal_id=who["id"]) if row["id"] == key)
             objects = tuple(ObjectRef("study", uid) for uid in studies) + tuple(ObjectRef("series", uid) for uid in series)
-            detail = {"what": "made", "id": key, "user": who["name"], "permissions": roles.names(P(shown["permissions"]))}
+            detail = {
+                "what": "made", "id": key, "user": who["name"], "owner": who["id"], "permissions": roles.names(P(shown["permissions"])),
+                "until": shown["not_after"].isoformat(), "secret": secret_digest(tokens.kept(self._keyring, text)),
+            }
             self._ledger.record(tx, Event(Kind.TOKEN_CHANGED, subject=subject, objects=objects, detail=detail), at=at)
             return shown_token(shown, at) | {"token": text}
 

@@ -24,11 +24,10 @@ class SegmentRows:
         values = {"id": segment_id, "name": name, "state": "open", "replay_from": FIRST_RECORD, "created_at": self._clock()}
         self._commit(sa.insert(segment).values(values))
 
-    def closed(self, segment_id: bytes, used: int) -> None:
+    def closed(self, segment_id: bytes, used: int, replay_from: int) -> None:
         """A segment was cut to `used` bytes; what is unsettled in it stays above `replay_from`."""
-        self._commit(
-            sa.update(segment).where(segment.c.id == segment_id).values(state="closed", used=used, closed_at=self._clock())
-        )
+        values = {"state": "closed", "used": used, "replay_from": replay_from, "closed_at": self._clock()}
+        self._commit(sa.update(segment).where(segment.c.id == segment_id).values(values))
 
     def dropped(self, segment_id: bytes) -> None:
         """A segment's file is gone, with the one record it held."""

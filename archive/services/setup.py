@@ -16,7 +16,7 @@ from archive.db.types import FOREVER
 from archive.errors import ConfigurationError, DatabaseUnavailable
 from archive.keys import ca
 from archive.keys.keyring import Keyring
-from archive.ledger.audit import Event, Kind
+from archive.ledger.audit import Event, Kind, secret_digest
 from archive.ledger.log import Ledger
 from archive.services.clock import Clock, utc_now
 
@@ -57,9 +57,7 @@ def initialise(
             raise ConfigurationError(message, remedy="bring the keys back (or the recovery kit), or name another storage folder")
     bootstrap.check_password(password)
     at = clock()
-    for name in FOLDERS:
-        folder: Path = getattr(config, name)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folders(config)
     keyring = Keyring.create(config, at=at, recovery_kit=recovery_kit)
     make_databases(config, keyring, fresh=True)
     ca.create(config, keyring, at=at)
@@ -72,7 +70,10 @@ def initialise(
             first = bootstrap.bootstrap(tx, at=at, admin=admin, password=chosen, must_change=password is None)
             keyring.add_kek(first.datastore_uid, at=at)
             ledger.record(tx, Event(Kind.CONFIGURED, detail={"what": "initialised", "archive": keyring.archive_uuid}), at=at)
-            ledger.record(tx, Event(Kind.USER_CHANGED, detail={"what": "added", "name": admin, "role": "owner"}), at=at)
+            ledger.record(tx, Event(Kind.USER_CHANGED, detail={
+                "what": "added", "name": admin, "id": first.owner_id, "principal_kind": "user", "roles": ["owner"],
+                "password": secret_digest(first.phc),
+            }), at=at)
             ledger.record(tx, Event(Kind.GRANTED, detail={
                 "id": first.grant_id, "to": admin, "subject": first.owner_id, "effect": "allow", "role": "owner", "level": "everything",
                 "datastore": bootstrap.DEFAULT_DATASTORE, "from": at.isoformat(), "until": FOREVER.isoformat(), "modality": "",
@@ -84,6 +85,13 @@ def initialise(
     first_password = config.storage_dir / "first-password"
     _write_private(first_password, chosen + "\n")
     return Initialised(admin, first_password, recovery_kit)
+
+
+def make_folders(config: Config) -> None:
+    """Make the folders of an archive that are not there."""
+    for name in FOLDERS:
+        folder: Path = getattr(config, name)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def make_databases(config: Config, keyring: Keyring, *, fresh: bool = False) -> None:
@@ -107,6 +115,12 @@ def check_databases(config: Config, keyring: Keyring) -> None:
     _with_each(config, keyring, migrate.check)
 
 
+_PUT_BACK = {
+    "index": "run 'archive rebuild-index', or put it back from its backup, with the keyring it belongs to",
+    "keystore": "put it back from its backup, with the keyring it belongs to",
+}
+
+
 def _require_files(config: Config) -> None:
     """Refuse an archive one of whose databases is gone: an empty one in its place would hide the loss.
 
@@ -117,7 +131,8 @@ def _require_files(config: Config) -> None:
     for name, path in embedded:
         if not path.exists():
             message = f"the {name} is missing: {path}"
-            raise DatabaseUnavailable(message, remedy="put it back from its backup; an empty one is never made in its place")
+            remedy = "put it back from its backup" + ("" if name == "keystore" else ", or run 'archive rebuild-index'")
+            raise DatabaseUnavailable(message, remedy=f"{remedy}; an empty one is never made in its place")
 
 
 def _with_each(config: Config, keyring: Keyring, work: Callable[..., None]) -> None:
@@ -132,7 +147,7 @@ def _with_each(config: Config, keyring: Keyring, work: Callable[..., None]) -> N
         try:
             work(database, keystore=name == "keystore")
         except DatabaseUnavailable as error:
-            remedy = error.remedy if error.remedy != failures.REMEDY else "put it back from its backup, with the keyring it belongs to"
+            remedy = error.remedy if error.remedy != failures.REMEDY else _PUT_BACK[name]
             raise DatabaseUnavailable(f"{name}{where}: {error.message}", remedy=remedy) from None
         finally:
             database.close()

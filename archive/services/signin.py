@@ -20,7 +20,7 @@ from archive.config import Config
 from archive.db.engine import Database
 from archive.errors import Forbidden, InvalidRequest, Unauthenticated
 from archive.keys.keyring import Keyring
-from archive.ledger.audit import Event, Kind
+from archive.ledger.audit import Event, Kind, secret_digest
 from archive.ledger.log import Ledger
 from archive.services.clock import Clock, utc_now
 
@@ -79,7 +79,11 @@ class SignIn:
             subject = Subject(
                 account.principal_id, account.name, "user", "web", address=address, session_id=key, user_agent=user_agent[:300]
             )
-            self._ledger.record(tx, Event(Kind.SIGNED_IN, subject=subject, detail={"how": "password"}), at=at)
+            until = at + self._lifetime.absolute
+            detail = {"how": "password", "session": {"of": secret_digest(sessions.digest(word)), "until": until.isoformat()}}
+            if remade is not None:
+                detail["password"] = secret_digest(remade)
+            self._ledger.record(tx, Event(Kind.SIGNED_IN, subject=subject, detail=detail), at=at)
         return SignedIn(word, subject, account.must_change)
 
     def session(self, token: str, *, address: str) -> Subject:
@@ -89,7 +93,7 @@ class SignIn:
             Unauthenticated.
         """
         at = self._clock()
-        with self._database.read() as tx:
+        with self._database.glance() as tx:
             found = sessions.find(tx, token, at=at)
         if at - found.last_seen_at >= min(sessions.TOUCH_EVERY, self._lifetime.idle / 4):
             with self._database.begin(durable=False) as tx:
@@ -123,7 +127,7 @@ class SignIn:
     def _token(self, token: str, user: str | None, address: str) -> Subject:
         at = self._clock()
         try:
-            with self._database.read() as tx:
+            with self._database.glance() as tx:
                 found = tokens.find(tx, self._keyring, token, at=at)
             if user is not None and not hmac.compare_digest(_plain(user).encode(), found.name.encode()):
                 message = "the token is not valid"
@@ -180,7 +184,8 @@ class SignIn:
             throttle.succeeded(tx, attempt)
             credentials.keep(tx, account.principal_id, phc, must_change=False, at=at)
             sessions.end_all(tx, account.principal_id, at=at, keep=subject.session_id)
-            self._ledger.record(tx, Event(Kind.PASSWORD_CHANGED, subject=subject, detail={"what": "own"}), at=at)
+            detail = {"what": "own", "id": account.principal_id, "password": secret_digest(phc)}
+            self._ledger.record(tx, Event(Kind.PASSWORD_CHANGED, subject=subject, detail=detail), at=at)
         _forget(self._first_password, old)
 
     def _attempt(self, name: str, address: str) -> tuple[Account | None, int]:

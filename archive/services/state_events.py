@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
+from archive.db.prepared import Prepared
 from archive.db.tables import segment, statement
 from archive.errors import ArchiveError, CommitUncertain
 from archive.ledger import statements
@@ -43,8 +44,7 @@ def commit_change(
 
     def all_of_it(tx: sa.Connection) -> None:
         leaf = work(tx, StoredRef(statements.digest(encoded), ref.object_id, ref.location.record_bytes))
-        tx.execute(sa.insert(statement), {"object_id": ref.object_id, "leaf": leaf, "envelope": encoded})
-        advance(core, tx, ref)
+        keep_statement(core, tx, ref, leaf, encoded)
 
     try:
         core.database.group(all_of_it, durable=True)
@@ -73,14 +73,19 @@ def decode_change(payload: bytes) -> dict[str, Any]:
     return dict(msgspec.json.decode(payload))
 
 
-def advance(core: Core, tx: sa.Connection, ref: RecordRef) -> None:
-    """Move the segment's replay position up to what is settled once this transaction, the record's own, commits."""
-    position = core.vault.segments.replay_from(ref.location.segment_id, besides=(ref.location,))
+def keep_statement(core: Core, tx: sa.Connection, ref: RecordRef, leaf: int, envelope: bytes) -> None:
+    """Insert the row that makes a record known, and move its segment's replay position when that is due.
+
+    The position goes up to what is settled once this transaction, the record's own, commits.
+    """
+    _STATEMENT.run(tx, {"object_id": ref.object_id, "leaf": leaf, "envelope": envelope})
+    position = core.vault.segments.replay_due(ref.location)
     if position is not None:
-        tx.execute(_ADVANCE, {"segment": ref.location.segment_id, "position": position})
+        _ADVANCE.run(tx, {"segment": ref.location.segment_id, "position": position})
 
 
-_ADVANCE = (
+_STATEMENT = Prepared(sa.insert(statement), keys=("object_id", "leaf", "envelope"))
+_ADVANCE = Prepared(
     sa.update(segment)
     .where(segment.c.id == sa.bindparam("segment"), segment.c.replay_from < sa.bindparam("position"))
     .values(replay_from=sa.bindparam("position"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Literal
 
 import sqlalchemy as sa
@@ -97,22 +98,22 @@ class Store:
     def _start(self, subject: Subject, datastore: str, source: Source, expected: Expected) -> Incoming:
         core = self._core
         core.require_writable()
-        with denials.recorded(core, subject), core.database.read() as tx:
-            derived_only = _require_store(tx, subject, core.clock)
-            place = datastores.asked_for(tx, subject, datastore, core.clock())
+        with denials.recorded(core, subject), core.database.glance() as tx:
+            at = core.clock()
+            derived_only = _require_store(tx, subject, at)
+            place = datastores.asked_for(tx, subject, datastore, at)
         intake = Intake(self.limits, max_bytes=core.config.dimse.max_dataset_bytes)
         return Incoming(core, subject, source, expected, intake, place, derived_only)
 
 
-def _require_store(tx: sa.Connection, subject: Subject, clock: object) -> bool:
+def _require_store(tx: sa.Connection, subject: Subject, at: datetime) -> bool:
     """Return whether only derived objects may be stored."""
-    at = clock()  # type: ignore[operator]
-    try:
-        policy.require(tx, subject, Permission.STORE, at)
-    except Forbidden:
+    held = policy.functions_of(tx, subject, at)
+    if held & Permission.STORE:
+        return False
+    if not held & Permission.STORE_DERIVED:
         policy.require(tx, subject, Permission.STORE_DERIVED, at)
-        return True
-    return False
+    return True
 
 
 @dataclass(slots=True)
@@ -155,7 +156,8 @@ class Incoming:
             InvalidInstance, UnsupportedClass, OutOfSpace, VaultUnavailable, DatabaseUnavailable.
         """
         try:
-            outcome = self._finish()
+            with self._core.database.approaching():
+                outcome = self._finish()
         except BaseException:
             self.abort()
             raise
@@ -188,7 +190,7 @@ class Incoming:
         return scanned.text("IssuerOfPatientID") or self._source.issuer or self._core.config.identity.issuer
 
     def _decide(self, scanned: Scanned) -> Decision:
-        with self._core.database.read() as tx:
+        with self._core.database.glance() as tx:
             return decide(tx, self._place, scanned, self._issuer(scanned))
 
     def _open_record(self, head: Scanned) -> None:

@@ -1,7 +1,7 @@
 """Upkeep: what one background worker does in small steps while the archive serves.
 
-Signed checkpoints, SHA-256 of closed segments, series packs, WAL checkpoints, sweeping of what has run out. Everything here may be
-late without harm; `tick` does what is due and returns.
+Signed checkpoints, SHA-256 of closed segments, series packs and thumbnails, WAL checkpoints, sweeping of what has run out. Everything
+here may be late without harm; `tick` does what is due and returns.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from archive.ledger.audit import Event, Kind
 from archive.services import lifecycle
 from archive.services.core import Core
 from archive.services.packs import Packs
+from archive.services.pictures import Pictures
+from archive.services.snapshot import Snapshots
 
 CHECKPOINT_EVERY = timedelta(seconds=1)
 SETTLED_AFTER = timedelta(seconds=2)
 SWEEP_EVERY = timedelta(minutes=5)
 UNSETTLED_AT_MOST = timedelta(minutes=10)
 WAL_EVERY = timedelta(seconds=30)
+WAL_BYTES = 1 << 24
 PACKS_PER_TICK = 4
 KEEP_ATTEMPTS = timedelta(days=1)
 KEEP_PENDING = timedelta(days=30)
@@ -39,6 +42,8 @@ class Upkeep:
         """Work on an opened archive."""
         self._core = core
         self._packs = Packs(core)
+        self._pictures = Pictures(core)
+        self._snapshots = Snapshots(core)
         self._published = False
         self._swept_at = self._wal_at = self._checkpoint_at = datetime.fromtimestamp(0, core.clock().tzinfo)
 
@@ -57,10 +62,11 @@ class Upkeep:
         if at - self._checkpoint_at >= CHECKPOINT_EVERY:
             self.checkpoint()
             self._checkpoint_at = at
+            self._snapshots.tick()
         self._hash_segments()
         self._build_packs(at)
-        if at - self._wal_at >= WAL_EVERY:
-            core.database.checkpoint()
+        if at - self._wal_at >= WAL_EVERY or core.database.log_bytes() >= WAL_BYTES:
+            core.database.checkpoint(patient=False)
             self._wal_at = at
         if at - self._swept_at >= SWEEP_EVERY:
             self._sweep(at)
@@ -75,6 +81,7 @@ class Upkeep:
         if not self._core.read_only:
             lifecycle.stopped(self._core)
             self.checkpoint()
+            self._snapshots.tick()
 
     def checkpoint(self) -> bool:
         """Sign the ledger's head when it grew or the heartbeat is due, and write its files; False when nothing was due.
@@ -100,6 +107,14 @@ class Upkeep:
                     return signed
                 self._write(made)
                 signed = True
+
+    def snapshot(self) -> bool:
+        """Write an access snapshot when one is due and nobody has just written one; False when none was.
+
+        Raises:
+            DatabaseUnavailable, VaultUnavailable.
+        """
+        return self._snapshots.tick(patient=True)
 
     def _publish(self) -> None:
         """Make good, once, what a crash between a checkpoint's commit and its files left out."""
@@ -155,6 +170,7 @@ class Upkeep:
         for rows, name in found:
             if rows:
                 self._packs.build(rows, name)
+                self._pictures.prepare(rows[0].series_pk)
 
     def _sweep(self, at: datetime) -> None:
         with self._core.database.begin(durable=False) as tx:

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import msgspec
@@ -24,9 +25,10 @@ from archive.errors import ArchiveError
 from archive.index import catalog
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind
-from archive.services import denials, retrace
+from archive.services import admitted, agreement, denials, retrace, standing
 from archive.services.core import Core
 from archive.services.oversight import verify_ledger
+from archive.services.packs import Packs
 from archive.services.records import decode
 
 Mode = Literal["quick", "standard", "full", "keyless"]
@@ -94,7 +96,12 @@ class Verify:
         if study_instance_uid is None and subset >= 1.0:
             self._completeness(report)
             with core.database.read() as tx:
-                for code, detail, uid in (*retrace.closed(core, tx), *retrace.hidden(tx), *retrace.granted(core, tx)):
+                checks = (
+                    retrace.closed(core, tx), retrace.shape(tx), retrace.hidden(tx), retrace.granted(core, tx), standing.stands(core, tx),
+                    admitted.admitted(core, tx),
+                )
+                found = chain.from_iterable(checks)
+                for code, detail, uid in found:
                     report.add(code, detail, uid)
         counts: dict[str, int] = {}
         for finding in report.findings:
@@ -126,6 +133,8 @@ class Verify:
             rows = tx.execute(sa.select(segment).order_by(segment.c.created_at)).all()
         known = {row.name for row in rows}
         for row in rows:
+            if row.name != f"{bytes(row.id).hex()}.seg":
+                yield "V10", f"segment {row.name} has another id than its name"
             path = core.config.segments_dir / row.name
             try:
                 size = path.stat().st_size
@@ -157,18 +166,24 @@ class Verify:
     def _records(self, report: Report, study_instance_uid: str | None, subset: float, progress: Progress | None) -> None:
         done = 0
         with self._core.database.read() as tx:
-            agreement = retrace.Agreement(retrace.joined(tx))
+            compared = agreement.Agreement(retrace.said(tx))
         for rows, places, total in self._pages(study_instance_uid):
+            with self._core.database.read() as tx:
+                compared.page(tx, rows)
             for row in rows:
                 done += 1
                 if subset < 1.0 and random.random() >= subset:  # noqa: S311 # a sample, not a secret
                     continue
                 report.checked += 1
-                self._record(report, row, places[row.datastore_id], agreement)
+                self._record(report, row, places.get(row.datastore_id, _NOWHERE), compared)
             if progress is not None:
                 progress(done, total)
         if subset >= 1.0:
-            for code, detail, uid in agreement.findings():
+            if report.mode != "quick":
+                with self._core.database.read() as tx:
+                    for uid in Packs(self._core).misnamed(tx):
+                        report.add("V10", "the metadata that is kept for a series is not of its instances", uid)
+            for code, detail, uid in compared.findings() if report.mode != "quick" else ():
                 report.add(code, detail, uid)
 
     def _pages(self, study_instance_uid: str | None) -> Iterator[tuple[list[Any], dict[int, bytes], int]]:
@@ -176,10 +191,11 @@ class Verify:
         token = policy.system("verify")
         columns = [instance.c[name] for name in _COLUMNS]
         live = (
-            sa.select(*columns, statement.c.envelope, statement.c.leaf.label("statement_leaf"), study.c.study_instance_uid,
-                      series.c.series_instance_uid, study.c.patient_pk, series.c.patient_pk.label("series_patient_pk"), series.c.modality,
-                      study.c.study_date, series.c.study_date.label("series_study_date"), patient.c.issuer, patient.c.patient_id,
-                      patient.c.synthetic)
+            sa.select(*columns, *agreement.OF_INSTANCE, statement.c.envelope, statement.c.leaf.label("statement_leaf"),
+                      study.c.study_instance_uid, series.c.series_instance_uid, study.c.patient_pk, series.c.study_pk, instance.c.series_pk,
+                      instance.c.study_pk.label("of_study_pk"),
+                      series.c.patient_pk.label("series_patient_pk"), study.c.study_date, series.c.study_date.label("series_study_date"),
+                      patient.c.issuer, patient.c.patient_id, patient.c.synthetic)
             .select_from(
                 instance.join(series, series.c.id == instance.c.series_pk).join(study, study.c.id == series.c.study_pk)
                 .join(patient, patient.c.id == study.c.patient_pk)
@@ -187,7 +203,7 @@ class Verify:
             )
         )
         waiting = sa.select(
-            *[held.c[name] for name in _COLUMNS], statement.c.envelope, statement.c.leaf.label("statement_leaf"),
+            *[held.c[name] for name in _COLUMNS], *agreement.OF_HELD, statement.c.envelope, statement.c.leaf.label("statement_leaf"),
             held.c.study_instance_uid, held.c.series_instance_uid, sa.null().label("patient_pk"),
         ).select_from(held.outerjoin(statement, statement.c.object_id == held.c.object_id))
         if study_instance_uid is not None:
@@ -208,7 +224,7 @@ class Verify:
                 last = rows[-1].id
                 yield list(rows), places, total
 
-    def _record(self, report: Report, row: Any, place: bytes, agreement: retrace.Agreement) -> None:
+    def _record(self, report: Report, row: Any, place: bytes, compared: agreement.Agreement) -> None:
         core = self._core
         uid = row.sop_instance_uid
         try:
@@ -223,9 +239,10 @@ class Verify:
                 if digest.digest() != bytes(row.sha256) or digest.digest() != sections.sha256:
                     report.add("V08", "the bytes are not the ones that were hashed on arrival", uid)
             self._signed(report, row, sections.statement)
-            for code, detail, of in agreement.add(row, decode(sections.meta)):
+            for code, detail, of in compared.add(row, decode(sections.meta)):
                 report.add(code, detail, of)
         except ArchiveError as error:
+            compared.skip(row)
             report.add(error.verdict or "V01", error.message, uid)
 
     def _signed(self, report: Report, row: Any, sealed: bytes) -> None:
@@ -241,6 +258,7 @@ class Verify:
         said = {
             "sop": row.sop_instance_uid, "cls": row.sop_class_uid, "study": row.study_instance_uid, "series": row.series_instance_uid,
             "ts": row.transfer_syntax_uid, "size": row.part10_bytes, "sha256": bytes(row.sha256).hex(), "obj": bytes(row.object_id).hex(),
+            "ds_off": row.dataset_offset,
         }
         wrong = sorted(name for name, value in said.items() if signed.get(name) != value)
         if wrong:
@@ -254,7 +272,8 @@ class Verify:
         if data is None:
             return False
         leaf = msgspec.json.decode(bytes(data))
-        return bool(leaf.get("obj") == bytes(row.object_id).hex() and leaf.get("stmt") == hashlib.sha256(sealed).hexdigest())
+        said = leaf.get("obj"), leaf.get("stmt"), leaf.get("len")
+        return bool(said == (bytes(row.object_id).hex(), hashlib.sha256(sealed).hexdigest(), row.record_bytes))
 
     def _completeness(self, report: Report) -> None:
         """Every stored leaf has its row: nothing was deleted behind the ledger's back."""
@@ -293,6 +312,7 @@ def _leaf(row: Any) -> dict[str, Any]:
         return {}  # the ledger's own check has told
 
 
+_NOWHERE = bytes(16)
 _ARRIVALS = frozenset({"stored", "held", "conflict"})
 _COLUMNS = (
     "id", "datastore_id", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "object_id", "key_id", "segment_id", "record_offset",

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from archive.errors import SealBroken
 
@@ -44,19 +42,22 @@ class Kind(IntEnum):
     HELD = 2
     EVENT = 3
     PACK = 0x10
+    PICTURE = 0x11
 
 
 RECORD_KINDS = frozenset({Kind.INSTANCE, Kind.HELD, Kind.EVENT})
 PACK_KINDS = frozenset({Kind.PACK})
+PICTURE_KINDS = frozenset({Kind.PICTURE})
+_LABELS: dict[int, bytes] = {Kind.PACK: b"strongroom/v1/pack\0", Kind.PICTURE: b"strongroom/v1/picture\0"}
 
 
 def _expand(key: bytes, info: bytes) -> bytes:
-    return HKDFExpand(hashes.SHA256(), 32, info).derive(key)
+    """HKDF-Expand-SHA-256 for one block of output (RFC 5869 2.3)."""
+    return hmac.digest(key, info + b"\1", "sha256")
 
 
 def _file_key(study_key: bytes, bound: bytes, kind: int) -> bytes:
-    label = b"strongroom/v1/pack\0" if kind == Kind.PACK else b"strongroom/v1/file\0"
-    return _expand(study_key, label + bound)
+    return _expand(study_key, _LABELS.get(kind, b"strongroom/v1/file\0") + bound)
 
 
 def _nonce(index: int, *, last: bool) -> bytes:

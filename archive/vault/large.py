@@ -53,6 +53,7 @@ class LargeFile:
             raise translated(error, "writing a large record") from error
         self._open = False
         segment.used = segment.progress.end = used
+        segment.progress.closed = True
         os.close(segment.fd)
         self._on_close(segment.segment_id, used)
         return Location(segment.segment_id, BLOCK, record_bytes)

@@ -21,7 +21,7 @@ class MemorySegments:
     def __init__(
         self, *, segment_bytes: int = 16 << 20, max_age: timedelta = timedelta(hours=24),
         on_open: Callable[[bytes, str], None] = lambda _segment_id, _name: None,
-        on_close: Callable[[bytes, int], None] = lambda _segment_id, _used: None,
+        on_close: Callable[[bytes, int, int], None] = lambda _segment_id, _used, _replay_from: None,
         on_drop: Callable[[bytes], None] = lambda _segment_id: None,
     ) -> None:
         """Start empty; the callbacks are those of DiskSegments."""
@@ -88,6 +88,11 @@ class MemorySegments:
         progress = self._progress.get(segment_id)
         return None if progress is None else progress.low({one.offset for one in besides if one.segment_id == segment_id})
 
+    def replay_due(self, location: Location) -> int | None:
+        """Return the replay position when it is worth a write."""
+        progress = self._progress.get(location.segment_id)
+        return None if progress is None else progress.due({location.offset})
+
     def remove(self, location: Location) -> None:
         """Zero the record, or drop a closed segment that holds nothing else."""
         with self._lock:
@@ -146,7 +151,9 @@ class MemorySegments:
         with self._lock:
             del self._writing[segment_id]
             used = len(self.held[segment_id])
-        self._on_close(segment_id, used)
+        progress = self._progress[segment_id]
+        progress.closed = True
+        self._on_close(segment_id, used, progress.low(()))
 
     def dropped(self, segment_id: bytes) -> None:
         """Remove one segment; for its large record."""

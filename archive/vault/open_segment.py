@@ -11,6 +11,8 @@ from datetime import datetime
 
 from archive.vault.disk import BLOCK, O_DIRECT, Disk
 
+_NOTED_EVERY = 4 << 20  # bytes that a start reads again at most, beside what waits
+
 
 def lock(fd: int) -> None:
     """Mark the open file as being written by this process, until its descriptor is closed.
@@ -36,6 +38,8 @@ class Progress:
     def __init__(self) -> None:
         """Start behind the head."""
         self.end = BLOCK
+        self.closed = False
+        self._noted = BLOCK
         self._waiting: set[int] = set()
         self._lock = threading.Lock()
 
@@ -54,6 +58,14 @@ class Progress:
         """Return the lowest offset still waiting, leaving `besides` out; the end when none is."""
         with self._lock:
             return min(self._waiting.difference(besides), default=self.end)
+
+    def due(self, besides: Collection[int]) -> int | None:
+        """Return `low` when the start after a crash would otherwise read much again: every few MiB, and once closed."""
+        low = self.low(besides)
+        if not self.closed and low - self._noted < _NOTED_EVERY:
+            return None
+        self._noted = low
+        return low
 
 
 class OpenSegment:

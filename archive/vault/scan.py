@@ -114,6 +114,39 @@ class Scanner:
             assert not isinstance(found, Header)
             yield found
 
+    def at(self, offset: int) -> FoundRecord | Damage:
+        """Return the record at one place, or why there is none.
+
+        Raises:
+            VaultUnavailable, DatabaseUnavailable.
+        """
+        block = memoryview(bytearray(BLOCK))
+        try:
+            count = self._segments.read_into(self._segment_id, offset, block)
+        except SealBroken as error:
+            return Damage(offset, BLOCK, error.verdict, error.message)
+        return self._judge(offset, bytes(block[:count]))
+
+    def headers(self) -> Iterator[tuple[int, Header | Damage]]:
+        """Yield offset and header of every record whose header verifies under its key, and the damage, in order; no chunk is opened.
+
+        Raises:
+            SealBroken: V01, there is no such segment.
+            VaultUnavailable, DatabaseUnavailable.
+        """
+        for offset, found in Walk(self._segments, self._segment_id, self._header).run(0):
+            assert not isinstance(found, FoundRecord)
+            yield offset, found
+
+    def _header(self, offset: int, block: bytes) -> Header | Damage:
+        header: Header | None = None
+        try:
+            header = parse_header(block)
+            return Opener(self._keystore.open(header.key_id).key, block).header
+        except (SealBroken, KeyShredded) as error:
+            key_id = None if header is None else header.key_id
+            return Damage(offset, BLOCK, error.verdict, error.message, key_id, isinstance(error, KeyShredded))
+
     def _judge(self, offset: int, block: bytes) -> FoundRecord | Damage:
         header: Header | None = None
         try:

@@ -101,6 +101,12 @@ class SegmentStore(Protocol):
         None for a segment this store has not written to.
         """
 
+    def replay_due(self, location: Location) -> int | None:
+        """Return `replay_from` of the record's segment, the record settled, when its row should be brought up to it; else None.
+
+        Every few MiB and in a closed segment: a position that lies behind only makes the start after a crash read more.
+        """
+
     def remove(self, location: Location) -> None:
         """Turn the record into a hole, or unlink a closed segment that holds nothing else; it also counts as settled.
 

@@ -35,14 +35,14 @@ class DiskSegments:
         self, folder: Path, *, disk: Disk = DISK, direct: bool = True, reserve: str = "5%", first_bytes: int = 16 << 20,
         segment_bytes: int = 256 << 20, grow_bytes: int = 64 << 20, max_age: timedelta = timedelta(hours=24),
         on_open: Callable[[bytes, str], None] = lambda _segment_id, _name: None,
-        on_close: Callable[[bytes, int], None] = lambda _segment_id, _used: None,
+        on_close: Callable[[bytes, int, int], None] = lambda _segment_id, _used, _replay_from: None,
         on_drop: Callable[[bytes], None] = lambda _segment_id: None,
     ) -> None:
         """Use `folder`, made if absent.
 
         `on_open(segment_id, name)` comes before a segment's first record and must be durable when it returns; if it raises there is
-        no segment. `on_close(segment_id, used)` and `on_drop(segment_id)` come after, and the next start makes up for what they
-        miss. The three run in the thread that appends or removes, so neither is done inside a database transaction.
+        no segment. `on_close(segment_id, used, replay_from)` and `on_drop(segment_id)` come after, and the next start makes up for
+        what they miss. The three run in the thread that appends or removes, so neither is done inside a database transaction.
 
         Raises:
             VaultUnavailable.
@@ -198,6 +198,7 @@ class DiskSegments:
                 self._disk.truncate(segment.fd, segment.used)
                 self._disk.fdatasync(segment.fd)
         segment.progress.end = segment.used
+        segment.progress.closed = True
         os.close(segment.fd)
         if segment.used == BLOCK:
             self._gone(segment.segment_id)
@@ -206,7 +207,7 @@ class DiskSegments:
 
     def _closed(self, segment_id: bytes, used: int) -> None:
         try:
-            self._on_close(segment_id, used)
+            self._on_close(segment_id, used, self._progress[segment_id].low(()))
         except ArchiveError as error:
             log.warning("a closed segment could not be noted (%s); the next start notes it", error.code)
 
@@ -265,6 +266,11 @@ class DiskSegments:
         if progress is None:
             return None
         return progress.low({one.offset for one in besides if one.segment_id == segment_id})
+
+    def replay_due(self, location: Location) -> int | None:
+        """Return the replay position when it is worth a write; see SegmentStore."""
+        progress = self._progress.get(location.segment_id)
+        return None if progress is None else progress.due({location.offset})
 
     def remove(self, location: Location) -> None:
         """Punch or unlink; see SegmentStore."""

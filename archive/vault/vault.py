@@ -13,7 +13,7 @@ from archive.errors import SealBroken
 from archive.vault import scan as scanning
 from archive.vault.blobs import Blobs
 from archive.vault.buffers import Buffers
-from archive.vault.container import HEADER_BYTES, TRAILER_BYTES, Kind, Opener, Trailer
+from archive.vault.container import HEADER_BYTES, TRAILER_BYTES, Header, Kind, Opener, Trailer
 from archive.vault.disk import DISK, Disk
 from archive.vault.keystore import Keystore, StudyKey
 from archive.vault.reading import RecordReader
@@ -22,6 +22,7 @@ from archive.vault.segment_store import SegmentStore
 from archive.vault.writer import BUFFER_BYTES, RecordWriter
 
 _META_LIMIT = 256 << 20
+_TAIL_BYTES = 1 << 20  # sections are read together with the trailer up to here
 
 __all__ = ["Damage", "FoundRecord", "Kind", "Location", "RecordRef", "RecordWriter", "Sections", "Vault"]
 
@@ -132,7 +133,7 @@ class Vault:
     def read(self, ref: RecordRef, start: int = 0, length: int | None = None) -> Iterator[memoryview]:
         """Yield bytes [start, start + length) of the Part 10 stream; the header is verified before this returns.
 
-        A view is valid until the next one.
+        A view is valid until the next one. Up to the end of the stream the trailer is asked whether that is its end.
 
         Raises:
             SealBroken: also while the views are taken; nothing of a broken chunk is released.
@@ -140,7 +141,27 @@ class Vault:
         """
         end = ref.part10_bytes if length is None else min(start + length, ref.part10_bytes)
         opener = self._opener(ref)
+        if start < end == ref.part10_bytes:
+            return self._to_end(ref, opener, start)
         return self._reader.plaintext(*_place(ref), opener, start, max(0, end - start))
+
+    def _to_end(self, ref: RecordRef, opener: Opener, start: int) -> Iterator[memoryview]:
+        length = opener.header.length
+        if (ref.part10_bytes - 1) // opener.header.chunk_bytes < opener.header.chunks - 1:
+            self._require_end(ref, self._reader.collect(*_place(ref), opener, length - TRAILER_BYTES, TRAILER_BYTES), length)
+            yield from self._reader.plaintext(*_place(ref), opener, start, ref.part10_bytes - start)
+            return
+        left = ref.part10_bytes - start
+        for view in self._reader.plaintext(*_place(ref), opener, start, length - start):
+            if len(view) >= left:  # the last chunk has both ends: no chunk more is opened than without asking
+                self._require_end(ref, view[-TRAILER_BYTES:], length)
+            yield view[:left]
+            left -= len(view)
+
+    @staticmethod
+    def _require_end(ref: RecordRef, trailer: bytes | memoryview, length: int) -> None:
+        if Trailer.parse(trailer, length).part10_bytes != ref.part10_bytes:
+            raise SealBroken("the index names another length than the record's trailer", verdict="V04")
 
     def read_range(self, ref: RecordRef, start: int, length: int) -> bytes:
         """Return bytes [start, start + length) of the Part 10 stream, fewer at its end; opens only the chunks they touch.
@@ -158,11 +179,16 @@ class Vault:
         """
         opener = self._opener(ref)
         length = opener.header.length
-        tail = self._reader.collect(*_place(ref), opener, length - TRAILER_BYTES, TRAILER_BYTES)
-        trailer = Trailer.parse(tail, length)
+        start = ref.part10_bytes
+        if not TRAILER_BYTES <= length - start <= _TAIL_BYTES:
+            start = length - TRAILER_BYTES
+        tail = self._reader.collect(*_place(ref), opener, start, length - start)
+        trailer = Trailer.parse(tail[-TRAILER_BYTES:], length)
         if trailer.part10_bytes != ref.part10_bytes:
             raise SealBroken("the index names another length than the record's trailer", verdict="V04")
-        rest = self._reader.collect(*_place(ref), opener, trailer.part10_bytes, trailer.meta_bytes + trailer.statement_bytes)
+        rest = tail[:-TRAILER_BYTES]
+        if start != trailer.part10_bytes:
+            rest = self._reader.collect(*_place(ref), opener, trailer.part10_bytes, trailer.meta_bytes + trailer.statement_bytes)
         return Sections(_inflated(rest[: trailer.meta_bytes]), rest[trailer.meta_bytes :], trailer)
 
     def check(self, ref: RecordRef) -> Sections:
@@ -187,6 +213,23 @@ class Vault:
             VaultUnavailable, DatabaseUnavailable.
         """
         return scanning.Scanner(self.segments, self.keystore, self._reader, segment_id, verify=verify).run(start)
+
+    def headers(self, segment_id: bytes) -> Iterator[tuple[int, Header | Damage]]:
+        """Yield offset and header of every record of a segment, and the damage, without opening a chunk; see Scanner.headers."""
+        return scanning.Scanner(self.segments, self.keystore, self._reader, segment_id, verify=False).headers()
+
+    def find(self, segment_id: bytes, offset: int) -> FoundRecord | Damage:
+        """Return the record at one place, its header and trailer verified, or why there is none; see Scanner.at."""
+        return scanning.Scanner(self.segments, self.keystore, self._reader, segment_id, verify=False).at(offset)
+
+    def used_bytes(self, segment_id: bytes) -> int:
+        """Return where the last block of a segment that is not zeros ends, whoever is writing it.
+
+        Raises:
+            SealBroken: V01.
+            VaultUnavailable.
+        """
+        return scanning.used_bytes(self.segments, segment_id)
 
     def walk_keyless(self) -> Iterator[tuple[str, int, str]]:
         """Yield (segment, offset, verdict) of everything in every segment; the verdict is empty where the form is right.
@@ -217,7 +260,8 @@ class Vault:
         opener = Opener(key.key, head)
         header = opener.header
         found = (header.key_id, header.object_id, header.datastore, header.kind, header.length)
-        if found != (ref.key_id, ref.object_id, ref.datastore, ref.kind, ref.plaintext_bytes) or header.length < TRAILER_BYTES:
+        named = (ref.key_id, ref.object_id, ref.datastore, ref.kind, ref.plaintext_bytes)
+        if found != named or header.length < TRAILER_BYTES + ref.part10_bytes:
             raise SealBroken("the record is not the one the index names", verdict="V04")
         return opener
 
@@ -234,6 +278,18 @@ class Vault:
     def drop_blob(self, object_id: bytes) -> None:
         """Remove a cached object; see Blobs.drop."""
         self._cache().drop(object_id)
+
+    def seal_picture(self, picture: bytes, key: StudyKey, datastore: bytes, object_id: bytes) -> None:
+        """Keep a cached picture; see Blobs.seal_picture."""
+        self._cache().seal_picture(picture, key, datastore, object_id)
+
+    def open_picture(self, object_id: bytes, key_id: bytes, datastore: bytes) -> bytes | None:
+        """Return a cached picture, or None; see Blobs.open_picture."""
+        return self._cache().open_picture(object_id, key_id, datastore)
+
+    def trim_pictures(self, limit_bytes: int) -> int:
+        """Bound what cached pictures take; see Blobs.trim_pictures."""
+        return self._cache().trim_pictures(limit_bytes)
 
     def _cache(self) -> Blobs:
         if self._blobs is None:

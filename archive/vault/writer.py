@@ -38,6 +38,7 @@ class RecordWriter:
         self._segments, self._buffers, self._datastore, self._at = segments, buffers, datastore, at
         self._large_from, self._essential = large_from, essential
         self._digest = hashlib.sha256()
+        self._hashing = True
         self._buffer: memoryview | None = buffers.take()
         self._sealer: Sealer | None = None
         self._large: LargeRecord | None = None
@@ -51,6 +52,17 @@ class RecordWriter:
     def sha256(self) -> bytes:
         """SHA-256 of what was written so far."""
         return self._digest.digest()
+
+    def hashed_by(self, digest: hashlib._Hash) -> None:
+        """Leave SHA-256 to the caller, who has `digest` cover every byte before it is written here: each is hashed once.
+
+        Raises:
+            ValueError: something was written already.
+        """
+        if self.part10_bytes:
+            message = "the record has bytes that were hashed here"
+            raise ValueError(message)
+        self._digest, self._hashing = digest, False
 
     @property
     def large(self) -> bool:
@@ -89,7 +101,8 @@ class RecordWriter:
             OutOfSpace, VaultUnavailable: the record is aborted.
         """
         view = memoryview(data).cast("B")
-        self._digest.update(view)
+        if self._hashing:
+            self._digest.update(view)
         self.part10_bytes += len(view)
         try:
             self._put(view)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Callable
+from typing import Any
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -20,9 +22,17 @@ STREAMING_ENDPOINTS = frozenset({"store", "store_study"})
 """DICOMweb views that read their body themselves, as it comes."""
 
 
+class _Flask(Flask):
+    """Flask without a look at each view and hook of each request for whether it is a coroutine: none is."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function itself."""
+        return func
+
+
 def create_app(node: Node) -> Flask:
     """Return the application for `node`; pages are registered on it afterwards, their rows by `permissions.declare`."""
-    app = Flask("archive.web")
+    app = _Flask("archive.web")
     app.response_class = Answer
     app.extensions[KEY] = node
     app.extensions[SLOTS] = body.Slots(node.config.http.threads)

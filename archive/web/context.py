@@ -8,6 +8,7 @@ from flask import current_app, g
 
 from archive.access.subject import Subject
 from archive.config import Config
+from archive.services.pictures import Pictures
 from archive.services.query import Query
 from archive.services.retrieve import Retrieve
 from archive.services.signin import SignIn
@@ -47,6 +48,10 @@ class Node(Protocol):
     @property
     def retrieve(self) -> Retrieve:
         """Instances, metadata, frames and bulk data out."""
+
+    @property
+    def pictures(self) -> Pictures:
+        """Frames as PNG and JPEG."""
 
     @property
     def health(self) -> Health:

@@ -22,15 +22,17 @@ ALWAYS = {
 PRIVATE = "private, no-store"
 """Cache-Control of everything that is not known to be free of patient data."""
 
+_ALL = [(name, name.lower(), value) for name, value in {**ALWAYS, "Cache-Control": PRIVATE}.items()]
+
 
 def register(app: Flask) -> None:
     """Add the headers to every answer; a view that sets one itself keeps it."""
 
     def add(response: Response) -> Response:
-        for name, value in ALWAYS.items():
-            response.headers.setdefault(name, value)
-        if "Cache-Control" not in response.headers:
-            response.headers["Cache-Control"] = PRIVATE
+        held = {name.lower() for name, _ in response.headers}
+        for name, lower, value in _ALL:
+            if lower not in held:
+                response.headers.add(name, value)
         return response
 
     app.after_request(add)

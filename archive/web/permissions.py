@@ -49,6 +49,14 @@ ENDPOINTS: dict[str, Rule] = {
     "dicomweb.instance_metadata": Rule(Permission.METADATA),
     "dicomweb.frames": Rule(Permission.PIXELS),
     "dicomweb.bulk": Rule(Permission.PIXELS),
+    "dicomweb.rendered_study": Rule(Permission.PIXELS),
+    "dicomweb.rendered_series": Rule(Permission.PIXELS),
+    "dicomweb.rendered_instance": Rule(Permission.PIXELS),
+    "dicomweb.rendered_frames": Rule(Permission.PIXELS),
+    "dicomweb.study_thumbnail": Rule(Permission.PIXELS),
+    "dicomweb.series_thumbnail": Rule(Permission.PIXELS),
+    "dicomweb.instance_thumbnail": Rule(Permission.PIXELS),
+    "dicomweb.frame_thumbnail": Rule(Permission.PIXELS),
 }
 """Endpoint -> rule. A blueprint adds its rows with `declare` before it is registered."""
 

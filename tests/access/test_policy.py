@@ -14,7 +14,8 @@ from archive.access import grants, policy, principals, roles
 from archive.access.grants import Target, Terms
 from archive.access.permissions import FUNCTION, OBJECT, Permission
 from archive.access.subject import Subject
-from archive.db import tables
+from archive.db import guard, tables
+from archive.db.prepared import Prepared
 from archive.errors import Forbidden, NotFound
 from tests.access import rows
 from tests.access.rows import PT, SE, ST, Place
@@ -211,3 +212,34 @@ def test_the_same_question_is_the_same_statement(place: Place, now: datetime) ->
     ]
     assert made[0] == made[1]
     assert rows.TOKEN.reason == "system:access"
+
+
+def test_reaching_a_datastore_is_asked_afresh_each_time(place: Place) -> None:
+    ada, bob = user(place), user(place, "bob")
+    give(place, ada, "radiologist", Target("everything"))
+    with place.database.begin() as tx:
+        other = tx.execute(sa.insert(tables.datastore).values(uid=b"o" * 16, name="other", created_at=place.at)).inserted_primary_key
+        assert other is not None
+        here = policy.datastore_id(tx, "clinical")
+        for _ in range(2):  # the second time with the same statements
+            for subject, sees in ((ada, True), (bob, False)):
+                assert [policy.reaches(tx, subject, place_id, place.at) for place_id in (here, None, other[0])] == [sees, sees, False]
+            assert not policy.reaches(tx, ada, here, place.at - timedelta(days=1))
+        tx.execute(sa.update(tables.grants).values(revoked_at=place.at))
+        assert not policy.reaches(tx, ada, here, place.at)
+
+
+def test_a_prepared_statement_of_a_scope_needs_that_scope(place: Place) -> None:
+    ada, bob = user(place), user(place, "bob")
+    give(place, ada, "radiologist", Target("everything"))
+    scope, empty = (policy.scope_of(subject, P.SEARCH, place.at) for subject in (ada, bob))
+    found = Prepared(sa.select(SE.c.series_instance_uid).where(scope.series(SE)).order_by(SE.c.id))
+    with place.database.read() as tx:
+        assert [row[0] for row in scope.all(tx, found, {})] == ["1.1.1", "1.1.2", "1.2.1", "2.1.1"]
+        assert scope.first(tx, found, {}) == ("1.1.1",)
+        assert empty.all(tx, found, {}) == []
+        assert empty.first(tx, found, {}) is None
+        with pytest.raises(sa.exc.InvalidRequestError):
+            found.all(tx, {}, scope.token)  # its conditions have no values of their own
+        with pytest.raises(guard.NakedQuery):
+            found.all(tx, dict(scope.parameters))

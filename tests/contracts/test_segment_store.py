@@ -29,6 +29,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.events: list[tuple[str, bytes, object]] = []
+        self.positions: dict[bytes, int] = {}
         self.fail: ArchiveError | None = None
 
     def opened(self, segment_id: bytes, name: str) -> None:
@@ -36,8 +37,9 @@ class Heard:
             raise self.fail
         self.events.append(("open", segment_id, name))
 
-    def closed(self, segment_id: bytes, used: int) -> None:
+    def closed(self, segment_id: bytes, used: int, replay_from: int) -> None:
         self.events.append(("close", segment_id, used))
+        self.positions[segment_id] = replay_from
 
     def dropped(self, segment_id: bytes) -> None:
         self.events.append(("drop", segment_id, None))
@@ -162,6 +164,18 @@ def test_replay_position(store: SegmentStore, now: datetime) -> None:
     store.settle(three)
     assert low() == three.offset + BLOCK
     assert store.replay_from(os.urandom(16)) is None
+
+
+def test_the_replay_position_is_noted_at_the_end(store: SegmentStore, heard: Heard, now: datetime) -> None:
+    one, two, three = (put(store, b"x", now) for _ in range(3))
+    store.settle(one)
+    assert store.replay_due(two) is None  # not worth a write yet
+    store.settle(two)
+    store.roll()
+    assert heard.positions[one.segment_id] == three.offset
+    assert store.replay_due(three) == three.offset + BLOCK
+    store.settle(three)
+    assert store.replay_due(Location(os.urandom(16), BLOCK, 1)) is None
 
 
 def test_a_removed_record_is_zeros_and_its_neighbours_stay(store: SegmentStore, now: datetime) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archive.db import engine
 from archive.db.engine import Database
 from archive.db.migrate import create_all
 from archive.db.tables import archive_state, datastore
@@ -68,6 +71,42 @@ def test_group_returns_each_ones_result_and_undoes_one_alone(database: Database)
             with pytest.raises(ValueError, match="mine"):
                 one.result()
     assert names(database) == [f"n{n:02}" for n in range(20)]
+
+
+@pytest.mark.parametrize("turns_back", [False, True])
+def test_a_commit_waits_for_whoever_approaches(database: Database, monkeypatch: pytest.MonkeyPatch, turns_back: bool) -> None:
+    monkeypatch.setattr(engine, "WAIT_AT_MOST_S", 30)
+    commits: list[int] = []
+    database.before_commit = lambda _tx: commits.append(1)
+    coming, go = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with suppress(ZeroDivisionError), database.approaching():
+            coming.set()
+            go.wait(30)
+            database.group(put(str(1 // (not turns_back))))
+
+    with ThreadPoolExecutor(2) as pool:
+        second = pool.submit(other)
+        coming.wait(30)
+        first = pool.submit(database.group, put("first"))
+        while not database._queue:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert not first.done()
+        go.set()
+        first.result(20)
+        second.result(20)
+    assert names(database) == (["first"] if turns_back else ["1", "first"])
+    assert len(commits) == 1
+
+
+def test_nobody_waits_long_or_for_himself(database: Database) -> None:
+    with database.approaching():
+        assert database.group(put("own")) == "own"
+    with ThreadPoolExecutor(1) as pool, database.approaching():
+        assert pool.submit(database.group, put("other")).result(20) == "other"
+    assert database._coming == 0
 
 
 def test_group_shares_a_commit(database: Database) -> None:

@@ -11,10 +11,23 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.db import guard
 from archive.db.engine import Database
-from archive.db.tables import PROTECTED, datastore, held, instance, job_item, patient, series, series_pack, study, study_name_fts
+from archive.db.tables import (
+    PROTECTED,
+    access_study,
+    datastore,
+    held,
+    instance,
+    job_item,
+    patient,
+    series,
+    series_pack,
+    study,
+    study_name_fts,
+)
 from tests.index.samples import add_datastore, scanned, store
 
-TABLES = {table.name: table for table in (patient, study, series, instance, held, series_pack)} | {"study_name_fts": study_name_fts}
+TABLES = {table.name: table for table in (patient, study, series, instance, held, series_pack, access_study)}
+TABLES["study_name_fts"] = study_name_fts
 st, se = study.alias("harmless"), series.alias("other")
 cte = sa.select(study.c.id).cte("harmless_cte")
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from pynetdicom.acse import ACSE
 
 from archive.dimse.scu import EchoResult, call, echo
 from tests.conftest import free_port
@@ -74,6 +75,13 @@ def test_tls_with_the_pinned_certificate(storescp: Callable[..., int], pki: Pki)
     assert not wrong.answered
 
 
+def test_tls_with_the_certificate_of_another_peer(storescp: Callable[..., int], pki: Pki) -> None:
+    """Of the built-in CA as well, and still not the one that C-MOVE would send to."""
+    port = storescp(*secure(pki.unbound, pki))
+    result = ask(port, files=pki.files, pinned_sha256=bytes.fromhex(pki.ct1.sha256))
+    assert result == EchoResult(False, f"127.0.0.1:{port} shows another certificate than the one bound to this peer")
+
+
 def test_tls_to_a_plain_listener(storescp: Callable[..., int], pki: Pki) -> None:
     result = ask(storescp(), files=pki.files)
     assert not result.answered
@@ -92,6 +100,19 @@ def test_a_rejection_is_explained(node: Running) -> None:
     assert result == EchoResult(
         False, f"STRONGROOM at 127.0.0.1:{node.plain_port} rejected the association: it does not know this archive's AE title"
     )
+
+
+def test_a_rejection_that_comes_at_once_is_explained(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library, when it looks only then, finds the connection closed and reports an abort."""
+    send_request = ACSE.send_request
+
+    def slowly(acse: ACSE) -> None:
+        send_request(acse)
+        assert eventually(lambda: acse.dul.to_user_queue.qsize() and not acse.dul.is_alive())
+
+    monkeypatch.setattr(ACSE, "send_request", slowly)
+    result = ask(node.plain_port, called_ae_title="STRONGROOM", calling_ae_title="UNKNOWN")
+    assert "rejected the association: it does not know this archive's AE title" in result.text
 
 
 def test_one_that_takes_connections_and_says_nothing() -> None:

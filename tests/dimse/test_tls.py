@@ -31,7 +31,7 @@ def shake(pki: Pki, identity: Identity | None, version: ssl.TLSVersion) -> bytes
     try:
         with tls.handshake(ours, pki.files, timeout_s=5) as secured:
             assert secured.context.session_stats()["accept_good"] == 1
-            found = tls.certificate_of(secured)
+            found = secured.certificate
         assert found is not None
         return found
     except HandshakeFailed as failure:

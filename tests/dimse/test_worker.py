@@ -28,6 +28,8 @@ class FakeNode:
     config: Config
     store: FakeStore
     peers: FakePeers
+    query: None = None
+    sending: None = None
 
 
 def serve(config: Config, endpoints: list[Endpoint], pipe: Connection, fingerprint: str) -> None:

@@ -47,6 +47,7 @@ def forms(text: str) -> set[bytes]:
 
 
 FORMS = {form: text for text in SECRETS for form in forms(text)}
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\x00\x10JFIF\x00\x01")
 
 
 def in_clear(folder: Path) -> list[str]:
@@ -58,6 +59,7 @@ def in_clear(folder: Path) -> list[str]:
         if path.is_file() and not path.is_symlink():
             data = path.read_bytes()
             found += [f"{path}: {text} as {form!r}" for form, text in FORMS.items() if form in data]
+            found += [f"{path}: a picture" for start in PICTURES if start in data]
     return found
 
 
@@ -191,6 +193,7 @@ def read_everything(archive: Watched, asker: requests.Session) -> None:
         f"/instances?StudyInstanceUID={STUDY}.1": 200,
         f"/studies?PatientNam={WORD}": 400, f"/studies?StudyDate={WORD}": 400, f"/studies?{WORD}=1": 400, f"/{WORD}/{STUDY}": 404,
         f"{place}/metadata": 200, f"/studies/{STUDY}.1/metadata": 200, place: 200, f"{place}/instances/{STUDY}.1.1.1/frames/1": 200,
+        f"{place}/instances/{STUDY}.1.1.1/rendered?accept=image/png": 200, f"{place}/thumbnail": 200,
         f"{place}/instances/{STUDY}.1.1.1/frames/77": 404, f"{place}/instances/{STUDY}.1.1.1/bulk/7FE00010": 200,
         f"{place}/instances/{STUDY}.1.1.99": 404, f"/studies/{WORD}": 400, f"{place}/instances/{STUDY}.1.1.1/frames/{WORD}": 400,
     }

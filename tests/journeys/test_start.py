@@ -60,6 +60,12 @@ def test_serve_status_second_serve_kill_and_stop(initialised: RunningArchive) ->
         assert initialised.stop() == 0
 
 
+def test_up_on_an_archive_that_is_there_names_its_first_user(initialised: RunningArchive) -> None:
+    initialised.start("up")
+    assert initialised.stop() == 0
+    assert "  first user        admin" in initialised.printed
+
+
 def test_open_keys_are_refused(initialised: RunningArchive) -> None:
     path = initialised.storage / "keys" / "root.key"
     path.chmod(0o644)

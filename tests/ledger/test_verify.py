@@ -98,7 +98,7 @@ def _swap_bodies(tx: sa.Connection) -> None:
 
 
 def _smuggle(tx: sa.Connection) -> None:
-    tx.execute(sa.insert(statement), {"object_id": b"smuggled instanc", "leaf": 7, "envelope": b"{}"})
+    tx.execute(sa.update(statement).where(statement.c.leaf == 7).values(object_id=b"smuggled instanc", envelope=b"{}"))
 
 
 def _smuggle_ahead(tx: sa.Connection) -> None:
@@ -138,9 +138,8 @@ HARMS: list[tuple[str, Callable[[sa.Connection], object], set[str]]] = [
     ("audit-time", _backdate, {"V12"}),
     ("objects-removed", lambda tx: tx.execute(sa.delete(audit_object).where(audit_object.c.n == 3)), {"V12"}),
     ("objects-changed", lambda tx: tx.execute(sa.update(audit_object).where(audit_object.c.n == 3).values(ref=b"\0" * 32)), {"V12"}),
-    ("one-of-many", lambda tx: tx.execute(sa.delete(audit_object).where(audit_object.c.id == sa.select(
-        sa.func.max(audit_object.c.id)).where(audit_object.c.n == 39).scalar_subquery())), {"V12"}),
-    ("object-added", lambda tx: tx.execute(sa.insert(audit_object), {"n": 3, "ref": b"\0" * 32}), {"V12"}),
+    ("one-of-many", lambda tx: tx.execute(sa.delete(audit_object).where(audit_object.c.n == 39, audit_object.c.position == 2)), {"V12"}),
+    ("object-added", lambda tx: tx.execute(sa.insert(audit_object), {"n": 3, "position": 3, "ref": b"\0" * 32}), {"V12"}),
     ("smuggled", _smuggle, {"V11"}),
     ("smuggled-ahead", _smuggle_ahead, {"V11"}),
     ("statement-swapped", _swap_statement, {"V11"}),

@@ -243,6 +243,16 @@ def test_a_chosen_port_leaves_the_public_url_alone() -> None:
     assert supervisor.with_ports(Config(), 8443, 2762, 0) == Config()
 
 
+@pytest.mark.parametrize(("cores", "set_to", "dimse"), [(1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 2), (64, 0, 2), (2, 3, 3)])
+def test_how_many_dimse_workers(monkeypatch: pytest.MonkeyPatch, cores: int, set_to: int, dimse: int) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    config = Config()
+    config = msgspec.structs.replace(config, dimse=msgspec.structs.replace(config.dimse, workers=set_to))
+    planned = supervisor.plan(config)
+    assert [child.number for child in planned if child.role == "dimse"] == list(range(dimse))
+    assert next(child for child in planned if child.role == "web").ready_links == cores
+
+
 def test_no_secret_in_a_worker_command(tmp_path: Path) -> None:
     config = parse({"http": {"port": 0}, "dimse": {"tls": {"port": 0}}}, tmp_path / "config.toml")
     sockets, config = supervisor.open_sockets(config)

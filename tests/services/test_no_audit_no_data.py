@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from archive.db.tables import instance
+from archive.dicom.recipe import Recipe
 from archive.errors import ArchiveError, DatabaseUnavailable, Unavailable
 from archive.ledger.log import Ledger
 from archive.services.store import Source
@@ -39,7 +40,7 @@ def deaf(request: pytest.FixtureRequest, place: Place, monkeypatch: pytest.Monke
 
 
 def canary(data: bytes) -> bool:
-    return any(word in data for word in (b"Canary", b"DICM", b"P1.2.3", b"PNG"))
+    return any(word in data for word in (b"Canary", b"DICM", b"P1.2.3", b"PNG", b"JFIF"))
 
 
 def routes(place: Place) -> list[tuple[str, str]]:
@@ -110,7 +111,9 @@ def test_t10_no_service_answers_anything_of_a_patient(deaf: Place) -> None:
     console, admin = archives.the_console(node), archives.user(node)
     asked: list[Callable[[], object]] = [
         lambda: node.retrieve.instances(admin, "clinical", SEEN), lambda: node.retrieve.metadata(admin, "clinical", SEEN),
-        lambda: node.retrieve.render(admin, "clinical", SEEN, f"{SEEN}.1", f"{SEEN}.1.1"),
+        lambda: node.pictures.of_instance(admin, "clinical", SEEN, f"{SEEN}.1", f"{SEEN}.1.1", [1], Recipe()),
+        lambda: node.pictures.standing_for(admin, "clinical", SEEN, None, Recipe()),
+        lambda: node.pictures.of_each(admin, "clinical", SEEN, None, Recipe()),
         lambda: node.retrieve.bulk(admin, "clinical", SEEN, f"{SEEN}.1", f"{SEEN}.1.1", "7FE00010"),
         lambda: node.reconcile.list(console), lambda: node.oversight.search(console), lambda: node.accounts.list_grants(console),
         lambda: node.accounts.explain(console, "mia", SEEN), lambda: node.oversight.prove(console, f"{SEEN}.1.1"),

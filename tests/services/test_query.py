@@ -14,6 +14,7 @@ from archive.db.engine import Database
 from archive.db.tables import ledger_leaf
 from archive.dicom.attributes import BY_KEYWORD, Level
 from archive.errors import InvalidQuery, NotFound, OutOfSpace, Unavailable
+from archive.index import search
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter, AuditRow, Ledger
@@ -116,3 +117,31 @@ def test_the_entry_is_durable_before_the_answer(desk: Desk) -> None:
     desk.database.group = group  # type: ignore[method-assign]
     desk.find(desk.reader)
     assert durable == [True]
+
+
+def test_the_page_after_one_starts_where_that_ended(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = add_datastore(desk.database, desk.now, "many")
+    dates = [f"202601{day:02}" for day in (5, 4, 3, 2, 1)]
+    store(desk.database, place, desk.now, *(scanned(f"7.{n}", f"7.{n}.1", f"7.{n}.1.1", StudyDate=date) for n, date in enumerate(dates)))
+    grant(desk.database, place, desk.reader, desk.now)
+    asked = []
+    real = search.find
+
+    def watched(tx: sa.Connection, scope: Any, query: search.SearchQuery) -> search.SearchPage:
+        asked.append(query.after)
+        return real(tx, scope, query)
+
+    monkeypatch.setattr(search, "find", watched)
+
+    def pages(subject: Subject) -> list[str]:
+        found = [desk.find(subject, datastore="many", limit=2, offset=start, total=False) for start in (0, 2, 4)]
+        return [row["0020000D"]["Value"][0] for page in found for row in page.rows]
+
+    assert pages(desk.reader) == ["7.0", "7.1", "7.2", "7.3", "7.4"]
+    assert [after and after.study_date for after in asked] == [None, "20260104", "20260102"]
+    # Someone else begins at the beginning, and a deny counts on the next page.
+    grant(desk.database, place, desk.stranger, desk.now)
+    assert desk.find(desk.stranger, datastore="many", limit=2, offset=2, total=False).rows[0]["0020000D"]["Value"] == ["7.2"]
+    assert asked[-1] is None
+    grant(desk.database, place, desk.reader, desk.now, effect=0)
+    assert desk.find(desk.reader, datastore="many", limit=2, offset=2, total=True).rows == []

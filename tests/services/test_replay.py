@@ -34,7 +34,7 @@ def leaves(node: Node) -> int:
 
 def abandon(node: Node) -> None:
     """What the kernel does for a killed process: descriptors close, nothing else happens."""
-    node.core.vault.segments._on_close = lambda _segment, _used: None  # type: ignore[attr-defined]
+    node.core.vault.segments._on_close = lambda _segment, _used, _replay_from: None  # type: ignore[attr-defined]
     for name in ("_shut", "roll"):
         setattr(node.core.vault.segments, name, lambda *_args: None)
     one = getattr(node.core.vault.segments, "_open", None)

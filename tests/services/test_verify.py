@@ -271,11 +271,11 @@ def test_an_instance_hidden_or_brought_back_behind_our_back(node: Node) -> None:
     one = sa.update(instance).where(instance.c.sop_instance_uid == "1.2.3.1.1")
     rejected_at = node.core.clock()
     rewrite(node, one.values(rejected_at=None))
-    assert codes(node, "quick") == {"V12"}
+    assert codes(node, "quick") == {"V10", "V12"}  # the counts, too
     rewrite(node, one.values(rejected_at=rejected_at))
     assert codes(node, "quick") == set()
     rewrite(node, sa.update(instance).where(instance.c.sop_instance_uid == "1.2.3.1.2").values(rejected_at=rejected_at))
-    assert codes(node, "quick") == {"V12"}
+    assert codes(node, "quick") == {"V10", "V12"}  # the counts, too
 
 
 @pytest.mark.parametrize("edit", ["given", "back", "longer", "wider", "other subject", "other target", "role"])

@@ -66,6 +66,23 @@ def test_what_went_in_comes_out(vault: Vault, key: StudyKey, now: datetime, size
     assert found[0].sha256 == hashlib.sha256(data).digest()  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("size", [528_000, 5 * MIB])
+def test_bytes_hashed_elsewhere_are_not_hashed_again(vault: Vault, key: StudyKey, now: datetime, size: int) -> None:
+    data, digest = random.Random(size).randbytes(size), hashlib.sha256()
+    writer = vault.writer(key, DATASTORE, kind=1, at=now)
+    writer.hashed_by(digest)
+    for start in range(0, size, 70_000):
+        digest.update(data[start : start + 70_000])
+        writer.write(data[start : start + 70_000])
+    ref = writer.finish(b"", b"")
+    assert vault.check(ref).sha256 == hashlib.sha256(data).digest() == writer.sha256
+    late = vault.writer(key, DATASTORE, kind=1, at=now)
+    late.write(b"x")
+    with pytest.raises(ValueError, match="hashed here"):
+        late.hashed_by(digest)
+    late.abort()
+
+
 def test_sections_too_long_for_the_buffer(vault: Vault, key: StudyKey, now: datetime) -> None:
     meta = os.urandom(5 * MIB).hex().encode()
     ref = put(vault, key, b"dicom", now, meta=meta)
@@ -150,8 +167,9 @@ def test_a_range_opens_only_the_chunks_it_touches(vault: Vault, key: StudyKey, n
     data = random.Random(7).randbytes(20 * CHUNK)
     ref = put(vault, key, data, now)
     for start, length, chunks in (
-        (0, 1, 1), (CHUNK - 1, 1, 1), (CHUNK - 1, 2, 2), (5 * CHUNK, CHUNK, 1), (5 * CHUNK + 1, CHUNK, 2), (0, 20 * CHUNK, 20), (100, 0, 0),
-        (20 * CHUNK - 5, 100, 1), (21 * CHUNK, 5, 0),
+        (0, 1, 1), (CHUNK - 1, 1, 1), (CHUNK - 1, 2, 2), (5 * CHUNK, CHUNK, 1), (5 * CHUNK + 1, CHUNK, 2), (100, 0, 0),
+        (0, 20 * CHUNK, 21),  # up to the end also the trailer's
+        (20 * CHUNK - 5, 100, 2), (21 * CHUNK, 5, 0),
     ):
         with mock.patch.object(Opener, "chunk", autospec=True, side_effect=Opener.chunk) as opened:
             assert vault.read_range(ref, start, length) == data[start : start + length]
@@ -311,3 +329,43 @@ def test_cached_objects(tmp_path: Path, vault: Vault, key: StudyKey, keystore: F
     with pytest.raises(KeyShredded):
         vault.open_blob(other, key.key_id, DATASTORE)
     assert [one.suffix for one in tmp_path.rglob("*.tmp")] == []
+
+
+def test_cached_pictures(tmp_path: Path, vault: Vault, key: StudyKey, keystore: FakeKeystore) -> None:
+    picture, name = os.urandom(300_000), os.urandom(16)
+    assert vault.open_picture(name, key.key_id, DATASTORE) is None
+    assert vault.trim_pictures(0) == 0
+    vault.seal_picture(picture, key, DATASTORE, name)
+    vault.seal_picture(picture, key, DATASTORE, name)
+    path = tmp_path / "cache" / "pictures" / name.hex()[:2] / name.hex()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert vault.open_picture(name, key.key_id, DATASTORE) == picture
+    pack = vault.seal_blob(b"pack", key, DATASTORE)
+    content = path.read_bytes()
+    another = (tmp_path / "cache" / pack.hex()[:2] / pack.hex()).read_bytes()
+    for damaged in (another, content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b""):
+        path.write_bytes(damaged)
+        with pytest.raises(SealBroken):
+            vault.open_picture(name, key.key_id, DATASTORE)
+    path.write_bytes(content)
+    elsewhere = os.urandom(16)
+    other = path.parents[1] / elsewhere.hex()[:2] / elsewhere.hex()
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(content)
+    with pytest.raises(SealBroken):
+        vault.open_picture(elsewhere, key.key_id, DATASTORE)
+    with pytest.raises(SealBroken):
+        vault.open_picture(name, key.key_id, bytes(16))
+    os.utime(other, (1, 1))
+    assert vault.trim_pictures(400_000) <= 400_000
+    assert path.exists()
+    assert not other.exists()
+    assert vault.trim_pictures(0) == 0
+    assert vault.open_picture(name, key.key_id, DATASTORE) is None
+    assert vault.open_blob(pack, key.key_id, DATASTORE) == b"pack"
+    keystore.shredded.add(key.key_id)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(KeyShredded):
+        vault.open_picture(name, key.key_id, DATASTORE)
+    assert list(tmp_path.rglob("*.tmp")) == []

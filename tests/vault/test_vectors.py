@@ -13,6 +13,7 @@ import pytest
 
 from archive.errors import SealBroken
 from archive.vault import container
+from archive.vault.container import PACK_KINDS, PICTURE_KINDS, Kind
 from archive.vault.keystore import StudyKey
 from archive.vault.memory import MemorySegments
 from archive.vault.refs import Damage
@@ -25,7 +26,7 @@ CASES = sorted(FOLDER.glob("*.json"))
 
 
 def test_the_vectors_are_all_there() -> None:
-    assert len(CASES) == 58
+    assert len(CASES) == 60
 
 
 def opened(study_key: bytes, record: bytes) -> bytes:
@@ -53,6 +54,22 @@ def test_vector(path: Path) -> None:
         assert named is not None
         assert int(named[1]) == case["chunk"]
         assert int(named[2]) == 160 + case["chunk"] * (4096 + 16)
+
+
+@pytest.mark.parametrize(("name", "kinds", "others"), [
+    ("cached_pack", PACK_KINDS, PICTURE_KINDS), ("cached_picture", PICTURE_KINDS, PACK_KINDS),
+])
+def test_cached_objects_open_as_what_they_are(name: str, kinds: frozenset[Kind], others: frozenset[Kind]) -> None:
+    case = json.loads((FOLDER / f"{name}.json").read_text())
+    study_key, record = base64.b64decode(case["study_key"]), base64.b64decode(case["record"])
+    assert hashlib.sha256(container.open(study_key, record, kinds)[1]).hexdigest() == case["part10_sha256"]
+    with pytest.raises(SealBroken) as caught:
+        container.open(study_key, record, others)
+    assert caught.value.verdict == "V04"
+    renamed = record[:96] + bytes([next(iter(others))]) + record[97:]
+    with pytest.raises(SealBroken) as caught:
+        container.open(study_key, renamed, others)
+    assert caught.value.verdict == "V06"
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

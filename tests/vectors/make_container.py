@@ -163,6 +163,10 @@ def main() -> None:
     save("trailer_absent", record, record.bytes(), "trailer", "V04")
     record = Record(sections(small, sha=hashlib.sha256(small + b"x").digest()))
     save("hash_differs", record, record.bytes(), "hash", "V08")
+    # cached objects, which are no records
+    for name, kind in (("pack", 0x10), ("picture", 0x11)):
+        record = Record(several, log2=12, kind=kind, label=f"strongroom/v1/{name}\0".encode())
+        save(f"cached_{name}", record, record.bytes(), "cached", "V04", part10=several)
 
 
 if __name__ == "__main__":

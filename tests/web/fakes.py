@@ -221,7 +221,9 @@ class FakeRetrieve:
     def decodable(self, found: Found) -> bool:
         return found.transfer_syntax_uid not in UNDECODABLE
 
-    def open(self, subject: Subject, found: Found, start: int = 0, length: int | None = None) -> Iterator[memoryview]:
+    def open(
+        self, subject: Subject, found: Found, start: int = 0, length: int | None = None, *, just_found: bool = False
+    ) -> Iterator[memoryview]:
         error = self.fail_open.get(found.sop_instance_uid)
         if error is not None:
             raise error

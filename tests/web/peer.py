@@ -44,7 +44,9 @@ class WithLargeStudy(FakeRetrieve):
             for n in range(LARGE_COUNT)
         ]
 
-    def open(self, subject: Any, found: Found, start: int = 0, length: int | None = None) -> Iterator[memoryview]:
+    def open(
+        self, subject: Any, found: Found, start: int = 0, length: int | None = None, *, just_found: bool = False
+    ) -> Iterator[memoryview]:
         if found.study_instance_uid != LARGE_STUDY:
             yield from super().open(subject, found)
             return

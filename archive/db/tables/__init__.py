@@ -29,6 +29,7 @@ from archive.db.tables.catalog import (
     NAME_INDEX_POSTGRESQL,
     NAME_INDEX_SQLITE,
     PROTECTED,
+    SERIES_INDEX_SQLITE,
     archive_state,
     datastore,
     held,
@@ -44,6 +45,11 @@ from archive.db.tables.columns import (
     CONVENTION,
     keystore_metadata,
     metadata,
+)
+from archive.db.tables.derived import (
+    TRIGGERS_POSTGRESQL,
+    TRIGGERS_SQLITE,
+    access_study,
 )
 from archive.db.tables.jobs import (
     job,
@@ -67,6 +73,10 @@ __all__ = [
     "NAME_INDEX_POSTGRESQL",
     "NAME_INDEX_SQLITE",
     "PROTECTED",
+    "SERIES_INDEX_SQLITE",
+    "TRIGGERS_POSTGRESQL",
+    "TRIGGERS_SQLITE",
+    "access_study",
     "anchor",
     "api_token",
     "archive_state",

@@ -85,7 +85,7 @@ grants = Table(
     Column("approved_by", sa.BigInteger, nullable=True),
     text_column("reason"),
     Column("created_at", Instant, nullable=False),
-    Index("ix_grants_subject", "subject_id", "scope_key"),
+    Index("ix_grants_subject", "subject_id", "effect", "scope_key"),
     Index("ix_grants_scope", "scope_key", "subject_id"),
 )
 

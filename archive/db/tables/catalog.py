@@ -8,7 +8,7 @@ from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
 from archive.db.tables.columns import id_column, metadata, text_column
 from archive.db.types import Instant
 
-PROTECTED = frozenset({"patient", "study", "series", "instance", "held", "series_pack", "study_name_fts"})
+PROTECTED = frozenset({"patient", "study", "series", "instance", "held", "series_pack", "study_name_fts", "access_study"})
 """Tables that hold what patients' images say; no statement touches them without a token."""
 
 
@@ -97,7 +97,8 @@ study = Table(
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     UniqueConstraint("datastore_id", "study_instance_uid"),
-    Index("ix_study_date", "datastore_id", "study_date", "id"),
+    Index("ix_study_date", "datastore_id", "study_date", "study_time", "id"),
+    Index("ix_study_order", "id", "datastore_id", "study_date", "study_time", "patient_name_folded"),
     Index("ix_study_patient_id", "datastore_id", "patient_id"),
     Index("ix_study_accession", "datastore_id", "accession_number"),
     Index("ix_study_name", "datastore_id", "patient_name_folded"),
@@ -135,7 +136,7 @@ instance = Table(
     metadata,
     id_column(),
     Column("datastore_id", ForeignKey("datastore.id"), nullable=False),
-    Column("study_pk", ForeignKey("study.id"), nullable=False, index=True),
+    Column("study_pk", ForeignKey("study.id"), nullable=False),  # no index: instances of a study are found through its series
     Column("series_pk", ForeignKey("series.id"), nullable=False, index=True),
     text_column("sop_instance_uid"),
     text_column("sop_class_uid"),
@@ -212,7 +213,15 @@ NAME_INDEX_POSTGRESQL = (
     "CREATE EXTENSION IF NOT EXISTS pg_trgm",
     "CREATE INDEX ix_study_name_trgm ON study USING gin (patient_name_folded gin_trgm_ops)",
 )
-for _statement in NAME_INDEX_SQLITE:
+# All that the condition on series reads, without the row: in SQLCipher each page of rows is decrypted first. PostgreSQL would have to
+# write every index of a series anew with each instance.
+SERIES_INDEX_SQLITE = (
+    (
+        "CREATE INDEX ix_series_condition ON series"
+        " (study_pk, n_instances, restricted, modality, patient_pk, datastore_id, study_date, department_id)"
+    ),
+)
+for _statement in (*NAME_INDEX_SQLITE, *SERIES_INDEX_SQLITE):
     sa.event.listen(metadata, "after_create", sa.DDL(_statement).execute_if(dialect="sqlite"))  # type: ignore[no-untyped-call]
 for _statement in NAME_INDEX_POSTGRESQL:
     sa.event.listen(metadata, "after_create", sa.DDL(_statement).execute_if(dialect="postgresql"))  # type: ignore[no-untyped-call]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Table
 
-from archive.db.tables.columns import id_column, metadata
-from archive.db.types import Instant
+from archive.db.tables.columns import metadata
+from archive.db.types import BigId, Instant
 
 ledger_leaf = Table(
     "ledger_leaf",
     metadata,
-    Column("n", sa.BigInteger, primary_key=True, autoincrement=False),  # 0, 1, 2 … without a gap
+    Column("n", BigId, primary_key=True, autoincrement=False),  # 0, 1, 2 … without a gap
     Column("data", sa.LargeBinary, nullable=False),  # canonical JSON, no patient data (docs/format.md 6)
     Column("hash", sa.LargeBinary(32), nullable=False),
 )
@@ -41,16 +41,17 @@ audit_event = Table(
 audit_object = Table(
     "audit_object",
     metadata,
-    id_column(),
-    Column("n", ForeignKey("audit_event.n"), nullable=False, index=True),
+    Column("n", ForeignKey("audit_event.n"), primary_key=True, autoincrement=False),
+    Column("position", sa.Integer, primary_key=True, autoincrement=False),  # as the leaf names them: 0, 1, 2 …
     Column("ref", sa.LargeBinary(32), nullable=False, index=True),  # keyed pseudonym of a patient, study or series
+    sqlite_with_rowid=False,
 )
 
 statement = Table(
     "statement",
     metadata,
-    Column("object_id", sa.LargeBinary(16), primary_key=True),
-    Column("leaf", sa.BigInteger, nullable=False, index=True),
+    Column("leaf", BigId, primary_key=True, autoincrement=False),
+    Column("object_id", sa.LargeBinary(16), nullable=False, unique=True),
     Column("envelope", sa.LargeBinary, nullable=False),  # DSSE
 )
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from archive.web.dicomweb import parameters
 
 HEADER_CHARACTERS = 8192
 MEMBERS = 64
 MULTIPART = "multipart/related"
+_KEPT_CHARACTERS = 512  # a client sends the same text with each request; a longer one is read each time
 
 _QUALITY = re.compile(r"\d{0,4}(\.\d{0,6})?")
 _PLUS_LOST = re.compile(r"(?<=application/dicom) (?=json|xml)")
@@ -88,6 +90,11 @@ def parse(header: str | None, query: str | None = None) -> Accept:
 
 
 def _members(text: str) -> Accept:
+    return _parsed(text) if len(text) <= _KEPT_CHARACTERS else _parsed.__wrapped__(text)
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Accept:
     taken: list[MediaRange] = []
     refused: list[MediaRange] = []
     # Nothing in a member may hold a comma, so a comma always ends one: a quote left open costs only its own member.

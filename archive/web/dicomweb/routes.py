@@ -1,6 +1,6 @@
 """The addresses of DICOMweb: once for the default datastore, once for each by name.
 
-What a later release adds (rendered, thumbnail, delete, WADO-URI) is a line here, a row in web/permissions.py, and a view in a file
+What a later release adds (delete, WADO-URI) is a line here, a row in web/permissions.py, and a view in a file
 of its own; `media` and `accept` serve them as they are.
 """
 
@@ -12,7 +12,7 @@ from functools import partial
 from flask import Blueprint, Flask, Response
 
 from archive.dicom.attributes import Level
-from archive.web.dicomweb import frames, qido, stow, urls, wado
+from archive.web.dicomweb import frames, qido, rendered, stow, urls, wado
 
 STUDY = "/studies/<study>"
 SERIES = f"{STUDY}/series/<series>"
@@ -35,6 +35,14 @@ ROUTES: tuple[tuple[str, str, str, Callable[..., Response]], ...] = (
     ("GET", f"{INSTANCE}/metadata", "instance_metadata", wado.metadata),
     ("GET", f"{INSTANCE}/frames/<listed>", "frames", frames.frames),
     ("GET", f"{INSTANCE}/bulk/<path:path>", "bulk", frames.bulk),
+    ("GET", f"{STUDY}/rendered", "rendered_study", rendered.rendered),
+    ("GET", f"{SERIES}/rendered", "rendered_series", rendered.rendered),
+    ("GET", f"{INSTANCE}/rendered", "rendered_instance", rendered.rendered),
+    ("GET", f"{INSTANCE}/frames/<listed>/rendered", "rendered_frames", rendered.rendered),
+    ("GET", f"{STUDY}/thumbnail", "study_thumbnail", rendered.thumbnail),
+    ("GET", f"{SERIES}/thumbnail", "series_thumbnail", rendered.thumbnail),
+    ("GET", f"{INSTANCE}/thumbnail", "instance_thumbnail", rendered.thumbnail),
+    ("GET", f"{INSTANCE}/frames/<listed>/thumbnail", "frame_thumbnail", rendered.thumbnail),
 )
 """Method, rule, endpoint, view; a view gets the variables of its rule and `datastore` by name."""
 

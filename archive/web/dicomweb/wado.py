@@ -68,11 +68,11 @@ def metadata(datastore: str, study: str, series: str | None = None, sop: str | N
     return response
 
 
-def inflated(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def inflated(chunks: Iterator[bytes | memoryview]) -> Iterator[bytes]:
     """Yield the plain bytes of a gzip stream of one or more members, in bounded blocks."""
     inflate = zlib.decompressobj(31)
     for chunk in chunks:
-        rest = chunk
+        rest: bytes | memoryview = chunk
         while rest:
             plain = inflate.decompress(rest, 1 << 20)
             if plain:
@@ -130,14 +130,14 @@ def _multipart(datastore: str, found: list[Found], as_stored: list[bool]) -> Res
     retrieve, asker = archive().retrieve, subject()
 
     def chunks() -> Iterator[bytes | memoryview]:
-        for head, one, stored in zip(heads, found, as_stored, strict=True):
-            bytes_of = retrieve.open(asker, one) if stored else retrieve.explicit_le(asker, one)
-            first = next(iter_of := iter(bytes_of), b"")  # what cannot be opened leaves no head behind
-            yield head
-            yield first
-            yield from iter_of
-            yield writer.part_tail
-        yield writer.end
+        before = b""
+        for number, (head, one, stored) in enumerate(zip(heads, found, as_stored, strict=True)):
+            views = retrieve.open(asker, one, just_found=not number) if stored else retrieve.explicit_le(asker, one)
+            # What cannot be opened leaves no head behind; and each piece handed over costs, so a part's head goes with its first bytes.
+            yield b"".join((before, head, next(views, b"")))
+            yield from views
+            before = writer.part_tail
+        yield before + writer.end
 
     return stream(chunks, content_type=writer.content_type, length=length)
 
@@ -145,7 +145,7 @@ def _multipart(datastore: str, found: list[Found], as_stored: list[bool]) -> Res
 def _single(datastore: str, found: Found, *, stored: bool) -> Response:
     retrieve, asker = archive().retrieve, subject()
     response = stream(
-        lambda: retrieve.open(asker, found) if stored else retrieve.explicit_le(asker, found),
+        lambda: retrieve.open(asker, found, just_found=True) if stored else retrieve.explicit_le(asker, found),
         content_type=_content_type(found, stored=stored), length=found.part10_bytes if stored else None,
     )
     response.headers["Content-Location"] = _location(datastore, found)

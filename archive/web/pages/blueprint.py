@@ -23,6 +23,7 @@ RULES = {
     "pages.studies": Rule(Permission.SEARCH),
     "pages.study": Rule(Permission.SEARCH),
     "pages.series": Rule(Permission.SEARCH),
+    "pages.thumbnail": Rule(Permission.PIXELS),
     "pages.picture": Rule(Permission.PIXELS),
     "pages.favicon": PUBLIC,
 }
@@ -39,6 +40,7 @@ def register(app: Flask) -> None:
     pages.add_url_rule("/studies", "studies", studies.studies)
     pages.add_url_rule("/studies/<study>", "study", studies.study)
     pages.add_url_rule("/studies/<study>/series/<series>", "series", image.series)
+    pages.add_url_rule("/studies/<study>/series/<series>/thumbnail", "thumbnail", image.thumbnail)
     pages.add_url_rule("/studies/<study>/series/<series>/instances/<instance>/frames/<int:frame>/picture", "picture", image.picture)
     pages.register_error_handler(Unauthenticated, to_login)
     pages.register_error_handler(PasswordMustChange, to_password)
@@ -63,7 +65,7 @@ def to_login(error: Unauthenticated) -> BaseResponse:
     """A page without a session leads to the sign-in and back; a picture just says no."""
     if request.endpoint == "pages.login":
         return problem(error)
-    if request.endpoint == "pages.picture":
+    if request.endpoint in {"pages.picture", "pages.thumbnail"}:
         return Response("", 401)
     target = request.full_path.rstrip("?") if request.method == "GET" else "/studies"
     return redirect(f"/login?next={quote(target, safe='')}")

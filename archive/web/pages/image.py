@@ -9,13 +9,15 @@ from flask import Response, make_response, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from archive.dicom.attributes import Level
+from archive.dicom.recipe import Recipe, Viewport, Window
 from archive.errors import NotFound
+from archive.services import pictures
 from archive.services.query import SearchRequest
 from archive.web.context import archive, subject
 from archive.web.pages import studies
 from archive.web.pages.shown import SeriesLine, value
 
-SIZES = (128, 512, 1024, 2048)
+SIZES = (512, 1024, 2048)
 DEFAULT_SIZE = 1024
 MOST = 10_000
 PRESETS = (("As stored", "", ""), ("Soft tissue", "40", "400"), ("Lung", "-600", "1500"), ("Bone", "400", "1800"), ("Brain", "40", "80"))
@@ -30,12 +32,12 @@ class InstanceLine:
     frames: int
 
 
-def instances(study: str, series: str, *, limit: int = MOST) -> list[InstanceLine]:
+def instances(study: str, series: str) -> list[InstanceLine]:
     """Return the series' visible instances in order."""
     answer = archive().query.find(
         subject(),
         SearchRequest(level=Level.IMAGE, datastore=studies.DATASTORE, keys=(), study_instance_uid=study, series_instance_uid=series,
-                      limit=limit, offset=0),
+                      limit=MOST, offset=0),
     )
     return [
         InstanceLine(value(row, "SOPInstanceUID"), value(row, "InstanceNumber"), max(1, _number(value(row, "NumberOfFrames"), 1)))
@@ -85,11 +87,18 @@ def picture(study: str, series: str, instance: str, frame: int) -> Response:
     centre, width = _window(request.args.get("centre", ""), request.args.get("width", ""))
     size = _number(request.args.get("size"), DEFAULT_SIZE)
     size = size if size in SIZES else DEFAULT_SIZE
-    drawn = archive().retrieve.render(
-        subject(), studies.DATASTORE, study, series, instance, frame, window=(float(centre), float(width)) if centre and width else None,
-        max_size=(size, size),
+    window = Window(float(centre), float(width)) if centre and width else None
+    recipe = Recipe("png", window, Viewport(size, size))
+    drawn = archive().pictures.of_instance(subject(), studies.DATASTORE, study, series, instance, [frame], recipe)[0]
+    return Response(drawn.data(), mimetype=drawn.media_type)
+
+
+def thumbnail(study: str, series: str) -> Response:
+    """The small picture that stands for a series, made before anyone asks."""
+    drawn = archive().pictures.standing_for(
+        subject(), studies.DATASTORE, study, series, pictures.PREPARED, what=pictures.THUMBNAIL
     )
-    return Response(drawn, mimetype="image/png")
+    return Response(drawn.data(), mimetype=drawn.media_type)
 
 
 def _place(listed: list[InstanceLine], position: int) -> tuple[str, int]:

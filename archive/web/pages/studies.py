@@ -54,8 +54,7 @@ def study(study: str) -> Response:
         subject(), SearchRequest(level=Level.SERIES, datastore=DATASTORE, keys=(), study_instance_uid=study, limit=1000, offset=0)
     )
     series = [SeriesLine.of(row) for row in answer.rows]
-    first = {one.uid: _first_instance(study, one.uid) for one in series}
-    return make_response(render_template("study.html", study=line, series=series, first=first, user=subject().name))
+    return make_response(render_template("study.html", study=line, series=series, user=subject().name))
 
 
 def find_study(uid: str) -> StudyLine:
@@ -67,18 +66,12 @@ def find_study(uid: str) -> StudyLine:
     rows = []
     if UID.fullmatch(uid) and len(uid) <= 64:
         wanted = ((_attribute("StudyInstanceUID"), uid),)
-        rows = archive().query.find(subject(), SearchRequest(level=Level.STUDY, datastore=DATASTORE, keys=wanted, limit=1, offset=0)).rows
+        asked = SearchRequest(level=Level.STUDY, datastore=DATASTORE, keys=wanted, limit=1, total=False)
+        rows = archive().query.find(subject(), asked).rows
     if not rows:
         message = "there is no such study"
         raise NotFound(message)
     return StudyLine.of(rows[0])
-
-
-def _first_instance(study: str, series: str) -> str:
-    from archive.web.pages.image import instances
-
-    found = instances(study, series, limit=1)
-    return found[0].uid if found else ""
 
 
 def _keys(asked: dict[str, str]) -> tuple[tuple[Attribute, str], ...]:

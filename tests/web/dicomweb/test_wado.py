@@ -277,7 +277,7 @@ def test_b21_memory_is_flat_and_the_first_byte_early(app: Flask, node: FakeNode,
             Found(*one.uids[:2], f"1.2.{n}", "1.2", meta, size, 0, b"d" * 32, f'"{n}"', 1, None, "clinical", None) for n in range(count)
         ]
 
-    def open_one(_: object, found: Found, *__: object) -> Iterator[memoryview]:
+    def open_one(_: object, found: Found, *__: object, **___: object) -> Iterator[memoryview]:
         opened.append(1)
         for _at in range(size // len(block)):
             yield memoryview(block)

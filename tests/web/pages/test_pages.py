@@ -116,7 +116,7 @@ def test_a_study_shows_its_series_and_a_series_its_images(admin: Browser) -> Non
     thumb = re.search(r'<img src="(/studies/[^"]+)"', study)
     assert thumb is not None
     picture = admin.get(thumb[1].replace("&amp;", "&"))
-    assert picture.headers["Content-Type"] == "image/png"
+    assert picture.headers["Content-Type"] == "image/jpeg"
     assert picture.headers["Cache-Control"] == "private, no-store"
     assert Image.open(io.BytesIO(picture.data)).size == (16, 16)
     first, last = (admin.get(f"/studies/1.2.3/series/1.2.3.1?image={at}").text for at in (1, 99))
@@ -135,7 +135,8 @@ def test_a_lying_number_of_frames_costs_nothing(admin: Browser) -> None:
     assert admin.get("/studies/1.2.5/series/1.2.5.1/instances/1.2.5.1.1/frames/900000/picture").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/studies/{}", "/studies/{}/series/{}.1", "/studies/{0}/series/{0}.1/instances/{0}.1.1/frames/1/picture"])
+@pytest.mark.parametrize("path", ["/studies/{}", "/studies/{}/series/{}.1", "/studies/{0}/series/{0}.1/thumbnail",
+                                  "/studies/{0}/series/{0}.1/instances/{0}.1.1/frames/1/picture"])
 def test_what_may_not_be_seen_is_not_there(node: Node, path: str) -> None:
     nobody, one = Browser(node), Browser(node)
     nobody.sign_in("nobody")

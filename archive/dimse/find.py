@@ -1,0 +1,172 @@
+"""C-FIND: an identifier becomes the same search that QIDO-RS asks, page by page, and its rows become answers.
+
+What SQL cannot match (keys inside sequences, values of which any may fit, counts) is matched here over the rows that the scope lets
+through, so a key only ever narrows. Keys nobody can match are answered empty and reported by 0xFF01, as PS3.4 C.4.1.1.4 has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pydicom.datadict import keyword_for_tag
+
+from archive.dicom import compose
+from archive.dicom.attributes import BY_TAG, Attribute, Level
+from archive.dicom.matching import Match, matches, parse
+from archive.dimse.identifiers import Identifier, Key
+from archive.dimse.models import SERIES_UID, STUDY_UID, Model, single_uid
+from archive.services.query import SearchRequest
+
+if TYPE_CHECKING:
+    from archive.access.subject import Subject
+    from archive.services.query import Query
+
+PAGE_ROWS = 500
+"""How many answers are in memory at a time."""
+
+_RANK = {Level.PATIENT: 0, Level.STUDY: 1, Level.SERIES: 2, Level.IMAGE: 3}
+_RETRIEVE_URL = 0x00081190
+# How an answer is made or said, not what is looked for.
+_NEVER_MATCHED = frozenset({0x00080005, 0x00080054, 0x00080201, 0x00880130, 0x00880140})
+_COUNTS = frozenset({"IS", "US", "UL"})
+_LISTED = frozenset({"AE", "AS", "CS", "LO", "SH", "IS", "UC"})
+_MATCHED_BY_SQL = frozenset({"ModalitiesInStudy", "SOPClassesInStudy", "InstanceAvailability"})
+
+Row = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What one C-FIND asks."""
+
+    request: SearchRequest
+    identifier: Identifier
+    filters: tuple[Key, ...]
+    """Keys that rows are held against here."""
+    unsupported: bool
+    """Whether a key with a value cannot be matched at all."""
+
+    @classmethod
+    def of(cls, identifier: Identifier, model: Model, datastore: str, *, relational: bool, fuzzy: bool) -> Search:
+        """Turn an identifier into a search.
+
+        Raises:
+            DoesNotMatch: the level, or the unique keys above it.
+            InvalidQuery: a value that cannot be matched.
+        """
+        level = model.level(identifier)
+        if not relational:
+            model.require_above(identifier, level)
+        keys: list[tuple[Attribute, str]] = []
+        include: list[Attribute] = []
+        filters: list[Key] = []
+        unsupported = False
+        for tag, key in sorted(identifier.keys.items()):
+            attribute = BY_TAG.get(tag)
+            if key.universal or tag in _NEVER_MATCHED:
+                include += [attribute] if attribute is not None else []
+            elif attribute is None or tag == _RETRIEVE_URL:
+                unsupported = True
+            elif key.items or _by_row(attribute, key.text):
+                if _RANK[attribute.level] > _RANK[level]:
+                    unsupported = True
+                    continue
+                include.append(attribute)
+                filters.append(key)
+                _check(key)
+            elif attribute.vr == "SQ":
+                include.append(attribute)
+            else:
+                keys.append((attribute, key.text))
+        study, series = identifier.text(STUDY_UID), identifier.text(SERIES_UID)
+        below_study, below_series = level in {Level.SERIES, Level.IMAGE}, level is Level.IMAGE
+        request = SearchRequest(
+            level, datastore, tuple(keys), include=tuple(include), limit=PAGE_ROWS, fuzzy=fuzzy, total=False,
+            study_instance_uid=study if below_study and single_uid(study) else None,
+            series_instance_uid=series if below_series and single_uid(study) and single_uid(series) else None,
+        )
+        return cls(request, identifier, tuple(filters), unsupported)
+
+    def pages(self, query: Query, subject: Subject) -> Iterator[list[Row]]:
+        """Yield the rows that match, a page at a time; each page is in the ledger before it is yielded.
+
+        Raises:
+            InvalidQuery, NotFound, Unavailable.
+        """
+        offset = 0
+        while True:
+            found = query.find(subject, replace(self.request, offset=offset)).rows
+            yield [row for row in found if all(_meets(key, row.get(key.tag_hex)) for key in self.filters)]
+            offset += len(found)
+            if len(found) < PAGE_ROWS:
+                return
+
+    def answer(self, row: Row, ae_title: str, *, explicit: bool) -> bytes:
+        """Return the identifier of one answer: the attributes asked for and what every answer has."""
+        made: dict[str, Mapping[str, Any]] = {}
+        for tag, key in self.identifier.keys.items():
+            found = row.get(key.tag_hex) if tag in BY_TAG else None
+            made[key.tag_hex] = _cut(key, found) if found else {"vr": key.vr}
+        made["00080052"] = {"vr": "CS", "Value": [self.request.level.value]}
+        made["00080054"] = {"vr": "AE", "Value": [ae_title]}
+        made["00080056"] = {"vr": "CS", "Value": ["ONLINE"]}
+        return compose.dataset(made, explicit=explicit, declared=self.identifier.declared)
+
+
+def _by_row(attribute: Attribute, text: str) -> bool:
+    """Whether a key is matched against rows: counts, and several values of which any may fit."""
+    if attribute.computed and attribute.keyword not in _MATCHED_BY_SQL:
+        return attribute.vr in _COUNTS
+    return attribute.vr in _LISTED and "\\" in text.strip("\\")
+
+
+def _check(key: Key) -> None:
+    """Read every value once, so that what cannot be matched is refused before the search.
+
+    Raises:
+        InvalidQuery.
+    """
+    for item in key.items:
+        for inner in item:
+            _check(inner)
+    if not key.items:
+        _terms(key)
+
+
+def _terms(key: Key) -> list[Match]:
+    attribute = _attribute(key)
+    parts = key.text.split("\\") if attribute.vr in _LISTED else [key.text]
+    return [parse(attribute, part) for part in parts if part.strip(" \0") or len(parts) == 1]
+
+
+def _attribute(key: Key) -> Attribute:
+    known = BY_TAG.get(key.tag)
+    if known is not None:
+        return known
+    return Attribute(keyword_for_tag(key.tag) or key.tag_hex, key.tag, key.vr, Level.IMAGE, None, returned=False, folded=key.vr == "PN")
+
+
+def _meets(key: Key, found: Mapping[str, Any] | None) -> bool:
+    """Say whether an element of a row meets a key; of a sequence, whether one item meets all keys of the key's item."""
+    values = (found or {}).get("Value") or []
+    if key.items:
+        wanted = [inner for item in key.items for inner in item if not inner.universal]
+        return any(all(_meets(inner, (item or {}).get(inner.tag_hex)) for inner in wanted) for item in values)
+    attribute = _attribute(key)
+    texts = [compose.text_of(attribute.vr, value) for value in values]
+    return any(matches(term, attribute, texts) for term in _terms(key))
+
+
+def _cut(key: Key, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an element with no more of a sequence's items than was asked for; an empty key asks for all of them."""
+    wanted = {inner.tag_hex: inner for item in key.items for inner in item}
+    if not wanted or found.get("vr") != "SQ":
+        return found
+    items = [
+        {tag: _cut(inner, item[tag]) if item.get(tag) else {"vr": inner.vr} for tag, inner in wanted.items()}
+        for item in found.get("Value") or [] if item
+    ]
+    return {"vr": "SQ", "Value": items}
+

@@ -1,0 +1,195 @@
+"""Which studies a search looks at first: in the order of the answer, a window at a time, never what decides.
+
+Whoever has an allow on everything is led by the studies' own index; everyone else by table access_study, which holds for each
+principal and group the studies its grants speak about. What comes from here is asked again by the full condition (docs/access.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, FromClause, bindparam
+
+from archive.access import policy, predicate
+from archive.access.policy import Scope
+from archive.access.predicate import Shape
+from archive.db.prepared import Prepared
+from archive.db.tables import access_study, boundary_item, grants, series, study
+
+FIRST, LARGEST = 64, 4096
+"""Studies in the first window, and in any."""
+
+_TOKEN = policy.system("rebuild")
+LAST_TEXT = "\U0010ffff"
+"""Comes after every date and time."""
+
+
+class Position(NamedTuple):
+    """Where a study stands in the order of answers; what comes first compares highest."""
+
+    study_date: str
+    study_time: str
+    study_pk: int
+
+
+def before(date: str = "") -> Position:
+    """Return the position before every study, or before every study of that date and earlier ones."""
+    return Position(date + LAST_TEXT, LAST_TEXT, (1 << 63) - 1)
+
+
+Narrow = Callable[[ColumnElement[int]], list[ColumnElement[bool]]]
+"""Gives conditions on the study with that key: what does not meet them is not looked at."""
+
+
+def windows(
+    tx: sa.Connection, scope: Scope, datastore_id: int, *, after: Position, low: str = "", narrow: Narrow | None = None, first: int = FIRST
+) -> Iterator[list[Position]]:
+    """Return every study of a datastore that the scope may hold, after a position down to a date, newest first.
+
+    A window is at most four times as long as the one before it.
+    """
+    values = {"datastore": datastore_id, "low": low}
+    subjects = scope.all(tx, _callers(scope.shape), values)
+    if scope.shape.boundary:
+        arms: tuple[str, ...] = ("boundary",)
+        everything = _bounded_by_everything(scope.shape).scalar(tx, scope.parameters, scope.token)
+        if everything:
+            arms = ("study",) if any(row.wide for row in subjects) else ("grants",) * len(subjects)
+    else:
+        arms = ("study",) if any(row.wide for row in subjects) else ("grants",) * len(subjects)
+    values |= {f"subject_{n}": row.id for n, row in enumerate(subjects)}
+    length = max(first, FIRST)
+    while True:
+        asked = {**values, "after_date": after[0], "after_time": after[1], "after_pk": after[2], "window": length}
+        if narrow is None:
+            rows = scope.all(tx, _prepared(arms, scope.shape), asked)
+        else:
+            rows = list(scope.run(tx, _next(arms, scope.shape, narrow), asked))
+        found = {Position(*row[:3]) for row in rows}
+        full = _full(rows, len(arms), length)
+        if not full:
+            yield sorted(found, reverse=True)
+            return
+        # An arm that may have more says nothing of what lies behind its last row.
+        after = max(full)
+        yield sorted((one for one in found if one >= after), reverse=True)
+        length = min(length * 4, LARGEST)
+
+
+def _full(rows: Sequence[Any], arms: int, length: int) -> list[Position]:
+    """Return the last position of each arm that gave as many rows as it was asked for."""
+    if len(rows) < length:
+        return []
+    each = [[Position(*row[:3]) for row in rows if row[3] == arm] for arm in range(arms)]
+    return [min(own) for own in each if len(own) == length]
+
+
+# --- the statements ---
+
+_CALLERS_GRANT = grants.alias("wide_grant")
+_LED, _LED_STUDY = access_study.alias("led"), study.alias("led_study")
+_ITEM, _SE = boundary_item.alias("led_item"), series.alias("led_series")
+
+
+@lru_cache(maxsize=64)
+def _callers(shape: Shape) -> Prepared:
+    """The principal and its groups, each with whether it has an allow on everything."""
+    caller = predicate.callers(shape).subquery("caller")
+    g = _CALLERS_GRANT
+    wide = sa.exists(
+        sa.select(1).select_from(g).where(
+            g.c.subject_id == caller.c.id, g.c.effect == predicate.ALLOW, g.c.scope_key == 0,
+            g.c.datastore_id == bindparam("datastore"), predicate.not_revoked(g), predicate.in_window(g, shape),
+        )
+    )
+    return Prepared(sa.select(caller.c.id, wide.label("wide")))
+
+
+@lru_cache(maxsize=64)
+def _bounded_by_everything(shape: Shape) -> Prepared:
+    i = _ITEM
+    return Prepared(sa.select(sa.exists(sa.select(1).select_from(i).where(i.c.boundary_id == shape.boundary_id(), i.c.scope_key == 0))))
+
+
+@lru_cache(maxsize=256)
+def _prepared(arms: tuple[str, ...], shape: Shape) -> Prepared:
+    return Prepared(_next(arms, shape, None))
+
+
+def _next(arms: tuple[str, ...], shape: Shape, narrow: Narrow | None) -> sa.Executable:
+    """The next studies after a position, of each arm as many as the window is long."""
+    each = [_arm(number, kind, shape, narrow) for number, kind in enumerate(arms)]
+    if len(each) == 1:
+        return each[0]
+    return sa.union_all(*(sa.select(one.subquery(f"arm_{number}")) for number, one in enumerate(each)))
+
+
+def _arm(number: int, kind: str, shape: Shape, narrow: Narrow | None) -> sa.Select[Any]:
+    of: FromClause = _LED if kind == "grants" else _LED_STUDY
+    pk = of.c.study_pk if kind == "grants" else of.c.id
+    date, time = of.c.study_date, of.c.study_time
+    position = sa.tuple_(
+        bindparam("after_date", type_=date.type), bindparam("after_time", type_=time.type), bindparam("after_pk", type_=sa.BigInteger())
+    )
+    wanted = [
+        of.c.datastore_id == bindparam("datastore"), date >= bindparam("low", type_=date.type), sa.tuple_(date, time, pk) < position,
+    ]  # fmt: skip
+    if kind == "grants":
+        wanted.append(of.c.subject_id == bindparam(f"subject_{number}", type_=sa.BigInteger()))
+    if kind == "boundary":
+        wanted.append(pk.in_(_bounded(shape)))
+    if narrow is not None:
+        wanted += narrow(pk)
+    return (
+        sa.select(date.label("study_date"), time.label("study_time"), pk.label("study_pk"), sa.literal_column(str(number)).label("arm"))
+        .where(*wanted).order_by(date.desc(), time.desc(), pk.desc()).limit(bindparam("window", type_=sa.Integer()))
+    )  # fmt: skip
+
+
+def _bounded(shape: Shape) -> sa.CompoundSelect[Any]:
+    """The studies a boundary names, by themselves, their patient or a series."""
+    i, st, se = _ITEM, study.alias("bounded_study"), _SE
+    inside = i.c.boundary_id == shape.boundary_id()
+    return sa.union_all(
+        sa.select(i.c.scope_key // 4).where(inside, i.c.scope_key % 4 == 2),
+        sa.select(st.c.id).join(i, st.c.patient_pk == i.c.scope_key // 4).where(inside, i.c.scope_key % 4 == 1),
+        sa.select(se.c.study_pk).join(i, se.c.id == i.c.scope_key // 4).where(inside, i.c.scope_key % 4 == 3),
+    )
+
+
+# --- the table itself ---
+
+
+def refill(tx: sa.Connection, at: datetime) -> int:
+    """Derive access_study anew from the grants that are neither revoked nor over at `at`; return how many rows it has.
+
+    Changes nothing that anyone sees: it takes away what no longer counts, and adds what a row by row repair of grants or studies left out.
+    """
+    policy.run_as(tx, _TOKEN, sa.delete(access_study))
+    columns = [column.name for column in access_study.columns]
+    policy.run_as(tx, _TOKEN, sa.insert(access_study).from_select(columns, _derived(at)))
+    return int(policy.run_as(tx, _TOKEN, sa.select(sa.func.count()).select_from(access_study)).scalar_one())
+
+
+def missing(tx: sa.Connection, at: datetime) -> int:
+    """Return how many rows the grants that count at `at` call for and the table lacks: 0, or studies are hidden from searches."""
+    lacking = sa.except_(sa.select(_derived(at).subquery("derived")), sa.select(*access_study.columns)).subquery("lacking")
+    return int(policy.run_as(tx, _TOKEN, sa.select(sa.func.count()).select_from(lacking)).scalar_one())
+
+
+def _derived(at: datetime) -> sa.CompoundSelect[Any]:
+    g, st, se = grants.alias("deriving_grant"), study.alias("deriving_study"), series.alias("deriving_series")
+    row = (g.c.subject_id, st.c.datastore_id, st.c.study_date, st.c.study_time, st.c.id)
+    counts = (
+        g.c.effect == predicate.ALLOW, predicate.not_revoked(g), g.c.not_after > at, g.c.datastore_id == st.c.datastore_id,
+    )
+    return sa.union(
+        sa.select(*row).join_from(g, st, st.c.patient_pk == g.c.scope_key // 4).where(g.c.scope_key % 4 == 1, *counts),
+        sa.select(*row).join_from(g, st, st.c.id == g.c.scope_key // 4).where(g.c.scope_key % 4 == 2, *counts),
+        sa.select(*row).join_from(g, se, se.c.id == g.c.scope_key // 4).join(st, st.c.id == se.c.study_pk)
+        .where(g.c.scope_key % 4 == 3, *counts),
+    )

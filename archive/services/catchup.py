@@ -1,0 +1,168 @@
+"""Records younger than the index: after a rebuild or a restore what they hold is done again, in the order of their times.
+
+A start sweeps a change of state that no row knows, for it was never acknowledged; here it may well have been, and the index is what is
+late. So the marker is set in the transaction that makes the index late, and a start does this before it sweeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from archive.db.tables import archive_state, datastore, segment, statement
+from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, SealBroken
+from archive.ledger import statements
+from archive.ledger.audit import Event, ObjectRef, StoredRef
+from archive.ledger.audit import Kind as EventKind
+from archive.services.adoption import Arrival, adopt
+from archive.services.core import Core
+from archive.services.datastores import Datastore
+from archive.services.history import apply_change
+from archive.services.records import RecordMeta, decode
+from archive.services.segment_rows import FIRST_RECORD
+from archive.services.state_events import decode_change, keep_statement
+from archive.vault.vault import FoundRecord, Kind
+
+DUE = "catch_up"
+_KINDS = {
+    "rejected": EventKind.REJECTED, "restored": EventKind.RESTORED, "accepted": EventKind.RECONCILED, "held-rejected": EventKind.RECONCILED,
+}
+_KNOWN = sa.select(statement.c.leaf).where(statement.c.object_id == sa.bindparam("object"))
+
+
+@dataclass(slots=True)
+class CaughtUp:
+    """What was done again; `damaged` counts records that did not verify and were left where they are."""
+
+    instances: int = 0
+    changes: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Late:
+    at: datetime
+    record: FoundRecord
+    meta: RecordMeta | None = None
+    envelope: bytes = b""
+
+
+def set_due(tx: sa.Connection) -> None:
+    """Let the next start do this first."""
+    tx.execute(sa.delete(archive_state).where(archive_state.c.name == DUE))
+    tx.execute(sa.insert(archive_state).values(name=DUE, value="1"))
+
+
+def note_segments(core: Core, tx: sa.Connection) -> int:
+    """Give files that have no row one, as if they had been left open, and return how many."""
+    noted = {bytes(one) for one in tx.execute(sa.select(segment.c.id)).scalars()}
+    fresh = [file for file in core.vault.segments.files() if file.segment_id not in noted]
+    for file in fresh:
+        tx.execute(sa.insert(segment), {
+            "id": file.segment_id, "name": file.name, "state": "open", "replay_from": FIRST_RECORD, "created_at": core.clock(),
+        })
+    return len(fresh)
+
+
+class CatchUp:
+    """Runs at a start, before replay."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive."""
+        self._core = core
+
+    def run(self) -> CaughtUp:
+        """Do what is due, once; again after an interruption does the rest.
+
+        Raises:
+            DatabaseUnavailable, VaultUnavailable.
+        """
+        core, done = self._core, CaughtUp()
+        with core.database.read() as tx:
+            if tx.execute(sa.select(archive_state.c.name).where(archive_state.c.name == DUE)).first() is None:
+                return done
+        with core.database.begin() as tx:
+            note_segments(core, tx)
+        with core.database.read() as tx:
+            rows = tx.execute(sa.select(segment.c.id, segment.c.replay_from, segment.c.used, segment.c.state)).all()
+            places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
+        late = [
+            one for row in rows if not (row.state == "closed" and row.replay_from >= row.used) and not core.vault.in_use(bytes(row.id))
+            for one in self._segment(bytes(row.id), row.replay_from, done)
+        ]
+        for one in sorted(late, key=lambda one: one.at):
+            try:
+                if one.meta is not None:
+                    self._arrival(one, one.meta, places)
+                    done.instances += 1
+                else:
+                    self._change(one)
+                    done.changes += 1
+            except InstanceConflict:
+                done.damaged.append("V10")
+            except ArchiveError as error:
+                if not error.verdict:
+                    raise
+                done.damaged.append(error.verdict)
+        with core.database.begin() as tx:
+            tx.execute(sa.delete(archive_state).where(archive_state.c.name == DUE))
+            detail = {"what": "caught up", "adopted": done.instances, "changes": done.changes, "damaged": len(done.damaged)}
+            core.ledger.record(tx, Event(EventKind.REPLAYED, detail=detail), at=core.clock())
+        return done
+
+    def _segment(self, segment_id: bytes, start: int, done: CaughtUp) -> list[_Late]:
+        core, late = self._core, []
+        try:
+            for found in core.vault.scan(segment_id, start):
+                if not isinstance(found, FoundRecord):
+                    continue  # replay decides whether that is damage or a write cut short
+                with core.database.read() as tx:
+                    known = tx.execute(_KNOWN, {"object": found.ref.object_id}).first() is not None
+                if not known:
+                    late.append(self._late(found))
+        except SealBroken as error:
+            done.damaged.append(error.verdict)
+        return late
+
+    def _late(self, found: FoundRecord) -> _Late:
+        if found.ref.kind == Kind.EVENT:
+            payload = self._core.vault.read_range(found.ref, 0, found.ref.part10_bytes)
+            return _Late(datetime.fromisoformat(decode_change(payload)["at"]), found, envelope=payload)
+        sections = self._core.vault.sections(found.ref)
+        meta = decode(sections.meta)
+        return _Late(datetime.fromisoformat(meta.received["at"]), found, meta, sections.statement)
+
+    def _arrival(self, one: _Late, meta: RecordMeta, places: dict[bytes, Datastore]) -> None:
+        core, ref = self._core, one.record.ref
+        if statements.verify(one.envelope, core.keyring.public_keys())["sha256"] != one.record.sha256.hex():
+            message = "a record's bytes are not the ones its statement signs"
+            raise DigestMismatch(message, verdict="V08")
+        arrival = Arrival(
+            place=places[ref.datastore], scanned=meta.scanned, ref=ref, sha256=one.record.sha256, issuer=meta.issuer, envelope=one.envelope,
+            at=one.at, replayed=True,
+        )
+        if not adopt(core, arrival, None, door=meta.received["via"]).kept:
+            core.vault.forget([ref])
+
+    def _change(self, one: _Late) -> None:
+        core, ref = self._core, one.record.ref
+        change: dict[str, Any] = decode_change(one.envelope)
+        kind = _KINDS.get(change["change"])
+        if kind is None:
+            message = "a change of state of a kind this release does not know"
+            raise DigestMismatch(message, verdict="V11")
+        stored = StoredRef(statements.digest(one.envelope), ref.object_id, ref.location.record_bytes)
+        event = Event(
+            kind, objects=(ObjectRef("study", change["study"]),), instances=len(change["objects"]),
+            detail={"reason": change["reason"], "replayed": 1}, stored=stored,
+        )
+        with core.database.begin() as tx:
+            leaf = core.ledger.record(tx, event, at=core.clock())
+            keep_statement(core, tx, ref, leaf, one.envelope)
+            apply_change(core, tx, change, by=None)
+
+
+__all__ = ["DUE", "CatchUp", "CaughtUp", "note_segments", "set_due"]

@@ -1,0 +1,184 @@
+"""The catalog made again: what the ledger says happened, in its order, done with what the sealed records hold."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.db.tables import audit_event, datastore, held, instance, ledger_leaf, statement
+from archive.errors import ArchiveError, DigestMismatch, InstanceConflict
+from archive.index import catalog
+from archive.ledger import statements
+from archive.services import adoption
+from archive.services.core import Core
+from archive.services.datastores import Datastore
+from archive.services.reconcile import let_in
+from archive.services.records import decode
+from archive.services.state_events import decode_change, keep_statement
+from archive.services.survey import Progress, Survey, first_sound
+from archive.vault.vault import FoundRecord, Kind
+
+ARRIVALS = frozenset({"stored", "held", "conflict"})
+CHANGES = frozenset({"rejected", "restored", "reconciled"})
+_PAGE = 1000
+_TOKEN = policy.system("rebuild")
+_LEAVES = (
+    sa.select(ledger_leaf.c.n, ledger_leaf.c.data, audit_event.c.principal_id)
+    .outerjoin(audit_event, audit_event.c.n == ledger_leaf.c.n)
+    .where(ledger_leaf.c.n > sa.bindparam("last")).order_by(ledger_leaf.c.n).limit(_PAGE)
+)
+
+
+@dataclass(slots=True)
+class Done:
+    """What was made; `missing` are events whose record is not there or not sound, by number and verdict."""
+
+    instances: int = 0
+    held: int = 0
+    changes: int = 0
+    missing: list[tuple[int, str]] = field(default_factory=list)
+
+
+class History:
+    """Runs in one transaction, on an empty catalog."""
+
+    def __init__(self, core: Core, tx: sa.Connection, found: Survey) -> None:
+        """Take records from where the survey found them."""
+        self._core, self._tx, self._found = core, tx, found
+        self._places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
+        self._payloads: dict[int, tuple[bytes, bytes]] = {}
+        self.done = Done()
+
+    def remember(self, leaf: int, object_id: bytes, payload: bytes) -> None:
+        """Keep what a change said, should its record be gone."""
+        self._payloads[leaf] = (object_id, payload)
+
+    def run(self, progress: Progress) -> None:
+        """Do everything the ledger says of instances, oldest first."""
+        last, todo = -1, self._found.objects
+        while rows := self._tx.execute(_LEAVES, {"last": last}).all():
+            last = rows[-1].n
+            for row in rows:
+                leaf = _parsed(row.data)
+                if "obj" not in leaf or leaf.get("k") not in ARRIVALS | CHANGES:
+                    continue
+                try:
+                    (self._arrival if leaf["k"] in ARRIVALS else self._change)(row.n, leaf, row.principal_id)
+                except ArchiveError as error:
+                    if not error.verdict:
+                        raise
+                    self.done.missing.append((row.n, error.verdict))
+            progress("records taken in", todo - self._found.objects, todo)
+
+    def _record(self, leaf: dict[str, Any]) -> FoundRecord | None:
+        return first_sound(self._core, self._found.take(bytes.fromhex(leaf["obj"])))
+
+    def _arrival(self, n: int, leaf: dict[str, Any], _by: int | None) -> None:
+        record = self._record(leaf)
+        if record is None:
+            self.done.missing.append((n, "V01"))
+            return
+        core, tx, ref = self._core, self._tx, record.ref
+        sections = core.vault.sections(ref)
+        if statements.digest(sections.statement).hex() != leaf.get("stmt"):
+            message = "a record's statement is not the one the ledger commits to"
+            raise DigestMismatch(message, verdict="V11")
+        signed = statements.verify(sections.statement, core.keyring.public_keys())
+        if signed["sha256"] != record.sha256.hex():
+            message = "a record's bytes are not the ones its statement signs"
+            raise DigestMismatch(message, verdict="V08")
+        meta = decode(sections.meta)
+        place = self._places[ref.datastore]
+        entry = catalog.Entry(
+            datastore_id=place.id, scanned=meta.scanned, ref=ref, sha256=record.sha256, leaf=n,
+            stored_at=datetime.fromisoformat(meta.received["at"]), issuer=meta.issuer,
+        )
+        decided = adoption.decide(tx, place, meta.scanned, meta.issuer)
+        kind: str = leaf["k"]
+        if kind == "stored" and decided.twin is None and self._insert(entry):
+            self.done.instances += 1
+        else:
+            reason = decided.reason or "what it contradicted is not there any more"
+            catalog.insert_held(tx, "held" if kind == "held" or decided.status == "held" else "conflict", reason, entry)
+            self.done.held += 1
+        keep_statement(core, tx, ref, n, sections.statement)
+
+    def _insert(self, entry: catalog.Entry) -> bool:
+        try:
+            catalog.insert(self._tx, entry)
+        except InstanceConflict:
+            return False  # what let it in then is missing now
+        return True
+
+    def _change(self, n: int, leaf: dict[str, Any], by: int | None) -> None:
+        record = self._record(leaf)
+        if record is not None and record.ref.kind == Kind.EVENT:
+            payload = self._core.vault.read_range(record.ref, 0, record.ref.part10_bytes)
+            keep_statement(self._core, self._tx, record.ref, n, payload)
+        elif n in self._payloads:
+            object_id, payload = self._payloads[n]
+            keep_payload(self._tx, object_id, n, payload)
+        else:
+            self.done.missing.append((n, "V01"))
+            return
+        if not hmac.compare_digest(statements.digest(payload).hex(), str(leaf.get("stmt"))):
+            message = "a change of state is not the one the ledger commits to"
+            raise DigestMismatch(message, verdict="V11")
+        try:
+            apply_change(self._core, self._tx, decode_change(payload), by=by)
+        except InstanceConflict:
+            self.done.missing.append((n, "V10"))  # what it was let in to is missing now
+        else:
+            self.done.changes += 1
+
+
+def keep_payload(tx: sa.Connection, object_id: bytes, leaf: int, payload: bytes) -> None:
+    """Keep what a change said beside its leaf, though its record is gone."""
+    tx.execute(sa.insert(statement), {"object_id": object_id, "leaf": leaf, "envelope": payload})
+
+
+def apply_change(core: Core, tx: sa.Connection, change: dict[str, Any], *, by: int | None) -> None:
+    """Do again what an event record says was done, to what there is of its objects.
+
+    Raises:
+        DigestMismatch: a change this release does not know.
+    """
+    at, what = datetime.fromisoformat(change["at"]), change["change"]
+    objects = [bytes.fromhex(one) for one in change["objects"]]
+    if what in ("rejected", "restored"):
+        pks = [
+            pk for start in range(0, len(objects), _PAGE) for pk in policy.run_as(
+                tx, _TOKEN, sa.select(instance.c.id).where(instance.c.object_id.in_(objects[start : start + _PAGE]))
+            ).scalars()
+        ]
+        if what == "rejected":
+            catalog.reject(tx, pks, by=by, reason=change["reason"], at=at)
+        else:
+            catalog.restore(tx, pks, at=at)
+        return
+    if what not in ("accepted", "held-rejected"):
+        message = "a change of state of a kind this release does not know"
+        raise DigestMismatch(message, verdict="V11", remedy="install the release that wrote it")
+    for row in policy.run_as(tx, _TOKEN, sa.select(held).where(held.c.object_id.in_(objects))).all():
+        if not catalog.decide_held(tx, row.id, "accepted" if what == "accepted" else "rejected", by=by, at=at) or what != "accepted":
+            continue
+        place = tx.execute(sa.select(datastore.c.uid).where(datastore.c.id == row.datastore_id)).scalar_one()
+        ref = catalog.ref_of(row, bytes(place))
+        meta = decode(core.vault.sections(ref).meta)
+        let_in(core, tx, catalog.Entry(
+            datastore_id=row.datastore_id, scanned=meta.scanned, ref=ref, sha256=bytes(row.sha256), leaf=row.leaf, stored_at=at,
+            issuer=meta.issuer,
+        ), by=by)
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        return dict(msgspec.json.decode(bytes(data)))
+    except msgspec.DecodeError:
+        return {}  # the ledger's own check tells

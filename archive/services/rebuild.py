@@ -1,0 +1,286 @@
+"""Rebuild: the catalog made again from the sealed records, and with it what else of a lost index can be brought back.
+
+In one transaction, so a run that was cut short changed nothing and is given again. Where the index opens, access and ledger stay as they
+are; where it is lost they come from what lies beside it (docs/format.md 7, 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from archive.access import policy, principals, roles
+from archive.access.subject import Subject
+from archive.db.copies import copy_rows
+from archive.db.engine import Database
+from archive.db.tables import (
+    access_study,
+    archive_state,
+    audit_event,
+    audit_object,
+    checkpoint,
+    datastore,
+    grants,
+    held,
+    instance,
+    ledger_leaf,
+    ledger_node,
+    patient,
+    principal,
+    segment,
+    series,
+    series_pack,
+    statement,
+    study,
+    study_name_fts,
+)
+from archive.errors import ArchiveError, Unavailable
+from archive.index import access_study as derived
+from archive.ledger import nodes, recover
+from archive.ledger.audit import Event, Kind
+from archive.services import catchup, lifecycle, retrace, snapshot, targets
+from archive.services.core import Core
+from archive.services.ended import apply_later
+from archive.services.history import CHANGES, Done, History
+from archive.services.replay import Replay
+from archive.services.segment_rows import FIRST_RECORD
+from archive.services.snapshot import Snapshot
+from archive.services.survey import Progress, Survey, survey
+from archive.services.targets import Placed, Resolver
+
+CATALOG = (access_study, series_pack, instance, held, series, study, patient)
+LEDGER = (ledger_leaf, ledger_node, audit_event, audit_object, checkpoint)
+_TOKEN = policy.system("rebuild")
+DEFAULT_DATASTORE = "clinical"
+_WHEN = "%Y-%m-%d %H:%M:%S UTC"
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What was made, and in words what is missing."""
+
+    lost: bool
+    instances: int = 0
+    held: int = 0
+    changes: int = 0
+    adopted: int = 0
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything the ledger names is there."""
+        return not self.problems
+
+
+class Rebuild:
+    """Runs alone: no archive serves, no import stores."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive; its index may be empty."""
+        self._core = core
+        self._changes: list[tuple[int, bytes, bytes]] = []
+
+    def run(self, *, lost: bool, damaged: Database | None = None, operator: str = "", progress: Progress = lambda *_args: None) -> Rebuilt:
+        """Make the catalog again; with `lost`, in an index that is empty, the rest too, as far as possible from a `damaged` one.
+
+        Raises:
+            Unavailable: somebody is storing.
+            LedgerBroken: the ledger's files do not give the log that was signed; nothing was changed.
+            DatabaseUnavailable, VaultUnavailable.
+        """
+        core = self._core
+        for file in core.vault.segments.files():
+            if core.vault.in_use(file.segment_id):
+                message = "something is storing into this archive"
+                raise Unavailable(message, remedy="stop the archive and wait for imports to end, then give the command again")
+        report, found = Rebuilt(lost), survey(core, progress)
+        with core.database.begin() as tx:
+            kept = self._bring_back(tx, report, damaged, progress) if lost else self._clear(tx)
+            history = History(core, tx, found)
+            for row in self._changes:
+                history.remember(*row)
+            if lost:
+                self._segments(tx)
+            history.run(progress)
+            self._resolve(tx, kept, report)
+            derived.refill(tx, core.clock())
+            if lost:
+                self._replay_from(tx, found)
+                catchup.set_due(tx)
+            _tell(report, history.done, found)
+            self._record(tx, report, operator)
+        done = catchup.CatchUp(core).run()
+        replayed = Replay(core).run()
+        report.adopted = done.instances + replayed.adopted
+        report.changes += done.changes
+        return report
+
+    # --- where the index opens -----------------------------------------------------------------------------------------------------
+
+    def _clear(self, tx: sa.Connection) -> dict[sa.Table, dict[int, Placed]]:
+        """Empty the catalog and return what grants are about; of what changes said, what is not sealed any more is kept in mind."""
+        kept = targets.captured(tx)
+        self._from_ledger(tx, kept)
+        self._changes = [
+            (row.leaf, bytes(row.object_id), bytes(row.envelope)) for row in tx.execute(
+                sa.select(statement.c.leaf, statement.c.object_id, statement.c.envelope)
+                .join(audit_event, audit_event.c.n == statement.c.leaf).where(audit_event.c.kind.in_(CHANGES))
+            )
+        ]
+        for table in CATALOG:
+            policy.run_as(tx, _TOKEN, sa.delete(table))
+        if tx.dialect.name == "sqlite":
+            policy.run_as(tx, _TOKEN, sa.delete(study_name_fts))
+        tx.execute(sa.delete(statement))
+        return kept
+
+    def _from_ledger(self, tx: sa.Connection, kept: dict[sa.Table, dict[int, Placed]]) -> None:
+        """Ask the ledger what grants were about whose patient, study or series has no row."""
+        about = kept[grants]
+        gone = {number for number, (_, target) in about.items() if target == targets.GONE}
+        if not gone:
+            return
+        places = {row.name: row.id for row in tx.execute(sa.select(datastore.c.id, datastore.c.name))}
+        for said in retrace.details(self._core, tx, Kind.GRANTED):
+            if said.get("id") in gone and said["objects"]:
+                level, value = said["objects"][0]
+                word = {"patient": "patient-id", "series": "series-uid"}.get(level, level)
+                if said["effect"] == "allow" and level == "patient":
+                    continue  # whose PatientID it was is not known for certain: nobody gets to see another's images
+                about[said["id"]] = (places.get(said["datastore"], 0), (word, value))
+
+    # --- where it is lost ----------------------------------------------------------------------------------------------------------
+
+    def _bring_back(
+        self, tx: sa.Connection, report: Rebuilt, damaged: Database | None, progress: Progress
+    ) -> dict[sa.Table, dict[int, Placed]]:
+        core = self._core
+        if damaged is not None and self._salvaged(tx, damaged, LEDGER):
+            report.notes.append("the ledger was read from the damaged index")
+        else:
+            found = recover.recover(
+                tx, core.keyring, core.config.ledger_dir, progress=lambda done, total: progress("events of the ledger", done, total)
+            )
+            if found.at is None:
+                report.problems.append("the ledger is lost: storage/ledger holds no checkpoint, and the log begins anew")
+            else:
+                report.notes.append(f"the ledger is as of its checkpoint of {found.at:{_WHEN}}: {found.size} events; later ones are lost, "
+                                    "but for what the records themselves say")
+        self._configuration(tx)
+        leaves = nodes.size(tx)
+        kept = self._salvaged_access(damaged, leaves)
+        if kept is not None:
+            report.notes.append("users and grants were read from the damaged index")
+        else:
+            kept, broken = snapshot.newest(core.keyring, core.config.ledger_dir, leaves)
+            report.problems += [f"the access snapshot {name} does not open" for name in broken]
+        if kept is None:
+            self._nobody(tx)
+            about: dict[sa.Table, dict[int, Placed]] = {}
+            apply_later(core, tx, 0, about, partial(self._ended, tx))
+            report.problems.append("users, grants and peers are lost: there is no access snapshot; add them anew, the first with "
+                                   "'archive user add NAME --role owner'")
+            return about
+        snapshot.put_back(tx, kept)
+        later = apply_later(core, tx, kept.leaves, kept.targets, partial(self._ended, tx))
+        report.notes.append(f"users, grants and peers are as of {kept.at:{_WHEN}}; of later changes {later.taken} that took away count, "
+                            f"{later.ended} that gave do not")
+        report.notes.append("sessions are lost: everybody signs in again; jobs and peers that were waiting are lost")
+        return kept.targets
+
+    def _configuration(self, tx: sa.Connection) -> None:
+        """Note the configuration that the ledger knows, so that the next start tells whether it is another."""
+        said = next((row["sha256"] for row in retrace.details(self._core, tx, Kind.CONFIGURED) if "sha256" in row), None)
+        if said is not None:
+            tx.execute(sa.insert(archive_state).values(name=lifecycle.CONFIGURATION, value=said))
+
+    def _ended(self, tx: sa.Connection, kind: Kind, detail: dict[str, Any]) -> None:
+        self._core.ledger.record(tx, Event(kind, detail=detail), at=self._core.clock())
+
+    def _salvaged(self, tx: sa.Connection, damaged: Database, tables: Sequence[sa.Table]) -> bool:
+        """Copy tables whole from a damaged index, or nothing of them."""
+        try:
+            with damaged.read() as source, tx.begin_nested():
+                copy_rows(source, tx, _TOKEN, tables)
+                return nodes.size(tx) > 0
+        except (ArchiveError, sa.exc.SQLAlchemyError):
+            return False
+
+    def _salvaged_access(self, damaged: Database | None, leaves: int) -> Snapshot | None:
+        if damaged is None:
+            return None
+        try:
+            with damaged.read() as tx:
+                found = snapshot.taken(tx, self._core.clock())
+        except (ArchiveError, sa.exc.SQLAlchemyError):
+            return None
+        return found if found.tables["principal"] and found.leaves >= leaves else None
+
+    def _nobody(self, tx: sa.Connection) -> None:
+        """Make what an archive needs before anyone is in it: roles, the console, the datastores that have keys."""
+        core = self._core
+        at = core.clock()
+        roles.add_builtin(tx, at=at)
+        principals.add(tx, "console", principals.CONSOLE, at=at, full_name="The command line")
+        uids = list(dict.fromkeys(kek.datastore for kek in core.keyring.keks()))
+        for number, uid in enumerate(uids):
+            name = f"recovered-{number}" if number else DEFAULT_DATASTORE
+            tx.execute(sa.insert(datastore), {"uid": uid, "name": name, "created_at": at})
+
+    def _segments(self, tx: sa.Connection) -> None:
+        catchup.note_segments(self._core, tx)
+        tx.execute(sa.update(segment).values(replay_from=FIRST_RECORD))
+
+    def _replay_from(self, tx: sa.Connection, found: Survey) -> None:
+        """Close the segments the ledger has the hash of; what is not in the ledger is looked at again from where it begins."""
+        core = self._core
+        hashes = {one["segment"]: bytes.fromhex(one["sha256"]) for one in retrace.details(core, tx, Kind.SEGMENT_CLOSED)}
+        first: dict[bytes, int] = {}
+        for segment_id, offset in found.left():
+            first[segment_id] = min(offset, first.get(segment_id, offset))
+        for file in core.vault.segments.files():
+            end = found.ends.get(file.segment_id, FIRST_RECORD)
+            values: dict[str, Any] = {"replay_from": first.get(file.segment_id, end)}
+            if file.name in hashes:
+                settled = file.segment_id not in first
+                values = {"state": "closed", "used": file.file_bytes, "sha256": hashes[file.name], "closed_at": core.clock(),
+                          "replay_from": file.file_bytes if settled else first[file.segment_id]}
+            tx.execute(sa.update(segment).where(segment.c.id == file.segment_id).values(**values))
+
+    # -------------------------------------------------------------------------------------------------------------------------------
+
+    def _resolve(self, tx: sa.Connection, kept: dict[sa.Table, dict[int, Placed]], report: Rebuilt) -> None:
+        resolver = Resolver(self._core, tx, self._core.clock())
+        lost = targets.put_back(tx, resolver, kept)
+        if lost:
+            shown = ", ".join(str(number) for number in lost[:20]) + (", …" if len(lost) > 20 else "")
+            report.problems.append(f"nobody knows any more what these grants are about, so they give nothing: {shown}")
+        if resolver.empty:
+            report.notes.append(f"{resolver.empty} patients with grants have no images here now; the grants count when images come")
+
+    def _record(self, tx: sa.Connection, report: Rebuilt, operator: str) -> None:
+        core = self._core
+        console = tx.execute(sa.select(principal.c.id).where(principal.c.kind == "console")).scalar_one()
+        subject = Subject(console, principals.CONSOLE, "console", "console", operator=operator)
+        detail = {
+            "what": "index, ledger and access" if report.lost else "index", "instances": report.instances, "held": report.held,
+            "changes": report.changes, "notes": report.notes, "problems": report.problems,
+        }
+        core.ledger.record(tx, Event(Kind.REBUILT, outcome=0 if report.ok else 4, subject=subject, detail=detail), at=core.clock())
+
+
+def _tell(report: Rebuilt, done: Done, found: Survey) -> None:
+    report.instances, report.held, report.changes = done.instances, done.held, done.changes
+    if done.missing:
+        verdicts = ", ".join(sorted({verdict for _, verdict in done.missing}))
+        first = ", ".join(str(number) for number, _ in done.missing[:20])
+        report.problems.append(f"{len(done.missing)} events name records that are missing or not sound ({verdicts}): {first}; bring their "
+                               "segments back from a backup and rebuild again")
+    report.problems += [f"segment {name} is damaged at {offset} ({verdict})" for name, offset, verdict in found.damaged[:20]]
+    if found.shredded:
+        report.notes.append(f"{found.shredded} records are of studies whose key was destroyed on purpose")

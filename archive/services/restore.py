@@ -1,0 +1,295 @@
+"""Restore: a backup put onto a machine that holds nothing yet, every file checked on the way, and opened before it counts.
+
+Everything is made beside the storage folder's own names and moved there at the end, the keys last: what was cut short is no archive, and
+is made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.config import Config, DatabaseSection, Keys
+from archive.db import migrate
+from archive.db.copies import copy_rows
+from archive.db.tables import association_slot, login_attempt, principal, segment, session
+from archive.errors import ConfigurationError, KeysUnavailable
+from archive.keys import private_files
+from archive.keys.keyring import Keyring
+from archive.ledger.audit import Event, Kind
+from archive.services import catchup, manifest, setup
+from archive.services.catchup import CatchUp
+from archive.services.clock import Clock
+from archive.services.console import console
+from archive.services.core import Core
+from archive.services.manifest import File
+from archive.services.oversight import Oversight
+from archive.services.replay import Replay
+from archive.services.verify import Mode, Verify
+from archive.vault.disk import translated
+
+STAGE = ".restoring"
+Progress = Callable[[str, int, int | None], None]
+Keeping = Literal["copy", "link"]
+
+
+class Opened(Protocol):
+    """What is needed of an opened archive."""
+
+    @property
+    def core(self) -> Core:
+        """The rooms below."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+Open = Callable[[Config, Keyring], Opened]
+
+
+@dataclass(slots=True)
+class Restored:
+    """What was put back, and what checking it found."""
+
+    storage: str
+    made_at: datetime
+    files: int
+    bytes: int
+    adopted: int = 0
+    changes: int = 0
+    checked: int = 0
+    findings: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything verified."""
+        return not self.findings
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to restore: what opens the keyring, how deep to look, who asks."""
+
+    opening: Open
+    clock: Clock
+    mode: Mode = "quick"
+    key_file: Path | None = None
+    recovery_kit: Path | None = None
+    operator: str = ""
+    progress: Progress = lambda *_args: None
+
+
+def restore(folder: Path, config: Config, way: Way) -> Restored:
+    """Put the backup at `folder` into the storage folder of `config`.
+
+    Raises:
+        ConfigurationError: there is an archive already.
+        KeysUnavailable: nothing given opens the backup's keyring.
+        DigestMismatch: a file of the backup is missing or was changed; nothing is left of the attempt.
+        VaultUnavailable, DatabaseUnavailable, OutOfSpace.
+    """
+    refuse_occupied(config)
+    stage = config.storage_dir / STAGE
+    try:
+        config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.rmtree(stage, ignore_errors=True)
+        try:
+            report, given = _staged(folder, config, stage, way, keeping="copy")
+            _move(stage, config, given)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise translated(error, "restoring the backup") from error
+    report.storage = str(config.storage_dir)
+    return report
+
+
+def rehearse(folder: Path, config: Config, stage: Path, way: Way) -> Restored:
+    """Put the backup into an empty folder as `restore` does, for a look; closed segments are linked where that is possible.
+
+    Raises:
+        As restore.
+    """
+    try:
+        return _staged(folder, msgspec.structs.replace(config, database=DatabaseSection()), stage, way, keeping="link")[0]
+    except OSError as error:
+        raise translated(error, "restoring the backup") from error
+
+
+def refuse_occupied(config: Config) -> None:
+    """Refuse a storage folder that holds anything; a key file may lie where the configuration says.
+
+    Raises:
+        ConfigurationError.
+    """
+    there = [config.keys_dir / "keyring.json"] if (config.keys_dir / "keyring.json").exists() else []
+    if config.storage_dir.is_dir():
+        harmless = {STAGE, "run", ".gitignore", "README.md", "README"}
+        there += [path for path in sorted(config.storage_dir.iterdir()) if path.name not in harmless and not _keys_alone(path, config)]
+    if there:
+        message = f"the storage folder is not empty: {there[0]}"
+        raise ConfigurationError(message, remedy="name an empty one, or move this one away first; nothing is ever overwritten")
+
+
+def _keys_alone(path: Path, config: Config) -> bool:
+    return path == config.keys_dir and path.is_dir() and all(one == config.key_file for one in path.iterdir())
+
+
+def _staged(folder: Path, config: Config, stage: Path, way: Way, *, keeping: Keeping) -> tuple[Restored, Path]:
+    chosen = manifest.current(folder)
+    manifest.glance(chosen)
+    stage.mkdir(mode=0o700)
+    inside = msgspec.structs.replace(config, archive=msgspec.structs.replace(config.archive, storage=str(stage)), keys=Keys())
+    setup.make_folders(inside)
+    inside, keyring = _keys(chosen, inside, config, way)
+    said, digest = manifest.verified(chosen, keyring)
+    report = Restored(str(stage), said.at, len(said.files), sum(file.size for file in said.files))
+    files = {file.path: file for file in said.files}
+    segments = {path: file for path, file in files.items() if path.endswith(".seg")}
+    for number, (path, file) in enumerate(files.items()):
+        if path not in segments:
+            _put(chosen, stage, path, file)
+            way.progress("files checked and copied", number, len(files))
+    hashed = _index(inside, config, keyring, stage)
+    for number, (path, file) in enumerate(segments.items()):
+        _segment(chosen, inside, path, file, link=keeping == "link" and _name(path) in hashed)
+        way.progress("segments checked and copied", number + 1, len(segments))
+    with closing(way.opening(inside, keyring)) as node:
+        _settle(node.core, report, digest, way)
+    return report, inside.key_file
+
+
+# --- keys --------------------------------------------------------------------------------------------------------------------------
+
+
+def _keys(chosen: Path, inside: Config, config: Config, way: Way) -> tuple[Config, Keyring]:
+    """Open the backup's keyring with a key file (given, in its place, or in the backup) or a recovery kit; no key file is copied."""
+    try:
+        private_files.write(inside.keys_dir / "keyring.json", (chosen / "keyring.json").read_bytes())
+    except FileNotFoundError:
+        message = "the backup holds no keyring"
+        raise KeysUnavailable(message, remedy="take another copy of the backup") from None
+    if way.recovery_kit is not None:
+        keyring = Keyring.open(inside, recovery_kit=way.recovery_kit)
+        keyring.slot_add(at=way.clock(), key_file=inside.key_file, label="made at a restore")
+        return inside, keyring
+    given = way.key_file or next((path for path in (config.key_file, chosen / "root.key") if path.exists()), None)
+    if given is None:
+        message = "the backup was made without keys, and nothing was given that opens its keyring"
+        raise KeysUnavailable(message, remedy="give --key-file FILE (the archive's root.key) or --recovery-kit FILE")
+    inside = msgspec.structs.replace(inside, keys=Keys(key_file=str(given.resolve())))
+    return inside, Keyring.open(inside)
+
+
+# --- files -------------------------------------------------------------------------------------------------------------------------
+
+
+def _name(path: str) -> str:
+    """Return the name a segment has in an archive."""
+    return f"{Path(path).name.split('.')[0]}.seg"
+
+
+def _put(chosen: Path, stage: Path, path: str, file: File) -> None:
+    """Copy a file and refuse one that is not the one in the list; keys and the configuration have been taken, or are not."""
+    if path in ("keyring.json", "root.key", "config.toml"):
+        manifest.require(file, _hashed(chosen / path))
+        return
+    try:
+        manifest.require(file, manifest.copy(chosen / path, stage / path))
+    except FileNotFoundError:
+        manifest.require(file, None)
+
+
+def _hashed(path: Path) -> manifest.Copied | None:
+    try:
+        return manifest.hashed(path)
+    except FileNotFoundError:
+        return None
+
+
+def _segment(chosen: Path, inside: Config, path: str, file: File, *, link: bool) -> None:
+    source, target = chosen / path, inside.segments_dir / _name(path)
+    if link:
+        with suppress(OSError):
+            os.link(source, target)
+            manifest.require(file, manifest.hashed(target))
+            return
+    try:
+        manifest.require(file, manifest.copy(source, target))
+    except FileNotFoundError:
+        manifest.require(file, None)
+
+
+def _index(inside: Config, config: Config, keyring: Keyring, stage: Path) -> frozenset[str]:
+    """Bring the index to this release, onto a server when one is configured; return the segments whose hash it has: nobody writes them."""
+    setup.make_databases(msgspec.structs.replace(inside, database=DatabaseSection()), keyring)
+    with closing(setup.open_index(msgspec.structs.replace(inside, database=DatabaseSection()), keyring)) as index:
+        if config.database.url:
+            with closing(setup.open_index(config, keyring)) as server:
+                migrate.upgrade(server)
+                with index.read() as source, server.begin() as tx:
+                    if tx.execute(sa.select(principal.c.id).limit(1)).first() is not None:
+                        message = "the database that is configured holds an archive already"
+                        raise ConfigurationError(message, remedy="name an empty database in database.url")
+                    copy_rows(source, tx, policy.system("backup"))
+        with index.begin() as tx:
+            settled = sa.select(segment.c.name).where(segment.c.sha256.is_not(None), segment.c.replay_from >= segment.c.used)
+            hashed = frozenset(tx.execute(settled).scalars())
+    if config.database.url:
+        for path in stage.glob("index.db*"):
+            path.unlink()
+    return hashed
+
+
+def _move(stage: Path, config: Config, given: Path) -> None:
+    """Give everything its name, what makes it an archive last."""
+    keys = stage / "keys"
+    for path in sorted(stage.iterdir()):
+        if path == keys or path.name == "run":
+            continue
+        target = config.storage_dir / path.name
+        path.replace(target)
+    config.run_dir.mkdir(mode=0o700, exist_ok=True)
+    private_files.make_directory(config.keys_dir)
+    private_files.make_directory(config.key_file.parent)
+    if not config.key_file.exists():
+        private_files.write(config.key_file, given.read_bytes())
+    private_files.write(config.keys_dir / "keyring.json", (keys / "keyring.json").read_bytes())
+    shutil.rmtree(stage)
+
+
+# --- opened ------------------------------------------------------------------------------------------------------------------------
+
+
+def _settle(core: Core, report: Restored, digest: str, way: Way) -> None:
+    """Say that the log goes on from here, give what is younger than the index its rows, and look at everything."""
+    subject = console(core, way.operator)
+    reason = f"restored from the backup of {report.made_at:%Y-%m-%d %H:%M:%S} UTC"
+    if Oversight(core).rolled_back():
+        Oversight(core).acknowledge(subject, reason=reason)
+    with core.database.begin() as tx:
+        for table in (session, login_attempt, association_slot):  # of the machine that was: everybody signs in again
+            tx.execute(sa.delete(table))
+        catchup.set_due(tx)
+        tx.execute(sa.delete(session))  # who signed out since is not signed in again
+        detail = {"what": "restored from a backup", "made_at": report.made_at.isoformat(), "manifest": digest}
+        core.ledger.record(tx, Event(Kind.REBUILT, subject=subject, detail=detail), at=core.clock())
+    done, replayed = CatchUp(core).run(), Replay(core).run()
+    report.adopted, report.changes = done.instances + replayed.adopted, done.changes
+    checked = Verify(core).run(subject, way.mode, progress=lambda one, total: way.progress("records checked", one, total))
+    report.checked = checked.checked
+    report.findings = [{"code": one.code, "detail": one.detail} for one in checked.findings]
+
+

@@ -1,0 +1,192 @@
+"""Sending: instances leave by C-GET to who asks, or by C-MOVE to a registered destination, inside the scope of both sides.
+
+One statement chooses the instances; the audit event is committed durably before the first leaves; each is looked for again inside the
+scopes as they are then, so that a revocation lets at most the one under way finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from archive.access.permissions import Permission
+from archive.access.policy import Scope, scope_of
+from archive.access.subject import Subject
+from archive.db.tables import peer, peer_ae_title, principal
+from archive.dicom import pixels
+from archive.dicom.decode import DECODABLE
+from archive.dicom.implicit import implicit_little
+from archive.dicom.part10 import meta
+from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
+from archive.errors import ArchiveError, NotAcceptable, NotFound, Rejected, Unavailable
+from archive.index import locate
+from archive.index.locate import InstanceRow
+from archive.index.selection import Selected, UniqueKeys, select
+from archive.ledger.audit import Event, Kind, ObjectRef
+from archive.services import datastores
+from archive.services.core import Core
+from archive.services.records import decode
+
+__all__ = ["MAXIMUM_INSTANCES", "Destination", "Leaving", "Selected", "Selection", "Sending", "TooMany", "UniqueKeys"]
+
+MAXIMUM_INSTANCES = 65_535
+"""What the counters of a C-GET or C-MOVE response hold (PS3.7 9.1.3)."""
+
+WHOLE_BYTES = 8 << 20
+"""Up to here an instance is authenticated to its end before any of it leaves."""
+
+_AUDITED_UIDS = 1000
+
+
+class TooMany(Rejected):
+    """More instances than one retrieve can count."""
+
+    code = "too-many"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A registered peer that instances may be sent to; with `tls` only to the one who holds the certificate."""
+
+    subject: Subject
+    ae_title: str
+    host: str
+    port: int
+    tls: bool
+    certificate_sha256: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The data set of one instance in the transfer syntax it was asked in."""
+
+    length: int
+    pieces: Iterator[bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What one retrieve sends, and on whose right."""
+
+    subject: Subject
+    need: Permission
+    to: Destination | None
+    instances: tuple[Selected, ...]
+
+
+class Sending:
+    """The one way for instances to leave over DIMSE; safe to share between threads."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive."""
+        self._core = core
+
+    def destination(self, subject: Subject, ae_title: str) -> Destination | None:
+        """Return the registered peer with an address that has this AE title; of several, the one who asks.
+
+        Raises:
+            Unavailable: that there is none could not be recorded.
+        """
+        with self._core.database.read() as tx:
+            rows = tx.execute(_ADDRESSED.where(peer_ae_title.c.ae_title == ae_title)).all()
+        own = [row for row in rows if row.id == subject.peer_id]
+        rows = own or rows
+        if len(rows) != 1:
+            self._record(Event(Kind.DENIED, outcome=4, subject=subject, detail={"what": "C-MOVE", "unknown_destination": ae_title}))
+            return None
+        row = rows[0]
+        them = Subject(row.principal_id, row.name, "device", "dimse", row.host, peer_id=row.id)
+        digest = bytes(row.certificate_sha256) if row.certificate_sha256 else None
+        return Destination(them, ae_title, row.host, row.port, bool(row.tls), digest)
+
+    def select(self, subject: Subject, datastore: str, keys: UniqueKeys, *, what: str, to: Destination | None = None) -> Selection:
+        """Return what leaves: visible to who asks and, when it goes to somebody else, with the right to send it and theirs to receive.
+
+        Raises:
+            TooMany: more than can be counted.
+            Unavailable: the read could not be recorded, so nothing may leave.
+        """
+        core = self._core
+        at = core.clock()
+        asks_for_itself = to is None or to.subject.principal_id == subject.principal_id
+        need = Permission.ORIGINAL if asks_for_itself else Permission.SEND
+        with core.database.read() as tx:
+            place = datastores.asked_for(tx, subject, datastore, at)
+            scope, also = self._scopes(subject, need, to)
+            rows = select(tx, scope, place.id, keys, also=also, limit=MAXIMUM_INSTANCES + 1)
+        if len(rows) > MAXIMUM_INSTANCES:
+            message = "more instances than one retrieve can count"
+            raise TooMany(message, remedy="retrieve study by study")
+        studies = dict.fromkeys(row.study_instance_uid for row in rows) or dict.fromkeys(keys.studies)
+        detail: dict[str, str | int] = {"what": what, "datastore": datastore}
+        if to is not None:
+            detail |= {"destination": to.subject.name, "ae_title": to.ae_title, "host": to.host, "port": to.port}
+        if len(studies) > _AUDITED_UIDS:
+            detail["studies"] = len(studies)
+        kind = (Kind.READ if to is None else Kind.SENT) if rows else Kind.DENIED
+        self._record(Event(
+            kind, outcome=0 if rows else 4, subject=subject, instances=len(rows), bytes=sum(row.part10_bytes for row in rows),
+            objects=tuple(ObjectRef("study", uid) for uid in list(studies)[:_AUDITED_UIDS]), detail=detail,
+        ))  # fmt: skip
+        return Selection(subject, need, to, tuple(rows))
+
+    def open(self, selection: Selection, one: Selected, transfer_syntax_uid: str) -> Leaving:
+        """Return the data set of one instance; the scopes are asked again first.
+
+        Raises:
+            NotFound: the right to it ended meanwhile.
+            NotAcceptable: it cannot be had in that transfer syntax.
+            SealBroken, KeyShredded, VaultUnavailable: a large one also while its pieces are taken.
+        """
+        core = self._core
+        scope, also = self._scopes(selection.subject, selection.need, selection.to)
+        row = locate.within(core.database, scope, one.instance_pk, also=also)
+        if row is None:
+            message = "there is no such object"
+            raise NotFound(message)
+        if row.transfer_syntax_uid != transfer_syntax_uid:
+            made = self._transcoded(row, transfer_syntax_uid)
+            return Leaving(len(made), iter((made,)))
+        length = row.ref.part10_bytes - row.dataset_offset
+        if length <= WHOLE_BYTES:
+            return Leaving(length, iter((core.vault.read_range(row.ref, row.dataset_offset, length),)))
+        return Leaving(length, core.vault.read(row.ref, row.dataset_offset))
+
+    @staticmethod
+    def convertible(one: Selected) -> bool:
+        """Whether an instance can be had in explicit and implicit VR little endian."""
+        return one.transfer_syntax_uid in UNCOMPRESSED | DECODABLE
+
+    def _transcoded(self, row: InstanceRow, transfer_syntax_uid: str) -> bytes:
+        if transfer_syntax_uid not in (EXPLICIT_LE, IMPLICIT_LE):
+            message = "no such representation can be made"
+            raise NotAcceptable(message)
+        vault = self._core.vault
+        scanned = decode(vault.sections(row.ref).meta).scanned
+        part10 = pixels.to_explicit_le(vault.read_range(row.ref, 0, row.ref.part10_bytes), scanned)
+        dataset = part10[len(meta(scanned.sop_class_uid, scanned.sop_instance_uid, EXPLICIT_LE)) :]
+        return dataset if transfer_syntax_uid == EXPLICIT_LE else implicit_little(dataset)
+
+    def _scopes(self, subject: Subject, need: Permission, to: Destination | None) -> tuple[Scope, Scope | None]:
+        at = self._core.clock()
+        theirs = None if to is None else scope_of(to.subject, Permission.RECEIVE, at, prefix="receiver")
+        return scope_of(subject, need, at), theirs
+
+    def _record(self, event: Event) -> None:
+        """No audit, no data."""
+        core = self._core
+        try:
+            core.database.group(lambda tx: core.ledger.record(tx, event, at=core.clock()), durable=True)
+        except (ArchiveError, sa.exc.SQLAlchemyError) as error:
+            message = "the access could not be recorded, so nothing was answered"
+            raise Unavailable(message, remedy=getattr(error, "remedy", "") or "run 'archive doctor'") from error
+
+
+_ADDRESSED = (
+    sa.select(peer.c.id, peer.c.principal_id, peer.c.name, peer.c.host, peer.c.port, peer.c.tls, peer.c.certificate_sha256)
+    .join(peer_ae_title, peer_ae_title.c.peer_id == peer.c.id)
+    .join(principal, principal.c.id == peer.c.principal_id)
+    .where(peer.c.enabled, principal.c.enabled, principal.c.removed_at.is_(None), peer.c.host != "", peer.c.port.is_not(None))
+)

@@ -1,0 +1,250 @@
+"""Access snapshots: who may do what, sealed beside the ledger for the day the index is lost (docs/format.md 10)."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from archive.db.copies import number_on
+from archive.db.tables import (
+    api_token,
+    audit_event,
+    boundary,
+    boundary_item,
+    credential,
+    datastore,
+    grants,
+    membership,
+    peer,
+    peer_ae_title,
+    peer_network,
+    principal,
+    role,
+    role_assignment,
+)
+from archive.db.types import Instant
+from archive.errors import IntegrityError, SealBroken, VaultUnavailable
+from archive.keys import private_files, sealing
+from archive.keys.keyring import Keyring
+from archive.ledger import nodes
+from archive.ledger.audit import Kind
+from archive.services import targets
+from archive.services.core import Core
+from archive.services.targets import NOWHERE, Placed, Target
+
+FOLDER = "access"
+KEPT = 8
+DAILY = timedelta(days=1)
+LATEST = timedelta(seconds=30)
+"""How long a change of access may wait for its snapshot."""
+TABLES = (
+    datastore, principal, membership, role, role_assignment, grants, boundary, boundary_item, credential, api_token, peer, peer_ae_title,
+    peer_network,
+)
+CHANGING = (
+    Kind.GRANTED, Kind.REVOKED, Kind.USER_CHANGED, Kind.ROLE_CHANGED, Kind.TOKEN_CHANGED, Kind.PASSWORD_CHANGED, Kind.PEER_CHANGED,
+    Kind.KEY_CHANGED, Kind.CONFIGURED,
+)
+_MAGIC = b"SRSNAP1\0"
+_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a snapshot holds; `leaves` says up to where of the log it knows."""
+
+    at: datetime
+    leaves: int
+    tables: dict[str, list[dict[str, Any]]]
+    targets: dict[sa.Table, dict[int, Placed]]
+
+
+class Snapshots:
+    """Written by one worker; read by a rebuild."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive."""
+        self._core = core
+        self._folder = core.config.ledger_dir / FOLDER
+        self._written_at: datetime | None = None
+        self._mine_at: datetime | None = None
+        self._looked = 0
+        self._changed = False
+        last = next(iter(files(core.config.ledger_dir)), None)
+        if last is not None:
+            with suppress(OSError):
+                self._written_at = datetime.fromtimestamp(last.stat().st_mtime, UTC)
+                self._looked = int(last.name)
+
+    def tick(self, *, patient: bool = False) -> bool:
+        """Write a snapshot when access changed since the last one, or a day has gone by; False when none was due.
+
+        One worker writes a row of changes together, the first at once; `patient` waits for others' writes too, as many short
+        processes in a row should.
+
+        Raises:
+            DatabaseUnavailable, VaultUnavailable.
+        """
+        at = self._core.clock()
+        self._look()
+        last, wait = self._written_at, DAILY
+        if self._changed and last is not None:
+            last, wait = (last if patient else self._mine_at), LATEST
+        if last is not None and at - last < wait:
+            return False
+        self.write()
+        return True
+
+    def _look(self) -> None:
+        """Note whether events since the last look changed access."""
+        with self._core.database.read() as tx:
+            size = nodes.size(tx)
+            if not self._changed and size > self._looked:
+                said = sa.select(audit_event.c.n).where(
+                    audit_event.c.n >= self._looked, audit_event.c.kind.in_([kind.label for kind in CHANGING])
+                )
+                self._changed = tx.execute(said.limit(1)).first() is not None
+        self._looked = size
+
+    def write(self) -> Path:
+        """Write one now, and remove the oldest ones.
+
+        Raises:
+            DatabaseUnavailable, VaultUnavailable.
+        """
+        core = self._core
+        at = core.clock()
+        with core.database.read() as tx:
+            body = _body(tx, at)
+        leaves: int = body["leaves"]
+        sealed = _MAGIC + sealing.seal(_key(core.keyring), zlib.compress(sealing.canonical(body)), _aad(core.keyring, leaves))
+        path = self._folder / f"{leaves:020d}"
+        try:
+            private_files.make_directory(self._folder)
+            private_files.write(path, sealed)
+            for old in files(core.config.ledger_dir)[KEPT:]:
+                old.unlink(missing_ok=True)
+        except (OSError, IntegrityError) as error:
+            message = "the access snapshot cannot be written"
+            raise VaultUnavailable(message, remedy="free space on the storage disk, then restart the archive") from error
+        self._written_at = self._mine_at = at
+        self._changed = False
+        return path
+
+
+def files(ledger_dir: Path) -> list[Path]:
+    """Return the snapshots there are, newest first."""
+    with suppress(OSError):
+        found = [path for path in (ledger_dir / FOLDER).iterdir() if len(path.name) == 20 and path.name.isdecimal()]
+        return sorted(found, key=lambda path: path.name, reverse=True)
+    return []
+
+
+def newest(keyring: Keyring, ledger_dir: Path, leaves: int) -> tuple[Snapshot | None, list[str]]:
+    """Return the newest snapshot that opens and knows no more than a log of so many leaves, and names of newer ones that do not."""
+    broken: list[str] = []
+    for path in files(ledger_dir):
+        if int(path.name) > leaves:
+            continue
+        try:
+            return read(keyring, path), broken
+        except (SealBroken, OSError):
+            broken.append(path.name)
+    return None, broken
+
+
+def read(keyring: Keyring, path: Path) -> Snapshot:
+    """Open a snapshot.
+
+    Raises:
+        SealBroken: changed, cut, or not the one its name says. OSError.
+    """
+    data = path.read_bytes()
+    leaves = int(path.name)
+    try:
+        if not data.startswith(_MAGIC):
+            raise sealing.WrongKey
+        packed = sealing.unseal(_key(keyring), data[len(_MAGIC) :], _aad(keyring, leaves))
+        body = msgspec.json.decode(zlib.decompressobj().decompress(packed, _LIMIT))
+        if (body["v"], body["leaves"]) != (1, leaves):
+            raise sealing.WrongKey
+        return _parsed(body)
+    except (sealing.WrongKey, zlib.error, msgspec.DecodeError, KeyError, ValueError, TypeError):
+        message = "an access snapshot does not open"
+        raise SealBroken(message, verdict="V12", remedy="bring storage/ledger/access back from a backup") from None
+
+
+def _key(keyring: Keyring) -> bytes:
+    return keyring.pepper("access-snapshot")
+
+
+def _aad(keyring: Keyring, leaves: int) -> bytes:
+    return b"strongroom/v1/access\0" + uuid.UUID(keyring.archive_uuid).bytes + leaves.to_bytes(8, "big")
+
+
+def taken(tx: sa.Connection, at: datetime) -> Snapshot:
+    """Return what a snapshot written now would say."""
+    return _parsed(_body(tx, at))
+
+
+def _body(tx: sa.Connection, at: datetime) -> dict[str, Any]:
+    return {"v": 1, "at": sealing.format_instant(at), "leaves": nodes.size(tx), "tables": _rows(tx)}
+
+
+def _rows(tx: sa.Connection) -> dict[str, list[dict[str, Any]]]:
+    about = targets.captured(tx)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for table in TABLES:
+        rows = []
+        for row in tx.execute(sa.select(table).order_by(*table.primary_key.columns)).mappings():
+            kept = {name: _out(value) for name, value in row.items() if value is not None and name != "scope_key"}
+            if table in about:
+                place, target = about[table][row["id"]]
+                kept |= {"target": list(target), "place": place}
+            rows.append(kept)
+        tables[table.name] = rows
+    return tables
+
+
+def _out(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return sealing.format_instant(value)
+    return base64.b64encode(value).decode() if isinstance(value, bytes | memoryview) else value
+
+
+def _parsed(body: dict[str, Any]) -> Snapshot:
+    tables: dict[str, list[dict[str, Any]]] = {}
+    about: dict[sa.Table, dict[int, Placed]] = {table: {} for table in targets.SCOPED}
+    for table in TABLES:
+        tables[table.name] = []
+        for kept in body["tables"][table.name]:
+            row = dict(kept)
+            if table in about:
+                target: Target = tuple(row.pop("target"))
+                about[table][row["id"]] = (row.pop("place"), target)
+                row["scope_key"] = NOWHERE
+            tables[table.name].append({name: _in(table.c[name], value) for name, value in row.items()})
+    return Snapshot(sealing.parse_instant(body["at"]), body["leaves"], tables, about)
+
+
+def _in(column: sa.Column[Any], value: Any) -> Any:
+    if isinstance(column.type, Instant):
+        return sealing.parse_instant(value)
+    return sealing.decode_base64(value) if isinstance(column.type, sa.LargeBinary) else value
+
+
+def put_back(tx: sa.Connection, kept: Snapshot) -> None:
+    """Fill the empty tables; what grants are about is still to be found (targets.put_back)."""
+    for table in TABLES:
+        for row in kept.tables[table.name]:
+            tx.execute(sa.insert(table), {column.name: row.get(column.name) for column in table.columns})
+    number_on(tx, TABLES)

@@ -1,0 +1,97 @@
+"""`archive backup`, `restore` and `rebuild-index` as they are called: answers, exit statuses, what to do next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archive.cli.main import run
+from archive.cli.session import Session
+from archive.config import load
+from tests.services import archives
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An archive with one instance, and its configuration named in the environment."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    path = folder / "config.toml"
+    path.write_text('[storage]\nreserve = "0%"\nsegment_bytes = 4194304\n[http]\nport = 0\n[dimse.tls]\nport = 0\n', encoding="utf-8")
+    monkeypatch.setenv("ARCHIVE_CONFIG", str(path))
+    (folder / "password").write_text(archives.PASSWORD)
+    assert run(["init", "--admin-password-file", str(folder / "password")], Session()) == 0
+    with archives.opened(load(path)) as node:
+        archives.store(node, archives.instance(1))
+    return folder
+
+
+def answered(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, Any]:
+    """Run a command with --json; return its status, answer and error."""
+    capsys.readouterr()
+    status = run(["--json", *arguments], Session())
+    out, err = capsys.readouterr()
+    return status, json.loads(out) if out else None, json.loads(err) if err else None
+
+
+def test_there_and_back(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, other = str(tmp_path / "backup"), tmp_path / "other"
+    there = ("restore", target, "--to", str(other))
+    opened = (*there, "--key-file", str(home / "storage" / "keys" / "root.key"))
+    assert answered(capsys, "status")[1]["warnings"]
+    status, answer, _ = answered(capsys, "backup", target)
+    assert (status, answer["ok"], answer["keys"]) == (0, True, False)
+    assert answered(capsys, "status")[1]["warnings"] == []
+    status, answer, _ = answered(capsys, "backup", "drill")
+    assert (status, answer["ok"], answer["checked"]) == (0, True, 1)
+    status, _, error = answered(capsys, *there)
+    assert (status, error["error"]) == (4, "keys-unavailable")
+    assert "--recovery-kit" in error["remedy"]
+    assert not (other / "config.toml").exists()
+    status, answer, _ = answered(capsys, *opened, "--full")
+    assert (status, answer["ok"], answer["checked"]) == (0, True, 1)
+    assert answered(capsys, "--config", str(other / "config.toml"), "verify", "--full")[1]["ok"]
+    status, _, error = answered(capsys, *opened)
+    assert (status, error["error"]) == (2, "configuration")
+    assert "nothing is ever overwritten" in error["remedy"]
+
+
+def test_what_is_said_about_keys(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert home.exists()
+    assert run(["backup", str(tmp_path / "backup")], Session()) == 0
+    said = capsys.readouterr().out
+    assert "The key file is not in it" in said
+    assert "there is no recovery kit" in said
+    assert run(["backup", str(tmp_path / "backup"), "--with-keys"], Session()) == 0
+    assert "can open every image" in capsys.readouterr().out
+    assert run(["backup", "drill"], Session()) == 0
+    assert "can be restored" in capsys.readouterr().out
+
+
+def test_no_backup_and_no_drill(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert home.exists()
+    assert answered(capsys, "backup", "drill")[2]["remedy"] == "make one with 'archive backup DIR'"
+    for arguments in (("restore", str(tmp_path / "nothing"), "--to", str(tmp_path / "x")), ("backup", "drill", str(tmp_path / "nothing"))):
+        status, _, error = answered(capsys, *arguments)
+        assert (status, error["error"]) == (1, "not-found")
+    assert answered(capsys, "backup")[0] == 2
+
+
+def test_rebuild_index(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, answer, _ = answered(capsys, "rebuild-index")
+    assert (status, answer["ok"], answer["lost"], answer["instances"]) == (0, True, False, 1)
+    for path in (home / "storage").glob("index.db*"):
+        path.unlink()
+    status, _, error = answered(capsys, "verify")
+    assert status == 4
+    assert "archive rebuild-index" in error["remedy"]
+    status, answer, _ = answered(capsys, "rebuild-index")
+    assert (status, answer["ok"], answer["lost"], answer["instances"]) == (0, True, True, 1)
+    assert answered(capsys, "verify", "--full")[1]["ok"]
+    for path in (home / "storage").glob("keystore.db*"):
+        path.unlink()
+    status, _, error = answered(capsys, "rebuild-index")
+    assert (status, error["error"]) == (4, "database-unavailable")

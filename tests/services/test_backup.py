@@ -1,0 +1,344 @@
+"""A backup is whole, copied once, and refused once anyone has changed it; what was there counts until the next one is whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from archive.config import Config
+from archive.db.tables import segment
+from archive.errors import ArchiveError, ConfigurationError, KeysUnavailable
+from archive.keys.keyring import Keyring
+from archive.node import Node, open_node
+from archive.services import backup as backups
+from archive.services import manifest
+from archive.services.backup import BackedUp, Backup
+from archive.services.clock import utc_now
+from archive.services.drill import Drill
+from archive.services.health import backup_check
+from archive.services.restore import Restored, Way, restore
+from tests.services import archives, catalogs
+from tests.services.test_rebuild import STUDIES, lived, lose, seen, state
+
+
+def back_up(node: Node, folder: Path, **options: Any) -> BackedUp:
+    made = Backup(node.core).run(archives.the_console(node), folder, **options)
+    assert made.ok, made.problems
+    return made
+
+
+def way(**options: Any) -> Way:
+    return Way(opening=lambda config, keyring: open_node(config, keyring=keyring, role="serve"), clock=utc_now, **options)
+
+
+def elsewhere(folder: Path) -> Config:
+    """An empty machine."""
+    folder.mkdir()
+    return archives.configured(folder)
+
+
+def put_back(folder: Path, to: Path, **options: Any) -> tuple[Config, Restored]:
+    config = elsewhere(to)
+    return config, restore(folder, config, way(mode="full", **options))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, engine: dict[str, Any]) -> Path:
+    archives.made(tmp_path, **engine)
+    return tmp_path
+
+
+def names(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*.seg")}
+
+
+def test_what_was_backed_up_comes_back_on_an_empty_machine(folder: Path, tmp_path: Path) -> None:
+    config, target = archives.configured(folder), tmp_path / "backup"
+    with archives.opened(config) as node:
+        lived(node)
+        before, saw = state(node), seen(node)
+        back_up(node, target, keys=True)
+        node.accounts.revoke_grant(archives.the_console(node), 2)  # later than the backup
+    before["catalog"].pop("names", None)
+    if config.database.url:  # onto a server again
+        lose(config)
+        (tmp_path / "server").mkdir()
+        (tmp_path / "server" / "database-url").write_text(config.database.url)
+        server = archives.configured(tmp_path / "server")
+        assert restore(target, server, way(mode="full")).ok
+        with archives.opened(server) as node:
+            assert state(node) == before
+            assert archives.store(node, archives.instance(9)).status == "stored"
+            node.accounts.add_user(archives.the_console(node), "newcomer", password=archives.PASSWORD)
+    fresh, report = put_back(target, tmp_path / "new")
+    assert report.ok, report.findings
+    with archives.opened(fresh) as node:
+        found = state(node)
+        assert set(found["catalog"].pop("names")) == set(found["catalog"]["study"])
+        assert found == before
+        assert seen(node) == saw
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+        assert archives.store(node, archives.instance(9)).status == "stored"
+        assert archives.store(node, archives.instance(3)).status == "duplicate"
+        node.upkeep.tick()
+    with archives.opened(fresh) as node:
+        assert node.oversight.rolled_back() == ""
+
+
+def test_a_second_run_copies_what_is_new(tmp_path: Path) -> None:
+    config, target = archives.made(tmp_path), tmp_path / "backup"
+    with archives.opened(config, role="serve") as node:
+        lived(node)
+        node.core.vault.segments.roll()
+        for _ in range(8):
+            node.upkeep.tick()
+        first = back_up(node, target)
+        shared = names(target / "segments")
+        assert len(shared) >= 2
+        archives.store(node, archives.instance(20, rows=64))
+        second = back_up(node, target)
+        assert {name: at for name, at in names(target / "segments").items() if name in shared} == shared
+        assert second.copied_bytes < first.copied_bytes
+        assert len(list((target / "sets").iterdir())) == 1
+    _, report = put_back(target, tmp_path / "new", key_file=config.key_file)
+    assert report.ok
+
+
+@pytest.mark.parametrize("moment", range(0, 60, 5))
+def test_a_run_that_is_cut_short_leaves_the_backup_before_it(tmp_path: Path, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, target = archives.made(tmp_path), tmp_path / "backup"
+    with archives.opened(config) as node:
+        archives.store(node, archives.instance(1))
+        back_up(node, target)
+        archives.store(node, archives.instance(2))
+        calls = iter(range(10_000))
+
+        class Cut(BaseException):
+            pass
+
+        def cut(original: Any) -> Any:
+            def call(*args: Any, **options: Any) -> Any:
+                if next(calls) == moment:
+                    raise Cut
+                return original(*args, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for module, name in ((manifest, "copy"), (manifest, "hashed"), (backups, "copy_file"), (backups, "_sync"), (manifest, "write")):
+                patch.setattr(module, name, cut(getattr(module, name)))
+            for name in ("write", "make_directory"):
+                patch.setattr(backups.private_files, name, cut(getattr(backups.private_files, name)))
+            try:
+                back_up(node, target)
+                whole = True
+            except Cut:
+                whole = False
+        found = manifest.verified(manifest.current(target), node.keyring)[0]
+        for file in found.files:
+            manifest.require(file, manifest.hashed(manifest.current(target) / file.path))
+    fresh, report = put_back(target, tmp_path / "new", key_file=config.key_file)
+    assert report.ok
+    with archives.opened(fresh) as node:
+        assert set(catalogs.visible(node, "admin", "1.2.3")) >= {"1.2.3.1.1"}
+        if whole:
+            assert set(catalogs.visible(node, "admin", "1.2.3")) == {"1.2.3.1.1", "1.2.3.1.2"}
+    with archives.opened(config) as node:
+        back_up(node, target)
+        assert len(list((target / "sets").iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", [
+    "index.db", "keystore.db", "keyring.json", "root.key", "manifest.json", "manifest.note", "config.toml", "tls/ca.pem",
+    "ledger/checkpoint", "ledger/tile/entries", "ledger/tile/0", "ledger/bodies", "ledger/access",
+    "segments", "../../segments", "../../current",
+])
+@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
+def test_a_changed_file_is_refused_with_its_reason(tmp_path: Path, whole: tuple[Config, Path], kind: str, how: str) -> None:
+    _config, kept = whole
+    target = tmp_path / "backup"
+    shutil.copytree(kept, target)
+    chosen = manifest.current(target)
+    path = chosen / kind if (chosen / kind).is_file() else next(path for path in sorted((chosen / kind).rglob("*")) if path.is_file())
+    data = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        at = len(data) // 2
+        path.write_bytes(data[: at + 1] if how == "cut" else data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    fresh = elsewhere(tmp_path / "new")
+    with pytest.raises(ArchiveError) as refused:
+        restore(target, fresh, way())
+    assert refused.value.remedy
+    assert refused.value.code in {"digest-mismatch", "keys-unavailable", "not-found", "invalid-request"}
+    assert not (fresh.keys_dir / "keyring.json").exists()
+    assert not list(fresh.storage_dir.glob("*.db"))
+    assert not (fresh.storage_dir / ".restoring").exists()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    """An archive and its backup, with closed and open segments."""
+    place = tmp_path_factory.mktemp("whole")
+    (place / "config.toml").write_text("# how it was set\n", encoding="utf-8")
+    config = archives.made(place)
+    with archives.opened(config, role="serve") as node:
+        archives.store(node, archives.instance(1))
+        node.core.vault.segments.roll()
+        for _ in range(4):
+            node.upkeep.tick()
+        archives.store(node, archives.instance(2))
+        back_up(node, place / "backup", keys=True)
+    return config, place / "backup"
+
+
+def test_nothing_is_put_over_an_archive(tmp_path: Path, whole: tuple[Config, Path]) -> None:
+    config = archives.made(tmp_path)
+    with pytest.raises(ConfigurationError):
+        restore(whole[1], config, way())
+    with archives.opened(config) as node:
+        assert node.verify.run(archives.the_console(node)).findings == []
+    with archives.opened(config) as node, pytest.raises(ArchiveError, match="another archive"):
+        Backup(node.core).run(archives.the_console(node), whole[1])
+
+
+def test_keys_are_in_it_only_when_asked_for(tmp_path: Path) -> None:
+    config, target = archives.made(tmp_path), tmp_path / "backup"
+    kit = tmp_path / "kit.txt"
+    with archives.opened(config) as node:
+        node.keys.slot_add(archives.the_console(node), recovery_kit=kit)
+        archives.store(node, archives.instance(1))
+        back_up(node, target)
+        key = config.key_file.read_bytes().split(b"strongroom-key-v1:")[1].strip()
+    assert not list(target.rglob("root.key"))
+    assert all(key not in path.read_bytes() for path in target.rglob("*") if path.is_file())
+    assert all(path.stat().st_mode & 0o077 == 0 for path in target.rglob("*") if path.is_file())
+    with pytest.raises(KeysUnavailable, match="made without keys"):
+        put_back(target, tmp_path / "none")
+    for number, given in enumerate(({"recovery_kit": kit}, {"key_file": config.key_file})):
+        fresh, report = put_back(target, tmp_path / f"new{number}", **given)
+        assert report.ok
+        with archives.opened(fresh) as node:
+            assert len(catalogs.visible(node, "admin", "1.2.3")) == 1
+
+
+def test_no_word_of_a_patient_is_in_a_backup(tmp_path: Path, engine: dict[str, Any]) -> None:
+    config, target = archives.made(tmp_path, **engine), tmp_path / "backup"
+    with archives.opened(config) as node:
+        lived(node)
+        back_up(node, target, keys=True)
+    for path in target.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes().upper()
+            assert b"CANARY" not in data, path
+            assert b"YAMADA" not in data, path
+            assert b"1.2.3.1.2" not in data, path
+
+
+def test_a_lost_segment_does_not_cost_the_copy_of_it(tmp_path: Path) -> None:
+    config, target = archives.made(tmp_path), tmp_path / "backup"
+    with archives.opened(config, role="serve") as node:
+        archives.store(node, archives.instance(1))
+        node.core.vault.segments.roll()
+        for _ in range(4):
+            node.upkeep.tick()
+        back_up(node, target)
+        with node.core.database.read() as tx:
+            name = tx.execute(sa.select(segment.c.name)).scalar_one()
+    (config.segments_dir / name).unlink()
+    with archives.opened(config) as node:
+        made = Backup(node.core).run(archives.the_console(node), target)
+        assert made.problems == [f"segment {name} is missing (V01); the backup has it"]
+    fresh, report = put_back(target, tmp_path / "new", key_file=config.key_file)
+    assert report.ok
+    with archives.opened(fresh) as node:
+        assert len(catalogs.visible(node, "admin", "1.2.3")) == 1
+
+
+def test_what_comes_while_a_backup_runs_is_in_it_or_not_but_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between index and segments: stored, rejected, a key of a study that the index does not know."""
+    config, target = archives.made(tmp_path), tmp_path / "backup"
+    with archives.opened(config) as node:
+        lived(node)
+        original = backups.copy_file
+        calls = []
+
+        def meanwhile(database: Any, path: Path) -> None:
+            original(database, path)
+            if not calls:
+                calls.append(path)
+                archives.store(node, archives.instance(1, study="1.2.9"))
+                archives.store(node, archives.instance(30))
+                node.remove.reject(archives.the_console(node), "clinical", "instance", "1.2.3.1.3", reason="late")
+                node.upkeep.checkpoint()
+
+        monkeypatch.setattr(backups, "copy_file", meanwhile)
+        back_up(node, target)
+        saw = catalogs.visible(node, "admin", *STUDIES, "1.2.9")
+    fresh, report = put_back(target, tmp_path / "new", key_file=config.key_file)
+    assert report.ok, report.findings
+    assert (report.adopted, report.changes) == (2, 1)
+    with archives.opened(fresh) as node:
+        assert catalogs.visible(node, "admin", *STUDIES, "1.2.9") == saw
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def test_a_drill_says_whether_the_backup_can_be_relied_on(tmp_path: Path) -> None:
+    config, target = archives.made(tmp_path), tmp_path / "backup"
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        with pytest.raises(ArchiveError, match="no backup has been made"):
+            Drill(node.core).run(console, None, way())
+        archives.store(node, archives.instance(1))
+        node.core.vault.segments.roll()
+        for _ in range(4):
+            node.upkeep.tick()
+        archives.store(node, archives.instance(2))
+        back_up(node, target)
+        contents = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+        report = Drill(node.core).run(console, None, way(mode="full"))
+        assert report.ok
+        assert report.checked == 2
+        assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == contents
+        assert not [check for check in node.health.checks() if check.name == "backup drill"]
+        one = next((target / "segments").glob("*.seg"))
+        one.write_bytes(one.read_bytes()[:-1] + b"x")
+        with pytest.raises(ArchiveError) as refused:
+            Drill(node.core).run(console, target, way())
+        assert refused.value.verdict == "V03"
+        assert [check.state for check in node.health.checks() if check.name == "backup drill"] == ["problem"]
+        told = node.oversight.search(console, kinds=["verified"])
+        assert [row["outcome"] for row in told] == [8, 0]
+        assert "V03" in json.dumps(told[0]["body"])
+    assert not list(target.glob(".drill-*"))
+
+
+def test_an_old_backup_is_told(tmp_path: Path) -> None:
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        assert [check.state for check in node.health.banners() if check.name == "backup"] == ["warning"]
+        back_up(node, tmp_path / "backup")
+        assert not [check for check in node.health.banners() if check.name == "backup"]
+    later = msgspec.structs.replace(config, backup=msgspec.structs.replace(config.backup, warn_days=7))
+    with archives.opened(later, clock=lambda: utc_now() + timedelta(days=8)) as node:
+        assert [check.state for check in node.health.banners() if check.name == "backup"] == ["warning"]
+    at = utc_now()
+    assert backup_check(at.isoformat(), at + timedelta(days=7), 7).state == "ok"
+    assert backup_check(at.isoformat(), at + timedelta(days=7, seconds=1), 7).state == "warning"
+
+
+def test_paths_in_a_list_that_lead_elsewhere_are_refused(tmp_path: Path, whole: tuple[Config, Path]) -> None:
+    config, kept = whole
+    keyring = Keyring.open(config)
+    said = manifest.glance(manifest.current(kept))
+    for path in ("../x", "/etc/passwd", "ledger/../../x", "../../segments/../x", "../../../x", "..", "", "a\\b", "../../segments/a/b"):
+        manifest.write(tmp_path, msgspec.structs.replace(said, files=[manifest.File(path, 0, "")]), keyring, utc_now())
+        with pytest.raises(ArchiveError, match="leads elsewhere"):
+            manifest.verified(tmp_path, keyring)

@@ -1,0 +1,55 @@
+"""Every column of every table that matters, edited one at a time."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from archive.db import tables
+from tests.tamper import columns, world
+from tests.tamper.world import Sql, World
+
+ELSEWHERE = {
+    "login_attempt": "a throttle: it opens nothing",
+    "pending_peer": "who was refused: shown, never let in by it",
+    "association_slot": "counts associations while they last",
+    "access_study": "derived, never what decides; what is missing or too much is made good",
+    "job": "work that waits",
+    "job_item": "work that waits",
+}
+"""Tables whose rows are no finding, and why."""
+
+
+def test_every_table_and_column_has_its_line() -> None:
+    known = columns.expected()
+    found = {one.name: one for one in vars(tables).values() if isinstance(one, sa.Table)}
+    assert found.keys() - columns.ROWS.keys() <= ELSEWHERE.keys(), "a new table: what does verify say of its rows?"
+    for name in columns.ROWS:
+        there = {column.name for column in found[name].columns}
+        assert {column for table, column in known if table == name} == there, f"{name}: what does verify say of the new column?"
+
+
+def _edits(table: str) -> list[tuple[str, ...]]:
+    """Which columns are edited at once: each alone, and in the suite all those together that are no finding."""
+    known = columns.expected()
+    names = [column.name for column in columns.table_of(table).columns]
+    quiet = tuple(name for name in names if not known[table, name])
+    alone = [(name,) for name in names if world.ALL or known[table, name]]
+    return alone if world.ALL or not quiet else [*alone, quiet]
+
+
+@pytest.mark.parametrize("table", columns.ROWS)
+def test_an_edited_column(pristine: World, tmp_path: Path, table: str) -> None:
+    known = columns.expected()
+    for names in _edits(table):
+        made = pristine.copy(tmp_path / names[0])
+        sets = ", ".join(f'"{name}" = {columns.edited(columns.table_of(table).c[name])}' for name in names)
+        assert world.run(made.config, Sql([f'UPDATE "{table}" SET {sets} WHERE {columns.ROWS[table]}'], table in {"data_key", "anchor"}))
+        with world.opened(made.config) as (node, why):
+            assert bool(why) == ((table, names) == ("anchor", ("note",)))
+            world.served(node, made)
+            assert " ".join(sorted(world.codes(node, "standard"))) == known[table, names[0]], names
+        shutil.rmtree(made.folder)

@@ -1,0 +1,28 @@
+"""When the replay position of an open segment is worth a write."""
+
+from __future__ import annotations
+
+from archive.vault.open_segment import Progress
+
+MIB = 1 << 20
+
+
+def test_the_position_is_due_every_few_mib_and_never_above_what_waits() -> None:
+    progress, end, noted = Progress(), 4096, []
+    for number in range(100):
+        progress.begin(end, end + MIB)
+        due = progress.due({end})
+        if due is not None:
+            assert due == end + MIB
+            noted.append(number)
+        progress.settle(end)
+        end += MIB
+    assert noted == list(range(3, 100, 4))
+
+    waiting = end
+    for _ in range(20):
+        progress.begin(end, end + MIB)
+        end += MIB
+    assert progress.due({end - MIB}) is None  # the first of them still waits
+    progress.closed = True
+    assert progress.due({end - MIB}) == waiting
