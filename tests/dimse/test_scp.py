@@ -60,7 +60,7 @@ def test_pynetdicom_echo_and_release(node: Running) -> None:
     association.release()
     assert association.is_released
     assert eventually(lambda: node.listener.associations == 0)
-    assert node.peers.slots == {2: 0}
+    assert eventually(lambda: node.peers.slots == {2: 0})
 
 
 @pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
