@@ -69,5 +69,7 @@ def all_cases() -> list[Case]:
         Case("rendered-4", "pictures/s", 120, 40, retrieve.rendered(4), 2, 3),
         Case("thumbnail-4", "pictures/s", 400, 80, retrieve.rendered(4, thumbnail=True), 2, 3),
         Case("qido-studies", "requests/s", 100, 30, retrieve.studies, 0, 0),
+        Case("c-find-studies", "requests/s", 40, 10, retrieve.find, 0, 0),
+        Case("c-get-series-500-ct", "series/s", 2, 1, retrieve.get_series, 0, 0),
     ]
     return found

@@ -18,6 +18,7 @@ PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 TUNED: dict[str, Any] = {
     "StorageCompression": False, "StoreMD5ForAttachments": False, "MaximumPduLength": 131072, "LoadPrivateDictionary": False,
     "MetricsEnabled": False, "DicomThreadsCount": 4, "DicomAet": "ORTHANC", "DicomCheckCalledAet": False, "DicomAlwaysAllowStore": True,
+    "DicomAlwaysAllowFind": True, "DicomAlwaysAllowGet": True, "DicomCheckModalityHost": False,
     "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "HttpServerEnabled": True, "SslEnabled": False,
     "OverwriteInstances": False, "ConcurrentJobs": 1, "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
 }

@@ -19,10 +19,20 @@ def _item(kind: int, body: bytes) -> bytes:
 
 def associate_rq(sop_class_uid: str, *, calling: str, called: str, maximum: int = 131072) -> bytes:
     """Return an A-ASSOCIATE-RQ that proposes one SOP class in Explicit VR Little Endian."""
-    context = bytes((CONTEXT, 0, 0, 0)) + _item(0x30, sop_class_uid.encode()) + _item(0x40, EXPLICIT_LE.encode())
+    return associate_rq_of(((CONTEXT, sop_class_uid),), calling=calling, called=called, maximum=maximum)
+
+
+def associate_rq_of(
+    contexts: Sequence[tuple[int, str]], *, calling: str, called: str, roles: Sequence[bytes] = (), maximum: int = 131072
+) -> bytes:
+    """Return an A-ASSOCIATE-RQ that proposes SOP classes, by context, in Explicit VR Little Endian; `roles`: bodies of role items."""
     user = _item(0x51, struct.pack(">L", maximum)) + _item(0x52, b"1.2.826.0.1.3680043.10.1451.9")
+    user += b"".join(_item(0x54, role) for role in roles)
     body = struct.pack(">HH", 1, 0) + called.encode().ljust(16) + calling.encode().ljust(16) + bytes(32)
-    body += _item(0x10, b"1.2.840.10008.3.1.1.1") + _item(0x20, context) + _item(0x50, user)
+    body += _item(0x10, b"1.2.840.10008.3.1.1.1")
+    for number, sop_class_uid in contexts:
+        body += _item(0x20, bytes((number, 0, 0, 0)) + _item(0x30, sop_class_uid.encode()) + _item(0x40, EXPLICIT_LE.encode()))
+    body += _item(0x50, user)
     return struct.pack(">BBL", RQ, 0, len(body)) + body
 
 
@@ -58,13 +68,31 @@ def _padded(uid: str) -> bytes:
     return uid.encode() + b"\0" * (len(uid) % 2)
 
 
+def command(elements: Sequence[tuple[int, str | int]]) -> bytes:
+    """Return a command set of UIDs and 16-bit numbers, in Implicit VR Little Endian (PS3.7 6.3)."""
+    body = b"".join(_element(number, _padded(value) if isinstance(value, str) else struct.pack("<H", value)) for number, value in elements)
+    return _element(0, struct.pack("<I", len(body))) + body
+
+
+def numbers(encoded: bytes) -> dict[int, int]:
+    """Return the 16-bit numbers of a command set by element."""
+    found, at = {}, 0
+    while at + 8 <= len(encoded):
+        _group, number, length = struct.unpack_from("<HHI", encoded, at)
+        if length == 2:
+            (found[number],) = struct.unpack_from("<H", encoded, at + 8)
+        at += 8 + length
+    return found
+
+
 def store_command(sop_class_uid: str, sop_instance_uid: str, message_id: int) -> bytes:
     """Return the command set of a C-STORE-RQ."""
-    body = b"".join((
-        _element(0x0002, _padded(sop_class_uid)), _element(0x0100, b"\x01\x00"), _element(0x0110, struct.pack("<H", message_id)),
-        _element(0x0700, b"\0\0"), _element(0x0800, b"\0\0"), _element(0x1000, _padded(sop_instance_uid)),
-    ))
-    return _element(0, struct.pack("<I", len(body))) + body
+    return command(((0x0002, sop_class_uid), (0x0100, 1), (0x0110, message_id), (0x0700, 0), (0x0800, 0), (0x1000, sop_instance_uid)))
+
+
+def p_data(context: int, control: int, data: bytes) -> bytes:
+    """Return a P-DATA-TF of one fragment; `control` is the message control header (PS3.8 E.2)."""
+    return struct.pack(">BBLLBB", DATA, 0, len(data) + 6, len(data) + 2, context, control) + data
 
 
 def _p_data_head(control: int, length: int) -> bytes:
@@ -100,11 +128,8 @@ def status_of(body: bytes) -> int:
     Raises:
         ValueError: it holds none.
     """
-    at, end = 6, len(body)
-    while at + 8 <= end:
-        group, number, length = struct.unpack_from("<HHI", body, at)
-        if (group, number) == (0, 0x0900):
-            return int(struct.unpack_from("<H", body, at + 8)[0])
-        at += 8 + length
-    message = "no status in the response"
-    raise ValueError(message)
+    status = numbers(body[6:]).get(0x0900)
+    if status is None:
+        message = "no status in the response"
+        raise ValueError(message)
+    return status

@@ -1,9 +1,11 @@
-"""WADO-RS and QIDO-RS."""
+"""What is asked for: WADO-RS, QIDO-RS, C-FIND, C-GET."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from benchmarks import asker
+from benchmarks.asker import Asker
 from benchmarks.instances import Series
 from benchmarks.server import Server
 from benchmarks.stock import SERIES_INSTANCES, Stock
@@ -76,3 +78,36 @@ def studies(server: Server, stock: Stock, count: int, _turn: object) -> None:
     stock.clock.start()
     run(server, [Request("/studies?StudyDate=20260131&PatientName=Many*&limit=50", _JSON)] * count, least_bytes=1000)
     stock.clock.stop()
+
+
+def find(server: Server, stock: Stock, count: int, _turn: object) -> None:
+    """List the studies of a name by C-FIND, on one association."""
+    stock.studies(server)
+    keys = {
+        asker.LEVEL: "STUDY", asker.PATIENT_NAME: "Many^Study1*", asker.STUDY_DATE: "20260131", asker.PATIENT_ID: "", asker.STUDY: "",
+        asker.STUDY_DESCRIPTION: "",
+    }
+    client = Asker(server.plain)
+    stock.clock.start()
+    answers = [client.find(keys) for _ in range(count)]
+    stock.clock.stop()
+    client.release()
+    _expect(server, "C-FIND", set(answers), {111})  # 1, 10 to 19, 100 to 199
+
+
+def get_series(server: Server, stock: Stock, count: int, _turn: object) -> None:
+    """Retrieve the series by C-GET."""
+    one, _uids = stock.series_500(server)
+    client = Asker(server.plain)
+    stock.clock.start()
+    keys = {asker.LEVEL: "SERIES", asker.STUDY: one.study_instance_uid, asker.SERIES: one.series_instance_uid}
+    came = [client.get(keys) for _ in range(count)]
+    stock.clock.stop()
+    client.release()
+    _expect(server, "C-GET", set(came), {SERIES_INSTANCES})
+
+
+def _expect(server: Server, what: str, came: set[int], right: set[int]) -> None:
+    if came != right:
+        message = f"{server.name} answered {what} with {sorted(came)} instead of {sorted(right)}"
+        raise ConnectionError(message)

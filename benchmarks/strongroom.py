@@ -84,6 +84,8 @@ class Archive:
         certificates = self.folder / "peer"
         self.command("peer", "add", "BENCH", "--aet", "BENCH", "--issue", str(certificates), "--role", "modality")
         self.command("peer", "add", "PLAIN", "--aet", "BENCH", "--aet", "DCMSEND", "--network", "127.0.0.0/8", "--role", "modality")
+        self.command("peer", "add", "ASKER", "--aet", "BENCHQR", "--network", "127.0.0.0/8", "--role", "workstation")
+        self.command("grant", "add", "--to", "ASKER", "--role", "workstation", "--everything")
         token = self.command("token", "create", "--for", "admin")["token"]
         plain, secure = status["dimse_plain"], status["dimse_tls"]
         return Server(

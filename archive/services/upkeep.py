@@ -94,19 +94,19 @@ class Upkeep:
         at = core.clock()
         signed = False
         with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
-            while True:
-                with core.database.read() as tx:
-                    latest = checkpoints.latest(tx)
-                    grown = nodes.size(tx) > (latest.size if latest is not None else 0)
-                quiet = latest is not None and at - latest.at >= timedelta(minutes=core.config.ledger.heartbeat_minutes)
-                if not grown and (signed or not quiet):
-                    return signed
+            with core.database.read() as tx:
+                latest = checkpoints.latest(tx)
+                size = nodes.size(tx)  # what is recorded meanwhile is the next one's: under load there would be no end
+            covered = 0 if latest is None else latest.size
+            quiet = latest is not None and at - latest.at >= timedelta(minutes=core.config.ledger.heartbeat_minutes)
+            while covered < size or (quiet and not signed):
                 with core.database.begin() as tx:
-                    made = checkpoints.make(tx, core.keyring, at, heartbeat=quiet and not grown)
+                    made = checkpoints.make(tx, core.keyring, at, heartbeat=quiet and covered >= size)
                 if made is None:
-                    return signed
+                    break
                 self._write(made)
-                signed = True
+                signed, covered = True, made.size
+        return signed
 
     def snapshot(self) -> bool:
         """Write an access snapshot when one is due and nobody has just written one; False when none was.

@@ -1,0 +1,49 @@
+"""What the background worker does in one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archive.ledger import checkpoints, files, nodes
+from archive.ledger.audit import Event, Kind
+from tests.services import archives
+
+GROWTHS = 40
+
+
+def test_a_checkpoint_ends_while_events_keep_coming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with archives.opened(archives.made(tmp_path)) as node:
+        core, publish, made = node.core, files.publish, 0
+
+        def meanwhile(*args: Any, **kwargs: Any) -> None:
+            nonlocal made
+            publish(*args, **kwargs)
+            made += 1
+            if made < GROWTHS:
+                core.database.group(lambda tx: core.ledger.record(tx, Event(Kind.CONFIGURED), at=core.clock()))
+
+        monkeypatch.setattr(files, "publish", meanwhile)
+        assert node.upkeep.checkpoint()
+        assert made == 1
+        with core.database.read() as tx:
+            latest = checkpoints.latest(tx)
+            assert latest is not None
+            assert nodes.size(tx) == latest.size + 1
+        assert node.upkeep.checkpoint()
+
+
+def test_a_checkpoint_takes_in_more_than_one_step_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "MAX_LEAVES", 3)
+    with archives.opened(archives.made(tmp_path)) as node:
+        core = node.core
+        for _ in range(10):
+            core.database.group(lambda tx: core.ledger.record(tx, Event(Kind.CONFIGURED), at=core.clock()))
+        assert node.upkeep.checkpoint()
+        with core.database.read() as tx:
+            latest = checkpoints.latest(tx)
+            assert latest is not None
+            assert nodes.size(tx) == latest.size
+        assert not node.upkeep.checkpoint()
