@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -44,6 +45,13 @@ class Http(Section, frozen=True):
     threads: Positive = 8
     max_request_bytes: Positive = 8 << 30
     metrics_token_file: str = ""
+
+
+class Viewer(Section, frozen=True):
+    """[viewer]: where a viewer that needs an origin of its own is served, once one is installed."""
+
+    port: Port = 8444
+    public_url: str = ""
 
 
 class DimseTls(Section, frozen=True):
@@ -155,6 +163,7 @@ class Config(Section, frozen=True):
 
     archive: Archive = Archive()
     http: Http = Http()
+    viewer: Viewer = Viewer()
     dimse: Dimse = Dimse()
     database: DatabaseSection = DatabaseSection()
     objects: Objects = Objects()
@@ -177,6 +186,15 @@ class Config(Section, frozen=True):
     def storage_dir(self) -> Path:
         """The data folder."""
         return self.resolve(self.archive.storage)
+
+    @property
+    def viewer_url(self) -> str:
+        """The address of the viewer's origin: as configured, or public_url's host with the viewer's port."""
+        if self.viewer.public_url:
+            return self.viewer.public_url.rstrip("/")
+        parts = urlsplit(self.archive.public_url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return f"{parts.scheme}://{host}:{self.viewer.port}"
 
     @property
     def keys_dir(self) -> Path:
@@ -278,3 +296,5 @@ def _check(config: Config) -> None:
         )
     if not config.archive.public_url.startswith(("https://", "http://")):
         raise ConfigurationError("archive.public_url is not an http(s) address", remedy="write it as https://host:port")
+    if config.viewer.public_url and not config.viewer.public_url.startswith(("https://", "http://")):
+        raise ConfigurationError("viewer.public_url is not an http(s) address", remedy="write it as https://host:port, or leave it empty")

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,17 @@ def archive() -> None:
     """Strongroom: an encrypted archive for medical images."""
 
 
+COMMANDS = (
+    "running", "state", "users", "grants", "peers", "tokens", "imports", "instances", "checks", "ledger", "keys", "rebuild", "backup",
+    "viewers", "service",
+)
+"""Modules of this room that attach commands, in the order `--help` shows them."""
+
+
 def load_commands() -> click.Group:
     """Return the whole command line, every group attached."""
-    from archive.cli import backup, checks, grants, imports, instances, keys, ledger, peers, rebuild, running, service, state, tokens, users
-
-    for module in (running, state, users, grants, peers, tokens, imports, instances, checks, ledger, keys, rebuild, backup, service):
-        module.attach(archive)
+    for name in COMMANDS:
+        import_module(f"archive.cli.{name}").attach(archive)
     return archive
 
 

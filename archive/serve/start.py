@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from archive.config import Config
 from archive.errors import ArchiveError
 from archive.keys import ca
@@ -21,6 +23,7 @@ from archive.keys.keyring import Keyring
 from archive.serve import logs, state, supervisor
 from archive.serve.forked import FORKS, Forked, called, preload
 from archive.serve.handover import Handover, Link
+from archive.services import viewers
 
 if TYPE_CHECKING:
     from archive.node import Role
@@ -49,7 +52,7 @@ def serve(
             told(answer)
         if FORKS:
             preload()
-        sockets, real = supervisor.open_sockets(config)
+        sockets, real = supervisor.open_sockets(config, viewer=viewers.installed(config) is not None)
 
         def handover(keyring: Keyring) -> Handover:
             return Handover(keyring=keyring.to_bytes(), config=real, read_only=read_only, generation=keyring.generation)
@@ -75,10 +78,10 @@ def run_role(role: str, socket_path: Path, tls: socket.socket | None, plain: soc
     logs.configure(role)
     try:
         link = Link(socket_path)
-        if role == "web":
+        if role in {"web", "viewer"}:
             from archive.serve import web
 
-            web.run(link, socket_path)
+            web.run(link, socket_path, viewer=role == "viewer")
         elif role == "dimse":
             run_dimse(link, tls, plain)
         else:
@@ -136,6 +139,18 @@ def web_application(handover: Handover) -> Any:
     with contextlib.suppress(ArchiveError):  # what the database cannot tell now is built with the first request
         node.retrieve.prepare()
     return application(node)
+
+
+def viewer_application(handover: Handover) -> Any:
+    """Return the application of the viewer's origin: what it serves says so in every address it gives."""
+    from archive.web.ohif import Ohif
+    from archive.web.wsgi import application
+
+    config = handover.config
+    replace = msgspec.structs.replace
+    beside = replace(config, archive=replace(config.archive, public_url=config.viewer_url))
+    node = node_of(replace(handover, config=beside), "web")
+    return Ohif(application(node), beside, viewers.folder(config) / viewers.FILES, config.archive.public_url)
 
 
 def run_dimse(link: Link, tls: socket.socket | None, plain: socket.socket | None) -> None:

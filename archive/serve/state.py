@@ -14,6 +14,7 @@ import msgspec
 
 from archive.config import Config
 from archive.errors import Unavailable
+from archive.serve import listeners
 
 LOCK = "serve.lock"
 STATUS = "status.json"
@@ -52,11 +53,19 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     started_at: datetime
     http: Web
+    viewer: Web | None
     dimse_tls: Address | None
     dimse_plain: Address | None
     read_only: str
     generation: int  # of the keyring every worker holds
     processes: list[Process]
+
+
+def web_at(config: Config, port: int, public_url: str) -> Web:
+    """Return where a web listener of this configuration is reached on this machine."""
+    scheme = "http" if config.http.tls == "off" else "https"
+    host = listeners.reachable(config.http.host)
+    return Web(url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", public_url=public_url, host=config.http.host, port=port)
 
 
 class RunLock:

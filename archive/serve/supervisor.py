@@ -55,9 +55,10 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """What the archive listens on; `http` only holds the port for granian."""
+    """What the archive listens on; `http` and `viewer` only hold their port for granian."""
 
     http: socket.socket
+    viewer: socket.socket | None
     dimse_tls: socket.socket | None
     dimse_plain: socket.socket | None
 
@@ -71,6 +72,8 @@ class Sockets:
         """Close them all."""
         self.refuse()
         self.http.close()
+        if self.viewer is not None:
+            self.viewer.close()
 
 
 class Process(Protocol):
@@ -94,8 +97,8 @@ Command = Callable[[Child, Sockets, Config], Sequence[str]]
 Launch = Callable[[Child, Sockets, Config], Process]
 
 
-def open_sockets(config: Config) -> tuple[Sockets, Config]:
-    """Return the sockets and the configuration with the ports they really have.
+def open_sockets(config: Config, *, viewer: bool = False) -> tuple[Sockets, Config]:
+    """Return the sockets, one for a viewer when there is one, and the configuration with the ports they really have.
 
     Raises:
         ConfigurationError: an address is not ours or taken.
@@ -109,16 +112,18 @@ def open_sockets(config: Config) -> tuple[Sockets, Config]:
     tls, plain = config.dimse.tls, config.dimse.plain
     try:
         web = keep(listeners.reserve(config.http.host, config.http.port, "http"))
+        beside = keep(listeners.reserve(config.http.host, config.viewer.port, "viewer")) if viewer else None
         secure = keep(listeners.listen(tls.host, tls.port, "dimse.tls")) if tls.enabled else None
         open_one = keep(listeners.listen(plain.host, plain.port, "dimse.plain")) if plain.enabled else None
     except BaseException:
         for one in made:
             one.close()
         raise
-    return Sockets(web, secure, open_one), with_ports(config, _port(web), _port(secure), _port(open_one))
+    real = with_ports(config, _port(web), _port(secure), _port(open_one), viewer=_port(beside))
+    return Sockets(web, beside, secure, open_one), real
 
 
-def with_ports(config: Config, http: int, dimse_tls: int, dimse_plain: int) -> Config:
+def with_ports(config: Config, http: int, dimse_tls: int, dimse_plain: int, *, viewer: int = 0) -> Config:
     """Return the configuration with real ports in place of 0, in public_url too when it names the web listener itself."""
     replace = msgspec.structs.replace
     public_url = config.archive.public_url
@@ -131,6 +136,7 @@ def with_ports(config: Config, http: int, dimse_tls: int, dimse_plain: int) -> C
         config,
         archive=replace(config.archive, public_url=public_url),
         http=replace(config.http, port=http),
+        viewer=replace(config.viewer, port=viewer or config.viewer.port),
         dimse=replace(
             config.dimse,
             tls=replace(config.dimse.tls, port=dimse_tls or config.dimse.tls.port),
@@ -166,8 +172,8 @@ def executed(command: Command = worker_command) -> Launch:
     return launch
 
 
-def plan(config: Config) -> list[Child]:
-    """Return the processes an archive of this configuration runs."""
+def plan(config: Config, *, viewer: bool = False) -> list[Child]:
+    """Return the processes an archive of this configuration runs, one for a viewer's origin when there is one."""
     cores = os.cpu_count() or 1
     dimse = config.dimse.workers or (2 if cores >= 4 else 1)
     if not (config.dimse.tls.enabled or config.dimse.plain.enabled):
@@ -176,6 +182,7 @@ def plan(config: Config) -> list[Child]:
         Child("background", 0, 1),
         *(Child("dimse", number, 1) for number in range(dimse)),
         Child("web", 0, config.http.workers or cores),
+        *([Child("viewer", 0, 1)] if viewer else []),
     ]
 
 
@@ -192,7 +199,7 @@ class Supervisor:
         self._config = config
         self._sockets = sockets
         self._launch = launch or executed()
-        self._children = list(plan(config) if children is None else children)
+        self._children = list(plan(config, viewer=sockets.viewer is not None) if children is None else children)
         self._on_ready = on_ready
         self._started_at = datetime.now(UTC)
         self._handover = handover
@@ -340,7 +347,8 @@ class Supervisor:
             return
         # A DIMSE worker says that it is ready when it accepts; granian's say so a moment before, so those are asked.
         http = self._config.http
-        if listeners.answers(http.host, http.port, tls=http.tls != "off"):
+        ports = [http.port, *([self._config.viewer.port] if self._sockets.viewer is not None else [])]
+        if all(listeners.answers(http.host, port, tls=http.tls != "off") for port in ports):
             self._ready = True
             self._on_ready(self._write_status())
             log.info("ready")
@@ -348,13 +356,11 @@ class Supervisor:
     def _write_status(self) -> state.Status:
         config = self._config
         tls, plain = config.dimse.tls, config.dimse.plain
-        scheme = "http" if config.http.tls == "off" else "https"
-        host = listeners.reachable(config.http.host)
         status = state.Status(
             ready=self._ready, pid=os.getpid(), started_at=self._started_at, read_only=self._handover.read_only,
             generation=self._generation,
-            http=state.Web(url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.http.port}",
-                           public_url=config.archive.public_url, host=config.http.host, port=config.http.port),
+            http=state.web_at(config, config.http.port, config.archive.public_url),
+            viewer=state.web_at(config, config.viewer.port, config.viewer_url) if self._sockets.viewer is not None else None,
             dimse_tls=state.Address(host=tls.host, port=tls.port) if self._sockets.dimse_tls is not None else None,
             dimse_plain=state.Address(host=plain.host, port=plain.port) if self._sockets.dimse_plain is not None else None,
             processes=[

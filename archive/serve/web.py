@@ -23,8 +23,8 @@ _LOGGING: dict[str, Any] = {
 }
 
 
-def run(link: Link, socket_path: Path) -> None:
-    """Serve until SIGTERM; granian's own process forks the workers and starts one again that dies."""
+def run(link: Link, socket_path: Path, *, viewer: bool = False) -> None:
+    """Serve the archive, or a viewer's origin, until SIGTERM; granian's own process forks workers and starts one again that dies."""
     from granian import Granian
     from granian.constants import HTTPModes, Interfaces
     from granian.log import LogLevels
@@ -33,22 +33,22 @@ def run(link: Link, socket_path: Path) -> None:
     certificate, key = start.web_certificate(config)
     link.watch()
     granian = Granian(
-        "archive.web", address=_address(config), port=config.http.port, interface=Interfaces.WSGI,
-        workers=config.http.workers or os.cpu_count() or 1, blocking_threads=config.http.threads, websockets=False,
+        "archive.web", address=_address(config), port=config.viewer.port if viewer else config.http.port, interface=Interfaces.WSGI,
+        workers=1 if viewer else config.http.workers or os.cpu_count() or 1, blocking_threads=config.http.threads, websockets=False,
         http=HTTPModes.http1,  # measured here: HTTP/2 halves the speed of large answers
         ssl_cert=certificate, ssl_key=key, respawn_failed_workers=True, workers_kill_timeout=int(DRAIN_S) - 5,
         log_level=LogLevels.error, log_dictconfig=_LOGGING, log_access=False,
     )
-    granian.serve(target_loader=partial(load, str(socket_path)), wrap_loader=False)
+    granian.serve(target_loader=partial(load, str(socket_path), viewer=viewer), wrap_loader=False)
 
 
-def load(socket_path: str) -> Any:
+def load(socket_path: str, *, viewer: bool = False) -> Any:
     """Open this worker's node and return the application granian calls; runs in each web worker."""
-    logs.configure("web")
+    logs.configure("viewer" if viewer else "web")
     _end_with_parent()
     try:
         link = Link(Path(socket_path))
-        app = start.web_application(link.handover)
+        app = start.viewer_application(link.handover) if viewer else start.web_application(link.handover)
     except Exception:
         logging.getLogger("archive.serve").critical("the web worker cannot start", exc_info=True)
         raise SystemExit(1) from None

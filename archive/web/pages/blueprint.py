@@ -22,6 +22,7 @@ RULES = {
     "pages.password": SIGNED_IN,
     "pages.studies": Rule(Permission.SEARCH),
     "pages.study": Rule(Permission.SEARCH),
+    "pages.ohif": Rule(Permission.SEARCH),
     "pages.series": Rule(Permission.SEARCH),
     "pages.thumbnail": Rule(Permission.PIXELS),
     "pages.picture": Rule(Permission.PIXELS),
@@ -39,6 +40,7 @@ def register(app: Flask) -> None:
     pages.add_url_rule("/me/password", "password", account.password, methods=["GET", "POST"])
     pages.add_url_rule("/studies", "studies", studies.studies)
     pages.add_url_rule("/studies/<study>", "study", studies.study)
+    pages.add_url_rule("/studies/<study>/ohif", "ohif", studies.ohif)
     pages.add_url_rule("/studies/<study>/series/<series>", "series", image.series)
     pages.add_url_rule("/studies/<study>/series/<series>/thumbnail", "thumbnail", image.thumbnail)
     pages.add_url_rule("/studies/<study>/series/<series>/instances/<instance>/frames/<int:frame>/picture", "picture", image.picture)

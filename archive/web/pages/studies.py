@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from urllib.parse import urlencode
 
-from flask import make_response, render_template, request
+from flask import make_response, redirect, render_template, request
 from werkzeug.wrappers import Response
 
 from archive.dicom.attributes import Attribute, Level, lookup
 from archive.errors import InvalidQuery, NotFound
+from archive.services import viewers
 from archive.services.query import SearchRequest
 from archive.web.context import archive, node, subject
 from archive.web.pages.shown import SeriesLine, StudyLine
@@ -54,7 +55,17 @@ def study(study: str) -> Response:
         subject(), SearchRequest(level=Level.SERIES, datastore=DATASTORE, keys=(), study_instance_uid=study, limit=1000, offset=0)
     )
     series = [SeriesLine.of(row) for row in answer.rows]
-    return make_response(render_template("study.html", study=line, series=series, user=subject().name))
+    elsewhere = viewers.installed(archive().config) is not None
+    return make_response(render_template("study.html", study=line, series=series, user=subject().name, elsewhere=elsewhere))
+
+
+def ohif(study: str) -> Response:
+    """Go on to the study in OHIF, at its own origin."""
+    line = find_study(study)
+    if viewers.installed(archive().config) is None:
+        message = "no such viewer is installed"
+        raise NotFound(message)
+    return redirect(f"{archive().config.viewer_url}/viewer?StudyInstanceUIDs={line.uid}")
 
 
 def find_study(uid: str) -> StudyLine:
