@@ -7,6 +7,7 @@ Every key stands in config.example.toml with its default and a line of why.
 from __future__ import annotations
 
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -45,6 +46,7 @@ class Http(Section, frozen=True):
     threads: Positive = 8
     max_request_bytes: Positive = 8 << 30
     metrics_token_file: str = ""
+    cors_origins: tuple[str, ...] = ()
 
 
 class Viewer(Section, frozen=True):
@@ -52,6 +54,22 @@ class Viewer(Section, frozen=True):
 
     port: Port = 8444
     public_url: str = ""
+
+
+class Events(Section, frozen=True):
+    """[events]: the WebSockets that tell subscribers of the worklist what happens."""
+
+    enabled: bool = False
+    port: Port = 8445
+    public_url: str = ""
+    max_connections: Positive = 200
+
+
+class Webhooks(Section, frozen=True):
+    """[webhooks]: where webhooks may lead besides global addresses."""
+
+    networks: tuple[str, ...] = ()
+    ca_file: str = ""
 
 
 class DimseTls(Section, frozen=True):
@@ -164,6 +182,8 @@ class Config(Section, frozen=True):
     archive: Archive = Archive()
     http: Http = Http()
     viewer: Viewer = Viewer()
+    events: Events = Events()
+    webhooks: Webhooks = Webhooks()
     dimse: Dimse = Dimse()
     database: DatabaseSection = DatabaseSection()
     objects: Objects = Objects()
@@ -195,6 +215,15 @@ class Config(Section, frozen=True):
         parts = urlsplit(self.archive.public_url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         return f"{parts.scheme}://{host}:{self.viewer.port}"
+
+    @property
+    def events_url(self) -> str:
+        """The address of the WebSockets: as configured, or public_url's host with their port."""
+        if self.events.public_url:
+            return self.events.public_url.rstrip("/")
+        parts = urlsplit(self.archive.public_url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return f"{'ws' if parts.scheme == 'http' else 'wss'}://{host}:{self.events.port}"
 
     @property
     def keys_dir(self) -> Path:
@@ -296,5 +325,12 @@ def _check(config: Config) -> None:
         )
     if not config.archive.public_url.startswith(("https://", "http://")):
         raise ConfigurationError("archive.public_url is not an http(s) address", remedy="write it as https://host:port")
+    if config.events.public_url and not config.events.public_url.startswith(("wss://", "ws://")):
+        raise ConfigurationError("events.public_url is not a ws(s) address", remedy="write it as wss://host:port, or leave it empty")
+    for network in config.webhooks.networks:
+        try:
+            ip_network(network, strict=False)
+        except ValueError:
+            raise ConfigurationError(f"webhooks.networks: {network} is no network", remedy="write it as 10.1.0.0/16") from None
     if config.viewer.public_url and not config.viewer.public_url.startswith(("https://", "http://")):
         raise ConfigurationError("viewer.public_url is not an http(s) address", remedy="write it as https://host:port, or leave it empty")

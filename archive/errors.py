@@ -7,7 +7,8 @@
     │   ├── InvalidQuery         a key, value or parameter that cannot be matched
     │   ├── InvalidRequest       any other malformed request or argument
     │   ├── NotAcceptable        no representation the caller asked for can be made
-    │   └── InstanceConflict     same SOP Instance UID, other bytes
+    │   ├── InstanceConflict     same SOP Instance UID, other bytes
+    │   └── StateConflict        what is asked does not fit the state the object is in
     ├── Denied                   who asks is not allowed; nothing about the object is revealed
     │   ├── Unauthenticated
     │   └── Forbidden            a function the caller lacks
@@ -95,6 +96,17 @@ class InstanceConflict(Rejected):
     """The same SOP Instance UID is stored with other bytes."""
 
     code = "instance-conflict"
+
+
+class StateConflict(Rejected):
+    """What is asked does not fit the state the object is in; `status` is the code PS3.4 gives that."""
+
+    code = "state-conflict"
+
+    def __init__(self, message: str = "", *, status: int = 0, remedy: str = "") -> None:
+        """Keep the status code."""
+        super().__init__(message, remedy=remedy)
+        self.status = status
 
 
 class Denied(ArchiveError):

@@ -12,12 +12,20 @@ from archive.keys.keyring import Keyring
 from archive.ledger.log import Ledger
 from archive.services import lifecycle, setup
 from archive.services.accounts import Accounts
+from archive.services.association_log import AssociationLog
 from archive.services.catchup import CatchUp
+from archive.services.changefeed import ChangeFeed
 from archive.services.clock import Clock, utc_now
+from archive.services.commitments import Commitments
 from archive.services.core import Core
+from archive.services.deliveries import Deliveries
+from archive.services.download import Download
+from archive.services.forwarding import Forwarding
 from archive.services.health import Health
+from archive.services.holds import Holds
 from archive.services.imports import Imports
 from archive.services.keyring import KeyringAdmin
+from archive.services.mpps import ProcedureSteps
 from archive.services.oversight import Oversight
 from archive.services.peers import Peers
 from archive.services.pictures import Pictures
@@ -32,6 +40,10 @@ from archive.services.signin import SignIn
 from archive.services.store import Store
 from archive.services.upkeep import Upkeep
 from archive.services.verify import Verify
+from archive.services.webhooks import Webhooks
+from archive.services.workitem_watch import WorkitemWatch
+from archive.services.workitems import Workitems
+from archive.services.worklist import Worklist
 from archive.vault.keystore import Keystore
 from archive.vault.segments import DiskSegments
 from archive.vault.vault import Vault
@@ -55,10 +67,22 @@ class Node:
     store: Store
     query: Query
     retrieve: Retrieve
+    download: Download
     sending: Sending
+    worklist: Worklist
+    steps: ProcedureSteps
+    commitments: Commitments
+    deliveries: Deliveries
+    forwarding: Forwarding
+    association_log: AssociationLog
     pictures: Pictures
+    workitems: Workitems
+    workitem_watch: WorkitemWatch
+    changefeed: ChangeFeed
+    webhooks: Webhooks
     imports: Imports
     remove: Remove
+    holds: Holds
     reconcile: Reconcile
     verify: Verify
     oversight: Oversight
@@ -126,13 +150,18 @@ def open_node(
         # No server has looked at the anchors for this command.
         core = replace(core, read_only=Oversight(core).rolled_back())
     store, read_only = Store(core), core.read_only
+    sending, deliveries = Sending(core), Deliveries(core)
     return Node(
         config=config, keyring=keyring, core=core, role=role,
         signin=SignIn(database, core.ledger, keyring, config, clock),
         accounts=Accounts(database, core.ledger, keyring, clock, default_issuer=config.identity.issuer, read_only=read_only),
         peers=Peers(database, core.ledger, keyring, clock, config, read_only=read_only),
-        store=store, query=Query(database, core.ledger, clock), retrieve=Retrieve(core), sending=Sending(core),
-        pictures=Pictures(core), imports=Imports(core, store),
-        remove=Remove(core), reconcile=Reconcile(core), verify=Verify(core), oversight=Oversight(core), keys=KeyringAdmin(core),
-        health=Health(core), upkeep=Upkeep(core),
+        store=store, query=Query(database, core.ledger, clock), retrieve=Retrieve(core), download=Download(core), sending=sending,
+        worklist=Worklist(core), steps=ProcedureSteps(core), commitments=Commitments(core), deliveries=deliveries,
+        forwarding=Forwarding(core, sending, deliveries),
+        association_log=AssociationLog(core),
+        pictures=Pictures(core), workitems=Workitems(core), workitem_watch=WorkitemWatch(core),
+        changefeed=ChangeFeed(core), webhooks=Webhooks.of(core), imports=Imports(core, store),
+        remove=Remove(core), holds=Holds(core), reconcile=Reconcile(core), verify=Verify(core), oversight=Oversight(core),
+        keys=KeyringAdmin(core), health=Health(core), upkeep=Upkeep(core),
     )

@@ -46,11 +46,11 @@ def keys(session: Session) -> None:
 
 
 @ledger.command("prove")
-@click.argument("what", metavar="NUMBER|SOP_INSTANCE_UID")
+@click.argument("what", metavar="NUMBER|SOP_INSTANCE_UID|TRANSACTION_UID")
 @click.option("--to", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here instead of printing it.")
 @click.pass_obj
 def prove(session: Session, what: str, to: Path | None) -> None:
-    """Prove that an event, or the storing of an instance, is in the ledger."""
+    """Prove that an event, the storing of an instance, or the receipt of a storage commitment is in the ledger."""
     proof = session.node.oversight.prove(session.subject, what)
     if to is not None:
         to.write_text(proof, encoding="utf-8")

@@ -71,8 +71,9 @@ def archive() -> None:
 
 
 COMMANDS = (
-    "running", "state", "users", "grants", "peers", "tokens", "imports", "instances", "checks", "ledger", "keys", "rebuild", "backup",
-    "viewers", "service",
+    "running", "state", "users", "grants", "peers", "tokens", "imports", "worklist", "mpps", "commitments", "forward",
+    "instances", "holds", "checks", "ledger", "keys", "rebuild", "backup", "viewers", "webhooks", "conformance",
+    "service",
 )
 """Modules of this room that attach commands, in the order `--help` shows them."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import click
 from archive.cli import failures
 from archive.cli.main import Group
 from archive.cli.session import Session
+from archive.cli.when import WHEN
 from archive.errors import InvalidRequest
 
 ISSUE = click.option("--issue", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -115,15 +118,103 @@ def renew(session: Session, name: str, certificate: Path | None, issue: Path | N
 
 @peer.command("test")
 @click.argument("name")
+@click.option("--wait", "wait_s", type=click.IntRange(0, 3600), default=0, metavar="SECONDS", help="For the device's own C-ECHO to arrive.")
 @click.pass_obj
-def test(session: Session, name: str) -> int:
-    """Call a peer at its address with C-ECHO."""
+def test(session: Session, name: str, wait_s: int) -> int:
+    """Call a peer at its address with C-ECHO, and tell how its own last call went; with --wait, how the next one does."""
     from archive.dimse import scu
 
     node = session.node
-    found = scu.echo(node, node.peers.get(session.subject, name))
-    session.answer(found, found["text"])
-    return failures.DONE if found["ok"] else failures.FAILED
+    known = node.peers.get(session.subject, name)
+    found = scu.echo(node, known)
+    listener = session.config.dimse.tls if known["tls"] else session.config.dimse.plain
+    where = f"{session.config.dimse.ae_title}@{listener.host}:{listener.port}{' over TLS' if known['tls'] else ''}"
+    since = datetime.now(UTC) if wait_s else None
+    if wait_s and not session.as_json:
+        print(f"{found['text']}\nnow start C-ECHO at {name} to {where}")
+    came = _came(session, known, since)
+    deadline = time.monotonic() + wait_s
+    while came is None and time.monotonic() < deadline:
+        time.sleep(0.5)
+        came = _came(session, known, since)
+    back = {"ok": came is not None and not came["failed"], "text": _told(name, came, where, waited=bool(wait_s))}
+    told = _told(name, came, where, waited=bool(wait_s))
+    ok = found["ok"] and (back["ok"] or not wait_s)
+    session.answer({**found, "calls_us": back, "last": came}, told if wait_s else f"{found['text']}\n{told}")
+    return failures.DONE if ok else failures.FAILED
+
+
+def _came(session: Session, known: dict[str, Any], since: datetime | None) -> dict[str, Any] | None:
+    """Return the last association under the peer's name or one of its AE titles."""
+    log = session.node.association_log
+    found = [row for name in (known["name"], *known["ae_titles"]) for row in log.search(session.subject, name=name, since=since, limit=1)]
+    return max(found, key=lambda row: row["at"], default=None)
+
+
+def _told(name: str, came: dict[str, Any] | None, where: str, *, waited: bool) -> str:
+    if came is None:
+        return f"{name} {'did not call' if waited else 'has not called yet'}; it calls {where}"
+    at = came["at"].astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if came["outcome"] == "refused":
+        return f"{name} called at {at} from {came['address']} and was refused: {came['reason']}"
+    done = ", ".join(f"{one['done']} {operation}" for operation, one in came["operations"].items()) or "nothing"
+    return f"{name} called at {at} from {came['address']}: {done}; {came['reason']}"
+
+
+@peer.command("log")
+@click.argument("name", required=False, default="")
+@click.option("--peer", "peer_name", metavar="NAME", default="", help="As the argument: a peer, or a calling AE title.")
+@click.option("--since", type=WHEN, metavar="WHEN", help="ISO 8601, or how long ago: 2h, 7d.")
+@click.option("--failed", is_flag=True, help="Only those that were refused, broke off or had a failure.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@click.pass_obj
+def log(session: Session, name: str, peer_name: str, since: datetime | None, failed: bool, limit: int) -> None:
+    """List associations, the newest first: who, how it was agreed, what was done, how it ended."""
+    now = datetime.now(UTC)
+    if since is not None and since > now:
+        since = now - (since - now)
+    found = session.node.association_log.search(session.subject, name=name or peer_name, since=since, failed=failed, limit=limit)
+    for row in found:
+        row["done"] = ", ".join(
+            f"{one['done']} {operation}" + (f" ({one['failed']} failed)" if one["failed"] else "")
+            for operation, one in row["operations"].items()
+        )
+        row["contexts"] = f"{row['negotiation'].get('accepted', 0)} of {row['negotiation'].get('proposed', 0)}"
+    session.rows(
+        found, "at", "peer", "calling_ae_title", "called_ae_title", "address", "tls", "outcome", "reason", "contexts", "done", "repeats"
+    )
+
+
+@peer.command("set")
+@click.argument("name")
+@click.option("--character-set", metavar="TERM", help="Of what it sends or asks without one, e.g. ISO_IR 100; '' for none.")
+@click.option("--called-ae", type=click.Choice(["strict", "any", "default"]), help="Whether it must call the archive by its AE title.")
+@click.option("--private-sop-classes", type=click.Choice(["yes", "no", "default"]), help="Whether it may store private SOP classes.")
+@click.option("--relational/--hierarchical", default=None, help="Its queries need not follow the hierarchy, negotiated or not.")
+@click.option("--commitment-same-association/--commitment-new-association", default=None, help="How storage commitment is reported to it.")
+@click.option("--modality-without-tls/--store-only-without-tls", default=None,
+              help="Without TLS: worklist, procedure steps and commitment too, or stores alone.")
+@click.option("--whole-worklist/--own-worklist", default=None, help="Whether it sees what is scheduled for other stations.")
+@click.option("--transfer-syntax", "syntaxes", multiple=True, metavar="UID",
+              help="Take only these from it, the first preferred; 'any' for all.")
+@click.pass_obj
+def set_(
+    session: Session, /, name: str, called_ae: str | None, private_sop_classes: str | None, syntaxes: tuple[str, ...], **given: Any
+) -> None:
+    """Settle what a device cannot be told otherwise; it counts from the next association."""
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    three = {"strict": True, "yes": True, "any": False, "no": False, "default": None}
+    if called_ae is not None:
+        changes["called_ae_strict"] = three[called_ae]
+    if private_sop_classes is not None:
+        changes["private_sop_classes"] = three[private_sop_classes]
+    if syntaxes:
+        changes["transfer_syntaxes"] = () if syntaxes == ("any",) else syntaxes
+    if not changes:
+        message = "name what to set"
+        raise InvalidRequest(message, remedy="'archive peer set --help' lists it")
+    made = session.node.peers.set(session.subject, name, changes)
+    session.answer(made, "\n".join([f"{name} is set", *(f"  {key.replace('_', ' ')}: {value}" for key, value in made["settings"].items())]))
 
 
 @peer.command("remove")

@@ -22,10 +22,10 @@ import sqlalchemy as sa
 from archive.db import connect, failures, guard, wal
 from archive.db.failures import translated
 from archive.db.prepared import Prepared
+from archive.db.queued import Queued, Work
 from archive.errors import CommitUncertain, DatabaseUnavailable
 
 T = TypeVar("T")
-Work = Callable[[sa.Connection], T]
 GROUP_LOCK = 0x47726F7570  # "Group": PostgreSQL's advisory lock of group commits
 ATTEMPTS = 5
 KEPT = 4
@@ -47,7 +47,7 @@ class Database:
         self._lock_file: int | None = None
         self._thread_lock = threading.Lock()
         self._queue_lock = threading.Lock()
-        self._queue: list[_Queued] = []
+        self._queue: list[Queued] = []
         self._leading = False
         self._coming, self._all_here = 0, threading.Condition(self._queue_lock)
         self._kept: list[sa.Connection] = []
@@ -217,14 +217,14 @@ class Database:
     def _once(self, work: Work[T], durable: bool) -> T:
         self._require_own()
         self._require_outside()
-        item = _Queued(work, durable)
+        item = Queued(work, durable)
         self._arrive()
         with self._queue_lock:
             self._queue.append(item)
             item.leads, self._leading = not self._leading, True
         try:
             if not item.leads:
-                item.told.wait()
+                item.wait()
             if item.leads:
                 self._lead()
         except BaseException:
@@ -236,7 +236,7 @@ class Database:
 
     def _lead(self) -> None:
         """Commit everything that waits by the time it is our turn, then let the next one lead."""
-        batch: list[_Queued] = []
+        batch: list[Queued] = []
         try:
             try:
                 self._await_others()
@@ -255,9 +255,9 @@ class Database:
         finally:
             self._pass_on()
             for item in batch:
-                item.told.set()
+                item.tell()
 
-    def _take_queue(self) -> list[_Queued]:
+    def _take_queue(self) -> list[Queued]:
         with self._queue_lock:
             batch, self._queue = self._queue, []
         return batch
@@ -267,9 +267,9 @@ class Database:
             self._leading = bool(self._queue)
             if self._queue:
                 self._queue[0].leads = True
-                self._queue[0].told.set()
+                self._queue[0].tell()
 
-    def _withdraw(self, item: _Queued) -> None:
+    def _withdraw(self, item: Queued) -> None:
         """Forget what its thread no longer waits for, and the lead it may have been given meanwhile."""
         with self._queue_lock:
             waiting = item in self._queue
@@ -278,7 +278,7 @@ class Database:
         if waiting and item.leads:
             self._pass_on()
 
-    def _commit_batch(self, batch: list[_Queued]) -> None:
+    def _commit_batch(self, batch: list[Queued]) -> None:
         with self._transaction(durable=any(item.durable for item in batch), grouped=True) as tx:
             if not self.sqlite:
                 # Works lock rows in any order: two groups of two processes would block each other for ever.
@@ -289,7 +289,7 @@ class Database:
                 for item in batch:
                     self._run(item, tx)
 
-    def _run_alone(self, item: _Queued, tx: sa.Connection) -> None:
+    def _run_alone(self, item: Queued, tx: sa.Connection) -> None:
         """Run the only work of a transaction, which is undone with it."""
         try:
             item.result = item.work(tx)
@@ -297,7 +297,7 @@ class Database:
             item.error = failures.translate(error)
             raise
 
-    def _run(self, item: _Queued, tx: sa.Connection) -> None:
+    def _run(self, item: Queued, tx: sa.Connection) -> None:
         _SAVEPOINT.run(tx, {})
         try:
             item.result = item.work(tx)
@@ -349,10 +349,11 @@ class Database:
             finally:
                 fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
-    def checkpoint(self, *, patient: bool = True) -> bool:
+    def checkpoint(self, *, patient: bool = True, cut: bool = True) -> bool:
         """Move the write-ahead log into the database file and cut it; False when readers held some of it back.
 
-        Not `patient`, it waits for no reader: who waits does so with every writer behind it. Nothing to do on PostgreSQL.
+        Not `patient`, it waits for no reader: who waits does so with every writer behind it. Not `cut` either, the log keeps its
+        length and is written again from its beginning. Nothing to do on PostgreSQL.
 
         Raises:
             DatabaseUnavailable.
@@ -365,11 +366,15 @@ class Database:
             with translated():
                 wal.copy(self.engine)
         with self._turn(), translated():
-            return wal.cut(self.engine, wait=patient)
+            return wal.cut(self.engine, wait=patient) if patient or cut else wal.restart(self.engine)
 
     def log_bytes(self) -> int:
         """Return the length of SQLite's write-ahead log; 0 on PostgreSQL."""
         return wal.bytes_of(self.url) if self.sqlite else 0
+
+    def log_waiting_bytes(self) -> int:
+        """Return how much of that log the database file does not have yet."""
+        return wal.waiting_bytes(self.url) if self.sqlite else 0
 
     def close(self) -> None:
         """Close every connection that nobody uses."""
@@ -384,15 +389,3 @@ class Database:
 _GROUP_TURN = Prepared(sa.select(sa.func.pg_advisory_xact_lock(GROUP_LOCK)))
 _SAVEPOINT, _RELEASE = Prepared(sa.text("SAVEPOINT work")), Prepared(sa.text("RELEASE SAVEPOINT work"))
 _UNDO = Prepared(sa.text("ROLLBACK TO SAVEPOINT work"))
-
-
-class _Queued:
-    __slots__ = ("durable", "error", "leads", "result", "told", "work")
-
-    def __init__(self, work: Work[Any], durable: bool) -> None:  # private record
-        self.work = work
-        self.durable = durable
-        self.leads = False
-        self.told = threading.Event()
-        self.error: Exception | None = None
-        self.result: Any = None

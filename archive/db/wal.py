@@ -1,16 +1,19 @@
-"""SQLite's write-ahead log: moved into the database file, and cut.
+"""SQLite's write-ahead log: moved into the database file, then written again from its beginning, or cut.
 
-Copying goes on beside writers; only the cut needs them to wait, and by then little is left to copy.
+Copying goes on beside writers; only its end needs them to wait, and by then little is left to copy. A log that is not cut is
+overwritten where it lies, which costs a tenth less than making its pages anew.
 """
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 BUSY_MS = 30_000
+_INDEX_HEAD_BYTES = 100
 AUTOMATIC_PAGES = 16_000
 """When a commit copies the log itself (64 MB): only where no background worker came first."""
 
@@ -23,9 +26,29 @@ def bytes_of(url: sa.URL) -> int:
         return 0
 
 
+def waiting_bytes(url: sa.URL) -> int:
+    """Return how much of the log the database file does not have yet, as the log's index says.
+
+    Source: sqlite.org/walformat.html 2.1.
+    """
+    try:
+        with Path(f"{url.database}-shm").open("rb") as index:
+            head = index.read(_INDEX_HEAD_BYTES)
+        page_bytes, frames = struct.unpack_from("=HL", head, 14)
+        (copied,) = struct.unpack_from("=L", head, 96)
+    except (OSError, struct.error):
+        return bytes_of(url)
+    return max(0, int(frames) - int(copied)) * (int(page_bytes) + 24)
+
+
 def copy(engine: sa.Engine) -> None:
     """Copy what no reader needs as it was, without waiting for anybody or making anybody wait."""
     _run(engine, "PASSIVE", wait=False)
+
+
+def restart(engine: sa.Engine) -> bool:
+    """Copy all of the log, so that it is written again from its beginning; False when readers held some of it back."""
+    return _run(engine, "RESTART", wait=False)
 
 
 def cut(engine: sa.Engine, *, wait: bool) -> bool:

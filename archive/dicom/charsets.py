@@ -33,6 +33,14 @@ _MULTI = {"58": "gb2312", "87": "", "149": "euc_kr", "159": ""}
 _TERM = re.compile(r"ISO[ _-]?(2022)?[ _-]?IR[ _-]?(\d{1,3})")
 _ALIASES = {"GB18030": "gb18030", "GBK": "gbk", "UTF8": "utf_8", "UTF-8": "utf_8", "ISO_IR192": "utf_8", "LATIN1": "iso8859_1"}
 
+
+def terms() -> list[str]:
+    """Return the defined terms that are read, without and with code extensions."""
+    ordered = sorted({**_SINGLE, **_MULTI}, key=int)
+    extended = [f"ISO 2022 IR {number}" for number in ordered if number != "192"]
+    return [*(f"ISO_IR {number}" for number in ordered if number not in _MULTI), "GB18030", "GBK", *extended]
+
+
 # Escape sequence (after ESC) -> (0 for G0 or 1 for G1, codec, bytes a character). PS3.3 tables C.12-3 and C.12-4.
 _ESCAPES: dict[bytes, tuple[int, str, int]] = {
     b"(B": (0, "ascii", 1),

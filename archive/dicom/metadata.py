@@ -66,7 +66,8 @@ def to_json(part10_head: bytes, scanned: Scanned, bulk: Callable[[str], str], in
         return None
 
     head = inflate(part10_head, scanned, DEFAULT_LIMITS, cut=True) if scanned.deflated else part10_head
-    document = dataset_json(head, scanned.dataset_offset, *encoding(head, scanned), binary)
+    text = repertoire(scanned.character_set.encode("ascii")) if scanned.character_set else None
+    document = dataset_json(head, scanned.dataset_offset, *encoding(head, scanned), binary, text=text)
     late = scanned.attributes.keys() - document.keys()
     if late:  # behind the pixel data, against the order of tags
         document |= {name: scanned.attributes[name] for name in late}

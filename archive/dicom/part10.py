@@ -67,6 +67,8 @@ class Scanned:
     frames: FrameTable | None
     preamble: Literal["zero", "tiff", "other"]
     head_bytes: int = 0
+    character_set: str = ""
+    """What (0008,0005) was taken to be where the data set has none; empty where it has, or nothing was said."""
 
     def values(self, keyword: str) -> list[str]:
         """Return every value as plain text; a person name as "Alphabetic=Ideographic=Phonetic" without trailing "="."""
@@ -100,16 +102,18 @@ class Scanned:
             "sop_instance_uid": self.sop_instance_uid,
             "study_instance_uid": self.study_instance_uid,
             "transfer_syntax_uid": self.transfer_syntax_uid,
+            **({"character_set": self.character_set} if self.character_set else {}),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Scanned:
         """Return what `to_json` was made from."""
-        fields = {name: value[name] for name in cls.__slots__ if name not in {"findings", "frames"}}
+        fields = {name: value[name] for name in cls.__slots__ if name not in {"findings", "frames", "character_set"}}
         return cls(
             **fields,
             findings=tuple(Finding(tag, text) for tag, text in value["findings"]),
             frames=None if value["frames"] is None else FrameTable.from_json(value["frames"]),
+            character_set=value.get("character_set", ""),
         )
 
 

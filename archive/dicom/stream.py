@@ -35,8 +35,12 @@ _UIDS = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
 class StreamScanner:
     """Reads consecutive bytes of a Part 10 stream; with `wrap` those of a data set that came without file meta information."""
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, wrap: tuple[str, str, str] | None = None) -> None:
-        """`wrap` is SOP class, SOP instance and transfer syntax; offsets then count as if `part10.meta` of them came first."""
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, wrap: tuple[str, str, str] | None = None, character_set: str = "") -> None:
+        """`wrap` is SOP class, SOP instance and transfer syntax; offsets then count as if `part10.meta` of them came first.
+
+        `character_set` is that of a data set which names none.
+        """
+        self._character_set = character_set
         self._head: Scanned | None = None
         self._identified = False
         self._uids: tuple[str, ...] = ()
@@ -226,6 +230,7 @@ class StreamScanner:
             frames=frames,
             preamble=self._meta.preamble,
             head_bytes=head_bytes,
+            character_set=self._assumed,
         )
 
     def _uid(self, tag: int, *, last: bool) -> str:
@@ -254,11 +259,19 @@ class StreamScanner:
                 if finding not in self._findings:
                     self._findings.append(finding)
 
+    @property
+    def _assumed(self) -> str:
+        """The character set a data set is read in that says nothing of its own."""
+        structure = self._structure
+        assert structure is not None
+        return self._character_set if 0x00080005 not in structure.values else ""
+
     def _decode(self) -> tuple[dict[str, Element], list[Finding]]:
         structure = self._structure
         assert structure is not None
         values = structure.values
-        text = repertoire(values[0x00080005][1] if 0x00080005 in values else None)
+        assumed = self._assumed
+        text = repertoire(assumed.encode("ascii") if assumed else values[0x00080005][1] if 0x00080005 in values else None)
         attributes: dict[str, Element] = {}
         findings: list[Finding] = []
         little_endian = structure.little

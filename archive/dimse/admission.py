@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation, SOPClassExtendedNegotiation
 
+from archive.access.permissions import Permission
 from archive.config import Dimse
-from archive.dimse import contexts
+from archive.dimse import contexts, models
 from archive.dimse.contexts import Answered, Proposed, Role
 from archive.dimse.extended import Extended, agree
 from archive.errors import ArchiveError, Denied
@@ -34,6 +35,9 @@ _ASSOCIATE_RQ, _KNOWN_PDU_TYPES = 0x01, range(1, 8)
 _HEADER = struct.Struct(">BBL")
 _KEPT_REQUEST_BYTES = 32 << 10
 _USER_IDENTITY = b"\x58\x00"  # may hold a password, and is not kept; the same two bytes elsewhere only cost time
+
+FUNCTIONS = {models.WORKLIST: Permission.WORKLIST, models.MPPS: Permission.MPPS, models.COMMITMENT: Permission.COMMIT}
+"""The classes that are taken from who holds a function permission."""
 
 UNRECOGNISED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER_VALUE = 1, 2, 6
 """A-ABORT reasons of the service provider (PS3.8 Table 9-26)."""
@@ -189,6 +193,12 @@ def _parse(encoded: bytes) -> Proposal:
     return proposal
 
 
+def takes_private(admission: Admission, config: Dimse) -> bool:
+    """Whether a peer may store instances of classes that no edition of the standard names."""
+    own = admission.settings.private_sop_classes
+    return config.private_sop_classes if own is None else own
+
+
 def decide(
     proposal: Proposal, peers: Peers, config: Dimse, *, address: str, certificate: bytes | None, tls: bool
 ) -> Acceptance | Rejection:
@@ -212,11 +222,14 @@ def decide(
         return CALLING_AE_NOT_RECOGNISED
     except ArchiveError:
         return TEMPORARY_CONGESTION
-    if config.called_ae_strict and proposal.called_ae_title not in (config.ae_title, *config.aliases):
+    settings = admission.settings
+    strict = config.called_ae_strict if settings.called_ae_strict is None else settings.called_ae_strict
+    if strict and proposal.called_ae_title not in (config.ae_title, *config.aliases):
         return CALLED_AE_NOT_RECOGNISED
     answered, roles = contexts.answer(
         proposal.contexts, proposal.roles, may_store=admission.may_store, may_query=admission.may_query,
-        private=config.private_sop_classes,
+        private=takes_private(admission, config), preferred=settings.transfer_syntaxes,
+        functions=frozenset(uid for uid, need in FUNCTIONS.items() if admission.functions & need),
     )
     accepted = frozenset(context.abstract_syntax for context in answered if context.result == contexts.ACCEPTED)
     return Acceptance(admission, proposal, answered, roles, agree(proposal.extended, accepted))

@@ -72,7 +72,7 @@ class Answered:
     @property
     def storage(self) -> bool:
         """Whether C-STORE may come on it."""
-        return self.result == ACCEPTED and self.abstract_syntax != VERIFICATION and self.abstract_syntax not in models.CLASSES
+        return self.result == ACCEPTED and self.abstract_syntax != VERIFICATION and self.abstract_syntax not in models.SERVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +90,17 @@ def is_storage(abstract_syntax: str, *, private: bool) -> bool:
 
 
 def answer(
-    proposed: Sequence[Proposed], roles: Mapping[str, Role], *, may_store: bool, private: bool, may_query: bool = False
+    proposed: Sequence[Proposed], roles: Mapping[str, Role], *, may_store: bool, private: bool, may_query: bool = False,
+    functions: frozenset[str] = frozenset(), preferred: tuple[str, ...] = (),
 ) -> tuple[tuple[Answered, ...], tuple[Role, ...]]:
     """Answer every proposed context; the proposer's first transfer syntax that can be kept is taken.
 
     A requestor is the SCU of what it proposes: giving that role up for a class gets its contexts rejected. Only where it may retrieve by
     C-GET on the same association can it be the SCP of storage classes, for what comes back to it; some say nothing of roles then.
+    `functions` are the classes it may use besides; `preferred` are the only transfer syntaxes taken for instances, in that order.
     """
     retrieves = may_query and any(context.abstract_syntax in models.GET_CLASSES for context in proposed)
-    terms = _Terms(may_store, may_query, retrieves, private)
+    terms = _Terms(may_store, may_query, retrieves, private, functions, preferred)
     answers = tuple(_answer_one(context, roles.get(context.abstract_syntax), terms) for context in proposed)
     accepted = {context.abstract_syntax for context in answers if context.result == ACCEPTED}
     return answers, tuple(_role(role, terms) for uid, role in roles.items() if uid in accepted)
@@ -110,6 +112,14 @@ class _Terms:
     may_query: bool
     retrieves: bool
     private: bool
+    functions: frozenset[str]
+    preferred: tuple[str, ...]
+
+    def instances(self, syntaxes: Sequence[str]) -> Sequence[str]:
+        """Return what instances may come in, the best first."""
+        if self.preferred:
+            return [uid for uid in self.preferred if uid in syntaxes and uid in TRANSFER_SYNTAXES]
+        return [uid for uid in syntaxes if uid in TRANSFER_SYNTAXES]
 
 
 def _role(role: Role, terms: _Terms) -> Role:
@@ -125,15 +135,15 @@ def _answer_one(context: Proposed, role: Role | None, terms: _Terms) -> Answered
     comes_back = False
     if context.abstract_syntax == VERIFICATION:
         kept = [uid for uid in syntaxes if uid in NATIVE]
-    elif context.abstract_syntax in models.CLASSES:
-        if not terms.may_query:
+    elif context.abstract_syntax in models.SERVED:
+        if not (terms.may_query if context.abstract_syntax in models.CLASSES else context.abstract_syntax in terms.functions):
             return Answered(context.context_id, context.abstract_syntax, USER_REJECTION, first)
         kept = [uid for uid in syntaxes if uid in IDENTIFIERS]
     elif is_storage(context.abstract_syntax, private=terms.private):
         comes_back = terms.retrieves and (role is None or role.scp)
         if not terms.may_store and not comes_back:
             return Answered(context.context_id, context.abstract_syntax, USER_REJECTION, first)
-        kept = [uid for uid in syntaxes if uid in TRANSFER_SYNTAXES]
+        kept = terms.instances(syntaxes)
     else:
         return Answered(context.context_id, context.abstract_syntax, ABSTRACT_SYNTAX_NOT_SUPPORTED, first)
     if not kept:

@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pydicom.datadict import keyword_for_tag
-
 from archive.dicom import compose
 from archive.dicom.attributes import BY_TAG, Attribute, Level
-from archive.dicom.matching import Match, matches, parse
-from archive.dimse.identifiers import Identifier, Key
+from archive.dicom.row_keys import LISTED, Key, check, cut, meets
+from archive.dimse.identifiers import Identifier
 from archive.dimse.models import SERIES_UID, STUDY_UID, Model, single_uid
 from archive.services.query import SearchRequest
 
@@ -31,7 +29,6 @@ _RETRIEVE_URL = 0x00081190
 # How an answer is made or said, not what is looked for.
 _NEVER_MATCHED = frozenset({0x00080005, 0x00080054, 0x00080201, 0x00880130, 0x00880140})
 _COUNTS = frozenset({"IS", "US", "UL"})
-_LISTED = frozenset({"AE", "AS", "CS", "LO", "SH", "IS", "UC"})
 _MATCHED_BY_SQL = frozenset({"ModalitiesInStudy", "SOPClassesInStudy", "InstanceAvailability"})
 
 Row = Mapping[str, Mapping[str, Any]]
@@ -75,7 +72,7 @@ class Search:
                     continue
                 include.append(attribute)
                 filters.append(key)
-                _check(key)
+                check(key)
             elif attribute.vr == "SQ":
                 include.append(attribute)
             else:
@@ -98,7 +95,7 @@ class Search:
         offset = 0
         while True:
             found = query.find(subject, replace(self.request, offset=offset)).rows
-            yield [row for row in found if all(_meets(key, row.get(key.tag_hex)) for key in self.filters)]
+            yield [row for row in found if all(meets(key, row.get(key.tag_hex)) for key in self.filters)]
             offset += len(found)
             if len(found) < PAGE_ROWS:
                 return
@@ -108,7 +105,7 @@ class Search:
         made: dict[str, Mapping[str, Any]] = {}
         for tag, key in self.identifier.keys.items():
             found = row.get(key.tag_hex) if tag in BY_TAG else None
-            made[key.tag_hex] = _cut(key, found) if found else {"vr": key.vr}
+            made[key.tag_hex] = cut(key, found) if found else {"vr": key.vr}
         made["00080052"] = {"vr": "CS", "Value": [self.request.level.value]}
         made["00080054"] = {"vr": "AE", "Value": [ae_title]}
         made["00080056"] = {"vr": "CS", "Value": ["ONLINE"]}
@@ -119,54 +116,4 @@ def _by_row(attribute: Attribute, text: str) -> bool:
     """Whether a key is matched against rows: counts, and several values of which any may fit."""
     if attribute.computed and attribute.keyword not in _MATCHED_BY_SQL:
         return attribute.vr in _COUNTS
-    return attribute.vr in _LISTED and "\\" in text.strip("\\")
-
-
-def _check(key: Key) -> None:
-    """Read every value once, so that what cannot be matched is refused before the search.
-
-    Raises:
-        InvalidQuery.
-    """
-    for item in key.items:
-        for inner in item:
-            _check(inner)
-    if not key.items:
-        _terms(key)
-
-
-def _terms(key: Key) -> list[Match]:
-    attribute = _attribute(key)
-    parts = key.text.split("\\") if attribute.vr in _LISTED else [key.text]
-    return [parse(attribute, part) for part in parts if part.strip(" \0") or len(parts) == 1]
-
-
-def _attribute(key: Key) -> Attribute:
-    known = BY_TAG.get(key.tag)
-    if known is not None:
-        return known
-    return Attribute(keyword_for_tag(key.tag) or key.tag_hex, key.tag, key.vr, Level.IMAGE, None, returned=False, folded=key.vr == "PN")
-
-
-def _meets(key: Key, found: Mapping[str, Any] | None) -> bool:
-    """Say whether an element of a row meets a key; of a sequence, whether one item meets all keys of the key's item."""
-    values = (found or {}).get("Value") or []
-    if key.items:
-        wanted = [inner for item in key.items for inner in item if not inner.universal]
-        return any(all(_meets(inner, (item or {}).get(inner.tag_hex)) for inner in wanted) for item in values)
-    attribute = _attribute(key)
-    texts = [compose.text_of(attribute.vr, value) for value in values]
-    return any(matches(term, attribute, texts) for term in _terms(key))
-
-
-def _cut(key: Key, found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return an element with no more of a sequence's items than was asked for; an empty key asks for all of them."""
-    wanted = {inner.tag_hex: inner for item in key.items for inner in item}
-    if not wanted or found.get("vr") != "SQ":
-        return found
-    items = [
-        {tag: _cut(inner, item[tag]) if item.get(tag) else {"vr": inner.vr} for tag, inner in wanted.items()}
-        for item in found.get("Value") or [] if item
-    ]
-    return {"vr": "SQ", "Value": items}
-
+    return attribute.vr in LISTED and "\\" in text.strip("\\")

@@ -13,6 +13,7 @@ from typing import NoReturn
 from archive.dicom.attributes import BY_TAG, Level
 from archive.dicom.charsets import repertoire
 from archive.dicom.dictionary import vr_of
+from archive.dicom.row_keys import Key
 from archive.dicom.values import LONG, SHORT
 
 MAXIMUM_BYTES = 1 << 20
@@ -29,28 +30,6 @@ _SPECIFIC_CHARACTER_SET, _QUERY_RETRIEVE_LEVEL = 0x00080005, 0x00080052
 
 class MalformedIdentifier(ValueError):
     """Not a data set, or far from any identifier; the message never repeats a value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One attribute of an identifier; of a sequence `items` holds the keys of its items, else `text` the value, decoded."""
-
-    tag: int
-    vr: str
-    text: str = ""
-    items: tuple[tuple[Key, ...], ...] = ()
-
-    @property
-    def tag_hex(self) -> str:
-        """The tag as DICOM JSON spells it."""
-        return f"{self.tag:08X}"
-
-    @property
-    def universal(self) -> bool:
-        """Whether it asks for the attribute and matches everything."""
-        if self.vr == "SQ":
-            return all(key.universal for item in self.items for key in item)
-        return not self.text.strip(" \0*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +54,8 @@ class _Raw:
     items: tuple[tuple[_Raw, ...], ...] = ()
 
 
-def read(encoded: bytes, *, explicit: bool) -> Identifier:
-    """Read an identifier in little endian.
+def read(encoded: bytes, *, explicit: bool, default: str = "") -> Identifier:
+    """Read an identifier in little endian; `default` is the character set of one that names none.
 
     Raises:
         MalformedIdentifier.
@@ -91,7 +70,7 @@ def read(encoded: bytes, *, explicit: bool) -> Identifier:
         message = "an attribute stands twice"
         raise MalformedIdentifier(message)
     own = raw.pop(_SPECIFIC_CHARACTER_SET, None)
-    declared = own.value.strip(b" \0") if own is not None else b""
+    declared = (own.value.strip(b" \0") if own is not None else b"") or default.encode("ascii")
     text = repertoire(declared or None)
     keys = {tag: _key(one, text.decode) for tag, one in raw.items() if tag & 0xFFFF and tag >> 16 > 7}
     wanted = keys.pop(_QUERY_RETRIEVE_LEVEL, None)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from archive.config import Dimse
 from archive.dimse import query_lane, storage_lane
-from archive.dimse.admission import Acceptance
+from archive.dimse.admission import Acceptance, takes_private
 from archive.dimse.query_lane import QueryLane, Services
+from archive.dimse.records import Tally
 from archive.dimse.scp import Lane
 from archive.dimse.storage_lane import StorageLane
 
@@ -21,6 +22,8 @@ class Association(Protocol):
     """An association that is being served, as the listener sees it."""
 
     name: str
+    tally: Tally
+    """What it served, and how it ended."""
 
     @property
     def quiet(self) -> bool:
@@ -47,7 +50,7 @@ class Lanes:
         own, query = self._storage, self._query
         if query is not None and query_lane.serves(acceptance):
             query.serve(connection, acceptance, source, name=name, begun=begun)
-        elif own is not None and storage_lane.serves(acceptance, private=self._config.private_sop_classes):
+        elif own is not None and storage_lane.serves(acceptance, private=takes_private(acceptance.admission, self._config)):
             own.serve(connection, acceptance, source, name=name, begun=begun)
         else:
             self._library.serve(connection, acceptance, source, name=name, begun=begun)

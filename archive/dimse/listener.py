@@ -22,13 +22,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from archive.config import Dimse
-from archive.dimse import admission, pdus, tls
-from archive.dimse.admission import Acceptance, Rejection
+from archive.dimse import admission, pdus, records, tls
+from archive.dimse.admission import Acceptance, Proposal, Rejection
+from archive.dimse.records import Tally
 from archive.dimse.tls import HandshakeFailed, TlsFiles
 from archive.errors import ArchiveError, Unavailable
 
 if TYPE_CHECKING:
     from archive.dimse.lanes import Association, Lanes
+    from archive.services.association_log import AssociationLog
     from archive.services.peers import Peers
 
 LOG = logging.getLogger("archive.dimse")
@@ -39,6 +41,8 @@ LOBBY_CONNECTIONS = 256
 _TICK_S = 0.2
 _LINGER_S = 2.0
 _ACCEPT_BATCH = 64
+_YIELD_S, _YIELDED = 0.001, 4
+"""How long a process that shares its sockets waits for each association it serves, of so many, before it takes one more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +120,21 @@ class Listener:
         files: TlsFiles | None,
         worker: str,
         lobby_connections: int = LOBBY_CONNECTIONS,
+        shared: bool = False,
+        log: AssociationLog | None = None,
     ) -> None:
-        """Prepare; `worker` names this process in the table of association slots, `files` are needed for TLS endpoints."""
+        """Prepare; `worker` names this process in the table of association slots, `files` are needed for TLS endpoints.
+
+        Where other processes accept on the same sockets (`shared`), a busy one lets an idle one be first.
+        """
         self._endpoints = tuple(endpoints)
         self._config = config
         self._peers = peers
         self._lane = lane
         self._files = files
         self._worker = worker
+        self._shared = shared
+        self._log = log
         self._selector = selectors.DefaultSelector()
         self._lobby = Lobby(lobby_connections)
         self._lock = threading.Lock()
@@ -182,7 +193,9 @@ class Listener:
         return orderly
 
     def _accept(self, endpoint: Endpoint) -> None:
-        for _ in range(_ACCEPT_BATCH):
+        if self._shared:
+            time.sleep(min(len(self._threads), _YIELDED) * _YIELD_S)
+        for _ in range(1 if self._shared else _ACCEPT_BATCH):
             try:
                 connection, address = endpoint.listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -251,6 +264,7 @@ class Listener:
         try:
             proposal = admission.parse(admission.read_request(visitor.connection, timeout_s=config.request_timeout_s))
         except admission.ProtocolError as error:
+            self._note_stranger(visitor, "it sent something else than an association request")
             pdus.part(visitor.connection, admission.abort_pdu(error.reason), linger_s=_LINGER_S)
             return
         except admission.Silence:
@@ -261,7 +275,7 @@ class Listener:
         if not self._lobby.leave(visitor):
             return
         if isinstance(decision, Rejection):
-            self._reject(visitor, decision)
+            self._reject(visitor, decision, proposal)
             return
         self._note_called(decision)
         self._serve(visitor, decision, certificate)
@@ -277,6 +291,7 @@ class Listener:
             called_ae_title=acceptance.proposal.called_ae_title,
             certificate_sha256=hashlib.sha256(certificate).hexdigest() if certificate else "",
             issuer=acceptance.admission.issuer,
+            character_set=acceptance.admission.settings.character_set,
         )
         assert subject.peer_id is not None
         with contextlib.ExitStack() as stack:
@@ -285,20 +300,39 @@ class Listener:
                     raise Unavailable
                 stack.enter_context(self._peers.slot(subject.peer_id, self._worker))
             except Unavailable:
-                self._reject(visitor, admission.LOCAL_LIMIT_EXCEEDED)
+                self._reject(visitor, admission.LOCAL_LIMIT_EXCEEDED, acceptance.proposal, peer=acceptance.admission.peer_name)
                 return
             stack.callback(self._ended, visitor.name)
-            self._lane.serve(visitor.connection, acceptance, source, name=visitor.name, begun=self._begun)
+            tally = Tally()
 
-    def _begun(self, association: Association) -> None:
-        with self._lock:
-            self._associations.add(association)
+            def begun(association: Association) -> None:
+                nonlocal tally
+                tally = association.tally
+                with self._lock:
+                    self._associations.add(association)
+
+            opened_at = self._log.clock() if self._log is not None else None
+            try:
+                self._lane.serve(visitor.connection, acceptance, source, name=visitor.name, begun=begun)
+            finally:
+                if self._log is not None and opened_at is not None:
+                    self._log.note(records.of_ended(
+                        acceptance, tally, opened_at=opened_at, at=self._log.clock(), address=visitor.address, tls=visitor.tls
+                    ))
 
     def _ended(self, name: str) -> None:
         with self._lock:
             self._associations = {association for association in self._associations if association.name != name}
 
-    def _reject(self, visitor: Visitor, rejection: Rejection) -> None:
+    def _note_stranger(self, visitor: Visitor, why: str) -> None:
+        if self._log is not None:
+            self._log.note(records.of_stranger(why, at=self._log.clock(), address=visitor.address, tls=visitor.tls))
+
+    def _reject(self, visitor: Visitor, rejection: Rejection, proposal: Proposal, *, peer: str = "") -> None:
+        if self._log is not None:
+            self._log.note(records.of_refused(
+                rejection, proposal, at=self._log.clock(), address=visitor.address, tls=visitor.tls, peer=peer
+            ))
         LOG.info(
             "an association was rejected",
             extra={"association": visitor.name, "address": visitor.address, "reason": rejection.why},
@@ -307,6 +341,7 @@ class Listener:
 
     def _record(self, visitor: Visitor, why: str, certificate: bytes | None) -> None:
         """Leave a trace of a handshake that failed: no request will ever tell who it was."""
+        self._note_stranger(visitor, f"the TLS handshake failed: {why}")
         LOG.info("a TLS handshake failed", extra={"association": visitor.name, "address": visitor.address, "reason": why})
         with contextlib.suppress(ArchiveError):
             self._peers.turned_away(address=visitor.address, reason=why, certificate=certificate)

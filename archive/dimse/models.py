@@ -24,6 +24,10 @@ MOVE_CLASSES = frozenset(f"{root}.{MOVE}" for root in (PATIENT_ROOT, STUDY_ROOT,
 GET_CLASSES = frozenset(f"{root}.{GET}" for root in (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY))
 CLASSES = FIND_CLASSES | MOVE_CLASSES | GET_CLASSES
 
+WORKLIST, MPPS, COMMITMENT = "1.2.840.10008.5.1.4.31", "1.2.840.10008.3.1.2.3.3", "1.2.840.10008.1.20.1"
+SERVED = CLASSES | {WORKLIST, MPPS, COMMITMENT}
+"""Everything but Verification and Storage."""
+
 PATIENT_ID = BY_KEYWORD["PatientID"].tag
 STUDY_UID = BY_KEYWORD["StudyInstanceUID"].tag
 SERIES_UID = BY_KEYWORD["SeriesInstanceUID"].tag

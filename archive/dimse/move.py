@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from archive.config import Dimse
+from archive.dicom.transcode import ENCODERS
 from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
 from archive.dimse.contexts import Proposed
 from archive.dimse.requestor import MAXIMUM_CONTEXTS, Broken, Requestor, Terms, Unreachable
@@ -21,27 +22,30 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("archive.dimse")
 
 NATIVE = (EXPLICIT_LE, IMPLICIT_LE)
+COMPRESSED = tuple(ENCODERS)
+"""What an instance is encoded in for a peer that takes neither its own transfer syntax nor an uncompressed one."""
 _TRIES = 2
 """How often in a row the association is opened anew before the rest is given up."""
 
 
 def needed(instances: Sequence[Selected]) -> tuple[Proposed, ...]:
-    """Return the contexts for these instances: their classes as stored, each alone, and uncompressed."""
+    """Return the contexts for these instances: their classes as stored, each alone, uncompressed, and losslessly compressed."""
     kinds = dict.fromkeys((one.sop_class_uid, one.transfer_syntax_uid) for one in instances)
     classes = dict.fromkeys(sop_class_uid for sop_class_uid, _ in kinds)
     wanted: list[tuple[str, tuple[str, ...]]] = [(uid, NATIVE) for uid in classes]
     wanted += [(uid, (syntax,)) for uid, syntax in kinds]
     wanted += [(uid, (IMPLICIT_LE,)) for uid, syntax in kinds if syntax == EXPLICIT_LE and (uid, IMPLICIT_LE) not in kinds]
+    wanted += [(uid, (syntax,)) for uid in classes for syntax in COMPRESSED if (uid, syntax) not in kinds]
     return tuple(Proposed(2 * n + 1, uid, syntaxes) for n, (uid, syntaxes) in enumerate(wanted[:MAXIMUM_CONTEXTS]))
 
 
 def choose(contexts: dict[tuple[str, str], int], one: Selected, *, convertible: bool) -> tuple[int, str]:
-    """Return the context and transfer syntax for an instance: as stored, else uncompressed.
+    """Return the context and transfer syntax for an instance: as stored, else uncompressed, else compressed without loss.
 
     Raises:
         NotSent: the peer takes neither.
     """
-    for syntax in (one.transfer_syntax_uid, *NATIVE) if convertible else (one.transfer_syntax_uid,):
+    for syntax in (one.transfer_syntax_uid, *NATIVE, *COMPRESSED) if convertible else (one.transfer_syntax_uid,):
         context_id = contexts.get((one.sop_class_uid, syntax))
         if context_id is not None:
             return context_id, syntax

@@ -226,7 +226,7 @@ def associate_ac(
 
 
 def associate_rq(
-    *, calling_ae_title: str, called_ae_title: str, contexts: Iterable[Proposed], maximum_pdu_bytes: int
+    *, calling_ae_title: str, called_ae_title: str, contexts: Iterable[Proposed], maximum_pdu_bytes: int, roles: Iterable[Role] = ()
 ) -> bytes:
     """Return an A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
     items = [_item(0x10, b"1.2.840.10008.3.1.1.1")]
@@ -234,10 +234,11 @@ def associate_rq(
         syntaxes = b"".join(_item(0x40, uid.encode("ascii")) for uid in context.transfer_syntaxes)
         abstract = _item(0x30, context.abstract_syntax.encode("ascii"))
         items.append(_item(0x20, bytes((context.context_id, 0, 0, 0)) + abstract + syntaxes))
-    user = [
-        _item(0x51, struct.pack(">L", maximum_pdu_bytes)), _item(0x52, IMPLEMENTATION_CLASS_UID.encode()),
-        _item(0x55, IMPLEMENTATION_VERSION_NAME.encode()),
-    ]  # fmt: skip
+    user = [_item(0x51, struct.pack(">L", maximum_pdu_bytes)), _item(0x52, IMPLEMENTATION_CLASS_UID.encode())]
+    for role in roles:
+        uid = role.sop_class_uid.encode("ascii")
+        user.append(_item(0x54, struct.pack(">H", len(uid)) + uid + bytes((role.scu, role.scp))))
+    user.append(_item(0x55, IMPLEMENTATION_VERSION_NAME.encode()))
     titles = called_ae_title.encode("ascii", "replace").ljust(16)[:16] + calling_ae_title.encode("ascii", "replace").ljust(16)[:16]
     body = struct.pack(">HH", 1, 0) + titles + bytes(32) + b"".join(items) + _item(0x50, b"".join(user))
     return _HEADER.pack(ASSOCIATE_RQ, len(body)) + body

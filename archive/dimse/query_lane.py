@@ -8,40 +8,36 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from archive.config import Dimse
-from archive.dimse import command, models, move, pdus, retrieve, status
-from archive.dimse.admission import UNEXPECTED_PDU, Acceptance, ProtocolError
+from archive.dimse import command, commitment, models, move, mpps, normalized, pdus, retrieve, status, worklist
+from archive.dimse.admission import Acceptance, ProtocolError
 from archive.dimse.command import QueryRequest
-from archive.dimse.contexts import ACCEPTED, Answered
+from archive.dimse.contexts import ACCEPTED
 from archive.dimse.find import Search
-from archive.dimse.identifiers import MAXIMUM_BYTES, Identifier, MalformedIdentifier, read
+from archive.dimse.hearing import OPERATIONS, Asked, HearingAssociation
+from archive.dimse.identifiers import Identifier, MalformedIdentifier, read
 from archive.dimse.models import DoesNotMatch, Model
-from archive.dimse.pdus import Closed
-from archive.dimse.receive import Endless, Reception
+from archive.dimse.normalized import NormalAnswer, NormalRequest
 from archive.dimse.retrieve import NotSent, Progress
-from archive.dimse.storage_lane import StorageAssociation
 from archive.dimse.tls import TlsFiles
 from archive.errors import ArchiveError, InvalidQuery, NotFound
 from archive.services.sending import Selected, Selection, TooMany, UniqueKeys
 
 if TYPE_CHECKING:
+    from archive.services.commitments import Commitments
+    from archive.services.mpps import ProcedureSteps
     from archive.services.query import Query
     from archive.services.sending import Sending
     from archive.services.store import Source, Store
+    from archive.services.worklist import Worklist
 
 LOG = logging.getLogger("archive.dimse")
 
-_MAXIMUM_WAITING_REQUESTS = 16
 _BATCH_BYTES = 32 << 10
-_EXPLICIT = "1.2.840.10008.1.2.1"
-_OPERATIONS = {
-    command.C_FIND_RQ: models.FIND_CLASSES, command.C_GET_RQ: models.GET_CLASSES, command.C_MOVE_RQ: models.MOVE_CLASSES,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +47,9 @@ class Services:
     query: Query
     sending: Sending
     files: TlsFiles
+    worklist: Worklist
+    steps: ProcedureSteps
+    commitments: Commitments
 
 
 class Refused(Exception):
@@ -64,47 +63,18 @@ class Refused(Exception):
         self.offending = offending
 
 
-class _Released(Exception):
-    """The peer released the association while something was served."""
-
-
-class _Arriving:
-    """The identifier of a request on its way in, in the place of a data set to store."""
-
-    def __init__(self, request: QueryRequest) -> None:
-        self.request = request
-        self.data = bytearray()
-        self.received_bytes = 0
-
-    def write(self, fragment: memoryview) -> None:
-        """Keep it up to what an identifier may have; the rest is read and thrown away."""
-        self.received_bytes += len(fragment)
-        if self.received_bytes > 4 * MAXIMUM_BYTES:
-            raise Endless
-        if self.received_bytes <= MAXIMUM_BYTES:
-            self.data += fragment
-
-    def abort(self) -> None:
-        """Nothing is kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    context: Answered
-    request: QueryRequest
-    identifier: bytes | None
-
-    @property
-    def explicit(self) -> bool:
-        return self.context.transfer_syntax == _EXPLICIT
+_NAMES = {
+    command.C_FIND_RQ: "C-FIND", command.C_GET_RQ: "C-GET", command.C_MOVE_RQ: "C-MOVE", normalized.N_CREATE_RQ: "N-CREATE",
+    normalized.N_SET_RQ: "N-SET", normalized.N_ACTION_RQ: "N-ACTION",
+}
 
 
 def serves(acceptance: Acceptance) -> bool:
-    """Whether an association was granted a query or retrieve context."""
-    return any(context.result == ACCEPTED and context.abstract_syntax in models.CLASSES for context in acceptance.contexts)
+    """Whether an association was granted a context of more than Verification and Storage."""
+    return any(context.result == ACCEPTED and context.abstract_syntax in models.SERVED for context in acceptance.contexts)
 
 
-class QueryAssociation(StorageAssociation):
+class QueryAssociation(HearingAssociation):
     """An association as acceptor, run by the thread that calls `run`."""
 
     def __init__(
@@ -114,10 +84,6 @@ class QueryAssociation(StorageAssociation):
         """Take over a connection whose A-ASSOCIATE-RQ was read and accepted."""
         super().__init__(connection, acceptance, store, source, config, name=name)
         self._services = services
-        self._waiting: deque[_Asked] = deque()
-        self._serving: int | None = None
-        self._cancelled: set[int] = set()
-        self._responses: dict[int, int] = {}
         self._message_id = 0
         self._by_kind = {
             (context.abstract_syntax, context.transfer_syntax): context.context_id for context in self._contexts.values()
@@ -125,109 +91,36 @@ class QueryAssociation(StorageAssociation):
         }
         self._extended = {one.sop_class_uid: one for one in acceptance.extended}
 
-    @property
-    def quiet(self) -> bool:
-        """Whether no message is under way."""
-        return self._serving is None and not self._waiting and super().quiet
-
     def _takes_back(self, sop_class_uid: str) -> bool:
         role = self._acceptance.proposal.roles.get(sop_class_uid)
         return role is None or role.scp
 
-    # --- hearing ------------------------------------------------------------------------------------------------------------------
-
-    def _one(self) -> bool:
-        if not super()._one():
-            return False
-        try:
-            while self._waiting:
-                self._serve(self._waiting.popleft())
-        except _Released:
-            self._part(pdus.release_rp())
-            return False
-        return True
-
-    def _begin(self, context_id: int, encoded: bytes) -> None:
-        found = command.elements(encoded)
-        field = command.command_field(found)
-        if field in _OPERATIONS:
-            request = command.query_request(found)
-            self._cancelled.discard(request.message_id)
-            if command.has_data_set(found):
-                self._reception = cast("Reception", _Arriving(request))
-            else:
-                self._ask(context_id, request, b"")
-        elif field == command.C_CANCEL_RQ and not command.has_data_set(found):
-            self._context_id = None
-            about = command.responded_to(found)
-            if about == self._serving or any(asked.request.message_id == about for asked in self._waiting):
-                self._cancelled.add(about)
-        elif field == command.C_STORE_RSP and not command.has_data_set(found):
-            self._context_id = None
-            if len(self._responses) > _MAXIMUM_WAITING_REQUESTS:
-                raise ProtocolError(UNEXPECTED_PDU)
-            self._responses[command.responded_to(found)] = command.status(found)
-        else:
-            super()._begin(context_id, encoded)
-
-    def _finish(self, context_id: int, reception: Reception | _Arriving) -> None:
-        if isinstance(reception, Reception):
-            super()._finish(context_id, reception)
-            return
-        self._reception = None
-        whole = reception.received_bytes <= MAXIMUM_BYTES
-        self._ask(context_id, reception.request, bytes(reception.data) if whole else None)
-
-    def _ask(self, context_id: int, request: QueryRequest, identifier: bytes | None) -> None:
-        self._context_id = None
-        if len(self._waiting) >= _MAXIMUM_WAITING_REQUESTS:
-            raise ProtocolError(UNEXPECTED_PDU)
-        self._waiting.append(_Asked(self._contexts[context_id], request, identifier))
-
-    def _hear(self) -> None:
-        """Take one PDU while a request is served."""
-        if self._aborting:
-            raise Closed
-        pdu_type, body = self._stream.next()
-        if pdu_type == pdus.P_DATA_TF:
-            for context_id, control, data in pdus.fragments(body):
-                self._take(context_id, control, data)
-        elif pdu_type == pdus.RELEASE_RQ:
-            raise _Released
-        elif pdu_type == pdus.ABORT:
-            raise Closed
-        else:
-            raise ProtocolError(UNEXPECTED_PDU)
-
-    def _stopped(self) -> bool:
-        """Whether the request that is served was cancelled; hears what has come meanwhile."""
-        while self._stream.ready:
-            self._hear()
-        if self._aborting:
-            raise Closed
-        return self._serving in self._cancelled
-
     # --- serving ------------------------------------------------------------------------------------------------------------------
 
-    def _serve(self, asked: _Asked) -> None:
-        self._serving = asked.request.message_id
+    def _answer_to(self, asked: Asked) -> None:
         try:
             self._perform(asked)
         except Refused as refusal:
             self._respond_to(asked, refusal.code, refusal.comment, offending=refusal.offending)
-        finally:
-            self._cancelled.discard(self._serving)
-            self._serving = None
 
-    def _perform(self, asked: _Asked) -> None:
+    def _perform(self, asked: Asked) -> None:
         uid = asked.context.abstract_syntax
-        if uid not in _OPERATIONS[asked.request.field]:
+        if isinstance(asked.request, NormalRequest):
+            answer, committing = self._normal(asked, asked.request)
+            self.tally.add(_NAMES[asked.request.field], answer.status)
+            self._send(asked.context.context_id, normalized.response(asked.request, answer))
+            if committing is not None:
+                self._report(asked, committing)
+            return
+        if uid not in OPERATIONS[asked.request.field]:
             raise Refused(status.SOP_CLASS_NOT_SUPPORTED, "not an operation of this presentation context")
         identifier = self._identifier(asked)
         agreed = self._extended.get(uid)
-        relational = agreed is not None and agreed.relational
+        relational = self._acceptance.admission.settings.relational or (agreed is not None and agreed.relational)
         try:
-            if asked.request.field == command.C_FIND_RQ:
+            if uid == models.WORKLIST:
+                self._find_worklist(asked, identifier)
+            elif asked.request.field == command.C_FIND_RQ:
                 fuzzy = agreed is not None and agreed.fuzzy
                 self._find(asked, identifier, relational=relational, fuzzy=fuzzy)
             else:
@@ -244,25 +137,38 @@ class QueryAssociation(StorageAssociation):
             code = status.OUT_OF_RESOURCES if asked.request.field == command.C_FIND_RQ else status.CANNOT_COUNT
             raise Refused(code, "the archive cannot answer now; try again later") from error
 
-    def _identifier(self, asked: _Asked) -> Identifier:
+    def _identifier(self, asked: Asked) -> Identifier:
         if asked.identifier is None:
             raise Refused(status.CANNOT_UNDERSTAND, "the identifier is too large")
         try:
-            return read(asked.identifier, explicit=asked.explicit)
+            return read(asked.identifier, explicit=asked.explicit, default=self._acceptance.admission.settings.character_set)
         except MalformedIdentifier as error:
             raise Refused(status.CANNOT_UNDERSTAND, str(error)) from error
 
-    def _find(self, asked: _Asked, identifier: Identifier, *, relational: bool, fuzzy: bool) -> None:
+    def _find(self, asked: Asked, identifier: Identifier, *, relational: bool, fuzzy: bool) -> None:
         admission = self._acceptance.admission
         model = Model.of(asked.context.abstract_syntax)
         search = Search.of(identifier, model, admission.datastore, relational=relational, fuzzy=fuzzy)
         code = status.PENDING_UNSUPPORTED_KEY if search.unsupported else status.PENDING
+        pages = search.pages(self._services.query, admission.subject)
+        self._answer(asked, code, pages, lambda row: search.answer(row, self._config.ae_title, explicit=asked.explicit))
+
+    def _find_worklist(self, asked: Asked, identifier: Identifier) -> None:
+        admission = self._acceptance.admission
+        search = worklist.Search.of(identifier, admission.datastore)
+        pages = search.pages(self._services.worklist, admission.subject)
+        self._answer(asked, status.PENDING, pages, lambda row: search.answer(row, explicit=asked.explicit))
+
+    def _answer(
+        self, asked: Asked, code: int, pages: Iterator[list[Mapping[str, Any]]], encode: Callable[[Mapping[str, Any]], bytes]
+    ) -> None:
+        assert isinstance(asked.request, QueryRequest)
         pending = command.query_response(asked.request, code, data_set=True)
         batch = bytearray()
         try:
-            for page in search.pages(self._services.query, admission.subject):
+            for page in pages:
                 for row in page:
-                    answer = search.answer(row, self._config.ae_title, explicit=asked.explicit)
+                    answer = encode(row)
                     batch += self._message(asked.context.context_id, pending, answer)
                     if len(batch) >= _BATCH_BYTES:
                         self._stream.send(batch)
@@ -279,7 +185,42 @@ class QueryAssociation(StorageAssociation):
             self._stream.send(batch)
         self._respond_to(asked, status.SUCCESS)
 
-    def _retrieve(self, asked: _Asked, keys: UniqueKeys) -> None:
+    def _normal(self, asked: Asked, request: NormalRequest) -> tuple[NormalAnswer, int | None]:
+        """Return the answer, and which commitment is to be reported on this association."""
+        admission, syntax = self._acceptance.admission, asked.context.transfer_syntax
+        if asked.identifier is None:
+            return NormalAnswer(commitment.RESOURCE_LIMITATION, "the data set is too large"), None
+        if asked.context.abstract_syntax == models.MPPS:
+            return mpps.answer(
+                self._services.steps, admission.subject, admission.datastore, request, asked.identifier, transfer_syntax_uid=syntax
+            ), None
+        same = admission.settings.commitment_same_association
+        answer, number = commitment.answer(
+            self._services.commitments, admission.subject, admission.datastore, request, asked.identifier, transfer_syntax_uid=syntax,
+            calling_ae_title=self._acceptance.proposal.calling_ae_title, same_association=same,
+        )
+        return answer, number if same else None
+
+    def _report(self, asked: Asked, number: int) -> None:
+        """Check and report before anything else is heard here; where that fails, the queue reports later on an association of its own."""
+        commitments = self._services.commitments
+        try:
+            report = commitments.check(number) or commitments.report(number)
+            if report is None:
+                return
+            self._message_id = about = self._message_id % 0xFFFF + 1
+            self._responses.pop(about, None)
+            data = commitment.data_set(report, explicit=asked.explicit)
+            self._stream.send(self._message(asked.context.context_id, commitment.command_of(about, report), data))
+            while about not in self._responses:
+                self._hear()
+            if self._responses.pop(about) == status.SUCCESS:
+                commitments.reported(number)
+        except ArchiveError as error:
+            LOG.warning("a commitment was not reported", extra={"association": self.name, "error": error.code})
+
+    def _retrieve(self, asked: Asked, keys: UniqueKeys) -> None:
+        assert isinstance(asked.request, QueryRequest)
         admission, sending = self._acceptance.admission, self._services.sending
         if asked.request.field == command.C_GET_RQ:
             selection = sending.select(admission.subject, admission.datastore, keys, what="C-GET")
@@ -296,7 +237,7 @@ class QueryAssociation(StorageAssociation):
         finally:
             mover.close()
 
-    def _run(self, asked: _Asked, selection: Selection, deliver: retrieve.Deliver) -> None:
+    def _run(self, asked: Asked, selection: Selection, deliver: retrieve.Deliver) -> None:
         def pending(progress: Progress) -> None:
             self._respond_to(asked, status.PENDING, counts=progress.counts(final=False))
 
@@ -330,9 +271,12 @@ class QueryAssociation(StorageAssociation):
     # --- answering ----------------------------------------------------------------------------------------------------------------
 
     def _respond_to(
-        self, asked: _Asked, code: int, comment: str = "", *, offending: int | None = None, counts: command.Counts | None = None,
+        self, asked: Asked, code: int, comment: str = "", *, offending: int | None = None, counts: command.Counts | None = None,
         data_set: bytes = b"",
     ) -> None:
+        assert isinstance(asked.request, QueryRequest)
+        if code not in (status.PENDING, status.PENDING_UNSUPPORTED_KEY):
+            self.tally.add(_NAMES[asked.request.field], code)
         encoded = command.query_response(asked.request, code, comment, offending=offending, counts=counts, data_set=bool(data_set))
         self._stream.send(self._message(asked.context.context_id, encoded, data_set))
 

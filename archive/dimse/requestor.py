@@ -1,4 +1,4 @@
-"""An association as requestor that stores: one thread, one C-STORE at a time, every wait with an end.
+"""An association as requestor that stores or reports: one thread, one message at a time, every wait with an end.
 
 Over TLS the other side is who holds the certificate bound to the destination, and nobody else, whoever signed theirs.
 """
@@ -10,14 +10,15 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from archive.dimse import command, pdus, tls
 from archive.dimse.admission import MAXIMUM_REQUEST_BYTES, ProtocolError, Silence, abort_pdu
-from archive.dimse.contexts import Proposed
+from archive.dimse.contexts import Proposed, Role
+from archive.dimse.normalized import N_EVENT_REPORT_RSP
 from archive.dimse.pdus import Closed, PduStream
 from archive.dimse.secured import Secured
 from archive.dimse.tls import TlsFiles
@@ -60,7 +61,7 @@ class Terms:
 class Requestor:
     """An open association; used by one thread, ended by `release` or `abort`."""
 
-    def __init__(self, terms: Terms, proposed: Sequence[Proposed]) -> None:
+    def __init__(self, terms: Terms, proposed: Sequence[Proposed], *, roles: Sequence[Role] = ()) -> None:
         """Connect and associate.
 
         Raises:
@@ -71,7 +72,7 @@ class Requestor:
         try:
             self._connection.sendall(pdus.associate_rq(
                 calling_ae_title=terms.calling_ae_title, called_ae_title=terms.called_ae_title, contexts=proposed,
-                maximum_pdu_bytes=terms.maximum_pdu_bytes,
+                maximum_pdu_bytes=terms.maximum_pdu_bytes, roles=roles,
             ))
             body = _accepted(self._connection, time.monotonic() + terms.connect_timeout_s)
             self._maximum_pdu_bytes, taken = _read_ac(body)
@@ -109,6 +110,22 @@ class Requestor:
             self.abort()
             raise Broken from error
 
+    def report(self, context_id: int, encode: Callable[[int], bytes], data_set: bytes) -> int:
+        """Send an N-EVENT-REPORT, whose command `encode` makes for a message ID, and return the status of the answer.
+
+        Raises:
+            Broken: the association is over.
+        """
+        self._message_id = self._message_id % _MAXIMUM_MESSAGE_ID + 1
+        try:
+            self._stream.send(pdus.command_pdus(context_id, encode(self._message_id), self._maximum_pdu_bytes))
+            for some in pdus.data_pdus(context_id, len(data_set), (data_set,), self._maximum_pdu_bytes):
+                self._stream.send(some)
+            return self._answered(N_EVENT_REPORT_RSP)
+        except (Closed, Silence, ProtocolError, command.MalformedCommand) as error:
+            self.abort()
+            raise Broken from error
+
     def release(self) -> None:
         """End it in order, as far as the other side lets us."""
         with suppress(OSError, Closed, Silence, ProtocolError):
@@ -124,7 +141,7 @@ class Requestor:
             self._connection.sendall(abort_pdu(0))
         self._connection.close()
 
-    def _answered(self) -> int:
+    def _answered(self, expected: int = command.C_STORE_RSP) -> int:
         received = bytearray()
         while True:
             pdu_type, body = self._stream.next()
@@ -132,14 +149,14 @@ class Requestor:
                 raise Closed
             for _, control, data in pdus.fragments(body):
                 if not control & pdus.COMMAND:
-                    continue  # a C-STORE-RSP has none, and nobody would read it
+                    continue  # what an answer carries besides its status nobody would read
                 received += data
                 if len(received) > command.MAXIMUM_BYTES:
                     raise Closed
                 if control & pdus.LAST:
                     found = command.elements(bytes(received))
                     received.clear()
-                    if command.command_field(found) == command.C_STORE_RSP and command.responded_to(found) == self._message_id:
+                    if command.command_field(found) == expected and command.responded_to(found) == self._message_id:
                         return command.status(found)
 
 

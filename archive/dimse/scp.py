@@ -24,12 +24,13 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
 from archive.config import Dimse
-from archive.dimse import command
+from archive.dimse import command, records
 from archive.dimse.admission import Acceptance
 from archive.dimse.contexts import ACCEPTED, Answered
 from archive.dimse.pdus import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from archive.dimse.receive import Endless, Reception
-from archive.dimse.status import CANNOT_UNDERSTAND, Answer
+from archive.dimse.records import Tally
+from archive.dimse.status import CANNOT_UNDERSTAND, SUCCESS, Answer
 from archive.dimse.upper import PData, Transport, UpperLayer
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class MessageExchange(DIMSEServiceProvider):
         """Begin without a message."""
         super().__init__(association)
         self._upper = association.upper
+        self._tally = association.tally
         self.msg_queue = self._upper.message_queue()
         self._terms = terms
         self._contexts = {context.context_id: context for context in terms.acceptance.contexts if context.result == ACCEPTED}
@@ -150,6 +152,8 @@ class MessageExchange(DIMSEServiceProvider):
         if command.command_field(found) != command.C_STORE_RQ:
             if self.msg_queue.qsize() >= _MAXIMUM_WAITING_MESSAGES:
                 raise UnexpectedMessage
+            if command.command_field(found) == command.C_ECHO_RQ:
+                self._tally.add("C-ECHO", SUCCESS)
             self._pass_on(context.context_id, _COMMAND | _LAST, encoded)
             if self.message is None:
                 self._context_id = None
@@ -181,6 +185,7 @@ class MessageExchange(DIMSEServiceProvider):
             raise UnexpectedMessage from error
 
     def _answer(self, context_id: int, request: command.StoreRequest, answer: Answer) -> None:
+        self._tally.add("C-STORE", answer.status)
         encoded = command.store_response(request, answer.status, answer.comment)
         limit = self.maximum_pdu_size
         size = (limit if limit > 6 else _DEFAULT_PDU_BYTES) - 6
@@ -234,6 +239,7 @@ class ServedAssociation(Association):
         super().__init__(ae, MODE_ACCEPTOR)
         config = terms.config
         self.name = name
+        self.tally = Tally()
         self.dul = self.upper = UpperLayer(self, maximum_pdu_bytes=config.max_pdu_bytes)
         self.dimse = self.exchange = MessageExchange(self, terms)
         self.acse = Negotiation(self, terms.acceptance)
@@ -278,17 +284,20 @@ class ServedAssociation(Association):
             if self.is_established and self.acse.is_release_requested():
                 self.acse.send_release(is_response=True)
                 self.is_released, self.is_established = True, False
+                self.tally.ended = records.RELEASED
                 evt.trigger(self, evt.EVT_RELEASED, {})
                 self.kill()
             elif self.acse.is_aborted():
                 self.upper.receive_pdu(wait=False)
                 self.is_aborted, self.is_established = True, False
+                self.tally.ended = records.ABORTED
                 evt.trigger(self, evt.EVT_ABORTED, {})
                 self.kill()
             elif self.upper.finished:
                 self.kill()
             elif self.upper.idle_timer_expired():
                 LOG.info("an idle association was ended", extra={"association": self.name})
+                self.tally.ended = records.TIMED_OUT
                 self.abort()
 
     def _serve_waiting(self) -> None:

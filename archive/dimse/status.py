@@ -51,6 +51,7 @@ ERRORS: dict[type[errors.ArchiveError], Answer] = {
     errors.InvalidRequest: Answer(CANNOT_UNDERSTAND, "the request cannot be understood"),
     errors.NotAcceptable: Answer(PROCESSING_FAILURE, "no such representation can be made"),
     errors.InstanceConflict: Answer(DUPLICATE_SOP_INSTANCE, "stored with other content; this one is in quarantine"),
+    errors.StateConflict: Answer(PROCESSING_FAILURE, "does not fit the state the object is in"),
     errors.Denied: Answer(NOT_AUTHORISED, "not authorised"),
     errors.Unauthenticated: Answer(NOT_AUTHORISED, "not authorised"),
     errors.Forbidden: Answer(NOT_AUTHORISED, "not authorised"),

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from archive.config import Dimse
-from archive.dimse import command, pdus
+from archive.dimse import command, pdus, records
 from archive.dimse.admission import UNEXPECTED_PDU, Acceptance, ProtocolError, Silence, abort_pdu
 from archive.dimse.contexts import ACCEPTED, VERIFICATION, is_storage
 from archive.dimse.pdus import Closed, PduStream
 from archive.dimse.receive import Endless, Reception
+from archive.dimse.records import Tally
 from archive.dimse.status import CANNOT_UNDERSTAND, SOP_CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, Answer
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class StorageAssociation:
     ) -> None:
         """Take over a connection whose A-ASSOCIATE-RQ was read and accepted."""
         self.name = name
+        self.tally = Tally()
         self._connection = connection
         self._acceptance = acceptance
         self._store = store
@@ -79,16 +81,21 @@ class StorageAssociation:
                 pass
         except Closed:
             if self._aborting:
+                self.tally.ended = records.STOPPED
                 self._part(abort_pdu(0))
         except Silence:
+            self.tally.ended = records.TIMED_OUT
             if self._context_id is None and self._stream.empty:
                 LOG.info("an idle association was ended", extra={"association": self.name})
             self._part(abort_pdu(0))
         except ProtocolError as error:
+            self.tally.ended = records.FAILED
             self._part(abort_pdu(error.reason))
         except (command.MalformedCommand, Endless):
+            self.tally.ended = records.FAILED
             self._part(abort_pdu(0))
         except Exception as error:  # noqa: BLE001 # the association must end in order whatever the peer sent
+            self.tally.ended = records.FAILED
             LOG.warning("an association failed", extra={"association": self.name, "error": type(error).__name__})
             self._part(abort_pdu(0))
         finally:
@@ -106,10 +113,12 @@ class StorageAssociation:
             self._busy = False
             return True
         if pdu_type == pdus.RELEASE_RQ:
+            self.tally.ended = records.RELEASED
             self._abandon()
             self._part(pdus.release_rp())
             return False
         if pdu_type == pdus.ABORT:
+            self.tally.ended = records.ABORTED
             return False
         raise ProtocolError(UNEXPECTED_PDU)
 
@@ -138,6 +147,7 @@ class StorageAssociation:
     def _finish(self, context_id: int, reception: Reception) -> None:
         self._reception = None
         answer = reception.finish()
+        self.tally.add("C-STORE", answer.status)
         self._context_id = None
         self._send(context_id, command.store_response(reception.request, answer.status, answer.comment))
 
@@ -181,6 +191,7 @@ class StorageAssociation:
             status = UNRECOGNISED_OPERATION
         else:
             status = SUCCESS if self._contexts[context_id].abstract_syntax == VERIFICATION else SOP_CLASS_NOT_SUPPORTED
+        self.tally.add("C-ECHO" if request.field == command.C_ECHO_RQ else "unknown", status)
         self._send(context_id, command.response(request, status))
 
     def _send(self, context_id: int, encoded: bytes) -> None:

@@ -15,10 +15,14 @@ from archive.dimse.query_lane import Services
 from archive.dimse.tls import TlsFiles
 
 if TYPE_CHECKING:
+    from archive.services.association_log import AssociationLog
+    from archive.services.commitments import Commitments
+    from archive.services.mpps import ProcedureSteps
     from archive.services.peers import Peers
     from archive.services.query import Query
     from archive.services.sending import Sending
     from archive.services.store import Store
+    from archive.services.worklist import Worklist
 
 DRAIN_S = 20.0
 """How long running associations may take to end after SIGTERM."""
@@ -49,6 +53,22 @@ class Node(Protocol):
     def sending(self) -> Sending:
         """What lets instances leave."""
 
+    @property
+    def worklist(self) -> Worklist:
+        """What is scheduled."""
+
+    @property
+    def association_log(self) -> AssociationLog:
+        """Where associations leave a record."""
+
+    @property
+    def steps(self) -> ProcedureSteps:
+        """What is performed."""
+
+    @property
+    def commitments(self) -> Commitments:
+        """What is promised."""
+
 
 class StopEvent(Protocol):
     """An event of threading or multiprocessing."""
@@ -64,10 +84,12 @@ def run_worker(
     *,
     ready: Callable[[], None] = lambda: None,
     drain_s: float = DRAIN_S,
+    shared: bool = False,
 ) -> bool:
     """Serve associations until told to stop by the event, SIGTERM or SIGINT; then no new ones, and running ones may end.
 
-    `ready` is called once connections are accepted. Returns whether every association came to its own end.
+    `ready` is called once connections are accepted; `shared`: other processes accept on the same sockets. Returns whether every
+    association came to its own end.
     """
     told = threading.Event()
     if threading.current_thread() is threading.main_thread():
@@ -79,7 +101,10 @@ def run_worker(
     files = TlsFiles.of(config) if any(endpoint.tls for endpoint in sockets) else None
     listener = Listener(
         sockets, config=config.dimse, peers=node.peers, files=files, worker=name,
-        lane=Lanes(node.store, config.dimse, Services(node.query, node.sending, TlsFiles.of(config))),
+        lane=Lanes(node.store, config.dimse, Services(
+            node.query, node.sending, TlsFiles.of(config), node.worklist, node.steps, node.commitments
+        )),
+        shared=shared, log=node.association_log,
     )
     ready()
     try:
@@ -89,6 +114,7 @@ def run_worker(
         return listener.drain(drain_s)
     finally:
         node.peers.sweep(name)
+        node.association_log.flush()
 
 
 def _allow_descriptors() -> None:

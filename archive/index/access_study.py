@@ -6,7 +6,8 @@ principal and group the studies its grants speak about. What comes from here is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -41,8 +42,14 @@ def before(date: str = "") -> Position:
     return Position(date + LAST_TEXT, LAST_TEXT, (1 << 63) - 1)
 
 
-Narrow = Callable[[ColumnElement[int]], list[ColumnElement[bool]]]
-"""Gives conditions on the study with that key: what does not meet them is not looked at."""
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """Gives conditions on the study with some key: what does not meet them is not looked at."""
+
+    form: Hashable | None
+    """What the statement depends on; None: its values stand in it, and it is built each time."""
+    conditions: Callable[[ColumnElement[int]], list[ColumnElement[bool]]] = field(compare=False)
+    values: Mapping[str, Any] = field(compare=False)
 
 
 def windows(
@@ -52,7 +59,7 @@ def windows(
 
     A window is at most four times as long as the one before it.
     """
-    values = {"datastore": datastore_id, "low": low}
+    values: dict[str, Any] = {**(narrow.values if narrow else {}), "datastore": datastore_id, "low": low}
     subjects = scope.all(tx, _callers(scope.shape), values)
     if scope.shape.boundary:
         arms: tuple[str, ...] = ("boundary",)
@@ -65,8 +72,8 @@ def windows(
     length = max(first, FIRST)
     while True:
         asked = {**values, "after_date": after[0], "after_time": after[1], "after_pk": after[2], "window": length}
-        if narrow is None:
-            rows = scope.all(tx, _prepared(arms, scope.shape), asked)
+        if narrow is None or narrow.form is not None:
+            rows = scope.all(tx, _prepared(arms, scope.shape, narrow), asked)
         else:
             rows = list(scope.run(tx, _next(arms, scope.shape, narrow), asked))
         found = {Position(*row[:3]) for row in rows}
@@ -116,8 +123,8 @@ def _bounded_by_everything(shape: Shape) -> Prepared:
 
 
 @lru_cache(maxsize=256)
-def _prepared(arms: tuple[str, ...], shape: Shape) -> Prepared:
-    return Prepared(_next(arms, shape, None))
+def _prepared(arms: tuple[str, ...], shape: Shape, narrow: Narrow | None) -> Prepared:
+    return Prepared(_next(arms, shape, narrow))
 
 
 def _next(arms: tuple[str, ...], shape: Shape, narrow: Narrow | None) -> sa.Executable:
@@ -143,7 +150,7 @@ def _arm(number: int, kind: str, shape: Shape, narrow: Narrow | None) -> sa.Sele
     if kind == "boundary":
         wanted.append(pk.in_(_bounded(shape)))
     if narrow is not None:
-        wanted += narrow(pk)
+        wanted += narrow.conditions(pk)
     return (
         sa.select(date.label("study_date"), time.label("study_time"), pk.label("study_pk"), sa.literal_column(str(number)).label("arm"))
         .where(*wanted).order_by(date.desc(), time.desc(), pk.desc()).limit(bindparam("window", type_=sa.Integer()))

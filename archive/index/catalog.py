@@ -6,7 +6,7 @@ PostgreSQL whoever changes counts locks the study's row first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -40,7 +40,10 @@ _SHOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sealed instance on its way into the catalog; `issuer` counts where the instance names none."""
+    """One sealed instance on its way into the catalog; `issuer` counts where the instance names none.
+
+    `made` is `columns.of_instance(scanned)`, where that was called before the transaction: whoever writes keeps all others waiting.
+    """
 
     datastore_id: int
     scanned: Scanned
@@ -49,6 +52,7 @@ class Entry:
     leaf: int
     stored_at: datetime
     issuer: str
+    made: Mapping[str, Any] | None = None
 
     def location(self) -> dict[str, Any]:
         """Return the columns that say where the record lies."""
@@ -257,7 +261,7 @@ def insert(tx: sa.Connection, entry: Entry) -> Inserted:
         series_pk = found.series_pk
         different += _differing(found.series_attributes, scanned, _SERIES_LEVELS, columns.of_series)
     stored = {
-        **columns.of_instance(scanned),
+        **(entry.made or columns.of_instance(scanned)),
         **entry.location(),
         "datastore_id": entry.datastore_id,
         "study_pk": place.pk,

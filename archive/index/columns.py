@@ -36,6 +36,10 @@ _NORMALISED_NUMBERS = frozenset({"DA", "TM", "DT", "PN"})
 _NORMALISED = _NORMALISED_NUMBERS | {"IS"}
 _ATTRIBUTE = {attribute.tag_hex: attribute for attribute in ATTRIBUTES}
 _BY_COLUMN = frozenset(tag for tag, attribute in _ATTRIBUTE.items() if attribute.column is not None and attribute.vr not in NUMBERS)
+_COMPARED_AS_IS = frozenset(
+    tag for tag, attribute in _ATTRIBUTE.items() if not attribute.folded and attribute.vr not in {*_NORMALISED, "SQ"}
+)
+_PADDING = " \0"
 STUDY_LEVELS = frozenset({Level.PATIENT, Level.STUDY})
 
 
@@ -140,6 +144,8 @@ def normalised(elements: Elements) -> dict[str, list[str]] | None:
         values = element.get("Value")
         if not values or (tag in _BY_COLUMN and len(values) == 1):
             continue
+        if tag in _COMPARED_AS_IS and _all_as_they_are(values):
+            continue
         attribute = _ATTRIBUTE[tag]
         if attribute.vr == "SQ":
             continue
@@ -148,6 +154,18 @@ def normalised(elements: Elements) -> dict[str, list[str]] | None:
         if attribute.folded or not all(_comparable(attribute, value) for value in values):
             found[tag] = _normals(attribute, element)
     return found or None
+
+
+def _all_as_they_are(values: list[Any]) -> bool:
+    """Whether it takes no closer look to see that every value is its own normal form, where none is needed for its VR."""
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            if value and (value[0] in _PADDING or value[-1] in _PADDING):
+                return False
+        elif kind is not int and not (kind is float and len(text := repr(value)) <= 16 and "e" not in text and text != "-0.0"):
+            return False
+    return True
 
 
 def _comparable(attribute: Attribute, value: object) -> bool:
@@ -192,6 +210,8 @@ def of_instance(scanned: Scanned) -> dict[str, Any]:
 
 def differing(kept: Elements, arriving: Elements) -> list[str]:
     """Return keywords of attributes that arrive with another value than the one kept; what arrives empty differs from nothing."""
+    if arriving == kept:
+        return []
     return [
         _ATTRIBUTE[tag].keyword
         for tag, element in arriving.items()

@@ -20,7 +20,8 @@ from archive.dicom.attributes import BY_KEYWORD, Attribute, Level
 from archive.dicom.matching import Empty, Range, UidList, Universal, matches
 from archive.errors import InvalidQuery
 from archive.index.access_study import Position
-from archive.index.terms import Fuzzy, Term, condition, narrows
+from archive.index.slots import Fuzzy, Slot, Slots, Term
+from archive.index.terms import condition, narrows
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ def bound(name: str, kind: sa.types.TypeEngine[Any]) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=kind)
 
 
-def conditions(query: SearchQuery, shape: Shape, *, sqlite: bool) -> list[ColumnElement[bool]]:
-    """Return what every row answered meets.
+def conditions(query: SearchQuery, shape: Shape, slots: Slots | None = None, *, sqlite: bool) -> list[ColumnElement[bool]]:
+    """Return what every row answered meets; the keys' values are parameters of `slots`, when given.
 
     Raises:
         InvalidQuery: a key that cannot be matched.
@@ -89,12 +90,12 @@ def conditions(query: SearchQuery, shape: Shape, *, sqlite: bool) -> list[Column
             message = "a series is addressed only for series and instances"
             raise InvalidQuery(message)
         wanted.append(SE.c.series_instance_uid == bound("series_uid", TEXT))
-    wanted += _matching(query, ST, shape, sqlite=sqlite)
+    wanted += _matching(query, ST, shape, slots, sqlite=sqlite)
     if level is Level.PATIENT:
         # One row a patient: its latest study that matches and is visible speaks for it.
         later = sa.select(1).select_from(_OTHER_ST).where(
             _OTHER_ST.c.patient_pk == ST.c.patient_pk, _OTHER_ST.c.id > ST.c.id, predicate.study_condition(_OTHER_ST, shape),
-            *_matching(query, _OTHER_ST, shape, sqlite=sqlite),
+            *_matching(query, _OTHER_ST, shape, slots, sqlite=sqlite),
         )  # fmt: skip
         wanted.append(sa.not_(sa.exists(later.correlate(ST))))
     return wanted
@@ -114,24 +115,27 @@ def _in_datastore(query: SearchQuery, *, sqlite: bool) -> ColumnElement[bool]:
     return row.c.datastore_id == bound("datastore", BIG)
 
 
-def _matching(query: SearchQuery, st: FromClause, shape: Shape, *, sqlite: bool) -> list[ColumnElement[bool]]:
+def _matching(
+    query: SearchQuery, st: FromClause, shape: Shape, slots: Slots | None, *, sqlite: bool
+) -> list[ColumnElement[bool]]:
     """Return the keys as conditions; those of lower levels are met together by one visible series, and one live instance of it."""
     level = query.level
     wanted: list[ColumnElement[bool]] = []
-    series_keys: list[tuple[Attribute, Term]] = []
-    image_keys: list[tuple[Attribute, Term]] = []
-    for attribute, term in query.keys:
+    series_keys: list[tuple[Attribute, Slot]] = []
+    image_keys: list[tuple[Attribute, Slot]] = []
+    for number, (attribute, term) in enumerate(query.keys):
+        slot = Slot(term, number, slots)
         if isinstance(term, Universal):
             continue
         if attribute.computed:
-            wanted.append(_computed(attribute, term, st, shape, sqlite=sqlite))
+            wanted.append(_computed(attribute, slot, st, shape, sqlite=sqlite))
         elif attribute.level in {Level.PATIENT, Level.STUDY}:
-            wanted.append(_of_study(attribute, term, st, query.datastore_id, sqlite=sqlite))
+            wanted.append(_of_study(attribute, slot, st, sqlite=sqlite))
         else:
-            (series_keys if attribute.level is Level.SERIES else image_keys).append((attribute, term))
+            (series_keys if attribute.level is Level.SERIES else image_keys).append((attribute, slot))
 
-    def met(some: list[tuple[Attribute, Term]], row: FromClause) -> list[ColumnElement[bool]]:
-        return [condition(attribute, term, row, sqlite=sqlite) for attribute, term in some]
+    def met(some: list[tuple[Attribute, Slot]], row: FromClause) -> list[ColumnElement[bool]]:
+        return [condition(attribute, slot.term, row, sqlite=sqlite, slot=slot) for attribute, slot in some]
 
     if level is Level.IMAGE:
         return wanted + met(series_keys, SE) + met(image_keys, IM)
@@ -150,27 +154,28 @@ def _matching(query: SearchQuery, st: FromClause, shape: Shape, *, sqlite: bool)
     return wanted
 
 
-def _of_study(attribute: Attribute, term: Term, st: FromClause, datastore_id: int, *, sqlite: bool) -> ColumnElement[bool]:
-    if attribute is STUDY_DATE and isinstance(term, Range):
+def _of_study(attribute: Attribute, slot: Slot, st: FromClause, *, sqlite: bool) -> ColumnElement[bool]:
+    if attribute is STUDY_DATE and isinstance(slot.term, Range):
         date = st.c.study_date
         return sa.and_(date != "", date >= bound("date_low", TEXT), date <= bound("date_high", TEXT))
-    return condition(attribute, term, st, sqlite=sqlite, datastore_id=datastore_id)
+    return condition(attribute, slot.term, st, sqlite=sqlite, datastore_id=bound("datastore", BIG), slot=slot)
 
 
-def _computed(attribute: Attribute, term: Term, st: FromClause, shape: Shape, *, sqlite: bool) -> ColumnElement[bool]:
+def _computed(attribute: Attribute, slot: Slot, st: FromClause, shape: Shape, *, sqlite: bool) -> ColumnElement[bool]:
     """Match what is derived from visible series."""
+    term = slot.term
     if attribute.keyword == "InstanceAvailability" and not isinstance(term, Fuzzy):
         return sa.true() if matches(term, attribute, ["ONLINE"]) else sa.false()
     if attribute.keyword == "ModalitiesInStudy":
         held = sa.select(1).select_from(_OTHER_SE).where(_OTHER_SE.c.study_pk == st.c.id, predicate.series_condition(_OTHER_SE, shape))
         if isinstance(term, Empty):
-            return sa.not_(sa.exists(held.where(sa.not_(condition(MODALITY, term, _OTHER_SE, sqlite=sqlite))).correlate(st)))
-        return sa.exists(held.where(condition(MODALITY, term, _OTHER_SE, sqlite=sqlite)).correlate(st))
+            return sa.not_(sa.exists(held.where(sa.not_(condition(MODALITY, term, _OTHER_SE, sqlite=sqlite, slot=slot))).correlate(st)))
+        return sa.exists(held.where(condition(MODALITY, term, _OTHER_SE, sqlite=sqlite, slot=slot)).correlate(st))
     if attribute.keyword == "SOPClassesInStudy":
         inside = _BELOW_IM.join(_OTHER_SE, _OTHER_SE.c.id == _BELOW_IM.c.series_pk)
         held = sa.select(1).select_from(inside).where(
             _OTHER_SE.c.study_pk == st.c.id, _BELOW_IM.c.rejected_at.is_(None), predicate.series_condition(_OTHER_SE, shape),
-            condition(_SOP_CLASS, term, _BELOW_IM, sqlite=sqlite),
+            condition(_SOP_CLASS, term, _BELOW_IM, sqlite=sqlite, slot=slot),
         )  # fmt: skip
         return sa.exists(held.correlate(st))
     message = f"{attribute.keyword} cannot be matched"

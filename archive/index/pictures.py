@@ -51,7 +51,8 @@ _NUMBER = (_IM.c.instance_number.asc().nulls_last(), _IM.c.id)
 _SERIES_NUMBER = (_SE.c.series_number.asc().nulls_last(), _SE.c.id)
 _ASKED = (_ST.c.datastore_id == bindparam("datastore"), _ST.c.study_instance_uid == bindparam("study_uid"), _IM.c.rejected_at.is_(None))
 _OF_SERIES = _SE.c.series_instance_uid == bindparam("series_uid")
-_OF_INSTANCE = _IM.c.sop_instance_uid == bindparam("sop_uid")
+# The datastore again, for the index of both: without it every instance of the series is read.
+_OF_INSTANCE = (_IM.c.datastore_id == bindparam("datastore"), _IM.c.sop_instance_uid == bindparam("sop_uid"))
 
 
 def every(
@@ -89,7 +90,7 @@ def _params(datastore_id: int, study: str, series: str | None, sop: str | None) 
 
 @lru_cache(maxsize=64)
 def _every(shape: Shape, of_series: bool, one: bool) -> Prepared:
-    asked = (*_ASKED, *((_OF_SERIES,) if of_series else ()), *((_OF_INSTANCE,) if one else ()))
+    asked = (*_ASKED, *((_OF_SERIES,) if of_series else ()), *(_OF_INSTANCE if one else ()))
     statement = sa.select(*_COLUMNS).select_from(_JOINED).where(*asked, predicate.series_condition(_SE, shape))
     return Prepared(statement.order_by(*_SERIES_NUMBER, *_NUMBER))
 

@@ -8,7 +8,7 @@ Source: PS3.4 C.2.2.2 and C.6, PS3.18 10.6.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -20,14 +20,15 @@ from archive.access.policy import Scope
 from archive.access.predicate import Shape
 from archive.db.prepared import Prepared
 from archive.db.tables import series
-from archive.dicom.attributes import Level
-from archive.dicom.matching import Empty, Range, Single, Universal, Wildcard
+from archive.dicom.attributes import Attribute, Level
+from archive.dicom.matching import Range, Single, Universal, Wildcard
 from archive.index import access_study
-from archive.index.access_study import Position
+from archive.index.access_study import Narrow, Position
 from archive.index.answers import Answer, Computed
 from archive.index.conditions import BIG, FROM, IM, MODALITY, NAME, ROWS, SE, ST, STUDY_DATE, SearchQuery, bound, conditions, led
 from archive.index.locate import InstanceRow, locate
-from archive.index.terms import Fuzzy, Term, condition, names_of
+from archive.index.slots import Fuzzy, Slot, Slots, Term, form_of
+from archive.index.terms import condition, names_of
 
 __all__ = ["COUNTED", "Fuzzy", "InstanceRow", "SearchPage", "SearchQuery", "Term", "find", "locate"]
 
@@ -70,8 +71,9 @@ def find(tx: sa.Connection, scope: Scope, query: SearchQuery) -> SearchPage:
     """
     if led(query):
         return _find_led(tx, scope, query)
-    rows = [row for row, _ in _Asking(tx, scope, query, by_window=False).rows()]
-    return SearchPage(rows, _total(tx, scope, query, len(rows), sqlite=tx.dialect.name == "sqlite"))
+    asking = _Asking(tx, scope, query, by_window=False)
+    rows = [row for row, _ in asking.rows()]
+    return SearchPage(rows, _total(asking, query, len(rows)))
 
 
 def _find_led(tx: sa.Connection, scope: Scope, query: SearchQuery) -> SearchPage:
@@ -80,7 +82,7 @@ def _find_led(tx: sa.Connection, scope: Scope, query: SearchQuery) -> SearchPage
     left, skip = query.limit, 0 if query.after else query.offset
     found: list[tuple[dict[str, dict[str, Any]], Position]] = []
     exhausted = True
-    for window in _windows(tx, scope, query, query.after, skip + (left or 0), sqlite=asking.sqlite):
+    for window in _windows(asking, query.after, skip + (left or 0)):
         pks = [one.study_pk for one in window]
         if skip:
             visible = asking.visible(pks)
@@ -99,33 +101,41 @@ def _find_led(tx: sa.Connection, scope: Scope, query: SearchQuery) -> SearchPage
         total = query.offset + len(found)
     else:
         total = 0
-        for window in _windows(tx, scope, query, None, COUNTED, sqlite=asking.sqlite):
+        for window in _windows(asking, None, COUNTED):
             total += len(asking.visible([one.study_pk for one in window]))
             if total > COUNTED:
                 break
     return SearchPage(rows, total if total <= COUNTED else None, last)
 
 
-def _windows(
-    tx: sa.Connection, scope: Scope, query: SearchQuery, after: Position | None, first: int, *, sqlite: bool
-) -> Iterator[list[Position]]:
+def _windows(asking: _Asking, after: Position | None, first: int) -> Iterator[list[Position]]:
     """Return the studies to look at: those of the dates asked for, and with SQLite of the name and modality besides."""
+    query = asking.query
     dates = [term for attribute, term in query.keys if attribute is STUDY_DATE and isinstance(term, Range)]
-    names = [term for attribute, term in query.keys if attribute is NAME and not isinstance(term, Universal)]
-    kinds = [term for attribute, term in query.keys if attribute.keyword == "ModalitiesInStudy" and isinstance(term, Single | Wildcard)]
+    high = min((term.high for term in dates if term.high), default="")
+    return access_study.windows(
+        asking.tx, asking.scope, query.datastore_id, after=after or access_study.before(high),
+        low=max((term.low for term in dates), default=""), narrow=asking.narrow(), first=min(first, access_study.LARGEST),
+    )  # fmt: skip
+
+
+_Narrowing = Callable[[ColumnElement[int]], list[ColumnElement[bool]]]
+
+
+def _narrowing(query: SearchQuery, slots: Slots | None, *, sqlite: bool) -> _Narrowing | None:
+    each = [(attribute, Slot(term, number, slots)) for number, (attribute, term) in enumerate(query.keys)]
+    names = [slot for attribute, slot in each if attribute is NAME and not isinstance(slot.term, Universal)]
+    kinds = [slot for attribute, slot in each if attribute.keyword == "ModalitiesInStudy" and isinstance(slot.term, Single | Wildcard)]
 
     def narrow(pk: ColumnElement[int]) -> list[ColumnElement[bool]]:
-        wanted = [names_of(pk, term, sqlite=sqlite) for term in names]
-        for term in kinds:
-            held = sa.select(1).select_from(_LED_SE).where(_LED_SE.c.study_pk == pk, condition(MODALITY, term, _LED_SE, sqlite=sqlite))
+        wanted = [names_of(pk, slot.term, slot, sqlite=sqlite) for slot in names]
+        for slot in kinds:
+            met = condition(MODALITY, slot.term, _LED_SE, sqlite=sqlite, slot=slot)
+            held = sa.select(1).select_from(_LED_SE).where(_LED_SE.c.study_pk == pk, met)
             wanted.append(sa.exists(held.correlate_except(_LED_SE)))
         return wanted
 
-    high = min((term.high for term in dates if term.high), default="")
-    return access_study.windows(
-        tx, scope, query.datastore_id, after=after or access_study.before(high), low=max((term.low for term in dates), default=""),
-        narrow=narrow if names or kinds else None, first=min(first, access_study.LARGEST),
-    )  # fmt: skip
+    return narrow if names or kinds else None
 
 
 def _values(query: SearchQuery) -> dict[str, Any]:
@@ -140,19 +150,21 @@ def _values(query: SearchQuery) -> dict[str, Any]:
     return values
 
 
-def _form(query: SearchQuery) -> SearchQuery | None:
-    """Return the query without its values when every value is a parameter, else None: its statement is built each time."""
-    keys = tuple(
-        (attribute, _SOME_DATES if attribute is STUDY_DATE and isinstance(term, Range) else term)
-        for attribute, term in query.keys if not isinstance(term, Universal) or not attribute.returned
-    )  # fmt: skip
-    if any(term is not _SOME_DATES and not isinstance(term, Universal | Empty) for _, term in keys):
-        return None
-    return replace(
-        query, keys=keys, datastore_id=0, limit=None, offset=0, total=False, after=None,
+def _form(query: SearchQuery) -> tuple[SearchQuery, list[Term]] | None:
+    """Return the query without its values and the terms it has, or None when a statement has to be built for it alone."""
+    kept = [(attribute, term) for attribute, term in query.keys if not isinstance(term, Universal) or not attribute.returned]
+    keys: list[tuple[Attribute, Term]] = []
+    for attribute, term in kept:
+        shape = _SOME_DATES if attribute is STUDY_DATE and isinstance(term, Range) else form_of(term)
+        if shape is None or (attribute.keyword == "InstanceAvailability" and not isinstance(term, Universal)):
+            return None
+        keys.append((attribute, shape))
+    form = replace(
+        query, keys=tuple(keys), datastore_id=0, limit=None, offset=0, total=False, after=None,
         study_instance_uid=None if query.study_instance_uid is None else "",
         series_instance_uid=None if query.series_instance_uid is None else "",
     )  # fmt: skip
+    return form, [term for _, term in kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,22 +174,29 @@ class _Statements:
     answer: Answer
     page: sa.Select[Any]
     visible: sa.Select[Any]
+    """Which of some studies are visible; where studies do not lead, how many rows."""
 
 
-def _built(query: SearchQuery, shape: Shape, *, sqlite: bool, by_window: bool) -> _Statements:
+def _built(query: SearchQuery, shape: Shape, slots: Slots | None, *, sqlite: bool, by_window: bool) -> _Statements:
     answer = Answer.of(
         query.level, query.keys, query.include, with_study=query.study_instance_uid is None, with_series=query.series_instance_uid is None
     )
-    page = _among(query, shape, sqlite=sqlite) if by_window else _page(query, shape, sqlite=sqlite)
-    visible = sa.select(ST.c.id).where(_one_of(ST.c.id, sqlite), *conditions(query, shape, sqlite=sqlite))
-    visible = visible.with_hint(ST, "INDEXED BY ix_study_order", "sqlite")  # the rows are pages to decrypt
+    wanted = conditions(query, shape, slots, sqlite=sqlite)
+    page = _among(query, wanted, sqlite=sqlite) if by_window else _page(query, wanted)
+    if by_window:
+        visible = sa.select(ST.c.id).where(_one_of(ST.c.id, sqlite), *wanted)
+        visible = visible.with_hint(ST, "INDEXED BY ix_study_order", "sqlite")  # the rows are pages to decrypt
+    else:
+        counted = sa.select(ROWS[query.level].c.id).select_from(FROM[query.level]).where(*wanted).limit(COUNTED + 1)
+        visible = sa.select(sa.func.count()).select_from(counted.subquery())
     return _Statements(answer, _answering(answer, query.level, page, shape, sqlite=sqlite), visible)
 
 
 @lru_cache(maxsize=256)
-def _kept(query: SearchQuery, shape: Shape, *, sqlite: bool, by_window: bool) -> tuple[Answer, Prepared, Prepared]:
-    built = _built(query, shape, sqlite=sqlite, by_window=by_window)
-    return built.answer, Prepared(built.page), Prepared(built.visible)
+def _kept(query: SearchQuery, shape: Shape, *, sqlite: bool, by_window: bool) -> tuple[Answer, Prepared, Prepared, Slots]:
+    slots = Slots()
+    built = _built(query, shape, slots, sqlite=sqlite, by_window=by_window)
+    return built.answer, Prepared(built.page), Prepared(built.visible), slots
 
 
 class _Asking:
@@ -188,14 +207,28 @@ class _Asking:
         self.tx, self.scope, self.query = tx, scope, query
         self.sqlite = tx.dialect.name == "sqlite"
         self._values = _values(query)
-        form = _form(query)
+        found = _form(query)
+        self._form = None if found is None else found[0]
         self._page: Prepared | sa.Select[Any]
         self._visible: Prepared | sa.Select[Any]
-        if form is not None:
-            self.answer, self._page, self._visible = _kept(form, scope.shape, sqlite=self.sqlite, by_window=by_window)
+        self._slots: Slots | None = None
+        if found is not None:
+            form, terms = found
+            self.answer, self._page, self._visible, self._slots = _kept(form, scope.shape, sqlite=self.sqlite, by_window=by_window)
+            self._values |= self._slots.values(terms)
         else:
-            built = _built(query, scope.shape, sqlite=self.sqlite, by_window=by_window)
+            built = _built(query, scope.shape, None, sqlite=self.sqlite, by_window=by_window)
             self.answer, self._page, self._visible = built.answer, built.page, built.visible
+
+    def narrow(self) -> Narrow | None:
+        """Return what candidates have to meet."""
+        conditions_of = _narrowing(self._form or self.query, self._slots, sqlite=self.sqlite)
+        form = None if self._form is None else (self._form, self.sqlite)
+        return None if conditions_of is None else Narrow(form, conditions_of, self._values)
+
+    def count(self) -> int:
+        """Return how many rows match inside the scope, where studies do not lead."""
+        return int(self._run(self._visible, {})[0][0])
 
     def _run(self, statement: Prepared | sa.Select[Any], more: dict[str, Any]) -> Sequence[Any]:
         values = {**self._values, **more}
@@ -231,16 +264,14 @@ def _one_of(column: ColumnElement[int], sqlite: bool) -> ColumnElement[bool]:
     return column == sa.func.any(sa.bindparam("among", type_=sa.ARRAY(sa.BigInteger())))
 
 
-def _among(query: SearchQuery, shape: Shape, *, sqlite: bool) -> sa.Select[Any]:
+def _among(query: SearchQuery, wanted: list[ColumnElement[bool]], *, sqlite: bool) -> sa.Select[Any]:
     """The first `left` studies of the list `among` that match and are inside the scope."""
-    wanted = [_one_of(ST.c.id, sqlite), *conditions(query, shape, sqlite=sqlite)]
-    return _ordered(query.level, wanted).limit(bound("left", BIG))
+    return _ordered(query.level, [_one_of(ST.c.id, sqlite), *wanted]).limit(bound("left", BIG))
 
 
-def _page(query: SearchQuery, shape: Shape, *, sqlite: bool) -> sa.Select[Any]:
+def _page(query: SearchQuery, wanted: list[ColumnElement[bool]]) -> sa.Select[Any]:
     """The rows of the page, in order, by their keys."""
-    page = _ordered(query.level, conditions(query, shape, sqlite=sqlite))
-    return page.limit(bound("left", BIG)).offset(bound("skipped", BIG))
+    return _ordered(query.level, wanted).limit(bound("left", BIG)).offset(bound("skipped", BIG))
 
 
 def _ordered(level: Level, wanted: Sequence[ColumnElement[bool]]) -> sa.Select[Any]:
@@ -269,13 +300,9 @@ def _directed(column: ColumnElement[Any], n: int, level: Level) -> ColumnElement
     return column.asc().nulls_last() if n == 0 and level is not Level.PATIENT else column.asc()
 
 
-def _total(tx: sa.Connection, scope: Scope, query: SearchQuery, found: int, *, sqlite: bool) -> int | None:
+def _total(asking: _Asking, query: SearchQuery, found: int) -> int | None:
     if not query.total:
         return None
-    if (query.limit is None or found < query.limit) and (found or not query.offset):
-        total = query.offset + found
-    else:
-        wanted = conditions(query, scope.shape, sqlite=sqlite)
-        counted = sa.select(ROWS[query.level].c.id).select_from(FROM[query.level]).where(*wanted).limit(COUNTED + 1)
-        total = int(scope.run(tx, sa.select(sa.func.count()).select_from(counted.subquery()), _values(query)).scalar_one())
+    within = (query.limit is None or found < query.limit) and (found or not query.offset)
+    total = query.offset + found if within else asking.count()
     return total if total <= COUNTED else None

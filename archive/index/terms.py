@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,9 +15,10 @@ from sqlalchemy import ColumnElement, FromClause
 
 from archive.db.tables import study, study_name_fts
 from archive.dicom.attributes import BY_KEYWORD, Attribute
-from archive.dicom.matching import Empty, Match, Range, Single, UidList, Universal, Wildcard, fuzzy_words
+from archive.dicom.matching import Empty, Range, Single, UidList, Universal, Wildcard
 from archive.errors import InvalidQuery
 from archive.index.columns import ONE_VALUE, SEVERAL, UID_COLUMNS
+from archive.index.slots import Fuzzy, Slot, Term
 
 _AFTER_SEVERAL = chr(ord(SEVERAL) + 1)
 _WILD = re.compile(r"[*?]")
@@ -26,28 +26,18 @@ _INSIGNIFICANT = " ^="
 _TRIGRAM = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Fuzzy:
-    """Every one of these folded words begins a word of a person name."""
-
-    words: tuple[str, ...]
-
-    @classmethod
-    def of(cls, attribute: Attribute, text: str, otherwise: Match) -> Fuzzy | Match:
-        """Return the fuzzy form of a person name key, or `otherwise` for what has none."""
-        if attribute.vr != "PN" or isinstance(otherwise, Universal | Empty):
-            return otherwise
-        words = fuzzy_words(text)
-        return cls(words) if words else otherwise
-
-
-Term = Match | Fuzzy
-
-
 def condition(
-    attribute: Attribute, term: Term, row: FromClause, *, sqlite: bool, datastore_id: int | None = None
+    attribute: Attribute,
+    term: Term,
+    row: FromClause,
+    *,
+    sqlite: bool,
+    datastore_id: int | ColumnElement[int] | None = None,
+    slot: Slot | None = None,
 ) -> ColumnElement[bool]:
     """Return the condition that a row of the attribute's level meets the term; rows of `datastore_id` alone, when it is given.
+
+    Values are parameters of `slot`, when there is one.
 
     Raises:
         InvalidQuery: computed attributes and sequences are matched by search.py or not at all.
@@ -57,17 +47,17 @@ def condition(
     if attribute.computed or (attribute.vr == "SQ" and not isinstance(term, Empty)):
         message = f"{attribute.keyword} cannot be matched"
         raise InvalidQuery(message)
-    name = attribute.column
+    name, slot = attribute.column, slot or Slot(term)
     if name in UID_COLUMNS:
-        return row.c[name].in_(term.values) if isinstance(term, UidList) else sa.false()
+        return _listed(row.c[name], term, slot) if isinstance(term, UidList) else sa.false()
     if isinstance(term, Empty):
         return _empty(attribute, row, sqlite=sqlite)
-    met = _present(attribute, term, row, sqlite=sqlite)
+    met = _present(attribute, term, row, slot, sqlite=sqlite)
     if sqlite and datastore_id is not None and name in _INDEXED and narrows(attribute, term):
         inner = _CANDIDATE
-        equal = sa.select(inner.c.id).where(
-            inner.c.datastore_id == datastore_id, inner.c[name] == term.value if isinstance(term, Single) else _single(term, inner.c[name])
-        )
+        column = inner.c[name]
+        same = column == slot("same", _text) if isinstance(term, Single) else _single(term, column, slot)
+        equal = sa.select(inner.c.id).where(inner.c.datastore_id == datastore_id, same)
         several = sa.select(inner.c.id).where(
             inner.c.datastore_id == datastore_id, inner.c[name] >= SEVERAL, inner.c[name] < _AFTER_SEVERAL
         )
@@ -87,16 +77,16 @@ def narrows(attribute: Attribute, term: Term) -> bool:
     return bool(_certain(attribute, term)) or (attribute.column == "study_instance_uid" and isinstance(term, UidList))
 
 
-def names_of(pk: ColumnElement[int], term: Term, *, sqlite: bool) -> ColumnElement[bool]:
+def names_of(pk: ColumnElement[int], term: Term, slot: Slot, *, sqlite: bool) -> ColumnElement[bool]:
     """Return a condition that the study with that key meets when its patient's name meets the term, read from indexes alone.
 
     With SQLite by the trigram index where that can say something, and then more may meet it than the term does.
     """
     if sqlite:
-        rowids = _by_trigram(_NAME, term)
+        rowids = _by_trigram(_NAME, term, slot)
         if rowids is not None:
             return pk.in_(rowids)
-    named = sa.select(1).select_from(_NAMED).where(_NAMED.c.id == pk, condition(_NAME, term, _NAMED, sqlite=sqlite))
+    named = sa.select(1).select_from(_NAMED).where(_NAMED.c.id == pk, condition(_NAME, term, _NAMED, sqlite=sqlite, slot=slot))
     return sa.exists(named.with_hint(_NAMED, "INDEXED BY ix_study_order", "sqlite").correlate_except(_NAMED))
 
 
@@ -104,30 +94,49 @@ _NAME = BY_KEYWORD["PatientName"]
 _NAMED = study.alias("named")
 
 
-def _present(attribute: Attribute, term: Term, row: FromClause, *, sqlite: bool) -> ColumnElement[bool]:
+def _text(term: Single | Wildcard) -> str:
+    return term.value if isinstance(term, Single) else term.pattern
+
+
+def _start(term: Wildcard) -> str:
+    return _WILD.split(term.pattern, maxsplit=1)[0]
+
+
+def _listed(column: ColumnElement[str], term: UidList, slot: Slot) -> ColumnElement[bool]:
+    if slot.slots is None:
+        return column.in_(term.values)
+    return column.in_([slot(f"uid_{n}", _nth(n)) for n in range(len(term.values))])
+
+
+def _nth(n: int) -> Callable[[UidList], str]:
+    return lambda term: term.values[n]
+
+
+def _present(attribute: Attribute, term: Term, row: FromClause, slot: Slot, *, sqlite: bool) -> ColumnElement[bool]:
     name = attribute.column
-    in_json = _any_value(attribute, row, lambda value: _meets(attribute, term, value, sqlite=sqlite), sqlite=sqlite)
+    in_json = _any_value(attribute, row, lambda value: _meets(attribute, term, value, slot, sqlite=sqlite), sqlite=sqlite)
     if name is None:
         return in_json
     column = row.c[f"{name}_folded" if attribute.folded else name]
     if not isinstance(column.type, sa.Text):
-        return sa.or_(_equals(column, term), sa.and_(column.is_(None), in_json))
-    alone = _meets(attribute, term, column, sqlite=sqlite)
+        return sa.or_(_equals(column, term, slot), sa.and_(column.is_(None), in_json))
+    alone = _meets(attribute, term, column, slot, sqlite=sqlite)
     if attribute.vr in ONE_VALUE:
         return sa.and_(column != "", alone)
     several = sa.and_(column >= SEVERAL, column < _AFTER_SEVERAL)
-    either = sa.or_(sa.and_(_single(term, column), alone), sa.and_(several, in_json))
-    narrower = _narrower(attribute, term, row, sqlite=sqlite)
+    either = sa.or_(sa.and_(_single(term, column, slot), alone), sa.and_(several, in_json))
+    narrower = _narrower(attribute, term, row, slot, sqlite=sqlite)
     return either if narrower is None else sa.and_(narrower, either)
 
 
-def _single(term: Term, column: ColumnElement[str]) -> ColumnElement[bool]:
+def _single(term: Term, column: ColumnElement[str], slot: Slot) -> ColumnElement[bool]:
     """The column holds one value; for a wildcard with a beginning, as a range that an index serves."""
     if isinstance(term, Single):
         return sa.true() if not term.value.startswith(SEVERAL) else sa.false()
-    if isinstance(term, Wildcard) and (start := _WILD.split(term.pattern, maxsplit=1)[0]) and not column.name.endswith("_folded"):
-        end = _after(start)
-        found = column >= start if end is None else sa.and_(column >= start, column < end)
+    if isinstance(term, Wildcard) and (start := _start(term)) and not column.name.endswith("_folded"):
+        found = column >= slot("start", _start)
+        if _after(start) is not None:
+            found = sa.and_(found, column < slot("end", lambda one: _after(_start(one))))
         return found if not start.startswith(SEVERAL) else sa.false()
     return sa.or_(column < SEVERAL, column >= _AFTER_SEVERAL)
 
@@ -142,37 +151,42 @@ def _after(text: str) -> str | None:
     return None
 
 
-def _equals(column: ColumnElement[int], term: Term) -> ColumnElement[bool]:
+def _equals(column: ColumnElement[int], term: Term, slot: Slot) -> ColumnElement[bool]:
     if isinstance(term, Single):
-        return column == sa.literal(int(term.value), sa.BigInteger())
+        return column == slot("number", lambda one: int(one.value), sa.BigInteger())
     return sa.false()
 
 
-def _meets(attribute: Attribute, term: Term, value: ColumnElement[str], *, sqlite: bool) -> ColumnElement[bool]:
+def _meets(attribute: Attribute, term: Term, value: ColumnElement[str], slot: Slot, *, sqlite: bool) -> ColumnElement[bool]:
     """One normal, non-empty value meets the term."""
     if isinstance(term, Fuzzy):
-        return sa.and_(*(sa.or_(_holds(value, f" {word}", sqlite), _holds(value, f"={word}", sqlite)) for word in term.words))
+
+        def begins(n: int, before: str, role: str) -> ColumnElement[bool]:
+            return _holds(value, slot(f"{role}_{n}", lambda one: f"{before}{one.words[n]}"), sqlite)
+
+        return sa.and_(*(sa.or_(begins(n, " ", "word"), begins(n, "=", "first")) for n in range(len(term.words))))
     if isinstance(term, Single | Wildcard):
-        wanted = term.value if isinstance(term, Single) else term.pattern
-
-        def same(text: ColumnElement[str], wanted: str) -> ColumnElement[bool]:
-            return text == wanted if isinstance(term, Single) else _glob(text, wanted, sqlite)
-
-        return _name(value, wanted, same, sqlite) if attribute.vr == "PN" else same(value, wanted)
+        if attribute.vr == "PN":
+            return _name(value, term, slot, sqlite)
+        return _same(value, term, slot("same", lambda one: _pattern(one, _text(one), sqlite)), sqlite)
     if isinstance(term, Range):
-        ends = ([value >= term.low] if term.low else []) + ([value <= term.high] if term.high else [])
-        return sa.and_(*ends)
-    return value.in_(term.values) if isinstance(term, UidList) else sa.false()
+        ends = [value >= slot("low", lambda one: one.low)] if term.low else []
+        return sa.and_(*ends, *([value <= slot("high", lambda one: one.high)] if term.high else []))
+    return _listed(value, term, slot) if isinstance(term, UidList) else sa.false()
 
 
-def _name(
-    name: ColumnElement[str], wanted: str, same: Callable[[ColumnElement[str], str], ColumnElement[bool]], sqlite: bool
-) -> ColumnElement[bool]:
+def _name(name: ColumnElement[str], term: Single | Wildcard, slot: Slot, sqlite: bool) -> ColumnElement[bool]:
     groups = _groups_sqlite(name) if sqlite else [sa.func.btrim(sa.func.split_part(name, "=", n)) for n in (1, 2, 3)]
+    wanted = _text(term)
     if "=" not in wanted:
-        return sa.or_(*(same(group, wanted) for group in groups))
+        whole = slot("same", lambda one: _pattern(one, _text(one), sqlite))
+        return sa.or_(*(_same(group, term, whole, sqlite) for group in groups))
+
+    def part(n: int) -> ColumnElement[str]:
+        return slot(f"group_{n}", lambda one: _pattern(one, _text(one).split("=")[n], sqlite))
+
     parts = zip(wanted.split("="), groups, strict=True)
-    return sa.and_(name != "", *(same(group, part) for part, group in parts if part))
+    return sa.and_(name != "", *(_same(group, term, part(n), sqlite) for n, (text, group) in enumerate(parts) if text))
 
 
 def _groups_sqlite(name: ColumnElement[str]) -> list[ColumnElement[str]]:
@@ -183,14 +197,22 @@ def _groups_sqlite(name: ColumnElement[str]) -> list[ColumnElement[str]]:
     return [sa.func.trim(piece) for piece in pieces]
 
 
-def _holds(text: ColumnElement[str], part: str, sqlite: bool) -> ColumnElement[bool]:
+def _holds(text: ColumnElement[str], part: ColumnElement[str], sqlite: bool) -> ColumnElement[bool]:
     return (sa.func.instr(text, part) if sqlite else sa.func.strpos(text, part)) > 0
 
 
-def _glob(text: ColumnElement[str], pattern: str, sqlite: bool) -> ColumnElement[bool]:
+def _same(text: ColumnElement[str], term: Single | Wildcard, wanted: ColumnElement[str], sqlite: bool) -> ColumnElement[bool]:
+    if isinstance(term, Single):
+        return text == wanted
     if sqlite:  # its LIKE ignores the case of ASCII letters
-        return text.op("GLOB", is_comparison=True)(pattern.replace("[", "[[]"))
-    return text.like(_like(pattern), escape="!")
+        return text.op("GLOB", is_comparison=True)(wanted)
+    return text.like(wanted, escape="!")
+
+
+def _pattern(term: Single | Wildcard, text: str, sqlite: bool) -> str:
+    if isinstance(term, Single):
+        return text
+    return text.replace("[", "[[]") if sqlite else _like(text)
 
 
 def _like(pattern: str) -> str:
@@ -230,25 +252,32 @@ def _empty(attribute: Attribute, row: FromClause, *, sqlite: bool) -> ColumnElem
     return sa.not_(_any_value(attribute, row, lambda value: sa.func.trim(value, _INSIGNIFICANT) != "", sqlite=sqlite, raw=True))
 
 
-def _narrower(attribute: Attribute, term: Term, row: FromClause, *, sqlite: bool) -> ColumnElement[bool] | None:
+def _narrower(attribute: Attribute, term: Term, row: FromClause, slot: Slot, *, sqlite: bool) -> ColumnElement[bool] | None:
     """Return what the trigram index of patient names can say, None when it cannot: short fragments are scanned."""
     together = _certain(attribute, term)
     if not together:
         return None
     if sqlite:
-        rowids = _by_trigram(attribute, term)
+        rowids = _by_trigram(attribute, term, slot)
         return None if rowids is None else row.c.id.in_(rowids)
     column = row.c.patient_name_folded
-    return sa.and_(*(sa.or_(*(column.like(f"%{_like(text)}%", escape="!") for text in parts)) for parts in together))
+
+    def held(i: int, n: int) -> ColumnElement[bool]:
+        return column.like(slot(f"holds_{i}_{n}", lambda one: f"%{_like(_certain(attribute, one)[i][n])}%"), escape="!")
+
+    return sa.and_(*(sa.or_(*(held(i, n) for n in range(len(parts)))) for i, parts in enumerate(together)))
 
 
-def _by_trigram(attribute: Attribute, term: Term) -> sa.Select[Any] | None:
-    together = _certain(attribute, term)
-    if not together:
+def _by_trigram(attribute: Attribute, term: Term, slot: Slot) -> sa.Select[Any] | None:
+    if not _certain(attribute, term):
         return None
-    quoted = (" OR ".join('"' + text.replace('"', '""') + '"' for text in parts) for parts in together)
-    match = " AND ".join(f"({parts})" for parts in quoted)
+    match = slot("match", lambda one: _match(_certain(attribute, one)))
     return sa.select(study_name_fts.c.rowid).where(study_name_fts.c.folded.op("MATCH", is_comparison=True)(match))
+
+
+def _match(together: list[list[str]]) -> str:
+    quoted = (" OR ".join('"' + text.replace('"', '""') + '"' for text in parts) for parts in together)
+    return " AND ".join(f"({parts})" for parts in quoted)
 
 
 def _certain(attribute: Attribute, term: Term) -> list[list[str]]:

@@ -5,7 +5,6 @@ Source: docs/format.md 5.
 
 from __future__ import annotations
 
-import hmac
 import os
 import secrets
 import uuid
@@ -21,7 +20,7 @@ from archive.errors import InvalidRequest, KeysUnavailable, NotFound
 from archive.keys import entries, keyring_file, private_files, slots
 from archive.keys.entries import SIGNING, AuditKey, Entry, Kek, PublicKey, Purpose, Signer, SigningPurpose
 from archive.keys.keyring_file import KeyringFile
-from archive.keys.sealing import KEY_BYTES, derive
+from archive.keys.sealing import KEY_BYTES, Keyed, derive
 from archive.keys.slots import Slot
 
 _FIRST: tuple[Purpose, ...] = ("index", "keystore", "audit", "pepper", "instance", "log", "log-pq")
@@ -54,6 +53,7 @@ class Keyring:
         self._slots = slots or []
         self._path = path
         self._pepper: dict[str, bytes] = {}
+        self._keyed: dict[str, Keyed] = {}
 
     def __repr__(self) -> str:
         """Name the archive without showing a key."""
@@ -161,7 +161,9 @@ class Keyring:
 
     def pseudonym(self, label: str, value: str | bytes) -> bytes:
         """Return 32 bytes that stand for `value` and say nothing about it without the pepper."""
-        return hmac.digest(self.pepper(label), value.encode() if isinstance(value, str) else value, "sha256")
+        if (keyed := self._keyed.get(label)) is None:
+            keyed = self._keyed[label] = Keyed(self.pepper(label))
+        return keyed.digest(value.encode() if isinstance(value, str) else value)
 
     def kek(self, datastore: bytes) -> Kek:
         """Return the key-encryption key that wraps new data keys of a datastore.

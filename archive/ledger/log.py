@@ -15,10 +15,11 @@ import sqlalchemy as sa
 
 from archive.db.prepared import Prepared
 from archive.db.tables import audit_event, ledger_leaf
+from archive.errors import NotFound
 from archive.keys.keyring import Keyring
 from archive.ledger import nodes, objects
 from archive.ledger.audit import Event, Kind, ObjectRef, body_of, leaf_of
-from archive.ledger.bodies import Bodies, commitment, parse
+from archive.ledger.bodies import SALT_BYTES, Bodies, commitment, parse
 
 SIZE_LOCK = 0x5374726F6E67  # "Strong": PostgreSQL's advisory lock that gives out leaf numbers
 _TURN = Prepared(sa.select(sa.func.pg_advisory_xact_lock(SIZE_LOCK)))
@@ -58,6 +59,17 @@ class AuditFilter:
     limit: int = 100
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What of an event does not depend on its number."""
+
+    event: Event
+    at: datetime
+    refs: list[bytes]
+    body: bytes
+    salt: bytes
+
+
 class Ledger:
     """Records and finds events; stateless but for prepared keys, safe to share between threads."""
 
@@ -66,15 +78,18 @@ class Ledger:
         self.keyring = keyring
         self._bodies = Bodies(keyring)
 
-    def record(self, tx: sa.Connection, event: Event, *, at: datetime) -> int:
+    def draft(self, event: Event, *, at: datetime) -> Draft:
+        """Prepare an event of that time, so that recording it takes less of its transaction; to be recorded once."""
+        return Draft(event, at, [ref.pseudonym(self.keyring) for ref in event.objects], body_of(event, at), os.urandom(SALT_BYTES))
+
+    def record(self, tx: sa.Connection, event: Event | Draft, *, at: datetime) -> int:
         """Insert the leaf and the audit rows of an event, and return the leaf's number.
 
         Nothing is recorded unless the caller's transaction commits. On PostgreSQL numbers are given out one transaction at a time,
         from here until the commit, so call this as late as the work allows.
         """
-        refs = [ref.pseudonym(self.keyring) for ref in event.objects]
-        body = body_of(event, at)
-        salt = os.urandom(32)
+        draft = event if isinstance(event, Draft) else self.draft(event, at=at)
+        event, at, refs, body, salt = draft.event, draft.at, draft.refs, draft.body, draft.salt
         if tx.dialect.name == "postgresql":
             _TURN.first(tx, {})
         n = nodes.size(tx)
@@ -127,6 +142,19 @@ class Ledger:
             return None
         opened = self._bodies.open(n, bytes(sealed))
         return None if opened is None else parse(opened[1])
+
+    def opening(self, tx: sa.Connection, n: int) -> tuple[bytes, bytes]:
+        """Return salt and body of an event: what opens the commitment in its leaf.
+
+        Raises:
+            NotFound: no such event, or its body was erased. LedgerBroken.
+        """
+        sealed = tx.execute(sa.select(audit_event.c.body).where(audit_event.c.n == n)).scalar()
+        opened = None if sealed is None else self._bodies.open(n, bytes(sealed))
+        if opened is None:
+            message = "there is no such event, or its body was erased"
+            raise NotFound(message)
+        return opened
 
     def size(self, tx: sa.Connection) -> int:
         """Return the number of leaves."""

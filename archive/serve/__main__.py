@@ -13,7 +13,7 @@ from archive.serve import start
 def main(argv: list[str]) -> int:
     """Run one worker until SIGTERM."""
     parser = argparse.ArgumentParser(prog="archive.serve", description="A worker of 'archive serve'; start that instead.")
-    parser.add_argument("role", choices=["dimse", "web", "viewer", "background"])
+    parser.add_argument("role", choices=["dimse", "web", "viewer", "events", "background"])
     parser.add_argument("socket", type=Path)
     parser.add_argument("--tls-fd", type=int)
     parser.add_argument("--plain-fd", type=int)

@@ -7,19 +7,25 @@ and where it rose, without its text, unless it is one of ours, whose text holds 
 from __future__ import annotations
 
 import logging
+import multiprocessing.util
 import sys
 import threading
+import time
 import traceback
 import warnings
+from collections import deque
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
 from archive.errors import ArchiveError
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+HELD_S, HELD_LINES = 0.1, 1000
+"""How long, and how many, lines of information wait to be written together."""
+
 _SILENCED = ("pydicom", "pynetdicom", "PIL", "alembic", "sqlalchemy", "werkzeug")
 
 
@@ -44,6 +50,53 @@ class JsonLines(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
+class Delayed(logging.StreamHandler[TextIO]):
+    """Writes lines of information a moment later, from a thread of its own: no answer waits for the disk that the log lies on.
+
+    A line that is more than information goes out at once, after all before it; so does everything at the end of the process.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to `stream`."""
+        super().__init__(stream)
+        self._held: deque[str] = deque()
+        self._writing, self._some = threading.Lock(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hold the line back, or write it."""
+        try:
+            self._held.append(self.format(record) + "\n")
+            if record.levelno > logging.INFO or len(self._held) >= HELD_LINES:
+                self.flush()
+                return
+            if self._thread is None:  # not before: a process that forks its workers has none of these
+                self._thread = threading.Thread(target=self._write_on, name="log", daemon=True)
+                self._thread.start()
+                multiprocessing.util.Finalize(None, self.flush, exitpriority=0)
+            if not self._some.is_set():
+                self._some.set()
+        except Exception:  # noqa: BLE001 # as every handler
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        with self._writing:
+            lines = [self._held.popleft() for _ in range(len(self._held))]
+            if lines:
+                self.stream.write("".join(lines))
+            self.stream.flush()
+
+    def _write_on(self) -> None:
+        while self._some.wait():
+            time.sleep(HELD_S)
+            self._some.clear()
+            try:
+                self.flush()
+            except (OSError, ValueError):
+                return  # nowhere to write to any more
+
+
 def describe(error: BaseException) -> dict[str, Any]:
     """Return an exception's class and where it rose; its text only when it is ours."""
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
@@ -53,7 +106,7 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 def configure(role: str, level: int = logging.INFO) -> None:
     """Send this process's log to standard error as JSON lines, uncaught exceptions included."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Delayed(sys.stderr) if role in {"web", "viewer"} else logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(role))
     root = logging.getLogger()
     root.handlers[:] = [handler]

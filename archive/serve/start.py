@@ -20,7 +20,7 @@ from archive.errors import ArchiveError
 from archive.keys import ca
 from archive.keys.hygiene import harden_process
 from archive.keys.keyring import Keyring
-from archive.serve import logs, state, supervisor
+from archive.serve import logs, ports, state, supervisor
 from archive.serve.forked import FORKS, Forked, called, preload
 from archive.serve.handover import Handover, Link
 from archive.services import viewers
@@ -52,7 +52,7 @@ def serve(
             told(answer)
         if FORKS:
             preload()
-        sockets, real = supervisor.open_sockets(config, viewer=viewers.installed(config) is not None)
+        sockets, real = ports.open_sockets(config, viewer=viewers.installed(config) is not None)
 
         def handover(keyring: Keyring) -> Handover:
             return Handover(keyring=keyring.to_bytes(), config=real, read_only=read_only, generation=keyring.generation)
@@ -65,7 +65,7 @@ def serve(
         lock.release()
 
 
-def launch(child: supervisor.Child, sockets: supervisor.Sockets, config: Config) -> Forked:
+def launch(child: supervisor.Child, sockets: ports.Sockets, config: Config) -> Forked:
     """Start a worker by fork; of the listening sockets only a DIMSE worker takes any."""
     tls, plain = (sockets.dimse_tls, sockets.dimse_plain) if child.role == "dimse" else (None, None)
     keep = [made.fileno() for made in (tls, plain) if made is not None]
@@ -82,6 +82,10 @@ def run_role(role: str, socket_path: Path, tls: socket.socket | None, plain: soc
             from archive.serve import web
 
             web.run(link, socket_path, viewer=role == "viewer")
+        elif role == "events":
+            from archive.serve import web
+
+            web.run_events(link, socket_path)
         elif role == "dimse":
             run_dimse(link, tls, plain)
         else:
@@ -141,6 +145,13 @@ def web_application(handover: Handover) -> Any:
     return application(node)
 
 
+def events_application(handover: Handover) -> Any:
+    """Return the application of the notification connections."""
+    from archive.web.events import Events
+
+    return Events(node_of(handover, "web"), handover.config)
+
+
 def viewer_application(handover: Handover) -> Any:
     """Return the application of the viewer's origin: what it serves says so in every address it gives."""
     from archive.web.ohif import Ohif
@@ -162,21 +173,26 @@ def run_dimse(link: Link, tls: socket.socket | None, plain: socket.socket | None
     node = node_of(link.handover, "dimse")
     try:
         link.watch()
-        run_worker(node, sockets, threading.Event(), ready=link.ready)
+        run_worker(node, sockets, threading.Event(), ready=link.ready, shared=supervisor.dimse_processes(node.config) > 1)
     finally:
         node.close()
 
 
 def run_background(link: Link) -> None:
     """Do the background work until SIGTERM."""
-    from archive.jobs import worker
+    from archive.dimse.forward import Delivering
+    from archive.jobs import webhooks, worker
 
     node = node_of(link.handover, "background")
     try:
         stop = stop_on_signal()
         link.watch()
         link.ready()
+        webhooks.start(node.webhooks, stop)
+        delivering = Delivering(node)
+        delivering.start()
         worker.run(node.upkeep, stop)
+        delivering.stop()
         node.upkeep.finish()
     finally:
         node.close()

@@ -54,6 +54,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime
     http: Web
     viewer: Web | None
+    events: Web | None = None
     dimse_tls: Address | None
     dimse_plain: Address | None
     read_only: str

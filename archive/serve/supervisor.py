@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-import msgspec
-
 from archive.config import Config
 from archive.errors import ArchiveError, Unavailable
 from archive.serve import listeners, state
 from archive.serve.handover import READY, Door, Handover
+from archive.serve.ports import Sockets
 
 DRAIN_S = 25.0
 START_S = 90.0
@@ -53,29 +52,6 @@ class Child:
     again_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Sockets:
-    """What the archive listens on; `http` and `viewer` only hold their port for granian."""
-
-    http: socket.socket
-    viewer: socket.socket | None
-    dimse_tls: socket.socket | None
-    dimse_plain: socket.socket | None
-
-    def refuse(self) -> None:
-        """Let go of the DIMSE ports: who connects while workers drain is refused, and not left to wait for nobody."""
-        for made in (self.dimse_tls, self.dimse_plain):
-            if made is not None:
-                made.close()
-
-    def close(self) -> None:
-        """Close them all."""
-        self.refuse()
-        self.http.close()
-        if self.viewer is not None:
-            self.viewer.close()
-
-
 class Process(Protocol):
     """What is used of subprocess.Popen."""
 
@@ -95,58 +71,6 @@ class Process(Protocol):
 
 Command = Callable[[Child, Sockets, Config], Sequence[str]]
 Launch = Callable[[Child, Sockets, Config], Process]
-
-
-def open_sockets(config: Config, *, viewer: bool = False) -> tuple[Sockets, Config]:
-    """Return the sockets, one for a viewer when there is one, and the configuration with the ports they really have.
-
-    Raises:
-        ConfigurationError: an address is not ours or taken.
-    """
-    made: list[socket.socket] = []
-
-    def keep(one: socket.socket) -> socket.socket:
-        made.append(one)
-        return one
-
-    tls, plain = config.dimse.tls, config.dimse.plain
-    try:
-        web = keep(listeners.reserve(config.http.host, config.http.port, "http"))
-        beside = keep(listeners.reserve(config.http.host, config.viewer.port, "viewer")) if viewer else None
-        secure = keep(listeners.listen(tls.host, tls.port, "dimse.tls")) if tls.enabled else None
-        open_one = keep(listeners.listen(plain.host, plain.port, "dimse.plain")) if plain.enabled else None
-    except BaseException:
-        for one in made:
-            one.close()
-        raise
-    real = with_ports(config, _port(web), _port(secure), _port(open_one), viewer=_port(beside))
-    return Sockets(web, beside, secure, open_one), real
-
-
-def with_ports(config: Config, http: int, dimse_tls: int, dimse_plain: int, *, viewer: int = 0) -> Config:
-    """Return the configuration with real ports in place of 0, in public_url too when it names the web listener itself."""
-    replace = msgspec.structs.replace
-    public_url = config.archive.public_url
-    if config.http.port == 0:
-        scheme, _, rest = public_url.partition("://")
-        host, slash, path = rest.partition("/")
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        public_url = f"{scheme}://{name}:{http}{slash}{path}"
-    return replace(
-        config,
-        archive=replace(config.archive, public_url=public_url),
-        http=replace(config.http, port=http),
-        viewer=replace(config.viewer, port=viewer or config.viewer.port),
-        dimse=replace(
-            config.dimse,
-            tls=replace(config.dimse.tls, port=dimse_tls or config.dimse.tls.port),
-            plain=replace(config.dimse.plain, port=dimse_plain or config.dimse.plain.port),
-        ),
-    )
-
-
-def _port(made: socket.socket | None) -> int:
-    return int(made.getsockname()[1]) if made is not None else 0
 
 
 def worker_command(child: Child, sockets: Sockets, config: Config) -> Sequence[str]:
@@ -175,15 +99,19 @@ def executed(command: Command = worker_command) -> Launch:
 def plan(config: Config, *, viewer: bool = False) -> list[Child]:
     """Return the processes an archive of this configuration runs, one for a viewer's origin when there is one."""
     cores = os.cpu_count() or 1
-    dimse = config.dimse.workers or (2 if cores >= 4 else 1)
-    if not (config.dimse.tls.enabled or config.dimse.plain.enabled):
-        dimse = 0
+    dimse = dimse_processes(config) if config.dimse.tls.enabled or config.dimse.plain.enabled else 0
     return [
         Child("background", 0, 1),
         *(Child("dimse", number, 1) for number in range(dimse)),
         Child("web", 0, config.http.workers or cores),
         *([Child("viewer", 0, 1)] if viewer else []),
+        *([Child("events", 0, 1)] if config.events.enabled else []),
     ]
+
+
+def dimse_processes(config: Config) -> int:
+    """Return how many processes serve associations: as configured, or one, and two from two cores."""
+    return config.dimse.workers or min(2, os.cpu_count() or 1)
 
 
 class Supervisor:
@@ -348,6 +276,7 @@ class Supervisor:
         # A DIMSE worker says that it is ready when it accepts; granian's say so a moment before, so those are asked.
         http = self._config.http
         ports = [http.port, *([self._config.viewer.port] if self._sockets.viewer is not None else [])]
+        ports += [self._config.events.port] if self._sockets.events is not None else []
         if all(listeners.answers(http.host, port, tls=http.tls != "off") for port in ports):
             self._ready = True
             self._on_ready(self._write_status())
@@ -361,6 +290,7 @@ class Supervisor:
             generation=self._generation,
             http=state.web_at(config, config.http.port, config.archive.public_url),
             viewer=state.web_at(config, config.viewer.port, config.viewer_url) if self._sockets.viewer is not None else None,
+            events=state.web_at(config, config.events.port, config.events_url) if self._sockets.events is not None else None,
             dimse_tls=state.Address(host=tls.host, port=tls.port) if self._sockets.dimse_tls is not None else None,
             dimse_plain=state.Address(host=plain.host, port=plain.port) if self._sockets.dimse_plain is not None else None,
             processes=[

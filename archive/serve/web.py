@@ -8,13 +8,14 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from archive.config import Config
 from archive.serve import logs, start
-from archive.serve.handover import Link
+from archive.serve.handover import Handover, Link
 from archive.serve.supervisor import DRAIN_S
 
 _LOGGING: dict[str, Any] = {
@@ -42,19 +43,42 @@ def run(link: Link, socket_path: Path, *, viewer: bool = False) -> None:
     granian.serve(target_loader=partial(load, str(socket_path), viewer=viewer), wrap_loader=False)
 
 
-def load(socket_path: str, *, viewer: bool = False) -> Any:
+def run_events(link: Link, socket_path: Path) -> None:
+    """Serve the notification connections until SIGTERM: one worker, for each connection costs no thread."""
+    from granian import Granian
+    from granian.constants import HTTPModes, Interfaces
+    from granian.log import LogLevels
+
+    config = link.handover.config
+    certificate, key = start.web_certificate(config)
+    link.watch()
+    granian = Granian(
+        "archive.web", address=_address(config), port=config.events.port, interface=Interfaces.ASGINL, workers=1, websockets=True,
+        http=HTTPModes.http1, ssl_cert=certificate, ssl_key=key, respawn_failed_workers=True, workers_kill_timeout=5,
+        log_level=LogLevels.error, log_dictconfig=_LOGGING, log_access=False,
+    )
+    granian.serve(target_loader=partial(load, str(socket_path), role="events"), wrap_loader=False)
+
+
+def load(socket_path: str, *, viewer: bool = False, role: str = "") -> Any:
     """Open this worker's node and return the application granian calls; runs in each web worker."""
-    logs.configure("viewer" if viewer else "web")
+    role = role or ("viewer" if viewer else "web")
+    logs.configure(role)
     _end_with_parent()
     try:
         link = Link(Path(socket_path))
-        app = start.viewer_application(link.handover) if viewer else start.web_application(link.handover)
+        app = _APPLICATIONS[role](link.handover)
     except Exception:
         logging.getLogger("archive.serve").critical("the web worker cannot start", exc_info=True)
         raise SystemExit(1) from None
     link.watch()
     link.ready()
     return app
+
+
+_APPLICATIONS: dict[str, Callable[[Handover], Any]] = {
+    "web": start.web_application, "viewer": start.viewer_application, "events": start.events_application,
+}
 
 
 def _address(config: Config) -> str:

@@ -28,6 +28,7 @@ from archive.db.tables import (
 from archive.ledger.audit import Kind, secret_digest
 from archive.ledger.log import AuditFilter, AuditRow
 from archive.services.core import Core
+from archive.services.peer_settings import DEFAULTS, PeerSettings
 from archive.services.retrace import Found, bodies, details
 
 Row = dict[str, Any]
@@ -180,6 +181,7 @@ def _peers(core: Core, tx: sa.Connection) -> Iterator[Found]:
             "port": row.port or 0, "issuer": row.issuer_of_patient_id, "max_associations": row.max_associations or 0,
         }
         same = all(name not in known or known[name] == value for name, value in now.items())
+        same = same and known.get("settings", DEFAULTS) == PeerSettings.of(row).shown()
         if not same or sorted(known["ae_titles"]) != titles or sorted(known["networks"]) != networks or not row.enabled:
             yield "V12", f"peer {row.id} is not as it was entered", ""
     for number in said.keys() - there:

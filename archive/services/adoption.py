@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from archive.access.subject import Subject
 from archive.dicom.part10 import Finding, Scanned
 from archive.errors import DatabaseUnavailable, Unavailable
-from archive.index import catalog, identity
+from archive.index import catalog, columns, identity
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
 from archive.services.core import Core
@@ -82,6 +82,9 @@ def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -
 
     # A replayed record keeps when it was received; its leaf is dated now, or the log's time would run backwards.
     at = core.clock() if arrival.replayed else arrival.at
+    # Made before the turn to write, in which all others wait.
+    made = columns.of_instance(arrival.scanned)
+    usual = core.ledger.draft(_event(Kind.STORED, arrival, subject, door), at=at)
 
     def work(tx: sa.Connection) -> Adopted:
         decision = decide(tx, arrival.place, arrival.scanned, arrival.issuer)
@@ -99,10 +102,10 @@ def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -
                 return Adopted(status, again.leaf, findings)
             leaf = core.ledger.record(tx, _event(_KINDS[status], arrival, subject, door, again=True), at=at)
             return Adopted(status, leaf, findings, kept=False)
-        leaf = core.ledger.record(tx, _event(_KINDS[status], arrival, subject, door), at=at)
+        leaf = core.ledger.record(tx, usual if status == "stored" else _event(_KINDS[status], arrival, subject, door), at=at)
         entry = catalog.Entry(
             datastore_id=arrival.place.id, scanned=arrival.scanned, ref=arrival.ref, sha256=arrival.sha256, leaf=leaf,
-            stored_at=arrival.at, issuer=arrival.issuer,
+            stored_at=arrival.at, issuer=arrival.issuer, made=made,
         )
         if status == "stored":
             inserted = catalog.insert(tx, entry)
@@ -150,7 +153,8 @@ def _duplicate(
         message = "the instance was rejected while it arrived"
         raise Unavailable(message, remedy="send it again")
     event = Event(
-        Kind.DUPLICATE, subject=subject, objects=_objects(scanned), instances=1, bytes=twin.ref.part10_bytes, detail={"via": door}
+        Kind.DUPLICATE, subject=subject, objects=_objects(scanned), instances=1, bytes=twin.ref.part10_bytes,
+        detail={"via": door, "sop_instance_uid": scanned.sop_instance_uid},  # who sent it may ask for commitment
     )
     return Adopted("duplicate", core.ledger.record(tx, event, at=at), scanned.findings, kept=False)
 

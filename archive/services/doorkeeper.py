@@ -13,7 +13,7 @@ import logging
 import os
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from archive.ledger.audit import Event, Kind
 from archive.ledger.log import Ledger
 from archive.services.changes import Changes
 from archive.services.clock import Clock
+from archive.services.peer_settings import DEFAULTS, PeerSettings
 
 LOG = logging.getLogger("archive.services")
 
@@ -42,6 +43,9 @@ QUIET = timedelta(minutes=1)
 
 PLAIN_LIMIT = OBJECT | Permission.STORE | Permission.STORE_DERIVED
 """Without TLS a peer only stores, whatever its role says, unless it was given another role or grants."""
+
+PLAIN_MODALITY = PLAIN_LIMIT | Permission.WORKLIST | Permission.MPPS | Permission.COMMIT
+"""Where it is set so, it does all that a modality does."""
 
 STORING = Permission.STORE | Permission.STORE_DERIVED
 
@@ -56,6 +60,9 @@ class Admission:
     peer_name: str
     may_store: bool
     may_query: bool
+    functions: Permission = Permission.NONE
+    """The function permissions it held when it came; what it does is asked again."""
+    settings: PeerSettings = field(default_factory=PeerSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,17 +197,19 @@ class Doorkeeper(Changes):
     def _admission(self, tx: sa.Connection, row: sa.Row, caller: _Caller, at: datetime, *, tls: bool) -> Admission:  # type: ignore[type-arg]
         limit = None
         if not tls and set(roles.of(tx, row.principal_id, at=at)) <= {"modality"}:
-            limit = PLAIN_LIMIT
+            limit = PLAIN_MODALITY if row.modality_without_tls else PLAIN_LIMIT
         subject = Subject(
             principal_id=row.principal_id, name=row.name, kind="device", via="dimse", address=caller.address, peer_id=row.id, limit=limit
         )
         granted = sa.select(grants.c.id).where(
             grants.c.subject_id == row.principal_id, grants.c.effect == 1, grants.c.revoked_at.is_(None), grants.c.not_after > at
         )
+        functions = policy.functions_of(tx, subject, at)
         return Admission(
             subject, row.datastore, row.issuer_of_patient_id, row.name,
-            may_store=bool(policy.functions_of(tx, subject, at) & STORING),
+            may_store=bool(functions & STORING),
             may_query=tls or tx.execute(granted).first() is not None,
+            functions=functions, settings=PeerSettings.of(row),
         )
 
     def _refused(self, caller: _Caller, reason: str, at: datetime) -> None:
@@ -240,7 +249,7 @@ class Doorkeeper(Changes):
 _LIVE = (
     sa.select(
         peer.c.id, peer.c.principal_id, peer.c.name, peer.c.issuer_of_patient_id, peer.c.certificate_not_after,
-        datastore.c.name.label("datastore"),
+        datastore.c.name.label("datastore"), *(peer.c[name] for name in DEFAULTS),
     )
     .join(datastore, datastore.c.id == peer.c.datastore_id)
     .join(principal, principal.c.id == peer.c.principal_id)

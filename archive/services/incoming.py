@@ -28,6 +28,8 @@ class Source:
     called_ae_title: str = ""
     certificate_sha256: str = ""
     issuer: str = ""
+    character_set: str = ""
+    """Of data sets that name none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from archive.ledger.audit import KINDS, Event, Kind, ObjectRef
 from archive.ledger.log import AuditFilter
 from archive.ledger.verify import Report, Verifier, of_files
 from archive.services import denials
+from archive.services.commitments import receipt_leaf
 from archive.services.core import Core
 
 
@@ -82,7 +83,7 @@ class Oversight:
         }
 
     def prove(self, subject: Subject, what: str) -> str:
-        """Return the proof of an event, by its number, or of a stored instance, by its SOP Instance UID.
+        """Return the proof of an event by its number, a stored instance by its SOP Instance UID, a commitment by its Transaction UID.
 
         Raises:
             Forbidden, NotFound, LedgerBroken.
@@ -140,8 +141,11 @@ class Oversight:
             leaf = policy.run_as(tx, token, sa.select(table.c.leaf).where(table.c.sop_instance_uid == uid)).scalars().first()
             if leaf is not None:
                 return int(leaf)
-        message = "there is no such event or instance"
-        raise NotFound(message, remedy="name an event by its number or an instance by its SOP Instance UID")
+        promised = receipt_leaf(tx, uid)
+        if promised is not None:
+            return promised
+        message = "there is no such event, instance or commitment"
+        raise NotFound(message, remedy="name it by its number, SOP Instance UID or Transaction UID")
 
 
 def verify_ledger(core: Core) -> Report:

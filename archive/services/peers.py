@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from archive.errors import InvalidRequest, NotFound
 from archive.keys import ca
 from archive.ledger.audit import Kind
 from archive.services.doorkeeper import Admission, Doorkeeper
+from archive.services.peer_settings import PeerSettings
 
 __all__ = ["Admission", "Peers"]
 
@@ -147,6 +148,23 @@ class Peers(Doorkeeper):
 
         return self._change(subject, P.PEER_MANAGE, work)
 
+    def set(self, subject: Subject, ref: str | int, changes: Mapping[str, Any]) -> Row:
+        """Change settings of a peer, by name as `PeerSettings` has them; they count from its next association.
+
+        Raises:
+            NotFound, InvalidRequest, Forbidden.
+        """
+
+        def work(tx: sa.Connection, at: datetime) -> Row:
+            found = _find(tx, ref)
+            settings = PeerSettings.of(found).changed(changes)
+            tx.execute(sa.update(peer).where(peer.c.id == found["id"]).values(settings.values()))
+            row = _shown(tx, _find(tx, found["principal_id"]), at)
+            self._record_change(tx, subject, at, "peer set", row)
+            return row
+
+        return self._change(subject, P.PEER_MANAGE, work)
+
     def remove(self, subject: Subject, ref: str | int) -> Row:
         """Take a peer away; it is refused from the next association. Its id stays for the ledger, its name is free again.
 
@@ -195,6 +213,7 @@ class Peers(Doorkeeper):
             tx, Kind.PEER_CHANGED, subject, at, what=what, name=row["name"], id=row["id"], ae_titles=row["ae_titles"],
             certificate=row["certificate_sha256"], networks=row["networks"], roles=row["roles"], datastore=row["datastore"],
             tls=row["tls"], host=row["host"], port=row["port"] or 0, issuer=row["issuer"], max_associations=row["max_associations"] or 0,
+            settings=row["settings"],
         )
 
 
@@ -227,7 +246,7 @@ def _shown(tx: sa.Connection, row: sa.RowMapping, at: datetime) -> Row:
         "certificate_not_after": row["certificate_not_after"], "networks": [*tx.execute(networks).scalars()],
         "host": row["host"], "port": row["port"], "roles": roles.of(tx, row["principal_id"], at=at), "datastore": row["datastore"],
         "issuer": row["issuer_of_patient_id"], "max_associations": row["max_associations"], "enabled": bool(row["enabled"]),
-        "created_at": row["created_at"], "last_seen_at": row["last_seen_at"],
+        "created_at": row["created_at"], "last_seen_at": row["last_seen_at"], "settings": PeerSettings.of(row).shown(),
     }
 
 

@@ -142,7 +142,7 @@ class Pictures:
     ) -> list[PictureRow]:
         core = self._core
         at = core.clock()
-        with core.database.read() as tx:
+        with core.database.glance() as tx:
             place = datastores.asked_for(tx, subject, datastore, at)
             scope = scope_of(subject, Permission.PIXELS, at)
             if one:
@@ -169,7 +169,7 @@ class Pictures:
     def _again(self, subject: Subject, datastore: str, picture: Picture) -> bytes:
         core, row = self._core, picture.row
         at = core.clock()
-        with core.database.read() as tx:
+        with core.database.glance() as tx:
             place = datastores.asked_for(tx, subject, datastore, at)
             uids = row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid
             still = index.every(tx, scope_of(subject, Permission.PIXELS, at), place.id, *uids)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,10 +19,11 @@ from archive.access.subject import Subject
 from archive.db.engine import Database
 from archive.dicom.attributes import Attribute, Level
 from archive.dicom.matching import parse
+from archive.dicom.row_keys import Key, meets
 from archive.errors import ArchiveError, InvalidQuery, Unavailable
 from archive.index import search
 from archive.index.access_study import Position
-from archive.index.terms import Fuzzy, Term
+from archive.index.slots import Fuzzy, Term
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.ledger.log import Ledger
 from archive.services import datastores
@@ -43,6 +45,12 @@ class SearchRequest:
     fuzzy: bool = False
     total: bool = True
     """Whether the total is wanted: it costs the condition for every study that matches, not for those of the page alone."""
+    filters: tuple[Key, ...] = ()
+    """Keys that SQL cannot match: rows that match all else are held against them here."""
+
+
+HELD_ROWS = 500
+"""How many rows are in memory at a time where they are held against filters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,11 @@ class Query:
             NotFound: no such datastore, or none the subject has a right in.
             Unavailable: the search could not be recorded, so nothing is answered.
         """
+        page = self._filtered(subject, request) if request.filters else self._page(subject, request)
+        self._record(subject, request, page)
+        return SearchAnswer(page.rows, page.total)
+
+    def _page(self, subject: Subject, request: SearchRequest) -> search.SearchPage:
         keys = tuple((attribute, _term(attribute, text, fuzzy=request.fuzzy)) for attribute, text in request.keys)
         at = self._clock()
         with self._database.read() as tx:
@@ -82,8 +95,20 @@ class Query:
             )
             page = search.find(tx, scope_of(subject, Permission.SEARCH, at), query)
         self._ends.keep(subject, request, page)
-        self._record(subject, request, page)
-        return SearchAnswer(page.rows, page.total)
+        return page
+
+    def _filtered(self, subject: Subject, request: SearchRequest) -> search.SearchPage:
+        """Hold what matches against the filters, a page at a time, until as many are met as were asked for."""
+        kept: list[dict[str, dict[str, Any]]] = []
+        wanted = None if request.limit is None else request.offset + request.limit
+        plain = replace(request, filters=(), offset=0, limit=HELD_ROWS, total=False)
+        while True:
+            rows = self._page(subject, plain).rows
+            kept += [row for row in rows if all(meets(key, row.get(key.tag_hex)) for key in request.filters)]
+            ended = len(rows) < HELD_ROWS
+            if ended or (wanted is not None and len(kept) >= wanted):
+                return search.SearchPage(kept[request.offset : wanted], len(kept) if ended and request.total else None)
+            plain = replace(plain, offset=plain.offset + len(rows))
 
     def _record(self, subject: Subject, request: SearchRequest, page: search.SearchPage) -> None:
         """No audit, no data. Values that were searched for lie in the sealed body alone."""
@@ -92,7 +117,7 @@ class Query:
         detail = {
             "datastore": request.datastore,
             "level": request.level.value,
-            "keys": {attribute.keyword: text for attribute, text in request.keys},
+            "keys": {attribute.keyword: text for attribute, text in request.keys} | dict(_told(request.filters)),
             "fuzzy": request.fuzzy,
             "offset": request.offset,
             "found": len(page.rows),
@@ -136,6 +161,16 @@ class _Ends:
     @staticmethod
     def _key(subject: Subject, request: SearchRequest, offset: int) -> tuple[Subject, SearchRequest]:
         return subject, replace(request, offset=offset, limit=None, total=False, include=())
+
+
+def _told(filters: Iterable[Key], path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the keys inside sequences by their paths, and their values."""
+    for key in filters:
+        if key.items:
+            for item in key.items:
+                yield from _told(item, f"{path}{key.tag_hex}.")
+        else:
+            yield f"{path}{key.tag_hex}", key.text
 
 
 def _term(attribute: Attribute, text: str, *, fuzzy: bool) -> Term:

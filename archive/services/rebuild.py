@@ -42,7 +42,7 @@ from archive.errors import ArchiveError, Unavailable
 from archive.index import access_study as derived
 from archive.ledger import nodes, recover
 from archive.ledger.audit import Event, Kind
-from archive.services import catchup, lifecycle, retrace, snapshot, targets
+from archive.services import catchup, deliveries, lifecycle, retrace, snapshot, targets
 from archive.services.core import Core
 from archive.services.ended import apply_later
 from archive.services.history import CHANGES, Done, History
@@ -84,6 +84,7 @@ class Rebuild:
         """Work on an opened archive; its index may be empty."""
         self._core = core
         self._changes: list[tuple[int, bytes, bytes]] = []
+        self._deliveries: dict[int, bytes] = {}
 
     def run(self, *, lost: bool, damaged: Database | None = None, operator: str = "", progress: Progress = lambda *_args: None) -> Rebuilt:
         """Make the catalog again; with `lost`, in an index that is empty, the rest too, as far as possible from a `damaged` one.
@@ -108,6 +109,7 @@ class Rebuild:
                 self._segments(tx)
             history.run(progress)
             self._resolve(tx, kept, report)
+            deliveries.put_back(tx, _TOKEN, self._deliveries)
             derived.refill(tx, core.clock())
             if lost:
                 self._replay_from(tx, found)
@@ -132,6 +134,7 @@ class Rebuild:
                 .join(audit_event, audit_event.c.n == statement.c.leaf).where(audit_event.c.kind.in_(CHANGES))
             )
         ]
+        self._deliveries = deliveries.captured(tx, _TOKEN)
         for table in CATALOG:
             policy.run_as(tx, _TOKEN, sa.delete(table))
         if tx.dialect.name == "sqlite":
@@ -190,7 +193,8 @@ class Rebuild:
         later = apply_later(core, tx, kept.leaves, kept.targets, partial(self._ended, tx))
         report.notes.append(f"users, grants and peers are as of {kept.at:{_WHEN}}; of later changes {later.taken} that took away count, "
                             f"{later.ended} that gave do not")
-        report.notes.append("sessions are lost: everybody signs in again; jobs and peers that were waiting are lost")
+        report.notes.append("sessions are lost: everybody signs in again; jobs, worklist, procedure steps and "
+                            "peers that were waiting are lost")
         return kept.targets
 
     def _configuration(self, tx: sa.Connection) -> None:

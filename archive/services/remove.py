@@ -11,10 +11,10 @@ from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import instance, series, study
-from archive.errors import InvalidRequest, NotFound
+from archive.errors import ArchiveError, InvalidRequest, NotFound, StateConflict, Unavailable
 from archive.index import catalog
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
-from archive.services import datastores
+from archive.services import datastores, holds
 from archive.services.core import Core
 from archive.services.state_events import commit_change
 
@@ -40,11 +40,32 @@ class Remove:
         """Make the instances invisible and return how many; restorable until purged.
 
         Raises:
-            NotFound: nothing live there that the subject may delete.
+            NotFound: nothing live there that the subject may see, or not the right to delete all of that.
+            StateConflict: the study is on hold.
             InvalidRequest: no reason.
             ReadOnly, Unavailable.
         """
         return self._change(subject, datastore, level, uid, reason, "rejected")
+
+    def reject_at(
+        self, subject: Subject, datastore: str, study: str, series: str | None, sop: str | None, *, reason: str
+    ) -> int:
+        """Make what lies at that place invisible and return how many instances: each UID has to be under the one before.
+
+        A refusal is recorded too. What may not be seen is refused like what is not there.
+
+        Raises:
+            NotFound: nothing live there that the subject may see, or not the right to delete all of that.
+            StateConflict: the study is on hold.
+            InvalidRequest, ReadOnly, Unavailable.
+        """
+        level: Level = "instance" if sop is not None else "series" if series is not None else "study"
+        uid = sop or series or study
+        try:
+            return self._change(subject, datastore, level, uid, reason, "rejected", under=(study, series))
+        except (NotFound, StateConflict):
+            self._refused(subject, datastore, study, level)
+            raise
 
     def restore(self, subject: Subject, datastore: str, level: Level, uid: str, *, reason: str) -> int:
         """Bring rejected instances back and return how many.
@@ -55,7 +76,8 @@ class Remove:
         return self._change(subject, datastore, level, uid, reason, "restored")
 
     def _change(
-        self, subject: Subject, datastore: str, level: Level, uid: str, reason: str, change: Literal["rejected", "restored"]
+        self, subject: Subject, datastore: str, level: Level, uid: str, reason: str, change: Literal["rejected", "restored"],
+        under: tuple[str | None, str | None] = (None, None),
     ) -> int:
         core = self._core
         core.require_writable()
@@ -64,12 +86,15 @@ class Remove:
             raise InvalidRequest(message, remedy="say why with --reason")
         at = core.clock()
         with core.database.read() as tx:
-            place = datastores.find(tx, datastore)
-            target = self._find(tx, subject, place.id, level, uid, live=change == "rejected")
+            place = datastores.asked_for(tx, subject, datastore, at)
+            target = self._find(tx, subject, place.id, level, uid, under, live=change == "rejected")
+            if change == "rejected":
+                holds.require_none(tx, place.id, target.study_instance_uid, at)
 
         def work(tx: sa.Connection, stored: StoredRef) -> int:
             if change == "rejected":
                 catalog.reject(tx, target.pks, by=subject.principal_id, reason=reason, at=at)
+                holds.require_none(tx, place.id, target.study_instance_uid, at)
             else:
                 catalog.restore(tx, target.pks, at=at)
             event = Event(
@@ -85,11 +110,28 @@ class Remove:
         )
         return len(target.pks)
 
-    def _find(self, tx: sa.Connection, subject: Subject, datastore_id: int, level: Level, uid: str, *, live: bool) -> _Target:
+    def _refused(self, subject: Subject, datastore: str, study: str, level: Level) -> None:
+        """No audit, no answer."""
+        core = self._core
+        event = Event(
+            Kind.DENIED, outcome=4, subject=subject, objects=(ObjectRef("study", study),),
+            detail={"what": "delete", "level": level, "datastore": datastore},
+        )
+        try:
+            core.database.group(lambda tx: core.ledger.record(tx, event, at=core.clock()), durable=True)
+        except (ArchiveError, sa.exc.SQLAlchemyError) as error:
+            message = "the attempt could not be recorded, so nothing was answered"
+            raise Unavailable(message, remedy=getattr(error, "remedy", "") or "run 'archive doctor'") from error
+
+    def _find(
+        self, tx: sa.Connection, subject: Subject, datastore_id: int, level: Level, uid: str, under: tuple[str | None, str | None], *,
+        live: bool,
+    ) -> _Target:
+        above = [column == told for column, told in zip((_UID["study"], _UID["series"]), under, strict=True) if told is not None]
         statement = (
             sa.select(instance.c.id, instance.c.object_id, study.c.study_instance_uid)
             .select_from(instance.join(series, series.c.id == instance.c.series_pk).join(study, study.c.id == series.c.study_pk))
-            .where(study.c.datastore_id == datastore_id, _UID[level] == uid)
+            .where(study.c.datastore_id == datastore_id, _UID[level] == uid, *above)
             .where(instance.c.rejected_at.is_(None) if live else instance.c.rejected_at.is_not(None))
             .order_by(instance.c.id)
         )
@@ -97,8 +139,12 @@ class Remove:
             # Whoever holds the keys may take images out of sight, and back; it shows nothing of them.
             rows = policy.run_as(tx, policy.system("remove"), statement).all()
         else:
-            scope = policy.scope_of(subject, Permission.DELETE, self._core.clock())
+            # Both are asked always, so that what is hidden takes as long as what is not there.
+            at = self._core.clock()
+            scope, seen = (policy.scope_of(subject, need, at) for need in (Permission.DELETE, Permission.SEARCH))
             rows = scope.run(tx, statement.where(scope.series(series))).all()
+            if {row.id for row in seen.run(tx, statement.where(seen.series(series)))} - {row.id for row in rows}:
+                rows = []  # all of what the subject sees, or nothing
         if not rows:
             message = "there is nothing to change under that UID"
             raise NotFound(message, remedy="check the UID and the level (--study, --series or --instance)")

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
-from archive.dicom import metadata, pixels
+from archive.dicom import metadata, pixels, transcode
 from archive.dicom.decode import DECODABLE
 from archive.dicom.part10 import Limits, Scanned, inflate
 from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
@@ -97,25 +97,30 @@ class Retrieve:
         views = self._core.vault.read(found.row.ref, start, length)
         return named.checked(self._core, found.row, views, from_start=start == 0 and length is None)
 
-    def explicit_le(self, subject: Subject, found: Found) -> Iterator[bytes | memoryview]:
-        """Yield the instance in Explicit VR Little Endian: as stored when it is that, else decoded or re-encoded.
+    def transcoded(self, subject: Subject, found: Found, transfer_syntax_uid: str) -> Iterator[bytes | memoryview]:
+        """Yield the instance in a transfer syntax: as stored when it is that, else decoded, and encoded again without loss.
 
         Raises:
-            NotAcceptable: no codec decodes it.
+            NotAcceptable: no codec decodes it, or none encodes it and keeps every bit.
             NotFound, SealBroken, KeyShredded, VaultUnavailable.
         """
-        if found.transfer_syntax_uid == EXPLICIT_LE:
+        if found.transfer_syntax_uid == transfer_syntax_uid:
             yield from self.open(subject, found)
             return
         self._still(subject, found)
         core = self._core
         scanned = self._scanned(found)
         part10 = core.vault.read_range(found.row.ref, 0, found.part10_bytes)
-        yield pixels.to_explicit_le(part10, scanned)
+        yield transcode.to_syntax(part10, scanned, transfer_syntax_uid)
 
-    def decodable(self, found: Found) -> bool:
-        """Whether `explicit_le` has a codec for it."""
-        return found.transfer_syntax_uid in AS_STORED | DECODABLE or pixels.can_decode(self._scanned(found))
+    def obtainable(self, found: Found, transfer_syntax_uid: str) -> bool:
+        """Whether `transcoded` has the codecs for it."""
+        if transfer_syntax_uid == EXPLICIT_LE and found.transfer_syntax_uid in AS_STORED | DECODABLE:
+            return True
+        if transfer_syntax_uid not in transcode.OFFERED:
+            return False
+        scanned = self._scanned(found)
+        return pixels.can_decode(scanned) and transcode.can_encode(scanned, transfer_syntax_uid)
 
     def metadata(
         self, subject: Subject, datastore: str, study: str, series: str | None = None, sop: str | None = None
@@ -194,7 +199,7 @@ class Retrieve:
     ) -> list[Found]:
         core = self._core
         at = core.clock()
-        with core.database.read() as tx:
+        with core.database.glance() as tx:  # one statement decides; the connection that commits the audit still has its pages
             place = datastores.asked_for(tx, subject, datastore, at)
             rows = locate.locate(tx, scope_of(subject, need, at), place.id, study, series, sop)
         self._audit(

@@ -6,7 +6,7 @@ scopes as they are then, so that a revocation lets at most the one under way fin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -15,12 +15,12 @@ from archive.access.permissions import Permission
 from archive.access.policy import Scope, scope_of
 from archive.access.subject import Subject
 from archive.db.tables import peer, peer_ae_title, principal
-from archive.dicom import pixels
+from archive.dicom import transcode
 from archive.dicom.decode import DECODABLE
 from archive.dicom.implicit import implicit_little
 from archive.dicom.part10 import meta
 from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
-from archive.errors import ArchiveError, NotAcceptable, NotFound, Rejected, Unavailable
+from archive.errors import ArchiveError, NotFound, Rejected, Unavailable
 from archive.index import locate
 from archive.index.locate import InstanceRow
 from archive.index.selection import Selected, UniqueKeys, select
@@ -101,6 +101,17 @@ class Sending:
         digest = bytes(row.certificate_sha256) if row.certificate_sha256 else None
         return Destination(them, ae_title, row.host, row.port, bool(row.tls), digest)
 
+    def address(self, peer_id: int, ae_title: str = "") -> Destination | None:
+        """Return a registered peer with an address, under one of its AE titles or its first; None when it is that no more."""
+        wanted = _ADDRESSED.add_columns(peer_ae_title.c.ae_title).where(peer.c.id == peer_id).order_by(peer_ae_title.c.id)
+        with self._core.database.read() as tx:
+            row = tx.execute(wanted.where(peer_ae_title.c.ae_title == ae_title) if ae_title else wanted).first()
+        if row is None:
+            return None
+        them = Subject(row.principal_id, row.name, "device", "dimse", row.host, peer_id=row.id)
+        digest = bytes(row.certificate_sha256) if row.certificate_sha256 else None
+        return Destination(them, row.ae_title, row.host, row.port, bool(row.tls), digest)
+
     def select(self, subject: Subject, datastore: str, keys: UniqueKeys, *, what: str, to: Destination | None = None) -> Selection:
         """Return what leaves: visible to who asks and, when it goes to somebody else, with the right to send it and theirs to receive.
 
@@ -132,6 +143,20 @@ class Sending:
         ))  # fmt: skip
         return Selection(subject, need, to, tuple(rows))
 
+    def record_forward(self, subject: Subject, to: Destination, instances: Sequence[Selected], *, rule: str) -> None:
+        """Record durably what goes to a destination by a rule, before any of it does.
+
+        Raises:
+            Unavailable.
+        """
+        studies = dict.fromkeys(one.study_instance_uid for one in instances)
+        self._record(Event(
+            Kind.SENT, subject=subject, instances=len(instances), bytes=sum(one.part10_bytes for one in instances),
+            objects=tuple(ObjectRef("study", uid) for uid in list(studies)[:_AUDITED_UIDS]),
+            detail={"what": "forward", "rule": rule, "destination": to.subject.name, "ae_title": to.ae_title, "host": to.host,
+                    "port": to.port},
+        ))  # fmt: skip
+
     def open(self, selection: Selection, one: Selected, transfer_syntax_uid: str) -> Leaving:
         """Return the data set of one instance; the scopes are asked again first.
 
@@ -156,18 +181,16 @@ class Sending:
 
     @staticmethod
     def convertible(one: Selected) -> bool:
-        """Whether an instance can be had in explicit and implicit VR little endian."""
+        """Whether an instance can be decoded, so that it can be had in other transfer syntaxes."""
         return one.transfer_syntax_uid in UNCOMPRESSED | DECODABLE
 
     def _transcoded(self, row: InstanceRow, transfer_syntax_uid: str) -> bytes:
-        if transfer_syntax_uid not in (EXPLICIT_LE, IMPLICIT_LE):
-            message = "no such representation can be made"
-            raise NotAcceptable(message)
+        wanted = EXPLICIT_LE if transfer_syntax_uid == IMPLICIT_LE else transfer_syntax_uid
         vault = self._core.vault
         scanned = decode(vault.sections(row.ref).meta).scanned
-        part10 = pixels.to_explicit_le(vault.read_range(row.ref, 0, row.ref.part10_bytes), scanned)
-        dataset = part10[len(meta(scanned.sop_class_uid, scanned.sop_instance_uid, EXPLICIT_LE)) :]
-        return dataset if transfer_syntax_uid == EXPLICIT_LE else implicit_little(dataset)
+        part10 = transcode.to_syntax(vault.read_range(row.ref, 0, row.ref.part10_bytes), scanned, wanted)
+        dataset = part10[len(meta(scanned.sop_class_uid, scanned.sop_instance_uid, wanted)) :]
+        return implicit_little(dataset) if transfer_syntax_uid == IMPLICIT_LE else dataset
 
     def _scopes(self, subject: Subject, need: Permission, to: Destination | None) -> tuple[Scope, Scope | None]:
         at = self._core.clock()

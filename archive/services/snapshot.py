@@ -23,6 +23,7 @@ from archive.db.tables import (
     credential,
     datastore,
     grants,
+    hold,
     membership,
     peer,
     peer_ae_title,
@@ -48,12 +49,15 @@ LATEST = timedelta(seconds=30)
 """How long a change of access may wait for its snapshot."""
 TABLES = (
     datastore, principal, membership, role, role_assignment, grants, boundary, boundary_item, credential, api_token, peer, peer_ae_title,
-    peer_network,
+    peer_network, hold,
 )
 CHANGING = (
     Kind.GRANTED, Kind.REVOKED, Kind.USER_CHANGED, Kind.ROLE_CHANGED, Kind.TOKEN_CHANGED, Kind.PASSWORD_CHANGED, Kind.PEER_CHANGED,
     Kind.KEY_CHANGED, Kind.CONFIGURED,
 )
+LATER = (hold,)
+"""Tables that snapshots of earlier releases do not have."""
+WRITTEN_FOR = (*CHANGING, Kind.HOLD_ADDED, Kind.HOLD_REMOVED)
 _MAGIC = b"SRSNAP1\0"
 _LIMIT = 1 << 30
 
@@ -110,7 +114,7 @@ class Snapshots:
             size = nodes.size(tx)
             if not self._changed and size > self._looked:
                 said = sa.select(audit_event.c.n).where(
-                    audit_event.c.n >= self._looked, audit_event.c.kind.in_([kind.label for kind in CHANGING])
+                    audit_event.c.n >= self._looked, audit_event.c.kind.in_([kind.label for kind in WRITTEN_FOR])
                 )
                 self._changed = tx.execute(said.limit(1)).first() is not None
         self._looked = size
@@ -226,7 +230,7 @@ def _parsed(body: dict[str, Any]) -> Snapshot:
     about: dict[sa.Table, dict[int, Placed]] = {table: {} for table in targets.SCOPED}
     for table in TABLES:
         tables[table.name] = []
-        for kept in body["tables"][table.name]:
+        for kept in body["tables"].get(table.name, []) if table in LATER else body["tables"][table.name]:
             row = dict(kept)
             if table in about:
                 target: Target = tuple(row.pop("target"))

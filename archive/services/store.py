@@ -18,6 +18,7 @@ from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import study
 from archive.dicom.part10 import Finding, Limits, Scanned, meta
+from archive.dicom.stream import StreamScanner
 from archive.errors import Forbidden, InvalidInstance
 from archive.index import catalog
 from archive.services import datastores, denials
@@ -102,7 +103,8 @@ class Store:
             at = core.clock()
             derived_only = _require_store(tx, subject, at)
             place = datastores.asked_for(tx, subject, datastore, at)
-        intake = Intake(self.limits, max_bytes=core.config.dimse.max_dataset_bytes)
+        scanner = StreamScanner(self.limits, character_set=source.character_set)
+        intake = Intake(self.limits, max_bytes=core.config.dimse.max_dataset_bytes, scanner=scanner)
         return Incoming(core, subject, source, expected, intake, place, derived_only)
 
 

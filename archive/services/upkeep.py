@@ -17,11 +17,13 @@ from archive.db.tables import datastore, login_attempt, pending_peer, segment, s
 from archive.index import locate
 from archive.ledger import checkpoints, files, nodes
 from archive.ledger.audit import Event, Kind
-from archive.services import lifecycle
+from archive.services import association_log, lifecycle, worklist
 from archive.services.core import Core
+from archive.services.deliveries import forget_delivered
 from archive.services.packs import Packs
 from archive.services.pictures import Pictures
 from archive.services.snapshot import Snapshots
+from archive.services.workitem_watch import WorkitemWatch
 
 CHECKPOINT_EVERY = timedelta(seconds=1)
 SETTLED_AFTER = timedelta(seconds=2)
@@ -65,9 +67,11 @@ class Upkeep:
             self._snapshots.tick()
         self._hash_segments()
         self._build_packs(at)
-        if at - self._wal_at >= WAL_EVERY or core.database.log_bytes() >= WAL_BYTES:
+        if at - self._wal_at >= WAL_EVERY:
             core.database.checkpoint(patient=False)
             self._wal_at = at
+        elif core.database.log_waiting_bytes() >= WAL_BYTES:
+            core.database.checkpoint(patient=False, cut=False)
         if at - self._swept_at >= SWEEP_EVERY:
             self._sweep(at)
             self._swept_at = at
@@ -173,7 +177,11 @@ class Upkeep:
                 self._pictures.prepare(rows[0].series_pk)
 
     def _sweep(self, at: datetime) -> None:
+        WorkitemWatch(self._core).sweep(at)
         with self._core.database.begin(durable=False) as tx:
             tx.execute(sa.delete(login_attempt).where(login_attempt.c.at < at - KEEP_ATTEMPTS))
             tx.execute(sa.delete(pending_peer).where(pending_peer.c.last_seen_at < at - KEEP_PENDING))
             tx.execute(sa.delete(session).where(session.c.absolute_until < at - KEEP_SESSIONS))
+            forget_delivered(tx, at)
+            association_log.sweep(tx, at)
+            worklist.sweep(tx, at)

@@ -11,7 +11,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from archive.web import body, headers, permissions, probes, problems
+from archive.web import api, body, cors, headers, permissions, probes, problems
 from archive.web.context import KEY, SLOTS, Node, slots
 from archive.web.dicomweb import routes
 from archive.web.streaming import Answer
@@ -47,11 +47,13 @@ def create_app(node: Node) -> Flask:
     permissions.register(app)
     app.before_request(_take_body)
     headers.register(app)
+    cors.register(app)
     app.after_request(_drain)
     app.after_request(_end)
     problems.register(app)
     app.register_blueprint(probes.blueprint)
     routes.register(app)
+    api.register(app)
     return app
 
 

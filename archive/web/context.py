@@ -8,8 +8,10 @@ from flask import current_app, g
 
 from archive.access.subject import Subject
 from archive.config import Config
+from archive.services.download import Download
 from archive.services.pictures import Pictures
 from archive.services.query import Query
+from archive.services.remove import Remove
 from archive.services.retrieve import Retrieve
 from archive.services.signin import SignIn
 from archive.services.store import Store
@@ -48,6 +50,14 @@ class Node(Protocol):
     @property
     def retrieve(self) -> Retrieve:
         """Instances, metadata, frames and bulk data out."""
+
+    @property
+    def download(self) -> Download:
+        """Studies and series as files."""
+
+    @property
+    def remove(self) -> Remove:
+        """Instances out of sight."""
 
     @property
     def pictures(self) -> Pictures:

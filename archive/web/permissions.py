@@ -44,11 +44,19 @@ ENDPOINTS: dict[str, Rule] = {
     "dicomweb.retrieve_study": Rule(Permission.ORIGINAL),
     "dicomweb.retrieve_series": Rule(Permission.ORIGINAL),
     "dicomweb.retrieve_instance": Rule(Permission.ORIGINAL),
+    "dicomweb.delete_study": Rule(Permission.DELETE),
+    "dicomweb.delete_series": Rule(Permission.DELETE),
+    "dicomweb.delete_instance": Rule(Permission.DELETE),
     "dicomweb.study_metadata": Rule(Permission.METADATA),
     "dicomweb.series_metadata": Rule(Permission.METADATA),
     "dicomweb.instance_metadata": Rule(Permission.METADATA),
+    "dicomweb.study_zip": Rule(Permission.ORIGINAL),  # and the right to send or to share
+    "dicomweb.series_zip": Rule(Permission.ORIGINAL),
     "dicomweb.frames": Rule(Permission.PIXELS),
     "dicomweb.bulk": Rule(Permission.PIXELS),
+    "dicomweb.capabilities": PUBLIC,  # what is offered, never what is held
+    "dicomweb.wado_uri": Rule(Permission.PIXELS),
+    "dicomweb.wado_uri_root": Rule(Permission.PIXELS),
     "dicomweb.rendered_study": Rule(Permission.PIXELS),
     "dicomweb.rendered_series": Rule(Permission.PIXELS),
     "dicomweb.rendered_instance": Rule(Permission.PIXELS),
@@ -57,6 +65,16 @@ ENDPOINTS: dict[str, Rule] = {
     "dicomweb.series_thumbnail": Rule(Permission.PIXELS),
     "dicomweb.instance_thumbnail": Rule(Permission.PIXELS),
     "dicomweb.frame_thumbnail": Rule(Permission.PIXELS),
+    "dicomweb.ups_create": Rule(Permission.WORKLIST),
+    "dicomweb.ups_search": Rule(Permission.WORKLIST),
+    "dicomweb.ups_retrieve": Rule(Permission.WORKLIST),
+    "dicomweb.ups_update": Rule(Permission.WORKLIST),
+    "dicomweb.ups_change_state": Rule(Permission.WORKLIST),
+    "dicomweb.ups_request_cancel": Rule(Permission.WORKLIST),
+    "dicomweb.ups_subscribe": Rule(Permission.WORKLIST),
+    "dicomweb.ups_unsubscribe": Rule(Permission.WORKLIST),
+    "dicomweb.ups_suspend": Rule(Permission.WORKLIST),
+    "dicomweb.ups_connect": SIGNED_IN,
 }
 """Endpoint -> rule. A blueprint adds its rows with `declare` before it is registered."""
 

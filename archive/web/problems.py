@@ -42,6 +42,7 @@ TABLE: dict[type[errors.ArchiveError], Line] = {
     errors.InvalidRequest: Line(HTTPStatus.BAD_REQUEST),
     errors.NotAcceptable: Line(HTTPStatus.NOT_ACCEPTABLE),
     errors.InstanceConflict: Line(HTTPStatus.CONFLICT),
+    errors.StateConflict: Line(HTTPStatus.CONFLICT),
     errors.Denied: Line(HTTPStatus.FORBIDDEN),
     errors.Unauthenticated: Line(HTTPStatus.UNAUTHORIZED),
     errors.Forbidden: Line(HTTPStatus.FORBIDDEN),
@@ -154,7 +155,7 @@ def _http(error: HTTPException) -> Response:
     # werkzeug's own texts are fixed sentences, and those given where we raise hold no value either.
     response = problem(status, code=status.phrase.lower().replace(" ", "-"), detail=error.description or status.description)
     for name, value in error.get_headers():
-        if name.lower() in {"allow", "retry-after"}:
+        if name.lower() in {"allow", "retry-after", "content-range"}:
             response.headers[name] = value
     if status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
         response.headers["Connection"] = "close"

@@ -88,7 +88,7 @@ def same_origin() -> bool:
     if site is not None:
         return site in {"same-origin", "none"}
     origin = request.headers.get("Origin")
-    return origin is not None and _origin(origin) == _origin(archive().config.archive.public_url)
+    return origin is not None and origin_of(origin) == origin_of(archive().config.archive.public_url)
 
 
 def address() -> str:
@@ -103,14 +103,15 @@ def _from_header(header: str) -> Subject:
         if scheme.lower() == "bearer" and credential:
             return archive().signin.bearer(credential, address=address())
         if scheme.lower() == "basic":
-            pair = _pair(credential)
+            pair = pair_of(credential)
             if pair is not None:
                 return archive().signin.basic(*pair, address=address())
     message = "the Authorization header holds no credential the archive takes"
     raise Unauthenticated(message, remedy="send 'Bearer TOKEN', or Basic with a user name and an API token")
 
 
-def _pair(credential: str) -> tuple[str, str] | None:
+def pair_of(credential: str) -> tuple[str, str] | None:
+    """Return user name and token of a Basic credential, None when it is none."""
     try:
         user, colon, token = base64.b64decode(credential, validate=True).decode("utf-8").partition(":")
     except (binascii.Error, UnicodeDecodeError, ValueError):
@@ -118,7 +119,8 @@ def _pair(credential: str) -> tuple[str, str] | None:
     return (user, token) if colon and user and token else None
 
 
-def _origin(text: str) -> tuple[str, str, int | None] | None:
+def origin_of(text: str) -> tuple[str, str, int | None] | None:
+    """Return scheme, host and port of an address, None when it is none."""
     try:
         parts = urlsplit(text)
         port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)

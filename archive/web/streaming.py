@@ -16,6 +16,9 @@ from archive.web.problems import route
 
 log = logging.getLogger("archive.web")
 
+AT_ONCE_BYTES = 1 << 20
+"""An answer known to be no longer is made whole and handed to the server in one piece: each piece costs a change of threads."""
+
 
 class Stream:
     """An iterator for the server that keeps faults to itself: they are logged by class and end the body early."""
@@ -57,16 +60,29 @@ class Stream:
             close()
 
 
-def stream(chunks: Callable[[], Iterator[bytes | memoryview]], *, content_type: str, length: int | None) -> Response:
-    """Return a streaming answer; for HEAD nothing is read."""
+def stream(
+    chunks: Callable[[], Iterator[bytes | memoryview]], *, content_type: str, length: int | None, single: bool = False
+) -> Response:
+    """Return a streaming answer; for HEAD nothing is read. A short one of a `single` object is read before its head is sent."""
     if request.method == "HEAD":
         response = Response(status=200, content_type=content_type)
         response.automatically_set_content_length = False
+    elif single and length is not None and length <= AT_ONCE_BYTES:
+        response = Response(_whole(chunks(), length), status=200, content_type=content_type)
     else:
         response = Response(Stream(chunks()), status=200, content_type=content_type)
     if length is not None:
         response.headers["Content-Length"] = str(length)
     return response
+
+
+def _whole(chunks: Iterator[bytes | memoryview], length: int) -> list[bytes]:
+    """Return all chunks, each as bytes of its own: what they raise is an answer of its own up to the last of them."""
+    pieces = [chunk if isinstance(chunk, bytes) else bytes(chunk) for chunk in chunks]
+    if sum(map(len, pieces)) != length:
+        message = "an answer is not as long as was said"
+        raise RuntimeError(message)
+    return pieces
 
 
 class Answer(Response):

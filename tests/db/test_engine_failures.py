@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from archive.db import failures
 from archive.db.engine import Database
 from archive.db.migrate import create_all
+from archive.db.queued import Queued
 from archive.db.tables import archive_state, datastore
 from archive.errors import CommitUncertain, DatabaseUnavailable, OutOfSpace
 from tests.db.test_engine import names, put
@@ -108,27 +109,21 @@ def test_an_interrupted_leader_leaves_nobody_waiting_or_deceived(database: Datab
     assert together(database, [put("a"), put("b")]) == ["a", "b"]
 
 
-def test_one_that_is_interrupted_while_it_waits_is_not_run(sqlite: Database) -> None:
+def test_one_that_is_interrupted_while_it_waits_is_not_run(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     script_ran: list[str] = []
 
-    class Told(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            raise Killed
-
-    import archive.db.engine as engine
+    def interrupted(_item: Queued) -> None:
+        raise Killed
 
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(sqlite.group, lambda _tx: gate.wait(30))
         while not sqlite._leading or sqlite._queue:
             time.sleep(0.001)
-        before = engine.threading.Event
-        engine.threading.Event = Told  # type: ignore[misc, assignment]
-        try:
+        with monkeypatch.context() as patched:
+            patched.setattr(Queued, "wait", interrupted)
             with pytest.raises(Killed):
                 sqlite.group(lambda _tx: script_ran.append("ran"))
-        finally:
-            engine.threading.Event = before  # type: ignore[misc]
         gate.set()
         first.result()
     assert script_ran == []

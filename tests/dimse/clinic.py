@@ -10,15 +10,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pydicom
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, build_role
 from pynetdicom.association import Association
+from pynetdicom.transport import ThreadedAssociationServer
 
 from archive.access.grants import Target
+from archive.dimse import listener as listener_module
 from archive.dimse.listener import Endpoint
 from archive.dimse.worker import run_worker
 from archive.ledger.audit import Kind
@@ -151,7 +155,7 @@ def clinic(folder: Path, *, sections: dict[str, Any] | None = None, **dimse: Any
     stop, ready = threading.Event(), threading.Event()
     listening = [socket.create_server(("127.0.0.1", 0), backlog=64) for _ in range(2)]
     try:
-        with opened(config) as node:
+        with opened(config) as node, patch.object(listener_module, "_TICK_S", 0.02):  # how long stopping takes
             endpoints = [Endpoint(listening[0], tls=True), Endpoint(listening[1], tls=False)]
             worker = threading.Thread(target=run_worker, args=(node, endpoints, stop), kwargs={"ready": ready.set})
             worker.start()
@@ -165,6 +169,12 @@ def clinic(folder: Path, *, sections: dict[str, Any] | None = None, **dimse: Any
     finally:
         for one in listening:
             one.close()
+
+
+def listen(ae: AE, port: int, handlers: list[Any]) -> Any:
+    """Serve in a thread; it looks often whether it is to end, so ending it takes no half second."""
+    with patch.object(ThreadedAssociationServer, "serve_forever", partialmethod(ThreadedAssociationServer.serve_forever, 0.02)):
+        return ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
 
 
 class Receiver:
@@ -182,7 +192,7 @@ class Receiver:
             ae.add_supported_context(context.abstract_syntax, syntaxes or [EXPLICIT, IMPLICIT])
         ae.add_supported_context("1.2.840.10008.1.1", [IMPLICIT])
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted)]
-        self._server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+        self._server = listen(ae, 0, handlers)
         self.port = self._server.socket.getsockname()[1]
 
     def _accepted(self, _event: Any) -> None:

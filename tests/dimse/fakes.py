@@ -8,9 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
+from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.errors import Forbidden, Unavailable
+from archive.services.association_log import AssociationRecord
+from archive.services.peer_settings import PeerSettings
 
 
 @dataclass
@@ -107,6 +111,8 @@ class FakeAdmission:
     peer_name: str
     may_store: bool
     may_query: bool
+    functions: Permission = Permission.NONE
+    settings: PeerSettings = field(default_factory=PeerSettings)
 
 
 @dataclass
@@ -119,6 +125,7 @@ class FakePeer:
     certificate_sha256: str | None = None
     may_store: bool = True
     limit: int = 25
+    settings: PeerSettings = field(default_factory=PeerSettings)
 
 
 @dataclass
@@ -143,7 +150,7 @@ class FakePeers:
         for peer in self.peers:
             if peer.certificate_sha256 == digest and calling_ae_title in peer.titles:
                 subject = Subject(peer.id, peer.name, "device", "dimse", address, peer_id=peer.id)
-                return FakeAdmission(subject, "clinical", "", peer.name, peer.may_store, False)
+                return FakeAdmission(subject, "clinical", "", peer.name, peer.may_store, False, settings=peer.settings)
         self.pending.append((calling_ae_title, address, certificate))
         raise Forbidden
 
@@ -169,6 +176,22 @@ class FakePeers:
 
     def sweep(self, worker: str) -> None:
         self.swept.append(worker)
+
+
+@dataclass
+class FakeLog:
+    """services.association_log.AssociationLog in memory."""
+
+    records: list[AssociationRecord] = field(default_factory=list)
+
+    def clock(self) -> datetime:
+        return datetime.now(UTC)
+
+    def note(self, record: AssociationRecord) -> None:
+        self.records.append(record)
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 def eventually(condition: object, timeout_s: float = 10.0) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from archive.access.grants import Target
@@ -226,6 +227,33 @@ def test_the_same_queries_through_both_doors(made: Clinic) -> None:
                 for keyword in returned:
                     tag = BY_KEYWORD[keyword].tag_hex
                     assert there[tag].get("Value", []) == row_[tag].get("Value", []), (keys, keyword)
+
+
+def test_the_same_sequence_keys_through_both_doors(made: Clinic) -> None:
+    """The addresses of QIDO-RS, read by its own parser, and C-FIND find the same series (checklist E08)."""
+    from archive.access import principals
+    from archive.access.subject import Subject
+    from archive.web.dicomweb import qido
+
+    with made.node.core.database.read() as tx:
+        row = principals.find(tx, "WS", ("device",))
+    subject = Subject(row["id"], "WS", "device", "dimse")
+    some = 0
+    for keys in (
+        {"ScheduledProcedureStepID": "S7"}, {"ScheduledProcedureStepID": "S?"}, {"ScheduledProcedureStepID": "s7"},
+        {"ScheduledProcedureStepID": "S7", "RequestedProcedureID": "R1"}, {"ScheduledProcedureStepID": "S7", "RequestedProcedureID": "R2"},
+        {"ScheduledProcedureStepID": "*"}, {"ScheduledProcedureStepID": ""}, {"RequestedProcedureID": "R*"}, {"RequestedProcedureID": '""'},
+    ):
+        found = made.find("WS", "SERIES", StudyInstanceUID="1.2.3", SeriesInstanceUID="", RequestAttributesSequence=sequence(**keys))
+        for spelled in (
+            {f"RequestAttributesSequence.{keyword}": [text] for keyword, text in keys.items()},
+            {f"00400275.{tag_for_keyword(keyword):08x}": [text] for keyword, text in keys.items()},
+        ):
+            asked = qido.parse(spelled.items(), Level.SERIES, "clinical", "1.2.3")
+            rows = made.node.query.find(subject, asked).rows
+            assert {one["0020000E"]["Value"][0] for one in rows} == set(uids(found, "SeriesInstanceUID")), keys
+        some += bool(found)
+    assert 3 < some < 9
 
 
 # --- character sets -----------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import threading
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from archive.config import Config
 from archive.dimse.listener import Endpoint
 from archive.dimse.worker import run_worker
 from tests.dimse.conftest import Pki, archive_with
-from tests.dimse.fakes import FakePeer, FakePeers, FakeStore, eventually
+from tests.dimse.fakes import FakeLog, FakePeer, FakePeers, FakeStore, eventually
 from tests.dimse.rawpeer import ABORT, AC, CT, IMPLICIT, VERIFICATION, RawPeer
 
 
@@ -30,6 +31,10 @@ class FakeNode:
     peers: FakePeers
     query: None = None
     sending: None = None
+    worklist: None = None
+    steps: None = None
+    commitments: None = None
+    association_log: FakeLog = field(default_factory=FakeLog)
 
 
 def serve(config: Config, endpoints: list[Endpoint], pipe: Connection, fingerprint: str) -> None:
@@ -80,6 +85,29 @@ def test_two_workers_share_the_sockets_and_drain(pki: Pki, tmp_path: Path) -> No
         assert process.exitcode == 0
         pipe.close()
     assert stored == 1
+
+
+def test_of_two_that_share_a_socket_the_idle_one_is_first(pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archive.dimse.listener._YIELD_S", 0.3)
+    config = archive_with(pki, tmp_path)
+    nodes = [FakeNode(config, FakeStore(), FakePeers([FakePeer(1, "CT1", ("CT1",))])) for _ in range(2)]
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as held:
+        threads = []
+        for node in nodes:
+            ready = threading.Event()
+            args, more = (node, [Endpoint(listening.dup(), tls=False)], stop), {"ready": ready.set, "shared": True, "drain_s": 5}
+            threads.append(threading.Thread(target=run_worker, args=args, kwargs=more))
+            threads[-1].start()
+            assert ready.wait(10)
+        for number in range(4):
+            peer = held.enter_context(RawPeer(socket.create_connection(listening.getsockname(), timeout=10)))
+            assert peer.associate([(CT, [IMPLICIT])]) == AC
+            assert peer.store(1, CT, f"1.2.{number}", b"data") == 0
+        assert [len(node.store.kept) for node in nodes] == [2, 2]
+        stop.set()
+        for thread in threads:
+            thread.join(20)
 
 
 def test_the_event_stops_it_as_well(pki: Pki, tmp_path: Path) -> None:

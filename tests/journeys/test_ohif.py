@@ -46,19 +46,17 @@ def served(tmp_path: Path, tarball: Path, corpus: Path) -> Iterator[RunningArchi
     """An archive with a study of the corpus and the viewer installed."""
     files = sorted(path for path in (corpus / "neurolabusc__dcm_qa_ct").rglob("*.dcm"))[:3]
     assert files, "the corpus has no CT series"
-    archive = RunningArchive(tmp_path, settings="[viewer]\nport = 0\n")
-    archive.start()
-    asker = doors.session(archive, archive.token("admin"))
-    assert doors.stow(archive, asker, [path.read_bytes() for path in files])[0] == 200
-    (tmp_path / "password").write_text(PASSWORD + "\n", encoding="utf-8")
-    archive.json("user", "add", "mia", "--password-file", str(tmp_path / "password"))
-    archive.json("grant", "add", "--to", "mia", "--role", "referrer", "--everything")
-    assert archive.status["viewer"] is None
-    assert archive.json("viewer", "ohif", "--tarball", str(tarball))["restart"]
-    archive.stop()
-    archive.start("serve")
-    yield archive
-    archive.stop()
+    with RunningArchive(tmp_path, settings="[viewer]\nport = 0\n") as archive:
+        asker = doors.session(archive, archive.token("admin"))
+        assert doors.stow(archive, asker, [path.read_bytes() for path in files])[0] == 200
+        (tmp_path / "password").write_text(PASSWORD + "\n", encoding="utf-8")
+        archive.json("user", "add", "mia", "--password-file", str(tmp_path / "password"))
+        archive.json("grant", "add", "--to", "mia", "--role", "referrer", "--everything")
+        assert archive.status["viewer"] is None
+        assert archive.json("viewer", "ohif", "--tarball", str(tarball))["restart"]
+        archive.stop()
+        archive.start("serve")
+        yield archive
 
 
 def test_a_study_opens_in_ohif(served: RunningArchive, program: Callable[[str, str], str]) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import random
 import socket
 import ssl
 import time
 import uuid
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 import requests
 
@@ -104,6 +107,21 @@ class World:
             found |= {document["00080018"]["Value"][0] for document in answer.json()}
         return found
 
+    def downloaded(self, asker: requests.Session) -> set[str]:
+        """The SOP Instance UIDs that the directories of zips name; as many files lie beside them."""
+        found = set()
+        for study in STUDIES:
+            answer = asker.get(self.url(f"/studies/{study_uid(study)}/zip"), timeout=30)
+            if answer.status_code == 404:
+                continue
+            assert answer.status_code == 200
+            with zipfile.ZipFile(io.BytesIO(answer.content)) as made:
+                directory = pydicom.dcmread(io.BytesIO(made.read("DICOMDIR")))
+                named = {str(one.ReferencedSOPInstanceUIDInFile) for one in directory.DirectoryRecordSequence if "ReferencedFileID" in one}
+                assert len(made.namelist()) == len(named) + 1
+            found |= named
+        return found
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
@@ -143,6 +161,9 @@ def addresses(study: str, series: str, sop: str) -> list[str]:
         f"/studies/{study}", f"/studies/{study}/series/{series}", place,
         f"/studies/{study}/metadata", f"/studies/{study}/series/{series}/metadata", f"{place}/metadata",
         f"{place}/frames/1", f"{place}/frames/99", f"{place}/bulk/7FE00010", f"{place}/bulk/00420011",
+        f"/studies/{study}/zip", f"/studies/{study}/series/{series}/zip",
+        f"/wado?requestType=WADO&studyUID={study}&seriesUID={series}&objectUID={sop}",
+        f"/wado?requestType=WADO&studyUID={study}&seriesUID={series}&objectUID={sop}&contentType=application/dicom",
     ]
 
 
@@ -345,6 +366,7 @@ def test_every_way_shows_the_same(world: World, seed: int) -> None:
     assert world.seen(asker) == visible, given
     assert world.retrieved(asker) == visible, given
     assert world.described(asker) == visible, given
+    assert world.downloaded(asker) == visible, given
 
 
 def test_a_revocation_cuts_a_stream_short(world: World) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 from archive.errors import SealBroken
 from archive.serve import logs
@@ -60,3 +61,42 @@ fail()
     assert "CANARY" not in done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["message"] for line in lines] == ["uncaught exception in a thread", "fine", "uncaught exception"]
+
+
+def test_what_only_informs_is_written_a_moment_later_and_never_lost(tmp_path: Path) -> None:
+    code = """
+import logging, sys, time
+from pathlib import Path
+from archive.serve import logs
+path = Path(sys.argv[1])
+logs.configure("web")
+log = logging.getLogger("archive.web.access")
+logging.getLogger().handlers[0].setStream(path.open("w"))
+def written():
+    return path.read_text().count("\\n")
+log.info("one"); log.info("two")
+assert written() == 0
+end = time.monotonic() + 10
+while written() < 2 and time.monotonic() < end: time.sleep(0.01)
+assert written() == 2
+log.info("three"); log.warning("four")
+assert written() == 4
+for number in range(logs.HELD_LINES): log.info("many")
+assert written() >= logs.HELD_LINES
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "log"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_last_lines_of_a_forked_worker_are_written() -> None:
+    code = """
+import logging, multiprocessing
+from archive.serve import logs
+def work():
+    logs.configure("web")
+    for number in range(50): logging.getLogger("archive.web.access").info("line")
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start(); worker.join()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.count('"line"') == 50

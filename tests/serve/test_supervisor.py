@@ -17,7 +17,7 @@ import pytest
 
 from archive.config import Config, parse
 from archive.errors import ConfigurationError, Unavailable
-from archive.serve import state, supervisor
+from archive.serve import ports, state, supervisor
 
 WORKER = textwrap.dedent(
     """
@@ -50,7 +50,7 @@ SERVE = textwrap.dedent(
     """
     import pathlib, sys
     from archive.config import load
-    from archive.serve import logs, state, supervisor
+    from archive.serve import logs, ports, state, supervisor
     from archive.serve.handover import Handover
     sys.path.insert(0, sys.argv[2])
     import worker_code
@@ -59,7 +59,7 @@ SERVE = textwrap.dedent(
     logs.configure("serve")
     supervisor.DRAIN_S = 2
     lock = state.RunLock(config)
-    sockets, real = supervisor.open_sockets(config)
+    sockets, real = ports.open_sockets(config)
     def command(child, _sockets, config):
         return [sys.executable, "-c", worker_code.WORKER, child.role, str(state.socket_path(config)), str(config.http.port),
                 behaviour.get(child.role, "well")]
@@ -222,7 +222,7 @@ def test_a_taken_port_is_named(tmp_path: Path, section: str) -> None:
         target = raw["http"] if section == "http" else raw["dimse"][section.removeprefix("dimse_")]
         target["port"] = port
         with pytest.raises(ConfigurationError) as caught:
-            supervisor.open_sockets(parse(raw, tmp_path / "config.toml"))
+            ports.open_sockets(parse(raw, tmp_path / "config.toml"))
         assert str(port) in caught.value.message
         assert section.replace("_", ".") in caught.value.remedy
 
@@ -236,14 +236,14 @@ def test_a_free_port_shows_in_the_public_url(url: str, expected: str) -> None:
     config = msgspec.structs.replace(
         config, archive=msgspec.structs.replace(config.archive, public_url=url), http=msgspec.structs.replace(config.http, port=0)
     )
-    assert supervisor.with_ports(config, 555, 0, 0).archive.public_url == expected
+    assert ports.with_ports(config, 555, 0, 0).archive.public_url == expected
 
 
 def test_a_chosen_port_leaves_the_public_url_alone() -> None:
-    assert supervisor.with_ports(Config(), 8443, 2762, 0) == Config()
+    assert ports.with_ports(Config(), 8443, 2762, 0) == Config()
 
 
-@pytest.mark.parametrize(("cores", "set_to", "dimse"), [(1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 2), (64, 0, 2), (2, 3, 3)])
+@pytest.mark.parametrize(("cores", "set_to", "dimse"), [(1, 0, 1), (2, 0, 2), (4, 0, 2), (64, 0, 2), (2, 3, 3), (4, 1, 1)])
 def test_how_many_dimse_workers(monkeypatch: pytest.MonkeyPatch, cores: int, set_to: int, dimse: int) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     config = Config()
@@ -255,7 +255,7 @@ def test_how_many_dimse_workers(monkeypatch: pytest.MonkeyPatch, cores: int, set
 
 def test_no_secret_in_a_worker_command(tmp_path: Path) -> None:
     config = parse({"http": {"port": 0}, "dimse": {"tls": {"port": 0}}}, tmp_path / "config.toml")
-    sockets, config = supervisor.open_sockets(config)
+    sockets, config = ports.open_sockets(config)
     for child in supervisor.plan(config):
         command = supervisor.worker_command(child, sockets, config)
         assert command[3:6] == ["-m", "archive.serve", child.role]

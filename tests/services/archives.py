@@ -18,6 +18,7 @@ from archive.node import Node, open_node
 from archive.services import setup
 from archive.services.console import console
 from archive.services.store import Outcome, Source
+from tests.services import templates
 
 pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -39,12 +40,16 @@ def configured(folder: Path, **sections: dict[str, Any]) -> Config:
     return parse(raw, folder / "config.toml")
 
 
-def made(folder: Path, **sections: dict[str, Any]) -> Config:
-    """An initialised archive with owner `admin`."""
+def made(folder: Path, *, own_keys: bool = False, **sections: dict[str, Any]) -> Config:
+    """An initialised archive with owner `admin`; with the keys of every other of these settings unless it is to have its own."""
     if "database" in sections:
         (folder / "database-url").write_text(sections["database"]["url"])
     config = configured(folder, **sections)
-    setup.initialise(config, admin="admin", password=PASSWORD)
+    if own_keys or config.storage_dir.exists() or "'/" in repr(sections):  # an absolute path is no part of the folder that is copied
+        setup.initialise(config, admin="admin", password=PASSWORD)
+    else:
+        templates.copy(folder, sections, lambda first, settings: setup.initialise(
+            configured(first, **settings), admin="admin", password=PASSWORD))
     return config
 
 

@@ -200,7 +200,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
 
 
 def test_nothing_is_put_over_an_archive(tmp_path: Path, whole: tuple[Config, Path]) -> None:
-    config = archives.made(tmp_path)
+    config = archives.made(tmp_path, own_keys=True)
     with pytest.raises(ConfigurationError):
         restore(whole[1], config, way())
     with archives.opened(config) as node:

@@ -114,7 +114,7 @@ def test_the_archives_own_folders_and_foreign_ones_are_never_written_to(tmp_path
 
 def test_another_archives_backup_is_left_alone(backed_up: tuple[Config, Path], copied: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    other = archives.made(tmp_path / "other")
+    other = archives.made(tmp_path / "other", own_keys=True)
     before = sorted(str(path) for path in copied.rglob("*"))
     with archives.opened(other) as node, pytest.raises(ArchiveError, match="another archive"):
         Backup(node.core).run(archives.the_console(node), copied)

@@ -68,3 +68,19 @@ def test_what_a_user_may_not_delete_is_not_there(node: Node) -> None:
     with pytest.raises(NotFound):
         node.remove.reject(reader, "clinical", "study", "1.2.3", reason="test")
     assert node.remove.reject(archives.user(node), "clinical", "study", "1.2.3", reason="test") == 2
+
+
+def test_a_study_goes_as_a_whole_or_not_at_all(node: Node) -> None:
+    """Who sees all of it and may delete a part deletes that part by its own UID only."""
+    console = archives.the_console(node)
+    archives.store(node, archives.instance(1, series="1.2.3.2"))
+    node.accounts.add_user(console, "tech", roles=["technologist"], password=archives.PASSWORD)
+    node.accounts.add_grant(console, to="tech", role="referrer", target=Target("everything"))
+    node.accounts.add_grant(console, to="tech", role="owner", target=Target("series", "1.2.3.2"))
+    tech = archives.user(node, "tech")
+    with pytest.raises(NotFound):
+        node.remove.reject_at(tech, "clinical", "1.2.3", None, None, reason="test")
+    with pytest.raises(NotFound):
+        node.remove.reject_at(tech, "clinical", "1.2.3", "1.2.3.1", None, reason="test")
+    assert len(seen(node)) == 3
+    assert node.remove.reject_at(tech, "clinical", "1.2.3", "1.2.3.2", None, reason="test") == 1

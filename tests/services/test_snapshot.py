@@ -115,7 +115,7 @@ def test_a_snapshot_that_was_changed_or_renamed_is_not_taken(tmp_path: Path) -> 
 
 def test_another_archives_snapshot_does_not_open(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    config, other = archives.made(tmp_path), archives.made(tmp_path / "other")
+    config, other = archives.made(tmp_path), archives.made(tmp_path / "other", own_keys=True)
     with archives.opened(config) as node, archives.opened(other) as stranger:
         path = Snapshots(stranger.core).write()
         with pytest.raises(SealBroken):

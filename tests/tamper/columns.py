@@ -136,7 +136,11 @@ SAID = {
         "V12": "principal_id kind data",
     },
     "peer": {
-        "V12": "id datastore_id name certificate_sha256 issuer_of_patient_id host port tls max_associations enabled principal_id",
+        "V12": (
+            "id datastore_id name certificate_sha256 issuer_of_patient_id host port tls max_associations enabled principal_id "
+            "character_set called_ae_strict private_sop_classes relational commitment_same_association "
+            "modality_without_tls whole_worklist transfer_syntaxes"
+        ),
     },
     "peer_ae_title": {
         "V12": "peer_id ae_title",
@@ -222,7 +226,7 @@ def edited(column: sa.Column[object]) -> str:
         more = f"CAST(substr({name}, 1, length({name}) - 1) || X'A5' AS BLOB)"
         return f"CASE WHEN {name} IS NULL THEN zeroblob(32) WHEN substr({name}, -1) = X'5A' THEN {more} ELSE {other} END"
     if isinstance(kind, sa.Boolean):
-        return f"NOT {name}"
+        return f"coalesce(NOT {name}, 1)"
     if isinstance(kind, sa.Text):
         return f"coalesce({name}, '') || '9'"
     if isinstance(kind, Instant):

@@ -19,6 +19,23 @@ ELSEWHERE = {
     "access_study": "derived, never what decides; what is missing or too much is made good",
     "job": "work that waits",
     "job_item": "work that waits",
+    "commitment": "what a peer was promised is in the ledger, and proved from there",
+    "commitment_item": "as above; every byte is checked again for each promise",
+    "forward_rule": "who wrote it is in the ledger; what leaves is decided by the grants of both sides",
+    "delivery": "work that waits; what leaves is decided by the grants of both sides",
+    "delivery_destination": "work that waits",
+    "worklist_entry": "what is asked for, never what was acquired; who entered it is in the ledger",
+    "worklist_station": "as above",
+    "mpps": "what a device said it does; what it said is in the ledger",
+    "mpps_step": "as above",
+    "association_record": "shown to administrators only",
+    "hold": "forbids, never allows; who put it there and who let go is in the ledger",
+    "workitem": "the worklist: what is to be done, never an image; every change is in the ledger",
+    "workitem_study": "derived from the workitem",
+    "ups_subscriber": "who asks to be told; what it is told is decided by its grants",
+    "ups_subscription": "who asks to be told; what it is told is decided by its grants",
+    "ups_event": "work that waits",
+    "webhook": "work that waits; what it is told is decided by its owner's grants",
 }
 """Tables whose rows are no finding, and why."""
 

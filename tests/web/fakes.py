@@ -218,8 +218,8 @@ class FakeRetrieve:
             f'"{digest.hex()[:16]}"', int(kept.dataset.get("NumberOfFrames") or 1), None, datastore, None,
         )
 
-    def decodable(self, found: Found) -> bool:
-        return found.transfer_syntax_uid not in UNDECODABLE
+    def obtainable(self, found: Found, transfer_syntax_uid: str) -> bool:
+        return transfer_syntax_uid == ExplicitVRLittleEndian and found.transfer_syntax_uid not in UNDECODABLE
 
     def open(
         self, subject: Subject, found: Found, start: int = 0, length: int | None = None, *, just_found: bool = False
@@ -229,6 +229,7 @@ class FakeRetrieve:
             raise error
         self.opened.append(found.sop_instance_uid)
         data = self.archive.data_of(found.sop_instance_uid)
+        data = data[start:] if length is None else data[start : start + length]
         buffer = bytearray(self.chunk_bytes)
         try:
             for number, at in enumerate(range(0, len(data), self.chunk_bytes)):
@@ -241,12 +242,12 @@ class FakeRetrieve:
         finally:
             self.closed.append(found.sop_instance_uid)
 
-    def explicit_le(self, subject: Subject, found: Found) -> Iterator[bytes | memoryview]:
+    def transcoded(self, subject: Subject, found: Found, transfer_syntax_uid: str) -> Iterator[bytes | memoryview]:
         self.decoded.append(found.sop_instance_uid)
         if found.transfer_syntax_uid in UNCOMPRESSED:
             yield from self.open(subject, found)
             return
-        if not self.decodable(found):
+        if not self.obtainable(found, ExplicitVRLittleEndian):
             raise NotAcceptable("no codec decodes it")
         dataset = pydicom.dcmread(io.BytesIO(self.archive.data_of(found.sop_instance_uid)))
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
@@ -290,7 +291,7 @@ class FakeRetrieve:
         def explicit_le(number: int) -> bytes:
             if not encapsulated:
                 return native(number)
-            if not self.decodable(found):
+            if not self.obtainable(found, ExplicitVRLittleEndian):
                 raise NotAcceptable("no codec decodes it")
             array = dataset.pixel_array
             return bytes((array[number - 1] if count > 1 else array).tobytes())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from archive.access.grants import Target
 from archive.node import Node
+from archive.services import viewers
 from archive.web.wsgi import application
 from tests.services import archives
 
@@ -43,10 +45,18 @@ def place(node: Node) -> Place:
             archives.store(node, archives.instance(number, study=study, PatientID=f"P{study}", PatientName="Canary^Hidden"))
     console = archives.the_console(node)
     node.accounts.add_user(console, "mia", roles=["technologist"], password=archives.PASSWORD)
-    node.accounts.add_grant(console, to="mia", role="researcher", target=Target("study", SEEN))
+    node.accounts.add_grant(console, to="mia", role="radiologist", target=Target("study", SEEN))
     token = node.accounts.create_token(console, owner="mia")["token"]
     signed_in = node.signin.password("mia", archives.PASSWORD, address="192.0.2.7", user_agent="test")
+    viewer = viewers.folder(node.config)
+    viewer.mkdir(parents=True)
+    (viewer / viewers.RECORD).write_text(json.dumps(asdict(viewers.Release("@ohif/app", "1.0.0", "0" * 64, 1, 1))), encoding="utf-8")
     return Place(node, application(node), token, signed_in.token)
+
+
+def seen(path: str) -> int:
+    """The status of a GET of something mia sees: only the way to a viewer leads on."""
+    return 302 if path.endswith("/ohif") else 200
 
 
 def config(folder: Path) -> Any:

@@ -43,9 +43,9 @@ def test_the_walk_meets_every_door(place: Place) -> None:
     methods = {method for method, _ in paths(place, SEEN)}
     assert methods >= {"GET", "HEAD", "POST"}
     assert len(paths(place, SEEN)) > 20
-    reached = [place.ask(method, path, browser=not path.startswith(("/dicomweb", "/datastores"))).status_code
-               for method, path in paths(place, SEEN) if method == "GET"]
-    assert set(reached) == {200}, "a walk that reaches nothing compares nothing"
+    for method, path in paths(place, SEEN):
+        if method == "GET":  # a walk that reaches nothing compares nothing
+            assert place.ask(method, path, browser=not path.startswith(("/dicomweb", "/datastores"))).status_code == real.seen(path), path
 
 
 @pytest.mark.parametrize("headers", [{}, {"If-None-Match": "*"}, {"Accept": "*/*"}, {"Accept": "image/png"}, {"Accept": "text/html"}])

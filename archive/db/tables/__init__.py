@@ -46,6 +46,13 @@ from archive.db.tables.columns import (
     keystore_metadata,
     metadata,
 )
+from archive.db.tables.deliveries import (
+    commitment,
+    commitment_item,
+    delivery,
+    delivery_destination,
+    forward_rule,
+)
 from archive.db.tables.derived import (
     TRIGGERS_POSTGRESQL,
     TRIGGERS_SQLITE,
@@ -67,6 +74,22 @@ from archive.db.tables.ledger import (
     ledger_node,
     statement,
 )
+from archive.db.tables.removal import hold
+from archive.db.tables.workitems import (
+    ups_event,
+    ups_subscriber,
+    ups_subscription,
+    webhook,
+    workitem,
+    workitem_study,
+)
+from archive.db.tables.worklist import (
+    association_record,
+    mpps,
+    mpps_step,
+    worklist_entry,
+    worklist_station,
+)
 
 __all__ = [
     "CONVENTION",
@@ -80,17 +103,24 @@ __all__ = [
     "anchor",
     "api_token",
     "archive_state",
+    "association_record",
     "association_slot",
     "audit_event",
     "audit_object",
     "boundary",
     "boundary_item",
     "checkpoint",
+    "commitment",
+    "commitment_item",
     "credential",
     "data_key",
     "datastore",
+    "delivery",
+    "delivery_destination",
+    "forward_rule",
     "grants",
     "held",
+    "hold",
     "instance",
     "job",
     "job_item",
@@ -100,6 +130,8 @@ __all__ = [
     "login_attempt",
     "membership",
     "metadata",
+    "mpps",
+    "mpps_step",
     "patient",
     "peer",
     "peer_ae_title",
@@ -115,4 +147,12 @@ __all__ = [
     "statement",
     "study",
     "study_name_fts",
+    "ups_event",
+    "ups_subscriber",
+    "ups_subscription",
+    "webhook",
+    "workitem",
+    "workitem_study",
+    "worklist_entry",
+    "worklist_station",
 ]

@@ -181,6 +181,14 @@ peer = Table(
     Column("enabled", sa.Boolean, nullable=False, server_default=sa.true()),
     Column("created_at", Instant, nullable=False),
     Column("last_seen_at", Instant, nullable=True),
+    text_column("character_set"),  # of what it sends or asks without (0008,0005); empty: the standard's
+    Column("called_ae_strict", sa.Boolean, nullable=True),  # NULL: as configured
+    Column("private_sop_classes", sa.Boolean, nullable=True),  # NULL: as configured
+    Column("relational", sa.Boolean, nullable=False, server_default=sa.false()),
+    Column("commitment_same_association", sa.Boolean, nullable=False, server_default=sa.false()),
+    Column("modality_without_tls", sa.Boolean, nullable=False, server_default=sa.false()),
+    Column("whole_worklist", sa.Boolean, nullable=False, server_default=sa.false()),
+    text_column("transfer_syntaxes"),  # taken from it, the preferred first, backslashes between; empty: every one, in its own order
 )
 
 peer_ae_title = Table(

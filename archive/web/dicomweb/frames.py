@@ -5,6 +5,7 @@ A frame is never an internal error: it goes out as stored when the Accept takes 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from flask import Response, request
 from archive.errors import InvalidRequest, NotAcceptable
 from archive.services.retrieve import FramesAnswer
 from archive.web.context import archive, subject
-from archive.web.dicomweb import conditional, media, urls
+from archive.web.dicomweb import conditional, media, ranges, urls
 from archive.web.dicomweb.media import OCTETS, FrameChoice
 from archive.web.dicomweb.multipart import Writer
 from archive.web.streaming import stream
@@ -42,7 +43,7 @@ def frames(datastore: str, study: str, series: str, sop: str, listed: str) -> Re
         response = conditional.unchanged(etag)
         if response is None:
             try:
-                response = _frames(answer, choice, wanted, where)
+                response = _frames(answer, choice, wanted, where, etag)
             except NotAcceptable as error:
                 reason = error
                 continue
@@ -70,7 +71,12 @@ def bulk(datastore: str, study: str, series: str, sop: str, path: str) -> Respon
         raise NotAcceptable(message, remedy=f'accept multipart/related; type="{OCTETS}"')
     value = archive().retrieve.bulk(subject(), datastore, *uids, path.upper())
     location = f"{urls.address(datastore, *uids)}/bulk/{path.upper()}"
-    response = _one(value, OCTETS, location, multipart=choice.multipart)
+    form = "multipart" if choice.multipart else "single"
+    etag = '"' + conditional.tag("bulk", form, location, hashlib.sha256(value).hexdigest()) + '"'
+    response = conditional.unchanged(etag) or (
+        _one(value, OCTETS, location, multipart=True) if choice.multipart else _value(value, OCTETS, location, etag)
+    )
+    response.headers["ETag"] = etag
     response.headers["Vary"] = "Accept"
     return response
 
@@ -88,10 +94,12 @@ def numbers(listed: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _frames(answer: FramesAnswer, choice: FrameChoice, wanted: list[int], where: str) -> Response:
+def _frames(answer: FramesAnswer, choice: FrameChoice, wanted: list[int], where: str, etag: str) -> Response:
     bytes_of = answer.stored if choice.stored else answer.explicit_le
     content_type = f"{choice.media_type}; transfer-syntax={choice.transfer_syntax_uid}"
     first = bytes_of(wanted[0])
+    if len(wanted) == 1 and not choice.multipart:
+        return _value(first, content_type, f"{where}/{wanted[0]}", etag)
     if len(wanted) == 1:
         return _one(first, content_type, f"{where}/{wanted[0]}", multipart=choice.multipart, part_type=choice.media_type)
     writer = Writer(choice.media_type)
@@ -115,3 +123,10 @@ def _one(value: bytes, content_type: str, location: str, *, multipart: bool, par
     writer = Writer(part_type)
     head = writer.part_head(content_type=content_type, content_location=location, content_length=str(len(value)))
     return Response([head, value, writer.part_tail, writer.end], content_type=writer.content_type)
+
+
+def _value(value: bytes, content_type: str, location: str, etag: str) -> Response:
+    """Return a value as a single part, or the range of it that was asked for."""
+    response = ranges.of(value, content_type, etag)
+    response.headers["Content-Location"] = location
+    return response

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from flask import Request
 
@@ -16,6 +17,7 @@ from archive.web.dicomweb.accept import Accept
 
 DICOM = "application/dicom"
 DICOM_JSON = "application/dicom+json"
+DICOM_XML = "application/dicom+xml"
 OCTETS = "application/octet-stream"
 IMPLICIT_LE = "1.2.840.10008.1.2"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
@@ -52,6 +54,23 @@ def frame_type(transfer_syntax_uid: str) -> str:
 def of_request(request: Request) -> Accept:
     """Return what a request takes."""
     return accept.parse(request.headers.get("Accept"), request.args.get("accept"))
+
+
+def document_form(request: Request) -> Literal["json", "xml"]:
+    """Return how data sets are answered; `application/json` means DICOM JSON too, XML only goes in multipart and is asked for by name.
+
+    Raises:
+        NotAcceptable.
+    """
+    taken = of_request(request)
+    for one in taken.ranges:
+        for name in (DICOM_JSON, "application/json"):
+            if one.covers(name) and not taken.refuses(name, multipart=False, under=one):
+                return "json"
+        if one.multipart and one.part_type == DICOM_XML and one.transfer_syntax in {None, "*", EXPLICIT_LE}:
+            return "xml"
+    message = f"the answer is {DICOM_JSON} or {DICOM_XML} in multipart/related, which the request does not take"
+    raise NotAcceptable(message, remedy=f"accept {DICOM_JSON}")
 
 
 def require_json(request: Request) -> None:

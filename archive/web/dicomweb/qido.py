@@ -12,12 +12,12 @@ from collections.abc import Iterable
 import msgspec
 from flask import Response, request
 
-from archive.dicom.attributes import Attribute, Level, lookup
+from archive.dicom.attributes import BY_TAG, Attribute, Level, lookup
 from archive.errors import InvalidQuery
 from archive.services.query import SearchAnswer, SearchRequest
 from archive.web.context import archive, subject
-from archive.web.dicomweb import urls
-from archive.web.dicomweb.media import DICOM_JSON, require_json
+from archive.web.dicomweb import native, query_paths, urls
+from archive.web.dicomweb.media import DICOM_JSON, document_form
 
 NOISE = frozenset({"_", "token", "access_token", "accept"})
 MAX_ROWS = 10_000
@@ -26,7 +26,7 @@ MAX_ROWS = 10_000
 Row = dict[str, dict[str, object]]
 
 _ORDER = {Level.PATIENT: 0, Level.STUDY: 1, Level.SERIES: 2, Level.IMAGE: 3}
-_WORD = re.compile(r"[A-Za-z0-9_.]{1,64}")
+_WORD = re.compile(r"[A-Za-z0-9_.]{1,256}")
 _UID_SEPARATORS = re.compile(r"[\\,\s\0]+")
 
 
@@ -37,11 +37,13 @@ def search(level: Level, datastore: str, study: str | None = None, series: str |
         InvalidQuery: a parameter that is not understood; the message names it, never its value.
         NotAcceptable, InvalidRequest, NotFound, Unavailable.
     """
-    require_json(request)
+    form = document_form(request)
     asked = parse(request.args.lists(), level, datastore, urls.optional_uid(study), urls.optional_uid(series))
     answer = archive().query.find(subject(), asked)
     rows = [located(row, asked) for row in answer.rows]
-    response = Response(msgspec.json.encode(rows), content_type=DICOM_JSON)
+    xml = form == "xml"
+    response = native.answer(lambda: iter(rows)) if xml else Response(msgspec.json.encode(rows), content_type=DICOM_JSON)
+    response.headers["Vary"] = "Accept"
     if answer.total is not None:
         response.headers["X-Total-Count"] = str(answer.total)
     if _cut(asked, answer):
@@ -59,6 +61,7 @@ def parse(
     """
     keys: dict[int, tuple[Attribute, str]] = {}
     include: dict[int, Attribute] | None = {}
+    paths: dict[tuple[int, ...], str] = {}
     single: dict[str, str] = {}
     for name, values in parameters:
         if name in NOISE:
@@ -71,18 +74,27 @@ def parse(
         if name in {"limit", "offset", "fuzzymatching"}:
             single[name] = values[0]
             continue
+        if "." in name:
+            path = query_paths.read(name)
+            _of_level(path, name, level)
+            if path in paths:
+                raise _twice(name)
+            paths[path] = values[0]
+            continue
         attribute = _key(name, level)
         if attribute.tag in keys:
             raise _twice(name)
         keys[attribute.tag] = (attribute, _value(attribute, values[0]))
+    filters = query_paths.keys(paths)
     if include is not None:
+        include |= {path[0]: BY_TAG[path[0]] for path in paths}
         include |= {tag: attribute for tag, (attribute, _) in keys.items() if not attribute.returned}
     limit = _number("limit", single["limit"], lowest=1) if "limit" in single else MAX_ROWS
     return SearchRequest(
         level=level, datastore=datastore, keys=tuple(keys.values()), study_instance_uid=study, series_instance_uid=series,
         include="all" if include is None else tuple(include.values()), limit=min(limit, MAX_ROWS),
         offset=_number("offset", single["offset"], lowest=0) if "offset" in single else 0,
-        fuzzy=_flag("fuzzymatching", single.get("fuzzymatching", "false")),
+        fuzzy=_flag("fuzzymatching", single.get("fuzzymatching", "false")), filters=filters,
     )
 
 
@@ -123,6 +135,15 @@ def _key(name: str, level: Level) -> Attribute:
     return attribute
 
 
+def _of_level(path: tuple[int, ...], name: str, level: Level) -> None:
+    attribute = BY_TAG.get(path[0]) if path else None
+    if attribute is None or attribute.vr != "SQ":
+        raise _unknown(name)
+    if _ORDER[attribute.level] > _ORDER[level]:
+        message = f"{attribute.keyword} is not a key of this resource"
+        raise InvalidQuery(message, remedy="search at the level it belongs to")
+
+
 def _value(attribute: Attribute, text: str) -> str:
     # A list of nothing but separators would match everything.
     if attribute.vr == "UI" and text and not _UID_SEPARATORS.sub("", text):
@@ -137,7 +158,7 @@ def _include(values: list[str], include: dict[int, Attribute] | None) -> dict[in
         for name in filter(None, (part.strip() for part in text.split(","))):
             if name == "all":
                 return None
-            attribute = lookup(name)
+            attribute = lookup(name.partition(".")[0])  # of a path, its sequence is answered whole
             if attribute is None and not _WORD.fullmatch(name):
                 raise _unknown("includefield")
             if attribute is not None and include is not None:

@@ -43,7 +43,7 @@ def rendered(datastore: str, study: str, series: str | None = None, sop: str | N
         found = drawn.of_each(subject(), datastore, uids[0], uids[1], recipe)
     else:
         found = [drawn.standing_for(subject(), datastore, uids[0], uids[1], recipe)]
-    return _answer(datastore, found, wish, multipart=multipart)
+    return answer(datastore, found, wish, multipart=multipart)
 
 
 def thumbnail(datastore: str, study: str, series: str | None = None, sop: str | None = None, listed: str | None = None) -> Response:
@@ -61,7 +61,7 @@ def thumbnail(datastore: str, study: str, series: str | None = None, sop: str | 
         found = drawn.of_instance(subject(), datastore, uids[0], uids[1], uids[2], wanted, recipe, what=what)
     else:
         found = [drawn.standing_for(subject(), datastore, uids[0], uids[1], recipe, what=what)]
-    return _answer(datastore, found, wish, multipart=multipart)
+    return answer(datastore, found, wish, multipart=multipart)
 
 
 def _chosen(*, several: bool) -> tuple[Form, bool]:
@@ -84,7 +84,12 @@ def _chosen(*, several: bool) -> tuple[Form, bool]:
     raise NotAcceptable(message, remedy=remedy)
 
 
-def _answer(datastore: str, found: list[Picture], wish: Wish, *, multipart: bool) -> Response:
+def answer(datastore: str, found: list[Picture], wish: Wish, *, multipart: bool) -> Response:
+    """Answer pictures, or that the caller has them already.
+
+    Raises:
+        NotAcceptable, NotFound, Unavailable.
+    """
     etag = found[0].etag
     if multipart:
         etag = '"' + conditional.tag("multipart", *(conditional.bare(one.etag) for one in found)) + '"'

@@ -1,6 +1,6 @@
 """The addresses of DICOMweb: once for the default datastore, once for each by name.
 
-What a later release adds (delete, WADO-URI) is a line here, a row in web/permissions.py, and a view in a file
+What a later release adds is a line here, a row in web/permissions.py, and a view in a file
 of its own; `media` and `accept` serve them as they are.
 """
 
@@ -12,11 +12,13 @@ from functools import partial
 from flask import Blueprint, Flask, Response
 
 from archive.dicom.attributes import Level
-from archive.web.dicomweb import frames, qido, rendered, stow, urls, wado
+from archive.web.dicomweb import capabilities, delete, download, frames, qido, rendered, stow, ups, urls, wado, wado_uri
 
 STUDY = "/studies/<study>"
 SERIES = f"{STUDY}/series/<series>"
 INSTANCE = f"{SERIES}/instances/<sop>"
+WORKITEM = "/workitems/<workitem>"
+SUBSCRIBER = f"{WORKITEM}/subscribers/<aetitle>"
 
 ROUTES: tuple[tuple[str, str, str, Callable[..., Response]], ...] = (
     ("POST", "/studies", "store", stow.store),
@@ -30,11 +32,19 @@ ROUTES: tuple[tuple[str, str, str, Callable[..., Response]], ...] = (
     ("GET", STUDY, "retrieve_study", wado.instances),
     ("GET", SERIES, "retrieve_series", wado.instances),
     ("GET", INSTANCE, "retrieve_instance", wado.instances),
+    ("DELETE", STUDY, "delete_study", delete.delete),
+    ("DELETE", SERIES, "delete_series", delete.delete),
+    ("DELETE", INSTANCE, "delete_instance", delete.delete),
     ("GET", f"{STUDY}/metadata", "study_metadata", wado.metadata),
     ("GET", f"{SERIES}/metadata", "series_metadata", wado.metadata),
     ("GET", f"{INSTANCE}/metadata", "instance_metadata", wado.metadata),
+    ("GET", f"{STUDY}/zip", "study_zip", download.download),
+    ("GET", f"{SERIES}/zip", "series_zip", download.download),
     ("GET", f"{INSTANCE}/frames/<listed>", "frames", frames.frames),
     ("GET", f"{INSTANCE}/bulk/<path:path>", "bulk", frames.bulk),
+    ("OPTIONS", "", "capabilities", capabilities.capabilities),
+    ("GET", "", "wado_uri_root", wado_uri.retrieve),
+    ("GET", "/wado", "wado_uri", wado_uri.retrieve),
     ("GET", f"{STUDY}/rendered", "rendered_study", rendered.rendered),
     ("GET", f"{SERIES}/rendered", "rendered_series", rendered.rendered),
     ("GET", f"{INSTANCE}/rendered", "rendered_instance", rendered.rendered),
@@ -43,6 +53,16 @@ ROUTES: tuple[tuple[str, str, str, Callable[..., Response]], ...] = (
     ("GET", f"{SERIES}/thumbnail", "series_thumbnail", rendered.thumbnail),
     ("GET", f"{INSTANCE}/thumbnail", "instance_thumbnail", rendered.thumbnail),
     ("GET", f"{INSTANCE}/frames/<listed>/thumbnail", "frame_thumbnail", rendered.thumbnail),
+    ("POST", "/workitems", "ups_create", ups.create),
+    ("GET", "/workitems", "ups_search", ups.search),
+    ("GET", WORKITEM, "ups_retrieve", ups.retrieve),
+    ("POST", WORKITEM, "ups_update", ups.update),
+    ("PUT", f"{WORKITEM}/state", "ups_change_state", ups.change_state),
+    ("POST", f"{WORKITEM}/cancelrequest", "ups_request_cancel", ups.request_cancel),
+    ("POST", SUBSCRIBER, "ups_subscribe", ups.subscribe),
+    ("DELETE", SUBSCRIBER, "ups_unsubscribe", ups.unsubscribe),
+    ("POST", f"{SUBSCRIBER}/suspend", "ups_suspend", ups.suspend),
+    ("GET", "/subscribers/<aetitle>", "ups_connect", ups.connect),
 )
 """Method, rule, endpoint, view; a view gets the variables of its rule and `datastore` by name."""
 

@@ -1,8 +1,8 @@
 """STOW-RS: instances in, one after the other, each durable before the answer names it (PS3.18 10.5).
 
-The bytes of a part go straight into the store as they come. Each part stands for itself: 200 all stored, 202 some failed or were
-stored with a warning, 409 none stored. What the archive as a whole cannot do now (space, keys, storage) fails the request while
-nothing has been stored, else the parts it hits.
+Instances come as they are, or as metadata with bulk data beside them (stow_metadata). The bytes of a part go straight into the store as
+they come. Each part stands for itself: 200 all stored, 202 some failed or were stored with a warning, 409 none stored. What the archive as
+a whole cannot do now (space, keys, storage) fails the request while nothing has been stored, else the parts it hits.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from flask import Response, g, request
 from werkzeug.exceptions import LengthRequired, RequestEntityTooLarge, UnsupportedMediaType
 
 from archive.access.subject import Subject
+from archive.dicom.assemble import uid_of
+from archive.dicom.part10 import meta
 from archive.errors import (
     ArchiveError,
     Forbidden,
@@ -28,11 +30,12 @@ from archive.errors import (
 from archive.services.store import Incoming, Outcome, Source
 from archive.web.body import DRAIN_S, REFUSED_DRAIN_S, Body, content_length
 from archive.web.context import archive, slots, subject
-from archive.web.dicomweb import media, parameters, urls
+from archive.web.dicomweb import media, parameters, stow_metadata, urls
 from archive.web.dicomweb.head import Head
 from archive.web.dicomweb.media import DICOM
 from archive.web.dicomweb.multipart import Malformed, Reader
 from archive.web.dicomweb.report import Report
+from archive.web.dicomweb.stow_metadata import METADATA_TYPES, TURNS
 
 log = logging.getLogger("archive.web")
 
@@ -45,6 +48,7 @@ OUT_OF_SPACE = 42752
 UNSUPPORTED_CLASS = 290
 PROCESSING_FAILURE = 272
 
+TURN_S = 10.0
 MAX_PARTS = 100_000
 """The answer names every part, so it grows with them: empty ones by the million must not fill the memory."""
 
@@ -64,7 +68,7 @@ def store(datastore: str, study: str | None = None) -> Response:
     """
     study = urls.uid(study) if study is not None else None
     media.require_json(request)
-    boundary = _boundary()
+    kind, boundary = _boundary()
     length = content_length(request.environ)
     if boundary is None and length is None:
         # A body cut short between two elements would pass for an instance: without a closing boundary only its length can tell.
@@ -74,7 +78,10 @@ def store(datastore: str, study: str | None = None) -> Response:
         body = Body(request.environ["wsgi.input"], content_length=length, max_bytes=archive().config.http.max_request_bytes)
         g.body_taken = True
         try:
-            visit.take_all(body, boundary)
+            if kind == DICOM or boundary is None:
+                visit.take_all(body, boundary)
+            else:
+                visit.take_metadata(body, boundary, kind)
         except Exception as error:
             # Who may not store holds a place no longer than it takes to read why.
             body.drain(for_s=REFUSED_DRAIN_S if isinstance(error, Forbidden) else DRAIN_S)
@@ -84,8 +91,8 @@ def store(datastore: str, study: str | None = None) -> Response:
     return visit.report.response(datastore, study)
 
 
-def _boundary() -> str | None:
-    """Return the boundary of a multipart body, None for a single part.
+def _boundary() -> tuple[str, str | None]:
+    """Return the media type of what comes and the boundary of a multipart body, None for a single part.
 
     Raises:
         UnsupportedMediaType: neither application/dicom nor multipart/related of it.
@@ -95,14 +102,17 @@ def _boundary() -> str | None:
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if told is not None and coding in {"", "identity"}:
         if told.name == DICOM:
-            return None
-        if told.name == "multipart/related" and told.parameters.get("type", DICOM).strip().lower() == DICOM:
+            return DICOM, None
+        kind = told.parameters.get("type", DICOM).strip().lower()
+        if told.name == "multipart/related" and (kind == DICOM or kind in METADATA_TYPES):
             boundary = told.parameters.get("boundary", "").strip()
             if boundary:
-                return boundary
+                return kind, boundary
             message = "the Content-Type names no boundary"
             raise Malformed(message)
-    raise UnsupportedMediaType("instances are taken as application/dicom, alone or in multipart/related")
+    raise UnsupportedMediaType(
+        "instances are taken as application/dicom, alone or in multipart/related, or in multipart/related as metadata and bulk data"
+    )
 
 
 def _blocks(body: Body) -> Iterator[memoryview]:
@@ -137,6 +147,26 @@ class Visit:
         if not self.report.parts:
             message = "the body holds no part"
             raise Malformed(message)
+
+    def take_metadata(self, body: Body, boundary: str, kind: str) -> None:
+        """Store every instance that metadata describe.
+
+        Raises:
+            Malformed, RequestEntityTooLarge, Unavailable: too many such requests at once; and what `take` raises.
+        """
+        if not TURNS.acquire(timeout=TURN_S):
+            message = "too many requests of metadata and bulk data at once"
+            raise Unavailable(message, remedy="send it again later, or as application/dicom")
+        base = urls.base(self._datastore) + "/studies"
+        try:
+            parcel = stow_metadata.read(Reader(body.read, boundary), kind, base, most=MAX_PARTS)
+            for document, made in parcel.instances(base):
+                if isinstance(made, InvalidInstance):
+                    self.report.failed(_head_of(document), reason_of(made))
+                else:
+                    self.take(DICOM, (memoryview(piece) for piece in made))
+        finally:
+            TURNS.release()
 
     def take(self, content_type: str, chunks: Iterable[memoryview]) -> None:
         """Store one part, or note why not.
@@ -196,6 +226,16 @@ class Visit:
             told = {"request_id": g.get("request_id", ""), "error": error.code, "detail": error.message}
             log.error("instance not stored", extra=told)
         self.report.failed(head, reason_of(error))
+
+
+def _head_of(document: object) -> Head:
+    """Return what a failed instance is called by in the answer."""
+    head = Head()
+    told = document if isinstance(document, dict) else {}
+    start = meta(uid_of(told, "00080016"), uid_of(told, "00080018"), media.EXPLICIT_LE)
+    for _ in (*head.feed(memoryview(start)), *head.rest()):
+        pass
+    return head
 
 
 def reason_of(error: ArchiveError) -> int:

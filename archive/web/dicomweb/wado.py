@@ -13,10 +13,11 @@ from collections.abc import Iterator
 
 from flask import Response, request
 
+from archive.dicom.xml import each
 from archive.errors import NotAcceptable
 from archive.services.retrieve import Found
 from archive.web.context import archive, subject
-from archive.web.dicomweb import conditional, media, urls
+from archive.web.dicomweb import conditional, download, media, native, ranges, urls
 from archive.web.dicomweb.media import DICOM, DICOM_JSON, EXPLICIT_LE, Container
 from archive.web.dicomweb.multipart import Writer
 from archive.web.streaming import stream
@@ -33,14 +34,25 @@ def instances(datastore: str, study: str, series: str | None = None, sop: str | 
     taken = media.of_request(request)
     uids = _uids(study, series, sop)
     ways = list(media.containers(taken, single_allowed=sop is not None))
+    if not ways and sop is None and download.taken():
+        return download.download(datastore, study, series)
     if not ways:
         message = "instances are application/dicom" + ("" if sop is not None else " in multipart/related")
         raise NotAcceptable(message, remedy='accept multipart/related; type="application/dicom"')
     found = archive().retrieve.instances(subject(), datastore, *uids)
-    container, as_stored = _settled(ways, found)
-    etag = f'"{_etag(found, container, as_stored)}"'
+    return answer(datastore, found, ways)
+
+
+def answer(datastore: str, found: list[Found], ways: list[Container]) -> Response:
+    """Answer instances that were found, in the first of the ways that serves them all.
+
+    Raises:
+        NotAcceptable, NotFound, Unavailable.
+    """
+    container, given = _settled(ways, found)
+    etag = f'"{_etag(found, container, given)}"'
     response = conditional.unchanged(etag) or (
-        _multipart(datastore, found, as_stored) if container.multipart else _single(datastore, found[0], stored=as_stored[0])
+        _multipart(datastore, found, given) if container.multipart else _single(datastore, found[0], given[0], etag)
     )
     response.headers["ETag"] = etag
     response.headers["Vary"] = "Accept"
@@ -53,12 +65,15 @@ def metadata(datastore: str, study: str, series: str | None = None, sop: str | N
     Raises:
         InvalidRequest, NotAcceptable, NotFound, Unavailable.
     """
-    media.require_json(request)
+    xml = media.document_form(request) == "xml"
     answer = archive().retrieve.metadata(subject(), datastore, *_uids(study, series, sop))
-    etag = f'W/"{conditional.bare(answer.etag)}"'  # weak: the same for both codings
+    told = conditional.bare(answer.etag)
+    etag = f'W/"{conditional.tag("xml", told) if xml else told}"'  # weak: the same for both codings
     response = conditional.unchanged(etag)
     if response is None:
-        if _takes_gzip(request.headers.get("Accept-Encoding")):
+        if xml:
+            response = native.answer(lambda: each(inflated(answer.gzip())))
+        elif _takes_gzip(request.headers.get("Accept-Encoding")):
             response = stream(answer.gzip, content_type=DICOM_JSON, length=None)
             response.headers["Content-Encoding"] = "gzip"
         else:
@@ -86,14 +101,14 @@ def inflated(chunks: Iterator[bytes | memoryview]) -> Iterator[bytes]:
         yield last
 
 
-def _settled(ways: list[Container], found: list[Found]) -> tuple[Container, list[bool]]:
-    """Return the first way that serves every instance, and for each whether it goes out as stored.
+def _settled(ways: list[Container], found: list[Found]) -> tuple[Container, list[str]]:
+    """Return the first way that serves every instance, and the transfer syntax each goes out in.
 
     Raises:
         NotAcceptable: no way serves them all; a study is never answered in part.
     """
     for container in ways:
-        choices = [_as_stored(container.syntaxes, one) for one in found]
+        choices = [_given(container.syntaxes, one) for one in found]
         settled = [choice for choice in choices if choice is not None]
         if len(settled) == len(found):
             return container, settled
@@ -101,28 +116,29 @@ def _settled(ways: list[Container], found: list[Found]) -> tuple[Container, list
     raise NotAcceptable(message, remedy="accept transfer-syntax=*, which gives instances as they are stored")
 
 
-def _as_stored(syntaxes: tuple[str | None, ...], found: Found) -> bool | None:
-    """Return True for as stored, False for decoded, None when this instance cannot be given so."""
+def _given(syntaxes: tuple[str | None, ...], found: Found) -> str | None:
+    """Return the transfer syntax an instance goes out in, its own where that is taken; None when it cannot be given so."""
     stored = found.transfer_syntax_uid
     for syntax in syntaxes:
         if syntax in {"*", stored} or (syntax is None and stored in media.AS_STORED):
-            return True
-        if syntax in {None, EXPLICIT_LE} and archive().retrieve.decodable(found):
-            return False
+            return stored
+        wanted = EXPLICIT_LE if syntax is None else syntax
+        if archive().retrieve.obtainable(found, wanted):
+            return wanted
     return None
 
 
-def _multipart(datastore: str, found: list[Found], as_stored: list[bool]) -> Response:
+def _multipart(datastore: str, found: list[Found], given: list[str]) -> Response:
     writer = Writer(DICOM)
     heads = [
         writer.part_head(
-            content_type=_content_type(one, stored=stored), content_location=_location(datastore, one),
-            **({"content_length": str(one.part10_bytes), "repr_digest": _digest(one)} if stored else {}),
+            content_type=_content_type(syntax), content_location=_location(datastore, one),
+            **({"content_length": str(one.part10_bytes), "repr_digest": _digest(one)} if syntax == one.transfer_syntax_uid else {}),
         )
-        for one, stored in zip(found, as_stored, strict=True)
+        for one, syntax in zip(found, given, strict=True)
     ]
     length = None
-    if all(as_stored):
+    if all(syntax == one.transfer_syntax_uid for one, syntax in zip(found, given, strict=True)):
         between = sum(len(head) + len(writer.part_tail) for head in heads)
         length = between + sum(one.part10_bytes for one in found) + len(writer.end)
 
@@ -131,31 +147,36 @@ def _multipart(datastore: str, found: list[Found], as_stored: list[bool]) -> Res
 
     def chunks() -> Iterator[bytes | memoryview]:
         before = b""
-        for number, (head, one, stored) in enumerate(zip(heads, found, as_stored, strict=True)):
-            views = retrieve.open(asker, one, just_found=not number) if stored else retrieve.explicit_le(asker, one)
+        for number, (head, one, syntax) in enumerate(zip(heads, found, given, strict=True)):
+            stored = syntax == one.transfer_syntax_uid
+            views = retrieve.open(asker, one, just_found=not number) if stored else retrieve.transcoded(asker, one, syntax)
             # What cannot be opened leaves no head behind; and each piece handed over costs, so a part's head goes with its first bytes.
             yield b"".join((before, head, next(views, b"")))
             yield from views
             before = writer.part_tail
         yield before + writer.end
 
-    return stream(chunks, content_type=writer.content_type, length=length)
+    return stream(chunks, content_type=writer.content_type, length=length, single=len(found) == 1)
 
 
-def _single(datastore: str, found: Found, *, stored: bool) -> Response:
+def _single(datastore: str, found: Found, syntax: str, etag: str) -> Response:
+    stored = syntax == found.transfer_syntax_uid
     retrieve, asker = archive().retrieve, subject()
+    part = ranges.asked(found.part10_bytes, etag) if stored else None
+    start, length = part or (0, None)
     response = stream(
-        lambda: retrieve.open(asker, found, just_found=True) if stored else retrieve.explicit_le(asker, found),
-        content_type=_content_type(found, stored=stored), length=found.part10_bytes if stored else None,
+        lambda: retrieve.open(asker, found, start, length, just_found=True) if stored else retrieve.transcoded(asker, found, syntax),
+        content_type=_content_type(syntax), length=(length or found.part10_bytes) if stored else None, single=True,
     )
     response.headers["Content-Location"] = _location(datastore, found)
     if stored:
-        response.headers["Repr-Digest"] = _digest(found)
+        ranges.marked(response, part, found.part10_bytes)
+        response.headers["Repr-Digest"] = _digest(found)  # of the whole, also beside a part (RFC 9530 3)
     return response
 
 
-def _content_type(found: Found, *, stored: bool) -> str:
-    return f"{DICOM}; transfer-syntax={found.transfer_syntax_uid if stored else EXPLICIT_LE}"
+def _content_type(transfer_syntax_uid: str) -> str:
+    return f"{DICOM}; transfer-syntax={transfer_syntax_uid}"
 
 
 def _location(datastore: str, found: Found) -> str:
@@ -166,12 +187,12 @@ def _digest(found: Found) -> str:
     return f"sha-256=:{base64.b64encode(found.sha256).decode()}:"
 
 
-def _etag(found: list[Found], container: Container, as_stored: list[bool]) -> str:
-    if len(found) == 1 and not container.multipart and as_stored[0]:
+def _etag(found: list[Found], container: Container, given: list[str]) -> str:
+    if len(found) == 1 and not container.multipart and given[0] == found[0].transfer_syntax_uid:
         return conditional.bare(found[0].etag)
     return conditional.tag(
         "multipart" if container.multipart else "single",
-        *(f"{conditional.bare(one.etag)}{'s' if stored else 'd'}" for one, stored in zip(found, as_stored, strict=True)),
+        *(f"{conditional.bare(one.etag)} {syntax}" for one, syntax in zip(found, given, strict=True)),
     )
 
 

@@ -55,8 +55,9 @@ def study(study: str) -> Response:
         subject(), SearchRequest(level=Level.SERIES, datastore=DATASTORE, keys=(), study_instance_uid=study, limit=1000, offset=0)
     )
     series = [SeriesLine.of(row) for row in answer.rows]
+    steps = node().steps.of_study(subject(), DATASTORE, study)
     elsewhere = viewers.installed(archive().config) is not None
-    return make_response(render_template("study.html", study=line, series=series, user=subject().name, elsewhere=elsewhere))
+    return make_response(render_template("study.html", study=line, series=series, user=subject().name, elsewhere=elsewhere, steps=steps))
 
 
 def ohif(study: str) -> Response:

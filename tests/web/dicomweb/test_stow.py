@@ -123,7 +123,7 @@ def test_a09_a_part_whose_body_is_empty(client: FlaskClient) -> None:
     "content_type",
     [
         "application/json", "text/plain", "", "nonsense", "application/octet-stream", "multipart/form-data; boundary=b",
-        'multipart/related; type="application/dicom+json"; boundary=b', 'multipart/related; type="application/dicom+xml"; boundary=b',
+        'multipart/related; type="application/json"; boundary=b', "application/dicom+json", "application/dicom+xml",
     ],
 )
 def test_a10_another_type(client: FlaskClient, node: FakeNode, content_type: str) -> None:

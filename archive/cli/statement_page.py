@@ -1,0 +1,133 @@
+"""The conformance statement as a page of Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydicom.uid import UID
+
+Row = dict[str, Any]
+_MADE = (
+    "Made by `archive conformance` from the tables the code works by (PS3.2). This page is of a configuration in which nothing is "
+    "changed; the command prints that of yours."
+)
+_STORAGE = (
+    "SCP of these, and SCU of them for C-GET and C-MOVE. What a peer may do of it is decided by its roles and grants; what it may not do "
+    "is rejected when the association is opened (result 1, user rejection)."
+)
+_QUERIES = (
+    "Keys of C-FIND and QIDO-RS, matched by the one matcher of both: single value, wild card, list of UIDs, range, universal, empty value "
+    '(`""`), keys in sequences. '
+    "A = answered unasked, F = without regard to case and accents, C = computed, never stored."
+)
+_FRAMES = (
+    "Of every other transfer syntax: application/octet-stream. Frames that are not asked for as stored are decoded to Explicit VR Little "
+    "Endian."
+)
+_KEPT = "The proposer's first that is in the list is accepted, and instances are kept as they come."
+_UPS = "What a state does not allow is answered 409 with a Warning header; a warning of success comes with 200, 201 or 202."
+
+
+def markdown(made: Row) -> str:
+    """Return the statement as a page."""
+    parts = [*_network(made), *_storage(made), *_queries(made), *_web(made["web"]), *_workitems(made["workitems"]), "## Security",
+             _pairs({name.replace("_", " "): _said(value) for name, value in made["security"].items()})]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _network(made: Row) -> list[str]:
+    network, known = made["network"], made["implementation"]
+    return [
+        "# DICOM Conformance Statement",
+        _MADE,
+        "## Implementation",
+        _pairs({
+            "Product": f"{known['name']} {known['version']}", "Implementation Class UID": known["implementation_class_uid"],
+            "Implementation Version Name": known["implementation_version_name"],
+        }),
+        "## Network",
+        _pairs({name.replace("_", " "): _said(value) for name, value in network.items() if name != "listeners"}),
+        _table(["listener", "host", "port", "peers"], _cells(network["listeners"], "kind", "host", "port", "peers")),
+        "## Services",
+        _table(["SOP class", "UID", "role"], _cells(made["sop_classes"]["services"], "name", "uid", "role")),
+    ]
+
+
+def _storage(made: Row) -> list[str]:
+    syntaxes = made["transfer_syntaxes"]
+    queries, verification = (", ".join(one["name"] for one in syntaxes[name]) for name in ("queries", "verification"))
+    return [
+        "## Storage", _STORAGE, _table(["SOP class", "UID", ""], _retired(made["sop_classes"]["storage"])),
+        "### Transfer syntaxes",
+        f"{_KEPT} Queries and retrieves: {queries}. Verification: {verification}.",
+        _table(["transfer syntax", "UID", ""], _retired(syntaxes["storage"])),
+        "### Statuses", _table(["status", "meaning"], _cells(made["statuses"], "status", "meaning")),
+    ]
+
+
+def _queries(made: Row) -> list[str]:
+    letters = (("A", "returned_unasked"), ("F", "without_case_and_accents"), ("C", "computed"))
+    rows = [
+        [one["keyword"], one["tag"], one["vr"], one["level"], "".join(letter for letter, name in letters if one[name])]
+        for one in made["query_attributes"]
+    ]
+    return [
+        "## Query attributes", _QUERIES, _table(["attribute", "tag", "VR", "level", ""], rows),
+        "### Character sets", ", ".join(f"`{one}`" for one in made["character_sets"]) + ". DICOMweb answers are UTF-8.",
+    ]
+
+
+def _web(web: Row) -> list[str]:
+    return [
+        "## DICOMweb",
+        "Each path also under `/datastores/{datastore}/dicomweb`. What the caller may not see answers as what is not there.",
+        _table(["method", "path", "needs", "answers"], [
+            [one["method"], f"`{one['path']}`", one["needs"], ", ".join(one["answers"])] for one in web["services"]
+        ]),
+        "### Where servers differ", _table(["", "here"], _cells(web["choices"], "question", "answer")),
+        "### Beside DICOMweb",
+        _table(["method", "path", "needs"], [[one["method"], f"`{one['path']}`", one["needs"]] for one in web["api"]]),
+        "### Media types of stored frames", _FRAMES,
+        _table(["transfer syntax", "media type"], [
+            [UID(one["transfer_syntax"]).name, one["media_type"]] for one in web["frame_media_types"]
+        ]),
+        "### Statuses of refused requests",
+        _table(["status", "codes of application/problem+json"], [[one["status"], ", ".join(one["codes"])] for one in web["statuses"]]),
+        "### Failure reasons of STOW-RS", _table(["code", "reason"], _cells(web["store_failure_reasons"], "code", "reason")),
+    ]
+
+
+def _workitems(items: Row) -> list[str]:
+    return [
+        "## Unified Procedure Step (UPS-RS)",
+        _pairs({name.replace("_", " "): ", ".join(found) for name, found in items.items() if name != "warnings"}),
+        _UPS, _table(["status", "text"], _cells(items["warnings"], "status", "text")),
+    ]
+
+
+def _retired(rows: list[Row]) -> list[list[Any]]:
+    return [[one["name"], one["uid"], "retired" if one["retired"] else ""] for one in rows]
+
+
+def _cells(rows: list[Row], *names: str) -> list[list[Any]]:
+    return [[one[name] for name in names] for one in rows]
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value) or "none"
+    return str(value)
+
+
+def _pairs(found: dict[str, str]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in found.items())
+
+
+def _table(heads: list[str], rows: list[list[Any]]) -> str:
+    if not rows:
+        return ""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""Keys that are held against rows, because SQL cannot match them: those inside sequences, counts, lists of values.
+
+One matcher for C-FIND, the worklist and QIDO-RS: of a sequence, one item has to meet all keys of the key's item.
+
+Source: PS3.4 C.2.2.2.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.datadict import keyword_for_tag
+
+from archive.dicom import compose
+from archive.dicom.attributes import BY_TAG, Attribute, Level
+from archive.dicom.matching import Match, matches, parse
+
+LISTED = frozenset({"AE", "AS", "CS", "LO", "SH", "IS", "UC"})
+"""What may hold several values, of which any may fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One attribute of an identifier; of a sequence `items` holds the keys of its items, else `text` the value, decoded."""
+
+    tag: int
+    vr: str
+    text: str = ""
+    items: tuple[tuple[Key, ...], ...] = ()
+
+    @property
+    def tag_hex(self) -> str:
+        """The tag as DICOM JSON spells it."""
+        return f"{self.tag:08X}"
+
+    @property
+    def universal(self) -> bool:
+        """Whether it asks for the attribute and matches everything."""
+        if self.vr == "SQ":
+            return all(key.universal for item in self.items for key in item)
+        return not self.text.strip(" \0*")
+
+
+def check(key: Key) -> None:
+    """Read every value once, so that what cannot be matched is refused before the search.
+
+    Raises:
+        InvalidQuery.
+    """
+    for item in key.items:
+        for inner in item:
+            check(inner)
+    if not key.items:
+        _terms(key)
+
+
+def _terms(key: Key) -> list[Match]:
+    attribute = _attribute(key)
+    parts = key.text.split("\\") if attribute.vr in LISTED else [key.text]
+    return [parse(attribute, part) for part in parts if part.strip(" \0") or len(parts) == 1]
+
+
+def _attribute(key: Key) -> Attribute:
+    known = BY_TAG.get(key.tag)
+    if known is not None:
+        return known
+    return Attribute(keyword_for_tag(key.tag) or key.tag_hex, key.tag, key.vr, Level.IMAGE, None, returned=False, folded=key.vr == "PN")
+
+
+def meets(key: Key, found: Mapping[str, Any] | None) -> bool:
+    """Say whether an element of a row meets a key; of a sequence, whether one item meets all keys of the key's item."""
+    values = (found or {}).get("Value") or []
+    if key.items:
+        wanted = [inner for item in key.items for inner in item if not inner.universal]
+        return any(all(meets(inner, (item or {}).get(inner.tag_hex)) for inner in wanted) for item in values)
+    attribute = _attribute(key)
+    texts = [compose.text_of(attribute.vr, value) for value in values]
+    return any(matches(term, attribute, texts) for term in _terms(key))
+
+
+def cut(key: Key, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an element with no more of a sequence's items than was asked for; an empty key asks for all of them."""
+    wanted = {inner.tag_hex: inner for item in key.items for inner in item}
+    if not wanted or found.get("vr") != "SQ":
+        return found
+    items = [
+        {tag: cut(inner, item[tag]) if item.get(tag) else {"vr": inner.vr} for tag, inner in wanted.items()}
+        for item in found.get("Value") or [] if item
+    ]
+    return {"vr": "SQ", "Value": items}

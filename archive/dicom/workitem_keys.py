@@ -1,0 +1,103 @@
+"""Keys of a search among workitems: any attribute of a workitem, at the top or inside a sequence, with the archive's one matcher.
+
+Source: PS3.18 8.3.4 and 11.9; PS3.4 C.2.2.2, CC.2.8.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
+
+from archive.dicom.attributes import Attribute, Level
+from archive.dicom.dictionary import vr_of
+from archive.dicom.matching import Match, Universal, fold_group, fuzzy_words, matches, matches_fuzzy, parse
+from archive.dicom.workitem import TRANSACTION_UID, Dataset
+from archive.errors import InvalidQuery
+
+_TAG = re.compile(r"[0-9A-Fa-f]{8}")
+_WORD = re.compile(r"[A-Za-z0-9_.]{1,200}")
+_DEEPEST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: where to look, and what must be there."""
+
+    path: tuple[str, ...]  # tags from the outermost sequence in
+    attribute: Attribute
+    match: Match
+    text: str
+    fuzzy: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path as one word."""
+        return ".".join(self.path)
+
+    def holds(self, dataset: Dataset) -> bool:
+        """Return whether a workitem, or one item of the sequence, meets the key."""
+        values = list(_values(dataset, self.path))
+        if self.fuzzy:
+            return matches_fuzzy(self.fuzzy, values)
+        return matches(self.match, self.attribute, values)
+
+
+def key(name: str, text: str, *, fuzzy: bool = False) -> Key:
+    """Read one parameter.
+
+    Raises:
+        InvalidQuery: names the attribute, never the value.
+    """
+    path = path_of(name)
+    tag = int(path[-1], 16)
+    vr = vr_of(tag)
+    if "\0" in text.strip(" \0"):
+        message = f"{keyword_for_tag(tag) or path[-1]} takes text"
+        raise InvalidQuery(message)
+    attribute = Attribute(keyword_for_tag(tag) or path[-1], tag, vr, Level.STUDY, None, returned=True, folded=vr == "PN")
+    match: Match = Universal() if vr == "SQ" and not text.strip() else parse(attribute, text)
+    wanted = text if fuzzy and vr == "PN" and not isinstance(match, Universal) and fuzzy_words(text) and fold_group(text) else ""
+    return Key(path, attribute, match, text, wanted)
+
+
+def path_of(name: str) -> tuple[str, ...]:
+    """Return the tags of `00404025.00080100`, or of its keywords.
+
+    Raises:
+        InvalidQuery.
+    """
+    parts = name.split(".")
+    tags = [_tag(part) for part in parts]
+    told = name if _WORD.fullmatch(name) else "a parameter"
+    if len(parts) > _DEEPEST or any(tag is None for tag in tags):
+        message = f"{told} is not known here"
+        raise InvalidQuery(message, remedy="name attributes by keyword or tag, those in sequences by a path with dots")
+    path = tuple(tag for tag in tags if tag is not None)
+    if any(vr_of(int(tag, 16)) != "SQ" for tag in path[:-1]) or path[-1] == TRANSACTION_UID:
+        message = f"{told} is not a key of this resource"
+        raise InvalidQuery(message)
+    return path
+
+
+def _tag(part: str) -> str | None:
+    if _TAG.fullmatch(part):
+        found: int | None = int(part, 16)
+    else:
+        found = tag_for_keyword(part) if part.isascii() and part.isalnum() else None
+    return None if found is None or vr_of(found) == "UN" else f"{found:08X}"
+
+
+def _values(dataset: Dataset, path: tuple[str, ...]) -> list[str]:
+    found = dataset.get(path[0], {}).get("Value") or []
+    if len(path) > 1:
+        return [text for item in found if isinstance(item, dict) for text in _values(item, path[1:])]
+    return [_text(one) for one in found if one is not None]
+
+
+def _text(one: object) -> str:
+    if isinstance(one, dict):  # a person name, or a sequence's item: there is something
+        groups = [str(one.get(group, "")) for group in ("Alphabetic", "Ideographic", "Phonetic")]
+        return "=".join(groups).rstrip("=") or "item"
+    return str(one)

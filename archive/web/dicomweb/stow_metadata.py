@@ -1,0 +1,123 @@
+"""STOW-RS of metadata and bulk data: the instances are put together here, and stored like any other (PS3.18 10.5.1).
+
+The metadata (DICOM JSON or XML) come in one or more parts, bulk data in parts named by Content-Location or Content-ID. They may come
+in any order, so they are held in memory until the last is there: what one request may hold is limited, and how many at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urljoin
+
+import msgspec
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from archive.dicom import assemble, native_model
+from archive.dicom.assemble import Bulk
+from archive.dicom.transfer import TRANSFER_SYNTAXES, UNCOMPRESSED
+from archive.errors import InvalidInstance
+from archive.web.dicomweb import media, parameters
+from archive.web.dicomweb.media import DICOM_JSON
+from archive.web.dicomweb.multipart import Malformed, Part, Reader
+
+DICOM_XML = "application/dicom+xml"
+METADATA_TYPES = frozenset({DICOM_JSON, DICOM_XML})
+HELD_BYTES = 128 << 20
+"""What the parts of one request may come to; larger instances are sent as application/dicom, which streams."""
+AT_ONCE = 2
+TURNS = threading.BoundedSemaphore(AT_ONCE)
+
+_JSON, _XML = {DICOM_JSON, "application/json"}, {DICOM_XML, "application/xml", "text/xml"}
+_DEFAULTS = {
+    "image/jpeg": "1.2.840.10008.1.2.4.70", "image/dicom-rle": "1.2.840.10008.1.2.5", "image/x-dicom-rle": "1.2.840.10008.1.2.5",
+    "image/jls": "1.2.840.10008.1.2.4.80", "image/jp2": "1.2.840.10008.1.2.4.90", "image/jpx": "1.2.840.10008.1.2.4.92",
+    "image/jphc": "1.2.840.10008.1.2.4.201",
+}
+"""What frames without a transfer-syntax parameter are in, by their media type (PS3.18 table 8.7.3-2)."""
+
+
+@dataclass(slots=True)
+class Parcel:
+    """What a request brought: data sets, and bulk data by the names they may be called."""
+
+    documents: list[object] = field(default_factory=list)
+    bulk: dict[str, Bulk] = field(default_factory=dict)
+    held_bytes: int = 0
+
+    def instances(self, base: str) -> Iterator[tuple[object, Iterator[bytes] | InvalidInstance]]:
+        """Yield each data set, and its Part 10 file in pieces or why it has none."""
+
+        def lookup(uri: str) -> Bulk | None:
+            return self.bulk.get(uri) or self.bulk.get(urljoin(base, uri))
+
+        for document in self.documents:
+            try:
+                yield document, assemble.part10(document, lookup)
+            except InvalidInstance as error:
+                yield document, error
+
+
+def read(reader: Reader, default: str, base: str, *, most: int) -> Parcel:
+    """Take in every part; `default` is the type of metadata that say none, `base` what relative locations are relative to.
+
+    Raises:
+        Malformed: the metadata cannot be read, or there are none.
+        RequestEntityTooLarge; Dropped.
+    """
+    parcel = Parcel()
+    for part in reader:
+        told = parameters.parse(part.headers.get("content-type", ""))
+        where = part.headers.get("content-location", "").strip()
+        name = told.name if told is not None else "" if where else default
+        if len(parcel.documents) + len(parcel.bulk) >= most:
+            raise RequestEntityTooLarge
+        data = _taken(parcel, part)
+        if name in _JSON | _XML and "content-id" not in part.headers:
+            parcel.documents += _documents(data, xml=name in _XML)
+            continue
+        called = [where, urljoin(base, where)] if where else []
+        content_id = part.headers.get("content-id", "").strip().strip("<>")
+        called += [f"cid:{content_id}", content_id] if content_id else []
+        if not called:
+            message = "a part of bulk data has neither Content-Location nor Content-ID"
+            raise Malformed(message)
+        _keep(parcel, called, name, told.parameters.get("transfer-syntax", "").strip() if told is not None else "", data)
+    if not parcel.documents:
+        message = "the body holds no metadata"
+        raise Malformed(message)
+    return parcel
+
+
+def _taken(parcel: Parcel, part: Part) -> bytes:
+    pieces = []
+    for chunk in part.chunks():
+        parcel.held_bytes += len(chunk)
+        if parcel.held_bytes > HELD_BYTES:
+            raise RequestEntityTooLarge
+        pieces.append(bytes(chunk))
+    return b"".join(pieces)
+
+
+def _documents(data: bytes, *, xml: bool) -> list[object]:
+    message = "the metadata cannot be read"
+    try:
+        if xml:
+            return list(native_model.to_json(data))
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError, InvalidInstance) as error:
+        raise Malformed(message) from error
+    return list(found) if isinstance(found, list) else [found]
+
+
+def _keep(parcel: Parcel, called: list[str], name: str, syntax: str, data: bytes) -> None:
+    """Note bulk data; more of the same location are the frames that follow."""
+    compressed = name in media.FRAME_TYPES.values() or name in _DEFAULTS or (syntax in TRANSFER_SYNTAXES and syntax not in UNCOMPRESSED)
+    known = parcel.bulk.get(called[0])
+    if known is not None:
+        known.pieces.append(data)
+        return
+    bulk = Bulk([data], compressed, syntax or _DEFAULTS.get(name, ""))
+    for one in called:
+        parcel.bulk.setdefault(one, bulk)

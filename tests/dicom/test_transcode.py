@@ -1,0 +1,171 @@
+"""transcode: every decodable file of the corpus into every transfer syntax that is offered, pixel by pixel as pydicom reads it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.pixels import pixel_array
+
+from archive.dicom.part10 import scan
+from archive.dicom.pixels import to_explicit_le
+from archive.dicom.transcode import ENCODERS, JPEG_LS, can_encode, to_syntax
+from archive.dicom.transfer import EXPLICIT_LE
+from archive.errors import InvalidInstance, NotAcceptable
+from tests.dicom.conftest import UIDS, dataset, el, part10, us
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:pydicom")
+
+MOST_BYTES = 2 << 20
+OF_A_KIND = 3
+"""What takes an encoder seconds says no more than a smaller one, and the thirtieth slice of a series no more than the third."""
+_KIND = ("PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation", "PlanarConfiguration")
+_PIXELS = {"PixelData", "PixelRepresentation", "PhotometricInterpretation", "PlanarConfiguration"}
+
+
+def read(data: bytes) -> pydicom.Dataset:
+    return pydicom.dcmread(io.BytesIO(data))
+
+
+def samples(data: bytes) -> np.ndarray[Any, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pixel_array(read(data), raw=False)
+
+
+def rest(found: pydicom.Dataset) -> dict[str, object]:
+    """Every element but those the encoding decides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {str(element.tag): str(element) for element in found if element.keyword not in _PIXELS and element.tag.group != 0x7FE0}
+
+
+@pytest.fixture(scope="module")
+def natives(corpus_files: list[Path]) -> list[tuple[str, bytes]]:
+    """The smallest decodable files of each kind in explicit little endian, as the encoders begin; test_pixels compares with pydicom's."""
+    found: dict[tuple[object, ...], list[tuple[str, bytes]]] = {}
+    for path in corpus_files:
+        data = path.read_bytes()
+        try:
+            scanned = scan(data)
+            if scanned.frames is None or len(data) > MOST_BYTES:
+                continue
+            native = to_explicit_le(data, scanned)
+        except (InvalidInstance, NotAcceptable):
+            continue
+        if len(native) <= MOST_BYTES:
+            read_back = pydicom.dcmread(io.BytesIO(native), stop_before_pixels=True)
+            kind = (*(read_back.get(keyword) for keyword in _KIND), scanned.frames.count > 1)
+            found.setdefault(kind, []).append((path.name, native))
+    return [one for kind in found.values() for one in sorted(kind, key=lambda named: (len(named[1]), named[0]))[:OF_A_KIND]]
+
+
+def taken(natives: list[tuple[str, bytes]], syntax: str) -> Iterator[tuple[str, bytes, bytes]]:
+    refused: list[tuple[str, str]] = []
+    for name, native in natives:
+        scanned = scan(native)
+        if not can_encode(scanned, syntax):
+            continue
+        try:
+            yield name, native, to_syntax(native, scanned, syntax)
+        except NotAcceptable as refusal:
+            refused.append((name, refusal.reason))
+    assert all(reason for _, reason in refused), refused
+
+
+@pytest.mark.parametrize("syntax", sorted(ENCODERS))
+def test_every_sample_of_the_corpus_is_kept(natives: list[tuple[str, bytes]], syntax: str) -> None:
+    count = 0
+    for name, native, made in taken(natives, syntax):
+        before, after = read(native), read(made)
+        assert after.file_meta.TransferSyntaxUID == syntax, name
+        assert after.SOPInstanceUID == before.SOPInstanceUID, name
+        assert rest(after) == rest(before), name
+        ours = scan(made).frames
+        assert ours is not None
+        assert ours.count == scan(native).frames.count, name  # type: ignore[union-attr]
+        np.testing.assert_array_equal(samples(made), samples(native), err_msg=f"{name} by pydicom")
+        count += 1
+    assert count >= 20, count
+
+
+@pytest.mark.parametrize("syntax", sorted(ENCODERS))
+def test_what_is_decoded_again_is_what_was_encoded(natives: list[tuple[str, bytes]], syntax: str) -> None:
+    for name, native, made in taken(natives[::4], syntax):
+        again = read(to_explicit_le(made, scan(made)))
+        np.testing.assert_array_equal(again.pixel_array, read(native).pixel_array, err_msg=name)
+
+
+def small(*, bits: int = 16, stored: int = 12, signed: int = 0, samples_per_pixel: int = 1, photometric: str = "MONOCHROME2",
+          planar: int = 0, frames: int = 1, side: int = 40) -> bytes:
+    random = np.random.default_rng(7)
+    low, high = (-(1 << (stored - 1)), 1 << (stored - 1)) if signed else (0, 1 << stored)
+    values = random.integers(low, high, side * side * samples_per_pixel * frames).astype(f"<{'i' if signed else 'u'}{bits // 8}")
+    elements = {
+        0x00280002: us(0x00280002, samples_per_pixel), 0x00280004: el(0x00280004, "CS", photometric),
+        0x00280008: el(0x00280008, "IS", str(frames)), 0x00280010: us(0x00280010, side), 0x00280011: us(0x00280011, side),
+        0x00280100: us(0x00280100, bits), 0x00280101: us(0x00280101, stored), 0x00280102: us(0x00280102, stored - 1),
+        0x00280103: us(0x00280103, signed), 0x7FE00010: el(0x7FE00010, "OW" if bits > 8 else "OB", values.tobytes()),
+    }
+    if samples_per_pixel > 1:
+        elements[0x00280006] = us(0x00280006, planar)
+    return part10(dataset(elements), EXPLICIT_LE)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "12 of 16": {}, "16 of 16": {"stored": 16}, "signed": {"signed": 1}, "signed 16": {"signed": 1, "stored": 16},
+    "8 bits": {"bits": 8, "stored": 8}, "inverted": {"photometric": "MONOCHROME1"}, "frames": {"frames": 3},
+    "colour": {"bits": 8, "stored": 8, "samples_per_pixel": 3, "photometric": "RGB"},
+    "colour by plane": {"bits": 8, "stored": 8, "samples_per_pixel": 3, "photometric": "RGB", "planar": 1},
+    "YBR": {"bits": 8, "stored": 8, "samples_per_pixel": 3, "photometric": "YBR_FULL"},
+    "odd length": {"bits": 8, "stored": 8, "side": 41, "frames": 2},
+}
+
+
+@pytest.mark.parametrize("syntax", sorted(ENCODERS))
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_pixel(kind: str, syntax: str) -> None:
+    data = small(**KINDS[kind])
+    made = to_syntax(data, scan(data), syntax)
+    before, after = read(data), read(made)
+    np.testing.assert_array_equal(samples(made), samples(data))
+    back = read(to_explicit_le(made, scan(made)))
+    np.testing.assert_array_equal(back.pixel_array, before.pixel_array)
+    assert back.PhotometricInterpretation == before.PhotometricInterpretation
+    assert (after.BitsAllocated, after.BitsStored, after.PixelRepresentation) == (
+        before.BitsAllocated, before.BitsStored, before.PixelRepresentation)
+    assert "LossyImageCompression" not in after
+    if before.SamplesPerPixel == 3:
+        assert after.PlanarConfiguration == ENCODERS[syntax].planar
+        asked = ENCODERS[syntax].of_rgb if before.PhotometricInterpretation == "RGB" else before.PhotometricInterpretation
+        assert after.PhotometricInterpretation == asked
+
+
+def test_what_was_lossy_stays_marked() -> None:
+    data = small()
+    marked = part10(data[scan(data).dataset_offset:].replace(us(0x00280103, 0), us(0x00280103, 0) + el(0x00282110, "CS", "01")),
+                    EXPLICIT_LE)
+    after = read(to_syntax(marked, scan(marked), JPEG_LS))
+    assert (after.LossyImageCompression, after.SOPInstanceUID) == ("01", UIDS[0x00080018])
+
+
+@pytest.mark.parametrize("syntax", sorted(ENCODERS))
+def test_bits_that_would_be_lost_are_refused(syntax: str) -> None:
+    data = bytearray(small())
+    data[-1] |= 0x80  # an old overlay above Bits Stored
+    with pytest.raises(NotAcceptable):
+        to_syntax(bytes(data), scan(bytes(data)), syntax)
+
+
+@pytest.mark.parametrize("syntax", [f"1.2.840.10008.1.2.4.{n}" for n in (50, 81, 91, 100)])
+def test_nothing_lossy_is_offered(syntax: str) -> None:
+    data = small()
+    assert not can_encode(scan(data), syntax)
+    with pytest.raises(NotAcceptable):
+        to_syntax(data, scan(data), syntax)

@@ -1,0 +1,218 @@
+"""STOW-RS of metadata and bulk data (PS3.18 10.5.1), with rows A01, A04, A05, A07, A10, A16, A28 of the checklist in this form."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from flask.testing import FlaskClient
+from pydicom.encaps import generate_frames
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from werkzeug.test import TestResponse
+
+from archive.access.grants import Target
+from archive.web.dicomweb import stow, stow_metadata
+from tests.services import archives
+from tests.web import real
+from tests.web.fakes import FakeNode
+from tests.web.real import SEEN, Place
+from tests.web.samples import STUDY, instance
+
+BASE = "https://pacs.example:8443/dicomweb"
+JSON, XML = (f'multipart/related; type="application/dicom+{kind}"; boundary=b' for kind in ("json", "xml"))
+Part = tuple[dict[str, str], bytes]
+
+
+def body(*parts: Part) -> bytes:
+    pieces = []
+    for headers, data in parts:
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        pieces.append(f"--b\r\n{head}\r\n".encode() + data + b"\r\n")
+    return b"".join(pieces) + b"--b--\r\n"
+
+
+def taken_apart(data: bytes, uri: str) -> tuple[dict[str, Any], list[bytes]]:
+    """The metadata of an instance, and its pixel data or frames."""
+    found = pydicom.dcmread(io.BytesIO(data))
+    pixels = found.PixelData
+    del found.PixelData
+    document = found.to_json_dict()
+    document["7FE00010"] = {"vr": "OW", "BulkDataURI": uri}
+    frames = [pixels] if found.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian else list(
+        generate_frames(pixels, number_of_frames=int(found.get("NumberOfFrames", 1))))
+    return document, frames
+
+
+def metadata(*documents: Any, name: str = "application/dicom+json") -> Part:
+    return {"Content-Type": name}, json.dumps(documents).encode()
+
+
+def bulk(uri: str, data: bytes, name: str = "application/octet-stream") -> Part:
+    return {"Content-Type": name, "Content-Location": uri}, data
+
+
+def post(client: FlaskClient, *parts: Part, path: str = "/dicomweb/studies", content_type: str = JSON) -> TestResponse:
+    return client.post(path, data=body(*parts), content_type=content_type)
+
+
+def failures(answer: TestResponse) -> list[tuple[int, str]]:
+    return [(item["00081197"]["Value"][0], item["00081155"].get("Value", [""])[0])
+            for item in answer.json.get("00081198", {"Value": []})["Value"]]
+
+
+def kept(node: FakeNode, number: int = 1) -> pydicom.Dataset:
+    return node.kept[f"{STUDY}.1.1.{number}"].dataset
+
+
+@pytest.mark.parametrize("uri", ["bulk/1", "https://elsewhere.example/x?y=1", "cid:part1", "../x", "urn:uuid:1"])
+def test_a01_native_pixel_data(client: FlaskClient, node: FakeNode, uri: str) -> None:
+    document, (pixels,) = taken_apart(instance(1), uri)
+    answer = post(client, metadata(document), bulk(uri, pixels))
+    assert (answer.status_code, failures(answer)) == (200, [])
+    assert kept(node).PixelData == pixels
+    assert kept(node).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert str(kept(node).PatientName) == "CANARY^One"
+
+
+def test_bulk_data_before_the_metadata_and_by_content_id(client: FlaskClient, node: FakeNode) -> None:
+    document, (pixels,) = taken_apart(instance(1), "cid:a@b")
+    part = {"Content-Type": "application/octet-stream", "Content-ID": "<a@b>"}, pixels
+    assert post(client, part, metadata(document)).status_code == 200
+    assert kept(node).PixelData == pixels
+
+
+def test_a_relative_uri_meets_an_absolute_location(client: FlaskClient, node: FakeNode) -> None:
+    document, (pixels,) = taken_apart(instance(1), "bulk/1")
+    assert post(client, metadata(document), bulk(f"{BASE}/bulk/1", pixels)).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["image/dicom-rle", f"image/dicom-rle; transfer-syntax={RLELossless}",
+                                  f"application/octet-stream; transfer-syntax={RLELossless}"])
+def test_compressed_frames(client: FlaskClient, node: FakeNode, name: str) -> None:
+    document, frames = taken_apart(instance(1, syntax=RLELossless, frames=3), "f")
+    answer = post(client, metadata(document), *(bulk("f", frame, name) for frame in frames))
+    assert answer.status_code == 200
+    assert kept(node).file_meta.TransferSyntaxUID == RLELossless
+    assert list(generate_frames(kept(node).PixelData, number_of_frames=3)) == frames
+
+
+def test_a04_several_instances_one_without_its_bulk_data(client: FlaskClient, node: FakeNode) -> None:
+    first, (pixels,) = taken_apart(instance(1), "a")
+    second, _ = taken_apart(instance(2), "b")
+    third, _ = taken_apart(instance(3), "a")  # shares what came once
+    answer = post(client, metadata(first, second), metadata(third), bulk("a", pixels))
+    assert (answer.status_code, failures(answer)) == (202, [(stow.CANNOT_UNDERSTAND, f"{STUDY}.1.1.2")])
+    assert set(node.kept) == {f"{STUDY}.1.1.1", f"{STUDY}.1.1.3"}
+
+
+def test_a05_all_of_them_broken(client: FlaskClient, node: FakeNode) -> None:
+    answer = post(client, metadata({}, 7, {"00080018": {"vr": "UI", "Value": ["1.2"]}}))
+    assert (answer.status_code, len(failures(answer))) == (409, 3)
+    assert not node.kept
+
+
+@pytest.mark.parametrize("parts", [
+    [], [({"Content-Type": "application/dicom+json"}, b"{")], [({"Content-Type": "application/dicom+json"}, b"[" * 100_000)],
+    [({"Content-Type": "application/octet-stream"}, b"x")], [({"Content-Type": "image/jpeg", "Content-Location": "a"}, b"x")],
+    [({"Content-Type": "application/dicom+xml"}, b"<!DOCTYPE a []><a/>")], [({}, b"\xff\xfe")],
+])
+def test_a07_a28_malformed(client: FlaskClient, parts: list[Part]) -> None:
+    assert post(client, *parts).status_code == 400
+
+
+def test_a10_metadata_alone_are_no_instance(client: FlaskClient) -> None:
+    document, _ = taken_apart(instance(1), "a")
+    for name in ("application/dicom+json", "application/json"):
+        assert client.post("/dicomweb/studies", data=json.dumps([document]), content_type=name).status_code == 415
+
+
+def test_a16_another_study(client: FlaskClient) -> None:
+    document, (pixels,) = taken_apart(instance(1), "a")
+    answer = post(client, metadata(document), bulk("a", pixels), path="/dicomweb/studies/1.2.3")
+    assert (answer.status_code, failures(answer)[0][0]) == (409, stow.WRONG_STUDY)
+
+
+def test_what_is_too_large_is_refused_and_gives_its_place_back(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, node: FakeNode
+) -> None:
+    document, (pixels,) = taken_apart(instance(1), "a")
+    with monkeypatch.context() as patched:
+        patched.setattr(stow_metadata, "HELD_BYTES", 1000)
+        for _ in range(stow_metadata.AT_ONCE + 1):
+            assert post(client, metadata(document), bulk("a", pixels)).status_code == 413
+    assert not node.kept
+    assert post(client, metadata(document), bulk("a", pixels)).status_code == 200
+
+
+def test_too_many_at_once_wait_and_are_told_to_come_later(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow, "TURN_S", 0.01)
+    document, (pixels,) = taken_apart(instance(1), "a")
+    for _ in range(stow_metadata.AT_ONCE):
+        assert stow_metadata.TURNS.acquire(blocking=False)
+    try:
+        assert post(client, metadata(document), bulk("a", pixels)).status_code == 503
+    finally:
+        for _ in range(stow_metadata.AT_ONCE):
+            stow_metadata.TURNS.release()
+
+
+XML_DOCUMENT = """<?xml version="1.0"?><NativeDicomModel>{}
+<DicomAttribute tag="7FE00010" vr="OW"><BulkData uri="b"/></DicomAttribute></NativeDicomModel>"""
+
+
+def test_xml(client: FlaskClient, node: FakeNode) -> None:
+    document, (pixels,) = taken_apart(instance(1), "b")
+    told = "".join(
+        f'<DicomAttribute tag="{tag}" vr="{one["vr"]}">' + "".join(
+            f'<PersonName number="{n}"><Alphabetic><FamilyName>{value["Alphabetic"]}</FamilyName></Alphabetic></PersonName>'
+            if isinstance(value, dict) else f'<Value number="{n}">{value}</Value>' for n, value in enumerate(one.get("Value", []), 1)
+        ) + "</DicomAttribute>" for tag, one in document.items() if tag != "7FE00010")
+    part = {"Content-Type": "application/dicom+xml"}, XML_DOCUMENT.format(told).encode()
+    assert post(client, part, bulk("b", pixels), content_type=XML).status_code == 200
+    assert kept(node).PixelData == pixels
+    assert kept(node).Rows == 12
+    assert str(kept(node).PatientName) == "CANARY^One"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with archives.opened(real.config(tmp_path)) as node:
+        found = real.place(node)
+        node.accounts.add_grant(archives.the_console(node), to="mia", role="researcher", target=Target("everything"))
+        yield found
+
+
+def test_a_whole_archive_gives_it_back(place: Place) -> None:
+    """What the archive answers as metadata, frames and bulk data is what was sent."""
+    study = f"/dicomweb/studies/{SEEN}"
+    asked = place.ask("GET", f"{study}/series/{SEEN}.1/instances/{SEEN}.1.1/metadata")
+    document = asked.json[0]
+    uri = document["7FE00010"]["BulkDataURI"]
+    pixels = place.ask("GET", uri.removeprefix(real.ORIGIN), headers={"Accept": "application/octet-stream"}).data
+    document["00080018"]["Value"] = [f"{SEEN}.1.77"]
+    sent = place.ask("POST", "/dicomweb/studies", data=body(metadata(document), bulk(uri, pixels)), content_type=JSON)
+    assert sent.status_code in (200, 202)
+    copied = f"{study}/series/{SEEN}.1/instances/{SEEN}.1.77"
+    again = place.ask("GET", f"{copied}/metadata").json[0]
+    differing = {tag for tag in document.keys() | again.keys() if document.get(tag) != again.get(tag)}
+    assert differing <= {"7FE00010", "00080005"}
+    for path in ("frames/1", "rendered"):
+        one, other = (place.ask("GET", f"{where}/{path}", headers={"Accept": accept}).data for where in (
+            f"{study}/series/{SEEN}.1/instances/{SEEN}.1.1", copied) for accept in (
+            "application/octet-stream" if path == "frames/1" else "image/png",))
+        assert one == other
+        assert one
+    assert place.node.verify.run(archives.the_console(place.node), "full").findings == []
+
+
+def test_dicomweb_client_reads_it_back(place: Place) -> None:
+    document, (pixels,) = taken_apart(instance(1), "a")
+    assert place.ask("POST", "/dicomweb/studies", data=body(metadata(document), bulk("a", pixels)), content_type=JSON).status_code == 200
+    found = place.ask("GET", f"/dicomweb/studies/{STUDY}.1", headers={"Accept": 'multipart/related; type="application/dicom"'})
+    assert found.status_code == 200
+    assert pixels in found.data
