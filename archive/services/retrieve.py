@@ -164,15 +164,15 @@ class Retrieve:
 
         return FramesAnswer(found, found.transfer_syntax_uid, stored, explicit_le)
 
-    def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> bytes:
-        """Return the value of the element at `path` ("00420011", "60031010/1/60031011").
+    def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> tuple[Found, bytes]:
+        """Return the instance and the value of its element at `path` ("00420011", "60031010/1/60031011").
 
         Raises:
             NotFound, Unavailable.
         """
         found = self._locate(subject, datastore, study, series, sop, need=Permission.PIXELS, what="bulkdata")[0]
         scanned = self._scanned(found)
-        return metadata.bulk_value(self._core.vault.read_range(found.row.ref, 0, found.part10_bytes), scanned, path)
+        return found, metadata.bulk_value(self._core.vault.read_range(found.row.ref, 0, found.part10_bytes), scanned, path)
 
     def prepare(self) -> None:
         """Build the statements every retrieve runs, so that nobody's first request waits for it.

@@ -298,12 +298,12 @@ class FakeRetrieve:
 
         return FramesAnswer(found, found.transfer_syntax_uid, stored, explicit_le)
 
-    def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> bytes:
-        self.instances(subject, datastore, study, series, sop)
+    def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> tuple[Found, bytes]:
+        found = self.instances(subject, datastore, study, series, sop)[0]
         element = self.archive.kept[sop].dataset.get(int(path, 16)) if len(path) == 8 else None
         if element is None:
             raise NotFound("there is no such value")
-        return bytes(element.value)
+        return found, bytes(element.value)
 
 
 class FakeHealth:

@@ -5,7 +5,6 @@ A frame is never an internal error: it goes out as stored when the Accept takes 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 
@@ -69,10 +68,10 @@ def bulk(datastore: str, study: str, series: str, sop: str, path: str) -> Respon
     if choice is None:
         message = f"bulk data is {OCTETS}"
         raise NotAcceptable(message, remedy=f'accept multipart/related; type="{OCTETS}"')
-    value = archive().retrieve.bulk(subject(), datastore, *uids, path.upper())
+    found, value = archive().retrieve.bulk(subject(), datastore, *uids, path.upper())
     location = f"{urls.address(datastore, *uids)}/bulk/{path.upper()}"
     form = "multipart" if choice.multipart else "single"
-    etag = '"' + conditional.tag("bulk", form, location, hashlib.sha256(value).hexdigest()) + '"'
+    etag = '"' + conditional.tag("bulk", form, conditional.bare(found.etag), path.upper()) + '"'
     response = conditional.unchanged(etag) or (
         _one(value, OCTETS, location, multipart=True) if choice.multipart else _value(value, OCTETS, location, etag)
     )
