@@ -101,7 +101,8 @@ def test_refusals_that_repeat_are_one_row_and_strangers_cannot_fill_the_table(ma
     for _ in range(5):
         ae = AE(ae_title="NOBODY")
         ae.add_requested_context(VERIFICATION)
-        assert ae.associate("127.0.0.1", made.plain_port, ae_title="STRONGROOM").is_rejected
+        # That it was a rejection is what the records say below: pynetdicom may take it for an abort when it is slow to read.
+        assert not ae.associate("127.0.0.1", made.plain_port, ae_title="STRONGROOM").is_established
     with socket.create_connection(("127.0.0.1", made.plain_port)) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert stranger.recv(100)
