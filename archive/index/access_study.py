@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause, bindparam
+from sqlalchemy.dialects import postgresql, sqlite
 
 from archive.access import policy, predicate
 from archive.access.policy import Scope
@@ -184,15 +185,60 @@ def refill(tx: sa.Connection, at: datetime) -> int:
 
 def missing(tx: sa.Connection, at: datetime) -> int:
     """Return how many rows the grants that count at `at` call for and the table lacks: 0, or studies are hidden from searches."""
-    lacking = sa.except_(sa.select(_derived(at).subquery("derived")), sa.select(*access_study.columns)).subquery("lacking")
-    return int(policy.run_as(tx, _TOKEN, sa.select(sa.func.count()).select_from(lacking)).scalar_one())
+    return int(policy.run_as(tx, _TOKEN, sa.select(sa.func.count()).select_from(_lacking(at).subquery("lacking"))).scalar_one())
 
 
-def _derived(at: datetime) -> sa.CompoundSelect[Any]:
+def superfluous(tx: sa.Connection) -> int:
+    """Return how many rows nothing explains: of another datastore or date than their study, or of nobody who ever had such a grant.
+
+    A row that outlived its grant, or its study's move to another patient, is none of them: nobody takes it away but `refill`.
+    """
+    a, g, st = access_study, grants.alias("explaining_grant"), study.alias("explaining_study")
+    granted = sa.exists(sa.select(1).select_from(g).where(g.c.subject_id == a.c.subject_id, g.c.scope_key != 0))
+    agrees = sa.exists(
+        sa.select(1).select_from(st).where(
+            st.c.id == a.c.study_pk, st.c.datastore_id == a.c.datastore_id, st.c.study_date == a.c.study_date,
+            st.c.study_time == a.c.study_time,
+        )
+    )
+    query = sa.select(sa.func.count()).select_from(a).where(sa.or_(sa.not_(granted), sa.not_(agrees)))
+    return int(policy.run_as(tx, _TOKEN, query).scalar_one())
+
+
+def lacking(tx: sa.Connection, at: datetime, limit: int) -> list[int]:
+    """Return some studies that lack a row; nothing waits for this look."""
+    found = _lacking(at).subquery("lacking")
+    return list(policy.run_as(tx, _TOKEN, sa.select(found.c.study_pk).distinct().limit(limit)).scalars())
+
+
+def complete(tx: sa.Connection, at: datetime, studies: Sequence[int]) -> int:
+    """Add the rows that these studies lack, and return how many there were."""
+    st = study.alias("held_still")
+    # A date put right meanwhile would not find the row that is about to be there.
+    policy.run_as(tx, _TOKEN, sa.select(st.c.id).where(st.c.id.in_(studies)).order_by(st.c.id).with_for_update(read=True)).all()
+    rows = _lacking(at, studies).subquery("lacking")
+    columns = [column.name for column in access_study.columns]
+    # Without a WHERE of its own, SQLite takes ON CONFLICT for a part of the join.
+    source = sa.select(*(rows.c[name] for name in columns)).where(rows.c.study_pk.is_not(None))
+    insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+    count = int(policy.run_as(tx, _TOKEN, sa.select(sa.func.count()).select_from(source.subquery("added"))).scalar_one())
+    policy.run_as(tx, _TOKEN, insert(access_study).from_select(columns, source).on_conflict_do_nothing())
+    return count
+
+
+def _lacking(at: datetime, studies: Sequence[int] = ()) -> sa.Select[Any]:
+    """The rows the grants call for and the table has not; of some studies, or of all."""
+    derived, there = _derived(at, studies).subquery("derived"), access_study.alias("there")
+    same = [there.c[column.name] == derived.c[column.name] for column in access_study.columns]
+    return sa.select(derived).where(sa.not_(sa.exists(sa.select(1).select_from(there).where(*same))))
+
+
+def _derived(at: datetime, studies: Sequence[int] = ()) -> sa.CompoundSelect[Any]:
     g, st, se = grants.alias("deriving_grant"), study.alias("deriving_study"), series.alias("deriving_series")
-    row = (g.c.subject_id, st.c.datastore_id, st.c.study_date, st.c.study_time, st.c.id)
+    row = (g.c.subject_id, st.c.datastore_id, st.c.study_date, st.c.study_time, st.c.id.label("study_pk"))
     counts = (
         g.c.effect == predicate.ALLOW, predicate.not_revoked(g), g.c.not_after > at, g.c.datastore_id == st.c.datastore_id,
+        *([st.c.id.in_(studies)] if studies else []),
     )
     return sa.union(
         sa.select(*row).join_from(g, st, st.c.patient_pk == g.c.scope_key // 4).where(g.c.scope_key % 4 == 1, *counts),

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from archive.db.tables import archive_state, checkpoint, credential, peer
 from archive.errors import ArchiveError
 from archive.keys import ca
+from archive.services import candidates
 from archive.services.core import Core
 from archive.vault.disk import reserve_bytes
 
@@ -58,7 +59,7 @@ class Health:
 
     def checks(self) -> list[Check]:
         """Return every check, problems first."""
-        found = [*self._storage(), *self._keys(), *self._certificates(), *self._doors(), *self._ledger()]
+        found = [*self._storage(), *self._keys(), *self._certificates(), *self._doors(), *self._ledger(), *self._searches()]
         order = {"problem": 0, "warning": 1, "ok": 2}
         return sorted(found, key=lambda check: order[check.state])
 
@@ -144,6 +145,17 @@ class Health:
                       "move modalities that can to TLS ('archive peer add NAME --issue DIR')")
             ]
         return []
+
+    def _searches(self) -> list[Check]:
+        with self._core.database.read() as tx:
+            at = candidates.healed_at(tx)
+        if at is None or self._core.clock() - at > candidates.TOLD_FOR:
+            return []
+        return [
+            Check("searches", "warning", f"until {at:%Y-%m-%d %H:%M} UTC searches may have missed studies; what was missing was made good",
+                  "run 'archive verify': it tells whether the index was edited; should this come again, stop the archive and give "
+                  "'archive rebuild-index'")
+        ]
 
     def _ledger(self) -> list[Check]:
         with self._core.database.read() as tx:

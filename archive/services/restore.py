@@ -24,6 +24,7 @@ from archive.db import migrate
 from archive.db.copies import copy_rows
 from archive.db.tables import association_slot, login_attempt, principal, segment, session
 from archive.errors import ConfigurationError, KeysUnavailable
+from archive.index import access_study
 from archive.keys import private_files
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind
@@ -282,6 +283,7 @@ def _settle(core: Core, report: Restored, digest: str, way: Way) -> None:
     with core.database.begin() as tx:
         for table in (session, login_attempt, association_slot):  # of the machine that was: everybody signs in again
             tx.execute(sa.delete(table))
+        access_study.refill(tx, core.clock())
         catchup.set_due(tx)
         tx.execute(sa.delete(session))  # who signed out since is not signed in again
         detail = {"what": "restored from a backup", "made_at": report.made_at.isoformat(), "manifest": digest}

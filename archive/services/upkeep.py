@@ -17,7 +17,7 @@ from archive.db.tables import datastore, login_attempt, pending_peer, segment, s
 from archive.index import locate
 from archive.ledger import checkpoints, files, nodes
 from archive.ledger.audit import Event, Kind
-from archive.services import association_log, lifecycle, worklist
+from archive.services import association_log, candidates, lifecycle, worklist
 from archive.services.core import Core
 from archive.services.deliveries import forget_delivered
 from archive.services.packs import Packs
@@ -28,6 +28,7 @@ from archive.services.workitem_watch import WorkitemWatch
 CHECKPOINT_EVERY = timedelta(seconds=1)
 SETTLED_AFTER = timedelta(seconds=2)
 SWEEP_EVERY = timedelta(minutes=5)
+HEAL_EVERY = timedelta(hours=1)
 UNSETTLED_AT_MOST = timedelta(minutes=10)
 WAL_EVERY = timedelta(seconds=30)
 WAL_BYTES = 1 << 24
@@ -47,7 +48,7 @@ class Upkeep:
         self._pictures = Pictures(core)
         self._snapshots = Snapshots(core)
         self._published = False
-        self._swept_at = self._wal_at = self._checkpoint_at = datetime.fromtimestamp(0, core.clock().tzinfo)
+        self._swept_at = self._healed_at = self._wal_at = self._checkpoint_at = datetime.fromtimestamp(0, core.clock().tzinfo)
 
     def tick(self) -> None:
         """Do what is due now.
@@ -75,6 +76,8 @@ class Upkeep:
         if at - self._swept_at >= SWEEP_EVERY:
             self._sweep(at)
             self._swept_at = at
+        if at - self._healed_at >= HEAL_EVERY and not candidates.heal(core, at):
+            self._healed_at = at
 
     def finish(self) -> None:
         """Record the stop and sign the ledger's head: what the archive says last covers everything.

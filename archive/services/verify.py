@@ -25,7 +25,7 @@ from archive.errors import ArchiveError
 from archive.index import catalog
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind
-from archive.services import admitted, agreement, denials, retrace, standing
+from archive.services import admitted, agreement, candidates, denials, retrace, standing
 from archive.services.core import Core
 from archive.services.oversight import verify_ledger
 from archive.services.packs import Packs
@@ -98,7 +98,7 @@ class Verify:
             with core.database.read() as tx:
                 checks = (
                     retrace.closed(core, tx), retrace.shape(tx), retrace.hidden(tx), retrace.granted(core, tx), standing.stands(core, tx),
-                    admitted.admitted(core, tx),
+                    admitted.admitted(core, tx), candidates.led(core, tx),
                 )
                 found = chain.from_iterable(checks)
                 for code, detail, uid in found:

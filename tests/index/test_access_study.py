@@ -121,7 +121,7 @@ def test_a_search_finds_what_the_rule_shows(database: Database, lengths: tuple[i
                 if r.random() < 0.2:
                     access_study.refill(tx, worlds.hour(0))
                 for subject, need, at in worlds.callers(r.randrange(1 << 30), world, 5):
-                    assert access_study.missing(tx, at) == 0
+                    assert (access_study.missing(tx, at), access_study.superfluous(tx)) == (0, 0)
                     rows = [se for se in world.series if oracle.sees(world, subject, need, at, se)]
                     for place in (1, 2):
                         compared += 1
@@ -175,6 +175,16 @@ def test_a_missing_row_is_noticed_and_refilled(database: Database) -> None:
         assert derived > 0
         run(tx, sa.delete(tables.access_study))
         assert access_study.missing(tx, at) == derived
+        few = access_study.lacking(tx, at, 1)
+        assert len(few) == 1
+        added = access_study.complete(tx, at, few)
+        assert access_study.missing(tx, at) == derived - added < derived
+        rest = access_study.lacking(tx, at, 1000)
+        assert not set(few) & set(rest)
+        assert added + (access_study.complete(tx, at, rest) if rest else 0) == derived
+        assert (access_study.missing(tx, at), access_study.lacking(tx, at, 1), access_study.superfluous(tx)) == (0, [], 0)
+        run(tx, sa.update(tables.access_study).values(study_date="18000101"))
+        assert (access_study.missing(tx, at), access_study.superfluous(tx)) == (derived, derived)
         assert access_study.refill(tx, at) == derived
         assert access_study.missing(tx, at) == 0
         assert access_study.refill(tx, worlds.hour(99)) == 0

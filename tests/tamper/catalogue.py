@@ -233,6 +233,11 @@ TAMPERS = (
     Tamper("a deny is ended", sql("UPDATE grants SET revoked_at = 1 WHERE effect = 0"), "V12", "quick", "right"),
     Tamper("a deny is removed", sql("DELETE FROM grants WHERE effect = 0"), "V12", "quick", "right"),
     Tamper("the owner's grant is removed", sql(f"DELETE FROM grants WHERE subject_id = {_ADMIN}"), "V12", "quick", "fewer"),
+    Tamper("what leads a search to a study is removed", sql("DELETE FROM access_study"), "V10", "quick", "right"),
+    Tamper("a search is led to a study under another date", sql("UPDATE access_study SET study_date = '19000101'"), "V10", "quick", "right"),
+    Tamper("a search is led to a study for nobody's grant", sql(
+        "INSERT INTO access_study (subject_id, datastore_id, study_date, study_time, study_pk) "
+        f"SELECT {_ADMIN}, datastore_id, study_date, study_time, id FROM study"), "V10", "quick", "right"),
     Tamper("a token is added", sql(
         "INSERT INTO api_token (prefix, secret_hmac, principal_id, permissions, created_at, not_after) "
         f"VALUES ('AAAAAAAA', randomblob(32), {_ADMIN}, 2147483647, 1, 253402214400000000)"), "V12", "quick", "right"),

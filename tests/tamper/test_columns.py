@@ -16,7 +16,7 @@ ELSEWHERE = {
     "login_attempt": "a throttle: it opens nothing",
     "pending_peer": "who was refused: shown, never let in by it",
     "association_slot": "counts associations while they last",
-    "access_study": "derived, never what decides; what is missing or too much is made good",
+    "access_study": "derived, never what decides; what is missing is found and made good (see the catalogue)",
     "job": "work that waits",
     "job_item": "work that waits",
     "commitment": "what a peer was promised is in the ledger, and proved from there",
