@@ -103,11 +103,11 @@ class Peers(Doorkeeper):
         """Make a refused caller a peer, with the AE title and the certificate, or without one the address, it came with.
 
         Raises:
-            NotFound: no such pending caller.
+            Forbidden; NotFound: no such pending caller.
             InvalidRequest: it never said its AE title.
         """
-        with self._database.read() as tx:
-            row = tx.execute(sa.select(pending_peer).where(pending_peer.c.id == number)).first()
+        query = sa.select(pending_peer).where(pending_peer.c.id == number)
+        row = self._read(subject, P.PEER_MANAGE, lambda tx, _at: tx.execute(query).first())
         if row is None:
             message = "there is no such pending peer"
             raise NotFound(message, remedy="'archive peer pending' lists them")

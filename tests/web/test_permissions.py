@@ -10,7 +10,7 @@ from archive.web import permissions
 from archive.web.permissions import PUBLIC, SIGNED_IN, Rule
 from tests.web.fakes import FakeNode
 
-OPEN = {"static", "probes.healthz", "probes.readyz", "probes.metrics", "dicomweb.capabilities", "datastores.capabilities"}
+OPEN = {"static", "probes.healthz", "probes.readyz", "probes.metrics", "dicomweb.capabilities", "datastores.capabilities", "api.openapi"}
 UID = "1.2.3"
 
 

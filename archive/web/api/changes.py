@@ -2,55 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-import msgspec
-from flask import Response, request
+from msgspec import Meta
 
 from archive.access.permissions import Permission
-from archive.errors import InvalidQuery
 from archive.services.changefeed import LONGEST_WAIT_S
 from archive.services.webhooks import as_dict
+from archive.web.api.operation import Asked, Operation, Taken, Told
 from archive.web.context import node, subject
-from archive.web.permissions import Rule
 
 LIMIT, MOST = 100, 1000
-_KNOWN = frozenset({"since", "limit", "wait", "datastore"})
 
 
-def read() -> Response:
-    """Answer changes behind the cursor `since`; `wait` holds an empty answer back for so many seconds.
+class ChangesQuery(Taken):
+    """Behind which cursor, how many, and for how many seconds an empty answer is held back."""
 
-    Raises:
-        InvalidQuery, NotFound, Unavailable.
-    """
-    given: dict[str, str] = {}
-    for name, values in request.args.lists():
-        if name not in _KNOWN or len(values) != 1:
-            message = f"{name} is given more than once" if name in _KNOWN else "a parameter is not known here"
-            raise InvalidQuery(message, remedy="give since, limit, wait and datastore, each at most once")
-        given[name] = values[0]
-    limit = min(_number(given, "limit", 1, LIMIT), MOST)
-    wait_s = _number(given, "wait", 0, 0)
+    since: str = ""
+    limit: Annotated[int, Meta(ge=1)] = LIMIT
+    wait: Annotated[int, Meta(ge=0)] = 0
+    datastore: str = "clinical"
+
+
+class Change(Told):
+    """What came or went, and the cursor behind it."""
+
+    kind: str
+    at: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    state: str
+    cursor: str
+
+
+class Feed(Told):
+    """Changes in their order, the cursor for the next question, and whether there are more already."""
+
+    changes: list[Change]
+    next: str
+    more: bool
+
+
+def _read(asked: Asked) -> Any:
+    given: ChangesQuery = asked.query
     feed = node().changefeed.read(
-        subject(), given.get("datastore", "clinical"), given.get("since") or None, limit=limit, wait_s=min(wait_s, LONGEST_WAIT_S)
+        subject(), given.datastore, given.since or None, limit=min(given.limit, MOST), wait_s=min(given.wait, LONGEST_WAIT_S)
     )
-    told = {
+    return {
         "changes": [{**as_dict(one), "cursor": cursor} for one, cursor in feed.changes], "next": feed.next, "more": feed.more,
     }
-    return Response(msgspec.json.encode(told), content_type="application/json")
 
 
-def _number(given: dict[str, str], name: str, lowest: int, default: int) -> int:
-    text = given.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit()) or len(text) > 9 or int(text) < lowest:
-        message = f"{name} is not a whole number from {lowest} up"
-        raise InvalidQuery(message)
-    return int(text)
-
-
-ROUTES: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (("GET", "/changes", "changes", read),)
-RULES = {"api.changes": Rule(Permission.SEARCH)}
+OPERATIONS = (
+    Operation("GET", "/changes", "changes", "Follow what comes and goes", Permission.SEARCH, _read, Feed, query=ChangesQuery, tag="changes",
+              refuses=(404,)),
+)

@@ -2,82 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-import msgspec
-from flask import Response, request
-
 from archive.access.permissions import Permission
-from archive.errors import InvalidRequest, NotFound
+from archive.services import datastores
+from archive.web.api.operation import Asked, Operation, Taken, Told
 from archive.web.context import node, subject
-from archive.web.permissions import Rule
 
-_TAKEN = {"url": str, "owner": str, "datastore": str, "everything": bool}
-
-
-def listed() -> Response:
-    """Answer every webhook, without its secret.
-
-    Raises:
-        Forbidden.
-    """
-    return _json(node().webhooks.list(subject()))
+_P = Permission
 
 
-def add() -> Response:
-    """Add a webhook; the answer alone holds its secret.
+class Webhook(Told):
+    """Where changes are sent, how far it is and what went wrong last; never its secret."""
 
-    Raises:
-        InvalidRequest, Forbidden, NotFound, ReadOnly.
-    """
-    try:
-        given = msgspec.json.decode(request.get_data())
-    except (msgspec.DecodeError, RecursionError) as error:
-        message = "the body is no JSON"
-        raise InvalidRequest(message, remedy="send an object with url and owner") from error
-    if not isinstance(given, dict) or not {"url", "owner"} <= given.keys() or any(
-        name not in _TAKEN or not isinstance(value, _TAKEN[name]) for name, value in given.items()
-    ):
-        message = "a webhook is an object with url, owner, and perhaps datastore and everything"
-        raise InvalidRequest(message)
-    return _json(node().webhooks.add(subject(), **given), 201)
+    id: int
+    url: str
+    owner: str
+    datastore: str
+    state: str
+    attempts: int
+    problem: str
+    behind: int
+    created_at: datetime
+    due_at: datetime | None
+    delivered_at: datetime | None
 
 
-def remove(webhook: str) -> Response:
-    """End a webhook.
+class NewWebhook(Taken):
+    """A webhook that tells what `owner` sees, from now on or with `everything` from the beginning."""
 
-    Raises:
-        NotFound, Forbidden, ReadOnly.
-    """
-    node().webhooks.remove(subject(), _key(webhook))
-    return Response(status=204)
-
-
-def test(webhook: str) -> Response:
-    """Send a body without changes, and answer what came back.
-
-    Raises:
-        NotFound, Forbidden, ReadOnly, Undeliverable.
-    """
-    return _json(node().webhooks.test(subject(), _key(webhook)))
+    url: str
+    owner: str
+    datastore: str = datastores.DEFAULT
+    everything: bool = False
 
 
-def _key(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or len(text) > 15:
-        message = "there is no such webhook"
-        raise NotFound(message)
-    return int(text)
+class WebhookMade(Told):
+    """A webhook with its secret, told this once."""
+
+    id: int
+    url: str
+    owner: str
+    datastore: str
+    secret: str
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status=status, content_type="application/json")
+class Tried(Told):
+    """What a receiver answered."""
+
+    id: int
+    status: int
 
 
-ROUTES: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
-    ("GET", "/webhooks", "webhooks", listed),
-    ("POST", "/webhooks", "webhook_add", add),
-    ("DELETE", "/webhooks/<webhook>", "webhook_remove", remove),
-    ("POST", "/webhooks/<webhook>/test", "webhook_test", test),
+def _add(asked: Asked) -> Any:
+    given: NewWebhook = asked.body
+    return node().webhooks.add(subject(), url=given.url, owner=given.owner, datastore=given.datastore, everything=given.everything)
+
+
+OPERATIONS = (
+    Operation("GET", "/webhooks", "webhooks", "List webhooks", _P.CONFIGURE, lambda _asked: node().webhooks.list(subject()), list[Webhook],
+              tag="changes"),
+    Operation("POST", "/webhooks", "webhook_add", "Add a webhook", _P.CONFIGURE, _add, WebhookMade, NewWebhook, status=201, tag="changes",
+              refuses=(404,)),
+    Operation("DELETE", "/webhooks/<number>", "webhook_remove", "End a webhook", _P.CONFIGURE,
+              lambda _asked, number: node().webhooks.remove(subject(), number), tag="changes", refuses=(404,)),
+    Operation("POST", "/webhooks/<number>/test", "webhook_test", "Send a body without changes, and answer what came back", _P.CONFIGURE,
+              lambda _asked, number: node().webhooks.test(subject(), number), Tried, tag="changes", refuses=(404, 502)),
 )
-RULES = {f"api.{name}": Rule(Permission.CONFIGURE) for _method, _path, name, _view in ROUTES}

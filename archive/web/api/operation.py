@@ -1,0 +1,155 @@
+"""What an operation of the API is: method and path, who may, what it takes, what it answers; one table for routes, rules and OpenAPI.
+
+A request is read into its types and an answer written out of its own, so a body holds what the document says and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, get_origin
+
+import msgspec
+from flask import Response, request
+from werkzeug.exceptions import UnsupportedMediaType
+
+from archive.access.permissions import Permission
+from archive.errors import InvalidQuery, InvalidRequest, NotFound
+from archive.web.permissions import Rule
+
+JSON = "application/json"
+LONGEST_TEXT = 4096
+DIGITS = 15
+"""How long a text of the query string and a number in a path may be."""
+
+_UNSAFE = "\0"
+
+
+class Taken(msgspec.Struct, forbid_unknown_fields=True):
+    """The base of what a request says in its body or its query string: a name that is not known is refused."""
+
+
+class Told(msgspec.Struct):
+    """The base of what an answer says."""
+
+
+class NoQuery(Taken):
+    """No parameter."""
+
+
+class Text(msgspec.Struct):
+    """An answer that is a text of its own type, not JSON."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request: its body (None where the operation takes none) and its query string, read as the operation says."""
+
+    body: Any
+    query: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row of the API; `answer` None means 204, `media_type` the type of a `Text`."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    need: Permission
+    """What the service asks for; of several, it says which it needs."""
+    view: Callable[..., Any]
+    answer: Any = None
+    body: Any = None
+    query: type[Taken] = NoQuery
+    status: int = 200
+    media_type: str = JSON
+    tag: str = ""
+    refuses: tuple[int, ...] = ()
+    """Statuses beside 400 (of what it takes), 401, 403 and 503 that it may answer with a problem."""
+
+    @property
+    def rule(self) -> Rule:
+        """The row of the permission table."""
+        return Rule(self.need)
+
+    def __call__(self, **parts: str) -> Response:
+        """Read, do, and answer.
+
+        Raises:
+            InvalidRequest, InvalidQuery, UnsupportedMediaType, and what the view raises.
+        """
+        asked = Asked(None if self.body is None else _body(self.body), _query(self.query))
+        done = self.view(asked, **{name: _part(name, text) for name, text in parts.items()})
+        if isinstance(done, Response):
+            return done
+        if self.answer is None:
+            return Response(status=HTTPStatus.NO_CONTENT)
+        told = msgspec.convert(done, self.answer, from_attributes=True)
+        if isinstance(told, Text):
+            return Response(told.text, status=self.status, content_type=self.media_type)
+        return Response(msgspec.json.encode(told), status=self.status, content_type=JSON)
+
+
+def _body(kind: Any) -> Any:
+    """Return the request's body.
+
+    Raises:
+        UnsupportedMediaType: it says to be something else than JSON.
+        InvalidRequest: it is no JSON, or not what `kind` takes.
+    """
+    if request.mimetype not in ("", JSON) and not request.mimetype.endswith("+json"):
+        raise UnsupportedMediaType("send application/json")
+    try:
+        return msgspec.json.decode(request.get_data(), type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the body is not what is taken here: {_plain(error)}", remedy="see /api/openapi.json") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest("the body is no JSON", remedy="see /api/openapi.json") from error
+
+
+def _query(kind: type[Taken]) -> Taken:
+    """Return the query string: each name once, but for those that take a list.
+
+    Raises:
+        InvalidQuery: a name that is not known, one that comes twice, a value of another kind.
+    """
+    lists = {one.encode_name for one in msgspec.structs.fields(kind) if get_origin(one.type) is tuple}
+    given: dict[str, Any] = {}
+    for name, values in request.args.lists():
+        if any(len(value) > LONGEST_TEXT or _UNSAFE in value for value in values):
+            raise InvalidQuery("a parameter is too long or holds a NUL")
+        if len(values) != 1 and name not in lists:
+            raise InvalidQuery(f"the parameter {name[:40]!r} comes twice")
+        given[name] = values if name in lists else values[0]
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(one.encode_name for one in msgspec.structs.fields(kind)) or "none"
+        raise InvalidQuery(f"the query is not what is taken here: {_plain(error)}", remedy=f"known parameters: {known}") from error
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """Return what is wrong and where, without a value."""
+    text = str(error)
+    return "a word that is not one of those taken" + text[text.rfind(" - "):] if text.startswith("Invalid enum value") else text[:200]
+
+
+def _part(name: str, text: str) -> str | int:
+    """Return a part of the path: `number` is one, others are names.
+
+    Raises:
+        NotFound: no number, or no name that could be.
+    """
+    if name != "number":
+        if _UNSAFE in text or len(text) > 256:
+            raise NotFound("there is nothing here")
+        return text
+    if not (text.isascii() and text.isdigit()) or len(text) > DIGITS:
+        raise NotFound("there is nothing of that number")
+    return int(text)
+

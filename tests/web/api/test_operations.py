@@ -1,0 +1,281 @@
+"""The JSON API over a real archive: each operation done once, what it refuses, and that its document says what it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from archive.access import roles
+from archive.access.permissions import FUNCTION, OBJECT
+from archive.keys import ca
+from archive.web import permissions
+from archive.web.api import OPERATIONS
+from archive.web.api.openapi import document
+from archive.web.api.operation import Text
+from tests.services import archives
+from tests.web import real
+from tests.web.real import HIDDEN, SEEN, Place
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """An archive, mia, and boss, who may do everything but see."""
+    with archives.opened(real.config(tmp_path_factory.mktemp("api"))) as node:
+        yield real.place(node)
+
+
+@pytest.fixture(scope="module")
+def boss(place: Place) -> str:
+    """A token of boss that carries every function."""
+    console = archives.the_console(place.node)
+    named = roles.names(FUNCTION | OBJECT)
+    place.node.accounts.add_role(console, "all-functions", named)
+    place.node.accounts.add_user(console, "boss", roles=["all-functions"])
+    return str(place.node.accounts.create_token(console, owner="boss", permissions=named)["token"])
+
+
+class Api:
+    """Asks as boss and checks each answer against the document."""
+
+    def __init__(self, place: Place, token: str) -> None:
+        self.place, self.token = place, token
+        self.done: set[str] = set()
+        self.by_rule = {(one.method, one.path): one for one in OPERATIONS}
+
+    def __call__(self, method: str, path: str, body: Any = None, *, status: int | None = None, rule: str = "") -> Any:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        sent = {} if body is None else {"json": body}
+        answer = self.place.ask(method, "/api" + path, headers=headers, **sent)
+        one = self.by_rule[method, rule or path.partition("?")[0]]
+        expected = status or (204 if one.answer is None else one.status)
+        assert answer.status_code == expected, answer.text
+        if expected >= 400:
+            assert answer.content_type == "application/problem+json"
+            return answer.json
+        self.done.add(one.name)
+        if one.answer is None or one.answer is Text:
+            return answer.text
+        msgspec.json.decode(answer.data, type=one.answer)
+        return answer.json
+
+
+@pytest.fixture(scope="module")
+def api(place: Place, boss: str) -> Api:
+    return Api(place, boss)
+
+
+def test_people_from_begin_to_end(api: Api) -> None:
+    made = api("POST", "/users", {"name": "ada", "password": "lantern-orbit-mustard-quilt", "roles": ["auditor"]})
+    assert (made["roles"], made["password"], "phc" in json.dumps(made)) == (["auditor"], True, False)
+    assert api("GET", "/users/ada", rule="/users/<user>")["id"] == made["id"]
+    assert "ada" in [one["name"] for one in api("GET", "/users")]
+    api("POST", "/users", {"name": "ada"}, status=400)
+    assert api("PATCH", "/users/ada", {"enabled": False}, rule="/users/<user>")["enabled"] is False
+    drawn = api("POST", "/users/ada/password", {}, rule="/users/<user>/password")
+    assert len(drawn["password"]) > 20
+    given = {"password": "another long passphrase here"}
+    assert api("POST", "/users/ada/password", given, rule="/users/<user>/password")["password"] is None
+    api("POST", "/users/ada/roles", {"role": "researcher", "until": "8h"}, rule="/users/<user>/roles")
+    assert set(api("GET", "/users/ada", rule="/users/<user>")["roles"]) == {"auditor", "researcher"}
+    api("DELETE", "/users/ada/roles/researcher", rule="/users/<user>/roles/<role>")
+    api("POST", "/groups", {"name": "readers"})
+    api("POST", "/groups/readers/members", {"member": "ada"}, rule="/groups/<group>/members")
+    assert [one["members"][0]["name"] for one in api("GET", "/groups") if one["name"] == "readers"] == ["ada"]
+    api("DELETE", "/groups/readers/members/ada", rule="/groups/<group>/members/<member>")
+    api("DELETE", "/groups/readers", rule="/groups/<group>")
+    role = api("POST", "/roles", {"name": "looker", "permissions": ["search", "metadata"]})
+    assert api("GET", "/roles/looker", rule="/roles/<role>") == role
+    assert role in api("GET", "/roles")
+    api("DELETE", "/users/ada", rule="/users/<user>")
+    api("GET", "/users/ada", rule="/users/<user>", status=404)
+
+
+def test_nobody_changes_their_own_rights(api: Api) -> None:
+    assert api("POST", "/users/boss/roles", {"role": "owner"}, rule="/users/<user>/roles", status=403)["code"] == "forbidden"
+    api("POST", "/grants", {"to": "boss", "role": "radiologist", "everything": True}, status=403)
+
+
+def test_grants_and_why(api: Api) -> None:
+    made = api("POST", "/grants", {"to": "mia", "role": "referrer", "study": HIDDEN, "until": "8h", "reason": "asked"})
+    assert (made["level"], made["object"], made["state"], made["endless"]) == ("study", HIDDEN, "active", False)
+    assert made["id"] in [one["id"] for one in api("GET", "/grants?to=mia")]
+    why = api("GET", f"/explain?subject=mia&uid={HIDDEN}", rule="/explain")
+    assert why["allowed"] is True
+    assert [one["grant"] for one in why["because"]] == [made["id"]]
+    ended = api("DELETE", f"/grants/{made['id']}?reason=done", rule="/grants/<number>")
+    assert ended["state"] == "revoked"
+    assert api("GET", f"/explain?subject=mia&uid={HIDDEN}", rule="/explain")["allowed"] is False
+    for wrong in ({}, {"everything": True, "study": SEEN}, {"patient": " "}):
+        api("POST", "/grants", {"to": "mia", "role": "referrer", **wrong}, status=400)
+    api("DELETE", "/grants/999999", rule="/grants/<number>", status=404)
+    api("DELETE", "/grants/x", rule="/grants/<number>", status=404)
+
+
+def test_tokens_are_made_in_the_browser_and_bounded(place: Place, api: Api) -> None:
+    assert api("POST", "/tokens", {}, status=403)["code"] == "forbidden"
+    answer = place.ask("POST", "/api/tokens", browser=True, json={"studies": [SEEN], "until": "1h"})
+    assert (answer.status_code, answer.json["user"], answer.json["bounded_to"]) == (201, "mia", 1)
+    assert place.ask("POST", "/api/tokens", browser=True, json={"studies": [HIDDEN]}).status_code == 404
+    foreign = {"Sec-Fetch-Site": "cross-site", "Origin": "https://elsewhere.example"}
+    assert place.ask("POST", "/api/tokens", browser=True, json={}, headers=foreign).status_code == 403
+    api.done.add("token_add")
+    mine = place.ask("GET", "/api/tokens", browser=True).json
+    assert answer.json["id"] in [one["id"] for one in mine]
+    assert {one["user"] for one in mine} == {"mia"}
+    assert {one["user"] for one in api("GET", "/tokens")} >= {"mia", "boss"}
+    assert all("token" not in one for one in mine)
+    assert api("DELETE", f"/tokens/{answer.json['id']}", rule="/tokens/<ref>")["state"] == "revoked"
+
+
+def test_peers_and_where_things_go(place: Place, api: Api, tmp_path: Path) -> None:
+    made = api("POST", "/peers", {"name": "CT one", "ae_titles": ["CT1"], "networks": ["192.0.2.0/24"], "address": "192.0.2.7:104"})
+    assert (made["tls"], made["networks"], made["port"]) == (False, ["192.0.2.0/24"], 104)
+    assert api("GET", "/peers/CT one", rule="/peers/<peer>") == made
+    assert api("PATCH", "/peers/CT one", {"relational": True}, rule="/peers/<peer>")["settings"]["relational"] is True
+    assert len(api("GET", "/peers")) == 1
+    key = tmp_path / "issued"
+    issued = place.node.peers.add(archives.the_console(place.node), "WS", ["WS1"], issue=key)
+    pem = (key / "cert.pem").read_text()
+    api("POST", "/peers/WS/certificate", {"certificate": pem}, rule="/peers/<peer>/certificate", status=400)
+    api("DELETE", "/peers/WS", rule="/peers/<peer>")
+    again = api("POST", "/peers", {"name": "WS", "ae_titles": ["WS1"], "certificate": pem})
+    assert again["certificate_sha256"] == issued["certificate_sha256"]
+    other = ca.issue_peer(place.node.config, place.node.keyring, "WS2", tmp_path / "other", at=place.node.core.clock())
+    renewed = api("POST", "/peers/WS/certificate", {"certificate": (tmp_path / "other" / "cert.pem").read_text()},
+                  rule="/peers/<peer>/certificate")
+    assert renewed["certificate_sha256"] == other.fingerprint.hex()
+    api("POST", "/peers", {"name": "X", "ae_titles": ["X"]}, status=400)
+    rule = {"name": "all", "destination": "CT one", "on_behalf_of": "mia", "modality": ["CT"]}
+    assert api("POST", "/forwarding/rules", rule)["author"] == "mia"
+    assert [one["name"] for one in api("GET", "/forwarding/rules")] == ["all"]
+    assert [one["destination"] for one in api("GET", "/forwarding/destinations")] == ["CT one"]
+    api("PATCH", "/forwarding/destinations/CT one", {"paused": True}, rule="/forwarding/destinations/<peer>")
+    assert api("GET", "/forwarding/destinations")[0]["state"] == "paused"
+    assert api("GET", "/forwarding/deliveries") == []
+    api("DELETE", "/forwarding/rules/all", rule="/forwarding/rules/<rule>")
+    assert api("GET", "/associations?since=2026-01-01T00:00:00Z&failed=true", rule="/associations") == []
+    assert api("GET", "/pending-peers") == []
+    assert api("GET", "/commitments") == []
+    api("GET", "/commitments/1.2.3/receipt", rule="/commitments/<transaction>/receipt", status=404)
+    api("POST", "/pending-peers/7", {"name": "Y"}, rule="/pending-peers/<number>", status=404)
+
+
+def test_oversight(api: Api) -> None:
+    first = api("GET", "/audit?limit=2")
+    assert len(first["events"]) == 2
+    later = api("GET", f"/audit?limit=2&before={first['before']}", rule="/audit")
+    assert [one["id"] for one in first["events"] + later["events"]] == sorted(
+        (one["id"] for one in first["events"] + later["events"]), reverse=True
+    )
+    kinds = api("GET", "/audit?kind=granted&kind=revoked", rule="/audit")["events"]
+    assert {one["kind"] for one in kinds} == {"granted", "revoked"}
+    api("GET", "/audit?kind=nonsense", rule="/audit", status=400)
+    assert api("GET", "/audit?since=2031-01-01T00:00:00Z", rule="/audit")["events"] == []
+    api("GET", "/audit?since=2031-01-01T00:00:00", rule="/audit", status=400)
+    api.place.node.upkeep.checkpoint()
+    assert "c2sp.org/tlog-proof" in api("GET", "/ledger/proofs/0", rule="/ledger/proofs/<what>")
+    assert len(api("GET", "/ledger/keys")["keys"]) >= 1
+
+
+def test_holds_and_what_waits(api: Api) -> None:
+    grant = api.place.node.accounts.add_grant(
+        archives.the_console(api.place.node), to="boss", role="all-functions", target=real.Target("study", SEEN)
+    )
+    made = api("POST", "/holds", {"study": SEEN, "reason": "court"})
+    assert [(one["id"], one["in_force"]) for one in api("GET", f"/holds?study={SEEN}", rule="/holds")] == [(made["id"], True)]
+    api("POST", "/holds", {"study": HIDDEN, "reason": "court"}, status=404)
+    api("DELETE", f"/holds/{made['id']}?reason=over", rule="/holds/<number>")
+    api.place.node.accounts.revoke_grant(archives.the_console(api.place.node), grant["id"])
+    assert api("GET", "/reconcile") == []
+    for act in ("accept", "reject"):
+        api("POST", f"/reconcile/9/{act}", {"reason": "x"}, rule=f"/reconcile/<number>/{act}", status=404)
+    api("GET", "/reconcile/9", rule="/reconcile/<number>", status=404)
+    assert api("GET", "/imports") == []
+    api("GET", "/imports/1", rule="/imports/<number>", status=404)
+
+
+@pytest.mark.parametrize("body", [
+    b"", b"{", b"[]", b'{"name": 7}', b'{"name": "x", "other": 1}', b"\xff", b"[" * 100_000,
+])  # fmt: skip
+def test_a_body_that_is_not_what_is_taken(place: Place, boss: str, body: bytes) -> None:
+    answer = place.ask("POST", "/api/groups", headers={"Authorization": f"Bearer {boss}"}, data=body, content_type="application/json")
+    assert (answer.status_code, answer.content_type) == (400, "application/problem+json")
+
+
+def test_another_media_type_and_unknown_parameters(place: Place, boss: str) -> None:
+    headers = {"Authorization": f"Bearer {boss}"}
+    form = place.ask("POST", "/api/groups", headers=headers, data=b"name=x", content_type="application/x-www-form-urlencoded")
+    assert form.status_code == 415
+    for query in ("x=1", "to=a&to=b", "ended=perhaps", "to=%00"):
+        assert place.ask("GET", f"/api/grants?{query}", headers=headers).status_code == 400, query
+
+
+def test_a_patient_id_in_a_wrong_body_is_not_answered_back(place: Place, boss: str) -> None:
+    answer = place.ask("POST", "/api/grants", headers={"Authorization": f"Bearer {boss}"},
+                       json={"to": "mia", "role": "referrer", "patient": {"id": "CANARY-17"}})
+    assert answer.status_code == 400
+    assert "CANARY" not in answer.text
+
+
+def test_every_operation_needs_its_permission(place: Place) -> None:
+    """mia, who may store and reads one study, is refused wherever a permission of administration is asked for."""
+    for one in OPERATIONS:
+        need = one.need & ~(OBJECT | permissions.Permission.STORE | permissions.Permission.WORKLIST)
+        if not need:
+            continue
+        path = "/api" + one.path.replace("<number>", "1")
+        for name in ("user", "role", "group", "member", "ref", "peer", "rule", "transaction", "what"):
+            path = path.replace(f"<{name}>", "mia")
+        asked = {"audit": "", "explain": f"?subject=mia&uid={SEEN}"}.get(one.name, "")
+        if "reason" in {member.encode_name for member in msgspec.structs.fields(one.query) if member.required}:
+            asked = "?reason=x"
+        sent = {"json": _sample(one.body)} if one.body is not None else {}
+        answer = place.ask(one.method, path + asked, **sent)
+        assert answer.status_code in {403, 404}, (one.name, answer.status_code, answer.text)
+        if answer.status_code == 404:
+            assert one.name in {"hold_add", "hold_remove"}, one.name  # unseen is absent
+
+
+def _sample(kind: Any) -> dict[str, Any]:
+    """The least a body must hold."""
+    found = {}
+    for member in msgspec.structs.fields(kind):
+        if member.required:
+            found[member.encode_name] = {str: "x", bool: True}.get(member.type, ["x"])
+    if kind.__name__ == "NewGrant":
+        found["everything"] = True
+    if kind.__name__ == "NewRole":
+        found["permissions"] = ["search"]
+    if kind.__name__ == "NewWebhook":
+        found["url"] = "https://hooks.example/x"
+    if kind.__name__ == "NewPeer":
+        found["networks"] = ["192.0.2.0/24"]
+    return found
+
+
+def test_the_document_says_what_is_served(place: Place) -> None:
+    told = place.app.test_client().get("/api/openapi.json", base_url=real.ORIGIN).json
+    assert told == json.loads(json.dumps(document(OPERATIONS)))
+    assert told["openapi"].startswith("3.1")
+    served = {(method, rule.rule) for rule in place.app.url_map.iter_rules() if rule.endpoint.startswith("api.")
+              for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+    described = {(method.upper(), path.replace("{", "<").replace("}", ">")) for path, item in told["paths"].items() for method in item}
+    assert served - described == {("GET", "/api/openapi.json")}
+    assert described <= served
+    refs = [part for part in json.dumps(told).split('"') if part.startswith("#/components/")]
+    for ref in refs:
+        _, _, kind, name = ref.split("/")
+        assert name in told["components"][kind]
+
+
+def test_every_operation_has_been_done(api: Api) -> None:
+    """Those that need what this archive does not hold are done elsewhere."""
+    elsewhere = {"worklist_search", "worklist_add", "worklist_show", "worklist_cancel", "mpps_search", "changes", "webhooks", "webhook_add",
+                 "webhook_remove", "webhook_test", "peer_enrol", "commitment_receipt", "reconcile_show", "reconcile_accept",
+                 "reconcile_reject", "import_show"}
+    assert {one.name for one in OPERATIONS} - api.done == elsewhere
