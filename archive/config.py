@@ -72,6 +72,32 @@ class Webhooks(Section, frozen=True):
     ca_file: str = ""
 
 
+class Alerts(Section, frozen=True):
+    """[alerts]: what is worth telling of the audit log, and to whom."""
+
+    enabled: bool = True
+    without: tuple[str, ...] = ()
+    studies_an_hour: Positive = 30
+    exports_a_day: Positive = 20
+    refused_in_ten_minutes: Positive = 20
+    accounts_from_one_network: Positive = 5
+    working_hours: Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-4]):[0-5]\d-([01]\d|2[0-4]):[0-5]\d$")] = "07:00-19:00"
+    working_days: tuple[Annotated[int, msgspec.Meta(ge=1, le=7)], ...] = (1, 2, 3, 4, 5)
+    mail_to: tuple[str, ...] = ()
+    mail_from: str = ""
+    smtp_host: str = ""
+    smtp_port: Port = 587
+    smtp_tls: Literal["starttls", "tls", "off"] = "starttls"
+    smtp_ca_file: str = ""
+    smtp_user: str = ""
+    smtp_password_file: str = ""
+
+    def working(self, weekday: int, minute: int) -> bool:
+        """Whether somebody works then: `weekday` 0 is Monday, `minute` counts from midnight."""
+        first, last = (60 * int(part[:2]) + int(part[3:]) for part in self.working_hours.split("-"))
+        return weekday + 1 in self.working_days and first <= minute < last
+
+
 class DimseTls(Section, frozen=True):
     """[dimse.tls]: the DIMSE listener over mutual TLS."""
 
@@ -135,6 +161,8 @@ class Storage(Section, frozen=True):
     segment_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 32)] = 256 << 20
     direct_io: bool = True
     picture_cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 2 << 30
+    purge_after: Annotated[int, msgspec.Meta(ge=0, le=36500)] = 0
+    """Days after which what was rejected is purged; 0: never."""
 
 
 class Identity(Section, frozen=True):
@@ -156,6 +184,8 @@ class Signin(Section, frozen=True):
 
     idle_minutes: Positive = 15
     absolute_hours: Positive = 12
+    sessions: Positive = 20
+    step_up_minutes: Positive = 5
 
 
 class Ledger(Section, frozen=True):
@@ -184,6 +214,7 @@ class Config(Section, frozen=True):
     viewer: Viewer = Viewer()
     events: Events = Events()
     webhooks: Webhooks = Webhooks()
+    alerts: Alerts = Alerts()
     dimse: Dimse = Dimse()
     database: DatabaseSection = DatabaseSection()
     objects: Objects = Objects()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,6 +13,7 @@ from archive.keys.keyring import Keyring
 from archive.ledger.log import Ledger
 from archive.services import lifecycle, setup
 from archive.services.accounts import Accounts
+from archive.services.alerts import Alerts
 from archive.services.association_log import AssociationLog
 from archive.services.catchup import CatchUp
 from archive.services.changefeed import ChangeFeed
@@ -19,16 +21,21 @@ from archive.services.clock import Clock, utc_now
 from archive.services.commitments import Commitments
 from archive.services.core import Core
 from archive.services.deliveries import Deliveries
+from archive.services.disclosure import Disclosure
 from archive.services.download import Download
+from archive.services.factors import Factors
 from archive.services.forwarding import Forwarding
 from archive.services.health import Health
 from archive.services.holds import Holds
+from archive.services.idempotency import Idempotency
 from archive.services.imports import Imports
 from archive.services.keyring import KeyringAdmin
 from archive.services.mpps import ProcedureSteps
 from archive.services.oversight import Oversight
 from archive.services.peers import Peers
 from archive.services.pictures import Pictures
+from archive.services.purge import Purge
+from archive.services.purge_finish import finish
 from archive.services.query import Query
 from archive.services.reconcile import Reconcile
 from archive.services.remove import Remove
@@ -36,8 +43,10 @@ from archive.services.replay import Replay
 from archive.services.retrieve import Retrieve
 from archive.services.segment_rows import SegmentRows
 from archive.services.sending import Sending
+from archive.services.sessions import Sessions
 from archive.services.signin import SignIn
 from archive.services.store import Store
+from archive.services.study_work import StudyWork
 from archive.services.upkeep import Upkeep
 from archive.services.verify import Verify
 from archive.services.webhooks import Webhooks
@@ -48,6 +57,7 @@ from archive.vault.keystore import Keystore
 from archive.vault.segments import DiskSegments
 from archive.vault.vault import Vault
 
+log = logging.getLogger("archive.services")
 Role = Literal["serve", "dimse", "web", "background", "cli"]
 SMALL_SEGMENT = 64 << 20
 FIRST_SEGMENT = 16 << 20
@@ -62,6 +72,8 @@ class Node:
     core: Core
     role: Role
     signin: SignIn
+    factors: Factors
+    sessions: Sessions
     accounts: Accounts
     peers: Peers
     store: Store
@@ -71,6 +83,7 @@ class Node:
     sending: Sending
     worklist: Worklist
     steps: ProcedureSteps
+    study_work: StudyWork
     commitments: Commitments
     deliveries: Deliveries
     forwarding: Forwarding
@@ -83,9 +96,13 @@ class Node:
     imports: Imports
     remove: Remove
     holds: Holds
+    idempotency: Idempotency
+    purge: Purge
     reconcile: Reconcile
     verify: Verify
     oversight: Oversight
+    alerts: Alerts
+    disclosure: Disclosure
     keys: KeyringAdmin
     health: Health
     upkeep: Upkeep
@@ -100,8 +117,15 @@ class Node:
         if not why:
             CatchUp(self.core).run()
             Replay(self.core).run()
+            self._finish_purges()
             lifecycle.started(self.core)
         return why
+
+    def _finish_purges(self) -> None:
+        try:
+            finish(self.core)
+        except ArchiveError as error:
+            log.warning("what is purged could not all be destroyed yet (%s); the upkeep goes on", error.code)
 
     def close(self) -> None:
         """Close segments and databases; a command that changed something signs the ledger's head first."""
@@ -154,14 +178,18 @@ def open_node(
     return Node(
         config=config, keyring=keyring, core=core, role=role,
         signin=SignIn(database, core.ledger, keyring, config, clock),
+        factors=Factors(database, core.ledger, keyring, config, clock, read_only=read_only),
+        sessions=Sessions(database, core.ledger, clock, read_only=read_only),
         accounts=Accounts(database, core.ledger, keyring, clock, default_issuer=config.identity.issuer, read_only=read_only),
         peers=Peers(database, core.ledger, keyring, clock, config, read_only=read_only),
         store=store, query=Query(database, core.ledger, clock), retrieve=Retrieve(core), download=Download(core), sending=sending,
-        worklist=Worklist(core), steps=ProcedureSteps(core), commitments=Commitments(core), deliveries=deliveries,
+        worklist=Worklist(core), steps=ProcedureSteps(core), study_work=StudyWork(core), commitments=Commitments(core),
+        deliveries=deliveries,
         forwarding=Forwarding(core, sending, deliveries),
         association_log=AssociationLog(core),
         pictures=Pictures(core), workitems=Workitems(core), workitem_watch=WorkitemWatch(core),
         changefeed=ChangeFeed(core), webhooks=Webhooks.of(core), imports=Imports(core, store),
-        remove=Remove(core), holds=Holds(core), reconcile=Reconcile(core), verify=Verify(core), oversight=Oversight(core),
+        remove=Remove(core), holds=Holds(core), idempotency=Idempotency(core), purge=Purge(core),
+        reconcile=Reconcile(core), verify=Verify(core), oversight=Oversight(core), alerts=Alerts(core), disclosure=Disclosure(core),
         keys=KeyringAdmin(core), health=Health(core), upkeep=Upkeep(core),
     )

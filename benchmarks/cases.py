@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import dcmtk, retrieve, stow
+from benchmarks import dcmtk, retrieve, stow, transcoded
 from benchmarks.instances import series
 from benchmarks.sender import send
 from benchmarks.server import Missing, Server
@@ -64,6 +64,8 @@ def all_cases() -> list[Case]:
         Case("wado-series-500-ct", "series/s", 2, 1, retrieve.whole_series, 2, 3),
         Case("wado-instance-1", "instances/s", 400, 100, retrieve.instances(1), 1.3, 2.5),
         Case("wado-instance-4", "instances/s", 800, 200, retrieve.instances(4), 1.3, 2.5),
+        Case("wado-jpeg-ls-4", "instances/s", 80, 20, transcoded.to_jpeg_ls(4), 0, 0),
+        Case("wado-series-40-of-jpeg", "series/s", 3, 1, transcoded.from_jpeg, 0, 0),
         Case("frame-of-105-mb", "frames/s", 4, 2, retrieve.frame, 100, 150),
         Case("metadata-500", "series/s", 4, 2, retrieve.metadata, 40, 50),
         Case("rendered-4", "pictures/s", 120, 40, retrieve.rendered(4), 2, 3),

@@ -8,6 +8,7 @@ time with SQLite, which works here, time by the clock with PostgreSQL.
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import statistics
 import sys
@@ -46,6 +47,11 @@ GIVEN = [
 ]  # fmt: skip
 MODALITIES = ["CT", "MR", "US", "CR", "DX", "MG", "NM", "PT", "XA", "SR"]
 WEIGHTS = [25, 20, 18, 15, 10, 5, 2, 2, 2, 1]
+_IMAGE = "1.2.840.10008.5.1.4.1.1."
+_CLASSES = {
+    modality: f"{_IMAGE}{end}"
+    for modality, end in zip(MODALITIES, ("2", "4", "6.1", "1", "1.1", "1.2", "20", "128", "12.1", "88.11"), strict=True)
+}
 FIRST_DAY = date(2016, 1, 1)
 DAYS = 3650
 TOKEN = policy.system("verify")
@@ -57,6 +63,8 @@ def main() -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, database in _databases(options):
         _build(database, options)
+        gc.collect()
+        gc.freeze()  # as the served archive does: going through what is loaded takes 50 ms
         print(f"\n{name}: {options.studies} studies, {options.users} users with {options.grants} + {options.grants // 10} grants, "
               f"{options.calls} calls, ms")
         print(f"{'shape':34} {'some p50':>9} {'p95':>7} {'all p50':>9} {'p95':>7}   rows")
@@ -201,7 +209,7 @@ class _Catalog:
             count = min(30, max(1, int(r.expovariate(1 / 4))))
             instances += count
             batch["series"].append(self._series(number, n, kind, when, of["id"], uid, count))
-            batch["instance"] += (self._instance(number, i, uid) for i in range(count))
+            batch["instance"] += (self._instance(number, i, uid, kind) for i in range(count))
         self.series_of.append(series)
         batch["study"].append({
             "id": number, "datastore_id": 1, "patient_pk": of["id"], "study_instance_uid": uid, "key_id": bytes(16),
@@ -230,12 +238,12 @@ class _Catalog:
             "updated_at": self.at,
         }
 
-    def _instance(self, study: int, i: int, uid: str) -> dict[str, Any]:
+    def _instance(self, study: int, i: int, uid: str, modality: str) -> dict[str, Any]:
         self.n_instances += 1
         number = self.n_instances
         return {
             "id": number, "datastore_id": 1, "study_pk": study, "series_pk": self.n_series, "sop_instance_uid": f"{uid}.{number}",
-            "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2", "transfer_syntax_uid": "1.2.840.10008.1.2.1", "instance_number": i + 1,
+            "sop_class_uid": _CLASSES[modality], "transfer_syntax_uid": "1.2.840.10008.1.2.1", "instance_number": i + 1,
             "rows": 512, "columns": 512, "bits_allocated": 16, "number_of_frames": None, "attributes": _INSTANCE, "normalised": None,
             "object_id": number.to_bytes(16, "big"), "key_id": bytes(16), "segment_id": bytes(16), "record_offset": number * 8192,
             "record_bytes": 8192, "record_kind": 1, "plaintext_bytes": 8000, "part10_bytes": 7000, "dataset_offset": 340,
@@ -280,7 +288,11 @@ Ask = Callable[[random.Random, argparse.Namespace], tuple[Level, dict[str, str],
 
 
 def _studies(keys: Callable[[random.Random, int], dict[str, str]], **options: Any) -> Ask:
-    return lambda r, o: (Level.STUDY, keys(r, o.studies), {"limit": 50, "total": False, **options})
+    return _at(Level.STUDY, keys, **options)
+
+
+def _at(level: Level, keys: Callable[[random.Random, int], dict[str, str]], **options: Any) -> Ask:
+    return lambda r, o: (level, keys(r, o.studies), {"limit": 50, "total": False, **options})
 
 
 def _range(r: random.Random, days: int) -> str:
@@ -314,6 +326,29 @@ SHAPES: dict[str, Ask] = {
     "PatientID": _studies(lambda r, n: {"PatientID": f"P{r.randint(1, n // 2):07}"}),
     "StudyInstanceUID": _studies(lambda r, n: {"StudyInstanceUID": f"1.2.826.0.1.3680043.10.1451.1.{r.randint(1, n):015}"}),
     "28 days with total": _studies(lambda r, _n: {"StudyDate": _range(r, 28)}, total=True),
+    "modality with total": _studies(lambda r, _n: {"ModalitiesInStudy": r.choice(MODALITIES[:6])}, total=True),
+    "name prefix with total": _studies(lambda r, _n: {"PatientName": f"{r.choice(FAMILY)[:4]}*"}, total=True),
+    "patients by name": _at(Level.PATIENT, lambda r, _n: {"PatientName": f"{r.choice(FAMILY)[:4]}*"}),
+    "patients, first 50": _at(Level.PATIENT, lambda _r, _n: {}),
+    "patients from 1,500": _at(Level.PATIENT, lambda _r, _n: {}, offset=1500),
+    "patients with total": _at(Level.PATIENT, lambda _r, _n: {}, total=True),
+    "patient by PatientID": _at(Level.PATIENT, lambda r, n: {"PatientID": f"P{r.randint(1, n // 2):07}"}),
+    "patients of 28 days": _at(Level.PATIENT, lambda r, _n: {"StudyDate": _range(r, 28)}),
+    "series, first 50": _at(Level.SERIES, lambda _r, _n: {}),
+    "series by modality": _at(Level.SERIES, lambda r, _n: {"Modality": r.choice(MODALITIES[:6])}),
+    "series by rare modality": _at(Level.SERIES, lambda r, _n: {"Modality": r.choice(MODALITIES[6:9])}),
+    "series by description": _at(Level.SERIES, lambda r, _n: {"SeriesDescription": f"*{r.choice(MODALITIES)} {r.randint(1, 4)}*"}),
+    "series by date of study": _at(Level.SERIES, lambda r, _n: {"StudyDate": _range(r, 28)}),
+    "series by modality, 28 days": _at(Level.SERIES, lambda r, _n: {"StudyDate": _range(r, 28), "Modality": r.choice(MODALITIES)}),
+    "series by PatientID": _at(Level.SERIES, lambda r, n: {"PatientID": f"P{r.randint(1, n // 2):07}"}),
+    "series by PatientName": _at(Level.SERIES, lambda r, _n: {"PatientName": f"{r.choice(FAMILY)[:4]}*"}),
+    "series by SeriesInstanceUID": _at(Level.SERIES, lambda r, n: {"SeriesInstanceUID": f"{_UID}{r.randint(1, n):015}.0"}),
+    "instances, first 50": _at(Level.IMAGE, lambda _r, _n: {}),
+    "instances by SOP class": _at(Level.IMAGE, lambda r, _n: {"SOPClassUID": _CLASSES[r.choice(MODALITIES[:6])]}),
+    "instances by rare SOP class": _at(Level.IMAGE, lambda r, _n: {"SOPClassUID": _CLASSES[r.choice(MODALITIES[6:9])]}),
+    "instances by date of study": _at(Level.IMAGE, lambda r, _n: {"StudyDate": _range(r, 28)}),
+    "instances by PatientID": _at(Level.IMAGE, lambda r, n: {"PatientID": f"P{r.randint(1, n // 2):07}"}),
+    "instance by SOPInstanceUID": _at(Level.IMAGE, lambda r, n: {"SOPInstanceUID": f"{_UID}{r.randint(1, n):015}.{r.randint(1, n)}"}),
     "series of a study": lambda r, o: (Level.SERIES, {}, {"study_instance_uid": f"{_UID}{r.randint(1, o.studies):015}"}),
     "instances of a study": lambda r, o: (Level.IMAGE, {}, {"study_instance_uid": f"{_UID}{r.randint(1, o.studies):015}"}),
 }

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bad_peers, processes, strongroom
+from benchmarks import bad_peers, memory, strongroom
 from benchmarks.instances import Series, series, uid
 from benchmarks.sender import Association, send
 from benchmarks.server import Server
@@ -42,13 +42,15 @@ class Account:
     failed: list[str] = field(default_factory=list)
     acknowledged: int = 0
     samples: list[dict[str, float]] = field(default_factory=list)
+    each: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Soak:
     """One run."""
 
-    def __init__(self, archive: strongroom.Archive, server: Server, hours: float, pace: float) -> None:
-        """`pace` multiplies how often everything is done."""
+    def __init__(self, archive: strongroom.Archive, server: Server, hours: float, pace: float, record: Path | None = None) -> None:
+        """`pace` multiplies how often everything is done; to `record` goes what each process held, a line of JSON a sample."""
+        self._record = record
         self._archive, self._server, self._pace = archive, server, pace
         self._end = time.monotonic() + hours * 3600
         self._began = time.monotonic()
@@ -181,11 +183,16 @@ class Soak:
     # --- what is seen -----------------------------------------------------------------------------------------------------------------
 
     def _sample(self) -> None:
-        root = self._server.pid
+        each = memory.of_tree(self._server.pid, self._archive.folder / "storage/run/status.json", self._archive.probed)
+        at_s, bad, count = round(time.monotonic() - self._began), self._bad, self._account.acknowledged
         self._account.samples.append({
-            "at_s": round(time.monotonic() - self._began), "memory_mb": round(processes.now_bytes(root) / (1 << 20), 1),
-            "descriptors": processes.descriptors(root), "processes": len(processes.tree(root)), "bad": float(self._bad),
+            "at_s": at_s, "acknowledged": count, "memory_mb": round(sum(one["kb"]["pss"] for one in each) / 1024, 1),
+            "descriptors": sum(sum(one["descriptors"].values()) for one in each), "processes": len(each), "bad": float(bad),
         })
+        self._account.each.append({"at_s": at_s, "acknowledged": count, "bad": bad, "processes": each})
+        if self._record is not None:  # written as it goes: a soak that is broken off has said what it saw
+            with self._record.open("a", encoding="utf-8") as record:
+                record.write(json.dumps(self._account.each[-1]) + "\n")
 
     def _judged(self) -> dict[str, Any]:
         account = self._account
@@ -207,13 +214,14 @@ class Soak:
         return {
             "hours": round((time.monotonic() - self._began) / 3600, 2), "acknowledged": account.acknowledged,
             "memory_mb first and second half": change("memory_mb"), "descriptors first and second half": change("descriptors"),
+            "each process": memory.growth(account.each[int(len(account.each) * _SETTLED):]),
             "failed": account.failed[:20], "failures": len(account.failed), "latency": latency,
             "verify ok": verified["ok"], "errors in the log": self._logged(), "samples": account.samples,
         }
 
     def _logged(self) -> list[str]:
         lines = (self._archive.folder / "log").read_text(encoding="utf-8", errors="replace").splitlines()
-        return [line[:300] for line in lines if '"ERROR"' in line or "Traceback" in line or '"level": "error"' in line.lower()][:20]
+        return [line[:600] for line in lines if "Traceback" in line or '"level":"error"' in line or '"level":"critical"' in line][:20]
 
 
 def _ms(values: list[float], share: float) -> float | None:
@@ -228,14 +236,19 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--python", default=strongroom.default_python(), metavar="FILE", help="interpreter with Strongroom installed")
     parser.add_argument("--folder", type=Path, help="the disk to work on")
     parser.add_argument("--samples", action="store_true", help="print every sample too")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write what each process holds, a line of JSON for each sample")
+    parser.add_argument("--probe", action="store_true", help="record what the allocators of each process say too")
+    parser.add_argument("--settings", default="", metavar="TOML", help="further lines for the configuration")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="strongroom-soak-", dir=args.folder)))
-        archive = strongroom.Archive(folder / "archive", args.python)
+        archive = strongroom.Archive(folder / "archive", args.python, args.settings.replace("\\n", "\n"))
+        if args.probe:
+            archive.probe()
         server = archive.start()
         stack.callback(server.stop)
-        found = Soak(archive, server, args.hours, args.pace).run()
+        found = Soak(archive, server, args.hours, args.pace, args.record).run()
     if not args.samples:
         del found["samples"]
     print(json.dumps(found, indent=1))

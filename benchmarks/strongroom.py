@@ -33,12 +33,21 @@ class Archive:
         """Write its configuration; it speaks plain HTTP, as Orthanc does."""
         self.folder, self.python = folder, python
         self.config = folder / "config.toml"
+        self.probed: Path | None = None
         folder.mkdir(parents=True)
         self.config.write_text(SETTINGS + settings, encoding="utf-8")
 
+    def probe(self) -> None:
+        """Have each process write what its allocators hold into a folder."""
+        self.probed = self.folder / "probed"
+        self.probed.mkdir()
+
     def environment(self) -> dict[str, str]:
-        """Nothing of the checkout."""
-        return {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "ARCHIVE_CONFIG"}}
+        """Nothing of the checkout, but for the probe."""
+        kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "ARCHIVE_CONFIG"}}
+        if self.probed is not None:
+            kept |= {"PYTHONPATH": str(Path(__file__).parent / "probe"), "STRONGROOM_PROBE": str(self.probed)}
+        return kept
 
     def command(self, *arguments: str) -> Any:
         """Run a command and return its JSON answer."""

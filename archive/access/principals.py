@@ -68,6 +68,14 @@ def find(tx: sa.Connection, ref: str | int, kinds: tuple[Kind, ...] = ("user", "
     return dict(row)
 
 
+def enabled_name(tx: sa.Connection, principal_id: int) -> str | None:
+    """Return the name of a user who may sign in, None when there is none of that id."""
+    p = principal.c
+    query = sa.select(p.name).where(p.id == principal_id, p.kind == "user", p.enabled == sa.true(), p.removed_at.is_(None))
+    name: str | None = tx.execute(query).scalar()
+    return name
+
+
 def listed(tx: sa.Connection, kinds: tuple[Kind, ...]) -> list[dict[str, Any]]:
     """Return the principals of some kinds by name, removed ones left out."""
     query = sa.select(principal).where(principal.c.kind.in_(kinds), principal.c.removed_at.is_(None)).order_by(principal.c.name)
@@ -94,7 +102,8 @@ def remove(tx: sa.Connection, principal_id: int, name: str, *, by: int, at: date
     )
     for table in (tables.role_assignment, tables.api_token):
         tx.execute(sa.update(table).where(table.c.principal_id == principal_id, table.c.revoked_at.is_(None)).values(revoked_at=at))
-    tx.execute(sa.delete(tables.credential).where(tables.credential.c.principal_id == principal_id))
+    for table in (tables.credential, tables.factor, tables.recovery_code):
+        tx.execute(sa.delete(table).where(table.c.principal_id == principal_id))
     for column in (membership.c.principal_id, membership.c.group_id):
         tx.execute(sa.delete(membership).where(column == principal_id))
 

@@ -70,6 +70,7 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": row["id"], "name": row["name"], "builtin": row["builtin"], "permissions": names(held),
         "functions": names(held & FUNCTION), "objects": names(held & OBJECT),
+        "second_factor": bool(row["mfa_level"]), "idle_minutes": row["idle_s"] // 60, "absolute_hours": row["max_session_s"] // 3600,
     }
 
 

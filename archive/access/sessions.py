@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -22,7 +23,7 @@ TOUCH_EVERY = timedelta(seconds=30)
 _FIND = Prepared(
     sa.select(
         session.c.id, session.c.principal_id, principal.c.name, principal.c.kind, session.c.last_seen_at, session.c.absolute_until,
-        session.c.user_agent,
+        session.c.user_agent, session.c.idle_s,
     )
     .join(principal, principal.c.id == session.c.principal_id)
     .where(
@@ -56,19 +57,20 @@ class Live:
     last_seen_at: datetime
     absolute_until: datetime
     user_agent: str
+    idle_s: int
 
 
 def create(
-    tx: sa.Connection, principal_id: int, *, at: datetime, lifetime: Lifetime, address: str, user_agent: str
+    tx: sa.Connection, principal_id: int, *, at: datetime, lifetime: Lifetime, address: str, user_agent: str, level: int = 1
 ) -> tuple[int, str]:
-    """Start a session and return its id and the word that is shown once."""
+    """Start a session and return its id and the word that is shown once; `level` 2 for a second factor or a passkey."""
     word = secrets.token_urlsafe(32)
     epoch = tx.execute(sa.select(principal.c.security_epoch).where(principal.c.id == principal_id)).scalar_one()
     absolute_until = at + lifetime.absolute
     made = tx.execute(sa.insert(session).values(
         token_sha256=digest(word), principal_id=principal_id, epoch=epoch, created_at=at, last_seen_at=at,
         idle_until=min(at + lifetime.idle, absolute_until), absolute_until=absolute_until, address=address,
-        user_agent=user_agent[:300],
+        user_agent=user_agent[:300], auth_level=level, authn_at=at, idle_s=int(lifetime.idle.total_seconds()),
     ))
     assert made.inserted_primary_key is not None
     return int(made.inserted_primary_key[0]), word
@@ -87,18 +89,23 @@ def find(tx: sa.Connection, word: str, *, at: datetime) -> Live:
     return Live(*row)
 
 
-def touch(tx: sa.Connection, row: Live, *, at: datetime, lifetime: Lifetime) -> None:
+def touch(tx: sa.Connection, row: Live, *, at: datetime) -> None:
     """Move the idle end of a session that was found live; one that ended meanwhile stays ended."""
     tx.execute(
         sa.update(session)
         .where(session.c.id == row.id, session.c.revoked_at.is_(None), session.c.idle_until > at)
-        .values(last_seen_at=at, idle_until=min(at + lifetime.idle, row.absolute_until))
+        .values(last_seen_at=at, idle_until=min(at + timedelta(seconds=row.idle_s), row.absolute_until))
     )
 
 
 def end(tx: sa.Connection, session_id: int, *, at: datetime) -> None:
     """End one session."""
     tx.execute(sa.update(session).where(session.c.id == session_id, session.c.revoked_at.is_(None)).values(revoked_at=at))
+
+
+def end_word(tx: sa.Connection, word: str, *, at: datetime) -> None:
+    """End the session of a word, if it is one: a new sign-in in the same browser takes its place."""
+    tx.execute(sa.update(session).where(session.c.token_sha256 == digest(word), session.c.revoked_at.is_(None)).values(revoked_at=at))
 
 
 def end_all(tx: sa.Connection, principal_id: int, *, at: datetime, keep: int | None = None) -> None:
@@ -112,6 +119,33 @@ def end_all(tx: sa.Connection, principal_id: int, *, at: datetime, keep: int | N
         tx.execute(mine.where(session.c.id == keep).values(epoch=epoch))
         mine = mine.where(session.c.id != keep)
     tx.execute(mine.values(revoked_at=at))
+
+
+def renew(tx: sa.Connection, session_id: int, *, at: datetime, level: int) -> str:
+    """Note that the session's user proved again who it is, and return the session's new word; the one before opens nothing."""
+    word = secrets.token_urlsafe(32)
+    higher = sa.case((session.c.auth_level < level, level), else_=session.c.auth_level)
+    mine = sa.and_(session.c.id == session_id, session.c.revoked_at.is_(None))
+    tx.execute(sa.update(session).where(mine).values(token_sha256=digest(word), authn_at=at, auth_level=higher))
+    return word
+
+
+def lift(tx: sa.Connection, session_id: int, *, level: int) -> None:
+    """Note that the session's user has shown a second factor; its word stays."""
+    tx.execute(sa.update(session).where(session.c.id == session_id).values(auth_level=level))
+
+
+def live_of(tx: sa.Connection, principal_id: int, *, at: datetime) -> list[dict[str, Any]]:
+    """Return the sessions of a principal that count now, the last seen first."""
+    s = session.c
+    shown = (s.id, s.created_at, s.last_seen_at, s.idle_until, s.absolute_until, s.address, s.user_agent, s.auth_level, s.authn_at)
+    query = (
+        sa.select(*shown).join(principal, principal.c.id == s.principal_id)
+        .where(s.principal_id == principal_id, s.revoked_at.is_(None), s.idle_until > at, s.absolute_until > at,
+               s.epoch == principal.c.security_epoch)
+        .order_by(s.last_seen_at.desc(), s.id.desc())
+    )
+    return [dict(row) for row in tx.execute(query).mappings()]
 
 
 def digest(word: str) -> bytes:

@@ -21,8 +21,8 @@ REMEMBERED = timedelta(hours=24)
 FREE_HERE, FREE_ACCOUNT, FREE_NETWORK = 4, 10, 30
 
 
-def begin(tx: sa.Connection, keyring: Keyring, name: str, address: str, *, at: datetime) -> int:
-    """Count an attempt as failed and return its id, for `succeeded`.
+def begin(tx: sa.Connection, keyring: Keyring, name: str, address: str, *, at: datetime, besides: int = 0) -> int:
+    """Count an attempt as failed and return its id, for `succeeded`; the attempt `besides` that it goes on with is left out of account.
 
     Raises:
         Unauthenticated: too soon after earlier failures; nothing is counted, and the answer is that of a wrong password.
@@ -35,7 +35,7 @@ def begin(tx: sa.Connection, keyring: Keyring, name: str, address: str, *, at: d
     for which, free, forgiven in (
         (here, FREE_HERE, True), (a.account_hmac == account, FREE_ACCOUNT, True), (a.network_hmac == network, FREE_NETWORK, False),
     ):
-        if at < _next_try(tx, which, free, forgiven=forgiven):
+        if at < _next_try(tx, sa.and_(which, a.id != besides), free, forgiven=forgiven):
             message = "the name or the password is wrong"
             raise Unauthenticated(message)
     made = tx.execute(sa.insert(login_attempt).values(account_hmac=account, network_hmac=network, at=at, succeeded=False))

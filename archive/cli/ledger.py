@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -13,6 +14,7 @@ from archive.cli import failures, output
 from archive.cli.main import Group
 from archive.cli.session import Session
 from archive.cli.when import WHEN
+from archive.errors import InvalidRequest
 
 
 def attach(archive: click.Group) -> None:
@@ -132,3 +134,34 @@ def search(
     session.rows(shown, "id", "at", "kind", "who", "outcome", "instances", "objects", "detail")
     if len(found) == limit:
         print(f"more: --before {found[-1]['id']}", file=sys.stderr)
+
+
+@audit.command("disclosures")
+@click.option("--patient", required=True, metavar="ID")
+@click.option("--issuer", metavar="TEXT", help="Who issued the ID, when several patients have it; default all of them.")
+@click.option("--datastore", default="clinical", show_default=True)
+@click.option("--from", "since", type=WHEN, metavar="WHEN")
+@click.option("--until", type=WHEN, metavar="WHEN")
+@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it there, as CSV.")
+@click.pass_obj
+def disclosures(
+    session: Session, patient: str, issuer: str | None, datastore: str, since: datetime | None, until: datetime | None,
+    csv_file: Path | None,
+) -> None:
+    """Tell who saw a patient's images, when, and by which grants they could."""
+    from archive.services.disclosure import as_csv
+
+    found = session.node.disclosure.of_patient(
+        session.subject, patient, issuer=issuer, datastore=datastore, since=since, until=until,
+    )
+    if csv_file is not None:
+        try:
+            handle = os.open(csv_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            message = f"{csv_file} cannot be written: {error.strerror}"
+            raise InvalidRequest(message, remedy="name a file that is not there yet") from error
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(as_csv(found))
+        session.answer({"rows": len(found), "file": str(csv_file)}, f"{len(found)} accesses written to {csv_file}")
+        return
+    session.rows(found, "at", "who", "action", "what", "studies", "instances", "network", "because")

@@ -72,7 +72,7 @@ def archive() -> None:
 
 COMMANDS = (
     "running", "state", "users", "grants", "peers", "tokens", "imports", "worklist", "mpps", "commitments", "forward",
-    "instances", "holds", "checks", "ledger", "keys", "rebuild", "backup", "viewers", "webhooks", "conformance",
+    "instances", "holds", "purge", "checks", "ledger", "alerts", "keys", "rebuild", "backup", "viewers", "webhooks", "conformance",
     "service",
 )
 """Modules of this room that attach commands, in the order `--help` shows them."""

@@ -10,9 +10,11 @@ from typing import Any
 from pydicom.uid import UID
 
 from archive import __version__
+from archive.cli import statement_modality
 from archive.config import Config
-from archive.dicom import charsets, workitem
+from archive.dicom import charsets, transcode, workitem
 from archive.dicom.attributes import ATTRIBUTES
+from archive.dicom.decode import DECODABLE
 from archive.dimse import contexts, models, pdus, status, tls
 from archive.web import permissions, problems
 from archive.web.api import ROUTES, RULES
@@ -45,7 +47,7 @@ def of(config: Config) -> dict[str, Any]:
             "services": _web(), "choices": [{"question": asked, "answer": here} for asked, here in choices.CHOICES],
             "api": _api(), "frame_media_types": _frames(), "statuses": _problems(), "store_failure_reasons": _reasons(),
         },
-        "workitems": _workitems(),
+        "workitems": _workitems(), "modality": statement_modality.of(config), "errors": _by_service(),
         "security": _security(config),
     }
 
@@ -108,6 +110,31 @@ def _statuses() -> list[Row]:
     return [{"status": f"0x{code:04X}", "meaning": "; ".join(text for text in texts if text)} for code, texts in sorted(found.items())]
 
 
+def _by_service() -> list[Row]:
+    """Return what each DIMSE operation may answer besides success."""
+    tables: dict[str, dict[int, set[str]]] = {}
+    for answer in (*status.ERRORS.values(), *status.REASONS.values(), *status.OUTCOMES.values()):
+        if answer.status != status.SUCCESS:
+            tables.setdefault("C-STORE", {}).setdefault(answer.status, set()).add(answer.comment)
+    found = tables["C-STORE"]
+    common = {
+        code: found[code] for code in (status.NOT_AUTHORISED, status.PROCESSING_FAILURE, status.OUT_OF_RESOURCES) if code in found
+    }
+    unique = {status.IDENTIFIER_DOES_NOT_MATCH: {"level, unique keys or a value do not fit the SOP class"}}
+    cancelled = {status.CANCELLED: {"cancelled by the SCU"}}
+    sub = {
+        status.SOME_FAILED: {"some sub-operations failed or warned"}, status.CANNOT_COUNT: {"more instances than can be counted"},
+        status.CANNOT_PERFORM: {"no sub-operation succeeded, or none can be performed"},
+    }
+    tables["C-FIND"] = {**common, **unique, **cancelled, status.PENDING_UNSUPPORTED_KEY: {"pending; a key is not supported"}}
+    tables["C-GET"] = {**common, **unique, **cancelled, **sub}
+    tables["C-MOVE"] = {**tables["C-GET"], status.DESTINATION_UNKNOWN: {"destination unknown"}}
+    return [
+        {"service": service, "status": f"0x{code:04X}", "meaning": "; ".join(sorted(text for text in texts if text))}
+        for service in ("C-STORE", "C-FIND", "C-GET", "C-MOVE") for code, texts in sorted(tables[service].items())
+    ]
+
+
 def _attributes() -> list[Row]:
     return [
         {
@@ -129,7 +156,7 @@ def _web() -> list[Row]:
         need = _needs(permissions.rule_of(f"dicomweb.{endpoint}"))
         rows.append({
             "method": method, "path": "/dicomweb" + path.replace("<", "{").replace(">", "}").replace("path:", ""), "needs": need,
-            "answers": list(capabilities.answered(endpoint)),
+            "takes": list(capabilities.taken(endpoint)), "answers": list(capabilities.answered(endpoint)),
         })
     return rows
 
@@ -146,7 +173,13 @@ def _needs(rule: permissions.Rule | None) -> str:
 
 
 def _frames() -> list[Row]:
-    return [{"transfer_syntax": uid, "media_type": kind} for uid, kind in sorted(media.FRAME_TYPES.items(), key=lambda one: _order(one[0]))]
+    return [
+        {
+            "transfer_syntax": uid, "media_type": kind, "decoded": uid in DECODABLE, "encoded": uid in transcode.ENCODERS,
+            "frames_encoded_with_loss": uid in transcode.LOSSY,
+        }
+        for uid, kind in sorted(media.FRAME_TYPES.items(), key=lambda one: _order(one[0]))
+    ]
 
 
 def _problems() -> list[Row]:

@@ -22,15 +22,36 @@ _QUERIES = (
 )
 _FRAMES = (
     "Of every other transfer syntax: application/octet-stream. Frames that are not asked for as stored are decoded to Explicit VR Little "
-    "Endian."
+    "Endian, or encoded without loss in the media type asked for, in its own transfer syntax where none is named; with loss by name alone, "
+    "in 8 bits, and single frames only. Whole instances too are encoded without loss, for retrieves, C-GET, C-MOVE and forwarding. What "
+    "has no decoder, or would lose something, answers 406 with the reason; as stored it can be had always."
 )
 _KEPT = "The proposer's first that is in the list is accepted, and instances are kept as they come."
+_WORKLIST = (
+    "SCP of C-FIND. Every attribute of an entry is a key and is answered, matched as in C-FIND of instances, in the sequence of the step "
+    "too; those below have a place of their own. Entries that are {states} are answered; a device sees those for its own AE titles or for "
+    "none."
+)
+_STEPS = (
+    "SCP of N-CREATE and N-SET. Every attribute with text, numbers or sequences is kept; those below are checked. A step is changed only "
+    "by the device that began it."
+)
+_COMMITMENT = (
+    "SCP, push model, well-known instance, action 1, events 1 (successful) and 2 (failures exist). Each instance is read to its end, its "
+    "SHA-256 and signature checked before it is committed. The report comes on a new association with role selection, or on the same one "
+    "where a peer is set so, and is tried again until it is taken."
+)
+_FORWARDING = (
+    "SCU of C-STORE to registered peers with an address, over TLS only to the holder of the certificate bound to the peer; each SOP class "
+    "is proposed as stored, uncompressed and in what can be encoded."
+)
 _UPS = "What a state does not allow is answered 409 with a Warning header; a warning of success comes with 200, 201 or 202."
 
 
 def markdown(made: Row) -> str:
     """Return the statement as a page."""
-    parts = [*_network(made), *_storage(made), *_queries(made), *_web(made["web"]), *_workitems(made["workitems"]), "## Security",
+    parts = [*_network(made), *_storage(made), *_queries(made), *modality(made["modality"]), *_web(made["web"]),
+             *_workitems(made["workitems"]), "## Security",
              _pairs({name.replace("_", " "): _said(value) for name, value in made["security"].items()})]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -62,6 +83,7 @@ def _storage(made: Row) -> list[str]:
         f"{_KEPT} Queries and retrieves: {queries}. Verification: {verification}.",
         _table(["transfer syntax", "UID", ""], _retired(syntaxes["storage"])),
         "### Statuses", _table(["status", "meaning"], _cells(made["statuses"], "status", "meaning")),
+        "### Statuses by operation", _table(["operation", "status", "meaning"], _cells(made["errors"], "service", "status", "meaning")),
     ]
 
 
@@ -81,15 +103,17 @@ def _web(web: Row) -> list[str]:
     return [
         "## DICOMweb",
         "Each path also under `/datastores/{datastore}/dicomweb`. What the caller may not see answers as what is not there.",
-        _table(["method", "path", "needs", "answers"], [
-            [one["method"], f"`{one['path']}`", one["needs"], ", ".join(one["answers"])] for one in web["services"]
+        _table(["method", "path", "needs", "takes", "answers"], [
+            [one["method"], f"`{one['path']}`", one["needs"], ", ".join(one["takes"]), ", ".join(one["answers"])] for one in web["services"]
         ]),
         "### Where servers differ", _table(["", "here"], _cells(web["choices"], "question", "answer")),
         "### Beside DICOMweb",
         _table(["method", "path", "needs"], [[one["method"], f"`{one['path']}`", one["needs"]] for one in web["api"]]),
         "### Media types of stored frames", _FRAMES,
-        _table(["transfer syntax", "media type"], [
-            [UID(one["transfer_syntax"]).name, one["media_type"]] for one in web["frame_media_types"]
+        _table(["transfer syntax", "media type", "decoded", "encoded"], [
+            [UID(one["transfer_syntax"]).name, one["media_type"], "yes" if one["decoded"] else "",
+             "yes" if one["encoded"] else "frames, with loss" if one["frames_encoded_with_loss"] else ""]
+            for one in web["frame_media_types"]
         ]),
         "### Statuses of refused requests",
         _table(["status", "codes of application/problem+json"], [[one["status"], ", ".join(one["codes"])] for one in web["statuses"]]),
@@ -102,6 +126,27 @@ def _workitems(items: Row) -> list[str]:
         "## Unified Procedure Step (UPS-RS)",
         _pairs({name.replace("_", " "): ", ".join(found) for name, found in items.items() if name != "warnings"}),
         _UPS, _table(["status", "text"], _cells(items["warnings"], "status", "text")),
+    ]
+
+
+def modality(made: Row) -> list[str]:
+    """Return the sections of worklist, procedure steps, commitment and forwarding."""
+    entries, steps, commitment, forwarding = (made[name] for name in ("worklist", "procedure_steps", "commitment", "forwarding"))
+    codes = ("status", "meaning")
+    return [
+        "## Modality Worklist", _WORKLIST.format(states=", ".join(entries["states"])),
+        _table(["attribute", "tag", "VR", "in", "of an entry", "narrows"], _cells(
+            entries["attributes"], "keyword", "tag", "vr", "of", "entry", "narrowed")),
+        "## Modality Performed Procedure Step", _STEPS,
+        _table(["attribute", "tag", "VR", "N-CREATE", "N-SET"], _cells(steps["attributes"], "keyword", "tag", "vr", "create", "set")),
+        _table(["status", "meaning"], _cells(steps["statuses"], *codes)),
+        "## Storage Commitment", _COMMITMENT,
+        _table(["attribute", "tag", "VR", "in", "message"], _cells(commitment["attributes"], "keyword", "tag", "vr", "of", "message")),
+        _table(["status of N-ACTION", "meaning"], _cells(commitment["statuses"], *codes)),
+        _table(["Failure Reason", "meaning"], _cells(commitment["failure_reasons"], *codes)),
+        _pairs({name: _said(value) for name, value in commitment["limits"].items()}),
+        "## Forwarding", _FORWARDING, _table(["answer to C-STORE", "what it means here"], _cells(forwarding["statuses"], *codes)),
+        _pairs({name: _said(value) for name, value in forwarding["limits"].items()}),
     ]
 
 

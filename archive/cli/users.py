@@ -82,6 +82,33 @@ def user_reset_password(session: Session, name: str, password_file: Path | None)
     session.answer(made, f"{drawn}{name} signs in with it once, then chooses another")
 
 
+@user.command("reset-mfa")
+@click.argument("name")
+@click.pass_obj
+def user_reset_mfa(session: Session, name: str) -> None:
+    """Take a user's second factors and recovery codes away, for a lost phone; sessions end at once."""
+    made = session.node.accounts.reset_mfa(session.subject, name)
+    session.answer(made, f"{name} signs in with the password alone, and sets up a new second factor under Account")
+
+
+@user.command("sessions")
+@click.argument("name")
+@click.pass_obj
+def user_sessions(session: Session, name: str) -> None:
+    """List where a user is signed in."""
+    session.rows(session.node.sessions.of(session.subject, name), "id", "device", "address", "created_at", "last_seen_at", "until")
+
+
+@user.command("end-sessions")
+@click.argument("name")
+@click.option("--session", "number", type=int, metavar="ID", help="This one alone.")
+@click.pass_obj
+def user_end_sessions(session: Session, name: str, number: int | None) -> None:
+    """Sign a user out everywhere, or of one session."""
+    ended = session.node.sessions.end_of(session.subject, name, number)
+    session.answer({"ended": [one["id"] for one in ended]}, f"{len(ended)} sessions of {name} ended")
+
+
 @user.command("remove")
 @click.argument("name")
 @click.pass_obj
@@ -167,6 +194,22 @@ def role_add(session: Session, name: str, permissions: tuple[str, ...]) -> None:
     """Add role NAME."""
     made = session.node.accounts.add_role(session.subject, name, permissions)
     session.answer(made, f"role {name} added (id {made['id']})")
+
+
+@role.command("sign-in")
+@click.argument("name", metavar="ROLE")
+@click.option("--second-factor/--no-second-factor", "second_factor", default=None, help="Whether the password alone is not enough.")
+@click.option("--idle-minutes", type=click.IntRange(0, 525600), metavar="N", help="A session ends after this much quiet; 0: as configured.")
+@click.option("--absolute-hours", type=click.IntRange(0, 8760), metavar="N", help="And after this in any case; 0: as configured.")
+@click.pass_obj
+def role_sign_in(
+    session: Session, name: str, second_factor: bool | None, idle_minutes: int | None, absolute_hours: int | None
+) -> None:
+    """Set what ROLE asks of how its holders sign in."""
+    made = session.node.accounts.role_signs_in(
+        session.subject, name, second_factor=second_factor, idle_minutes=idle_minutes, absolute_hours=absolute_hours
+    )
+    session.answer(made, f"{name}: {'a second factor' if made['second_factor'] else 'the password alone'}")
 
 
 @role.command("assign")

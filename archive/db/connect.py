@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -10,6 +12,18 @@ from sqlalchemy import event
 
 from archive.db import failures, wal
 from archive.db.prepared import Prepared
+
+MEMORY_BYTES = 48 << 20
+"""What SQLite holds in a process before its page caches, 16 MB a connection at most, stop growing."""
+
+KEPT = 8
+"""Idle connections a process keeps for reading: each is two descriptors, 0.3 MB and what it has prepared."""
+
+STATEMENTS = 128
+"""How many a connection keeps prepared: one of a search is 45 KB, and whoever asks chooses its form."""
+
+LONG_S = 0.01
+"""Who has a connection longer may have read much, and gives its pages back: they are of no use after the next commit elsewhere."""
 
 
 def _encode(value: Any) -> str:
@@ -21,10 +35,10 @@ def sqlite(url: sa.URL, key: bytes | None) -> sa.Engine:
     import sqlcipher3.dbapi2 as dbapi
 
     engine = sa.create_engine(
-        url, module=dbapi, poolclass=sa.QueuePool, pool_size=16, max_overflow=64,
+        url, module=dbapi, poolclass=sa.QueuePool, pool_size=KEPT, max_overflow=80 - KEPT,
         pool_use_lifo=True,  # the connection used last still has its pages: each is deciphered and authenticated when read
         json_serializer=_encode, json_deserializer=msgspec.json.decode, hide_parameters=True,
-        connect_args={"check_same_thread": False, "timeout": wal.BUSY_MS / 1000, "cached_statements": 512},
+        connect_args={"check_same_thread": False, "timeout": wal.BUSY_MS / 1000, "cached_statements": STATEMENTS},
     )
 
     def on_connect(connection: Any, _record: Any) -> None:
@@ -34,11 +48,22 @@ def sqlite(url: sa.URL, key: bytes | None) -> sa.Engine:
             cursor.execute(f"PRAGMA key = \"x'{key.hex()}'\"")
             cursor.execute("PRAGMA cipher_memory_security = OFF")
         for pragma in ("journal_mode = WAL", "foreign_keys = ON", "secure_delete = ON", "temp_store = MEMORY",
-                       "cache_size = -16000", f"wal_autocheckpoint = {wal.AUTOMATIC_PAGES}"):
+                       "cache_size = -16000", f"soft_heap_limit = {MEMORY_BYTES}",
+                       f"wal_autocheckpoint = {wal.AUTOMATIC_PAGES}"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    def on_checkout(_connection: Any, record: Any, _proxy: Any) -> None:
+        record.info["lent_s"] = time.monotonic()
+
+    def on_checkin(connection: Any, record: Any) -> None:
+        if connection is not None and time.monotonic() - record.info.get("lent_s", 0.0) > LONG_S:
+            with suppress(dbapi.Error):  # what breaks here shows again with the next statement
+                connection.execute("PRAGMA shrink_memory").close()
+
     event.listen(engine, "connect", on_connect)
+    event.listen(engine, "checkout", on_checkout)
+    event.listen(engine, "checkin", on_checkin)
     event.listen(engine, "begin", _begin)
     event.listen(engine, "handle_error", _distrust)
     return engine

@@ -12,7 +12,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,14 +22,13 @@ import sqlalchemy as sa
 from archive.db import connect, failures, guard, wal
 from archive.db.failures import translated
 from archive.db.prepared import Prepared
-from archive.db.queued import Queued, Work
+from archive.db.queued import Coming, Queued, Work
 from archive.errors import CommitUncertain, DatabaseUnavailable
 
 T = TypeVar("T")
 GROUP_LOCK = 0x47726F7570  # "Group": PostgreSQL's advisory lock of group commits
 ATTEMPTS = 5
 KEPT = 4
-WAIT_AT_MOST_S = 0.002
 
 
 class Database:
@@ -47,9 +46,9 @@ class Database:
         self._lock_file: int | None = None
         self._thread_lock = threading.Lock()
         self._queue_lock = threading.Lock()
-        self._queue: list[Queued] = []
+        self._queue: list[Queued[Any]] = []
         self._leading = False
-        self._coming, self._all_here = 0, threading.Condition(self._queue_lock)
+        self._coming = Coming()
         self._kept: list[sa.Connection] = []
         self._here = threading.local()
         self._pid = os.getpid()
@@ -184,62 +183,55 @@ class Database:
             DatabaseUnavailable, OutOfSpace: the shared commit failed; nothing of it happened.
             CommitUncertain: it may have happened.
         """
-        for attempt in range(1, ATTEMPTS):
-            try:
-                return self._once(work, durable)
-            except failures.Conflict:
-                time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 # only so that two do not meet again
-        return self._once(work, durable)
+        return self.group_all([work], durable=durable)[0].get()
+
+    def group_all(self, works: Sequence[Work[T]], *, durable: bool = False) -> list[Queued[T]]:
+        """Do with several works of one thread what `group` does with one, in order; `get` of each answer returns or raises."""
+        items = [Queued(work, durable) for work in works]
+        left = items
+        for attempt in range(1, ATTEMPTS + 1):
+            self._once(left)
+            left = [item for item in left if isinstance(item.error, failures.Conflict)]
+            if not left or attempt == ATTEMPTS:
+                break
+            time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 # only so that two do not meet again
+            for item in left:
+                item.again()
+        return items
 
     @contextmanager
     def approaching(self) -> Iterator[None]:
         """Say that this thread will soon call `group`: whoever is to commit meanwhile waits a moment, so that both do it together."""
-        with self._queue_lock:
-            self._coming += 1
-        self._here.coming = True
+        self._coming.begin()
         try:
             yield
         finally:
-            self._arrive()
+            self._coming.arrive()
 
-    def _arrive(self) -> None:
-        if getattr(self._here, "coming", False):
-            self._here.coming = False
-            with self._queue_lock:
-                self._coming -= 1
-                if not self._coming:
-                    self._all_here.notify()
-
-    def _await_others(self) -> None:
-        with self._queue_lock:
-            self._all_here.wait_for(lambda: not self._coming, WAIT_AT_MOST_S)
-
-    def _once(self, work: Work[T], durable: bool) -> T:
+    def _once(self, items: Sequence[Queued[T]]) -> None:
+        """Queue the works together and return once all are settled: whoever leads takes the whole queue."""
         self._require_own()
         self._require_outside()
-        item = Queued(work, durable)
-        self._arrive()
+        first = items[0]
+        self._coming.arrive()
         with self._queue_lock:
-            self._queue.append(item)
-            item.leads, self._leading = not self._leading, True
+            self._queue += items
+            first.leads, self._leading = not self._leading, True
         try:
-            if not item.leads:
-                item.wait()
-            if item.leads:
+            if not first.leads:
+                first.wait()
+            if first.leads:
                 self._lead()
         except BaseException:
-            self._withdraw(item)
+            self._withdraw(items)
             raise
-        if item.error is not None:
-            raise item.error
-        return item.result  # type: ignore[no-any-return]
 
     def _lead(self) -> None:
         """Commit everything that waits by the time it is our turn, then let the next one lead."""
-        batch: list[Queued] = []
+        batch: list[Queued[Any]] = []
         try:
             try:
-                self._await_others()
+                self._coming.wait()
                 with self._turn():
                     batch = self._take_queue()
                     self._commit_batch(batch)
@@ -257,7 +249,7 @@ class Database:
             for item in batch:
                 item.tell()
 
-    def _take_queue(self) -> list[Queued]:
+    def _take_queue(self) -> list[Queued[Any]]:
         with self._queue_lock:
             batch, self._queue = self._queue, []
         return batch
@@ -269,16 +261,15 @@ class Database:
                 self._queue[0].leads = True
                 self._queue[0].tell()
 
-    def _withdraw(self, item: Queued) -> None:
+    def _withdraw(self, items: Sequence[Queued[Any]]) -> None:
         """Forget what its thread no longer waits for, and the lead it may have been given meanwhile."""
         with self._queue_lock:
-            waiting = item in self._queue
-            if waiting:
-                self._queue.remove(item)
-        if waiting and item.leads:
+            waiting = items[0] in self._queue
+            self._queue = [item for item in self._queue if item not in items]
+        if waiting and items[0].leads:
             self._pass_on()
 
-    def _commit_batch(self, batch: list[Queued]) -> None:
+    def _commit_batch(self, batch: list[Queued[Any]]) -> None:
         with self._transaction(durable=any(item.durable for item in batch), grouped=True) as tx:
             if not self.sqlite:
                 # Works lock rows in any order: two groups of two processes would block each other for ever.
@@ -289,7 +280,7 @@ class Database:
                 for item in batch:
                     self._run(item, tx)
 
-    def _run_alone(self, item: Queued, tx: sa.Connection) -> None:
+    def _run_alone(self, item: Queued[Any], tx: sa.Connection) -> None:
         """Run the only work of a transaction, which is undone with it."""
         try:
             item.result = item.work(tx)
@@ -297,7 +288,7 @@ class Database:
             item.error = failures.translate(error)
             raise
 
-    def _run(self, item: Queued, tx: sa.Connection) -> None:
+    def _run(self, item: Queued[Any], tx: sa.Connection) -> None:
         _SAVEPOINT.run(tx, {})
         try:
             item.result = item.work(tx)

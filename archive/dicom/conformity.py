@@ -25,6 +25,8 @@ _FORMS = {
 }
 
 _DATED = frozenset({"DA", "TM", "DT"})
+_ONE_LINE = frozenset({"LO", "SH"})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _USUAL = {
     "DA": re.compile(r"[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"),
     "TM": re.compile(r"([01][0-9]|2[0-3])[0-5][0-9][0-5][0-9](\.[0-9]{1,6})?"),
@@ -49,7 +51,7 @@ def faults_of(attribute: Attribute, element: Element) -> list[str]:
     if vr != attribute.vr:
         faults.append(f"a VR of {vr} instead of {attribute.vr}")
     if len(values) > 1 and single(attribute.tag):
-        faults.append("several values where one is allowed; the first counts")
+        faults.append("several values where one is allowed; each is found")
     for value in values:
         fault = _fault(attribute, vr, value)
         if fault:
@@ -58,16 +60,20 @@ def faults_of(attribute: Attribute, element: Element) -> list[str]:
     return faults
 
 
+def _fault_of_name(groups: dict[str, str]) -> str:
+    if any(len(group) > 64 for group in groups.values()):
+        return "a component group longer than 64 characters"
+    return "a control character, which a PN has not" if any(map(_CONTROL.search, groups.values())) else ""
+
+
 def _fault(attribute: Attribute, vr: str, value: Any) -> str:
-    if vr == "PN" and isinstance(value, dict):
-        return "a component group longer than 64 characters" if any(len(group) > 64 for group in value.values()) else ""
     if not isinstance(value, str):
-        return ""
+        return _fault_of_name(value) if vr == "PN" and isinstance(value, dict) else ""
     if len(value) > _LONGEST.get(vr, 1 << 32):
         return f"longer than a {vr} may be"
     form = _FORMS.get(vr)
     if form is None and vr not in _DATED:
-        return ""
+        return f"a control character, which a {vr} has not" if vr in _ONE_LINE and _CONTROL.search(value) else ""
     dated = vr in _DATED and vr == attribute.vr
     if dated and vr in _USUAL and _USUAL[vr].fullmatch(value):
         return ""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from archive.dicom.frames import SUBSAMPLED
 from archive.dicom.part10 import Scanned
 from archive.dicom.structure import PIXEL_TAGS
 from archive.dicom.transfer import DEFLATED_FRAMES, EXPLICIT_BE, UNCOMPRESSED
@@ -191,7 +192,7 @@ def native_bits(layout: Layout) -> int:
 
 def subsampled(layout: Layout) -> bool:
     """Whether native frames hold chroma for every second pixel only (PS3.3 C.7.6.3.1.2)."""
-    return layout.photometric == "YBR_FULL_422" and layout.samples == 3
+    return layout.photometric in SUBSAMPLED and layout.samples == 3
 
 
 def _native(layout: Layout, frame: bytes, index: int) -> Frame:
@@ -210,7 +211,7 @@ def _native(layout: Layout, frame: bytes, index: int) -> Frame:
         out[0::6], out[3::6] = flat[0::4], flat[1::4]
         out[1::6] = out[4::6] = flat[2::4]
         out[2::6] = out[5::6] = flat[3::4]
-        return Frame(_shaped(layout, out, planar=False), "YBR_FULL")
+        return Frame(_shaped(layout, out, planar=False), "YBR_FULL" if layout.photometric == "YBR_FULL_422" else layout.photometric)
     if layout.dtype.kind != "f":
         flat = _without_unused_bits(flat, layout.bits_allocated - layout.bits_stored)
     return Frame(_shaped(layout, flat, planar=layout.planar), layout.photometric)

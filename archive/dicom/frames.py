@@ -17,6 +17,8 @@ Piece = tuple[int, int]
 MPEG = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (*range(100, 109), *("100.1", "101.1", "102.1", "103.1", "104.1", "105.1", "106.1")))
 """Video: the fragments are one bit stream, served as one frame."""
 RLE = "1.2.840.10008.1.2.5"
+SUBSAMPLED = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
+"""Photometric interpretations whose native frames hold chrominance for every second pixel only (PS3.3 C.7.6.3.1.2)."""
 
 
 @dataclass(slots=True)

@@ -1,9 +1,10 @@
-"""JPEG frames, lossless or of 12 bits, decoded by GDCM in a process of its own, because GDCM aborts the process on damaged code streams.
+"""JPEG frames, lossless or of 12 bits, by GDCM in a process of its own, because GDCM aborts the process on damaged code streams.
 
 One helper process serves its parent's threads in turn. It is started at the first frame, started again after it died, and ends when
 its standard input closes. Nothing is written to disk; its memory is limited.
 
-Request: 4-byte length and JSON layout, 8-byte length and code stream. Answer: 8-byte length and samples; an empty one means damaged.
+Request: 4-byte length and JSON layout, 8-byte length and code stream. Answer: 8-byte length and samples; an empty one means damaged. With
+"encode" in the layout the request holds samples, the answer the code stream of lossless JPEG with the first predictor (ISO/IEC 10918-1 H).
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ class CodecProcess:
 
     def decode(self, layout: dict[str, Any], frame: bytes) -> bytes:
         """Return the samples of one frame, empty when it cannot be decoded."""
+        return self._ask(layout, frame)
+
+    def encode(self, layout: dict[str, Any], samples: bytes) -> bytes:
+        """Return lossless JPEG of one frame's samples, colour by pixel; empty when it cannot be made."""
+        return self._ask({**layout, "encode": True}, samples)
+
+    def _ask(self, layout: dict[str, Any], frame: bytes) -> bytes:
         head = json.dumps(layout).encode()
         request = struct.pack("<I", len(head)) + head + struct.pack("<Q", len(frame)) + frame
         with self._lock:
@@ -127,6 +135,28 @@ def _gdcm(layout: dict[str, Any], frame: bytes) -> bytes:
     return samples
 
 
+def _lossless_jpeg(layout: dict[str, Any], samples: bytes) -> bytes:
+    import gdcm
+
+    # An element's value is of even length: frames of odd length are encoded twice over, and the first is taken.
+    copies = 1 + len(samples) % 2
+    stored = layout["bits_stored"]
+    codec = gdcm.JPEGCodec()
+    codec.SetNumberOfDimensions(3 if copies > 1 else 2)
+    codec.SetDimensions((layout["columns"], layout["rows"], copies))
+    kind = gdcm.PhotometricInterpretation.GetPIType(layout["photometric"])
+    codec.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
+    codec.SetPixelFormat(gdcm.PixelFormat(layout["samples"], layout["bits_allocated"], stored, stored - 1, layout["signed"]))
+    codec.SetPlanarConfiguration(0)
+    codec.SetLossless(True)
+    given, made = (gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010)) for _ in range(2))
+    given.SetByteStringValue(samples * copies)
+    if not codec.Code(given, made):
+        return b""
+    encoded: bytes = made.GetSequenceOfFragments().GetFragment(0).GetByteValue().GetBuffer().encode("utf-8", "surrogateescape")
+    return encoded
+
+
 def _serve() -> None:
     """Answer requests until standard input closes."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -140,10 +170,10 @@ def _serve() -> None:
         except EOFError:
             return
         try:
-            samples = _gdcm(layout, frame)
+            answer = _lossless_jpeg(layout, frame) if layout.get("encode") else _gdcm(layout, frame)
         except Exception:  # noqa: BLE001 # whatever it raises, the frame is damaged
-            samples = b""
-        answers.write(struct.pack("<Q", len(samples)) + samples)
+            answer = b""
+        answers.write(struct.pack("<Q", len(answer)) + answer)
         answers.flush()
 
 

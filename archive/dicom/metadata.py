@@ -29,7 +29,7 @@ Unpack = Callable[[bytes, int], tuple[int, ...]]
 
 PIXEL_PATHS = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
 _CHARSET = 0x00080005
-_LEFT_OUT = frozenset({0x0000, 0x0002, 0xFFFC})  # command, file meta, padding
+LEFT_OUT = frozenset({0x0000, 0x0002, 0xFFFC})  # command, file meta, padding
 _VRS = {code: code.decode("ascii") for code in SHORT | LONG}
 _LONG_VRS = frozenset(code.decode("ascii") for code in LONG)
 _SHORT_VRS = {code: code.decode("ascii") for code in SHORT}
@@ -238,7 +238,7 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
         if stop > end:
             position = end
             continue
-        if not element or group in _LEFT_OUT or name in target:
+        if not element or group in LEFT_OUT or name in target:
             position = stop
             continue
         if vr_inside in BINARY and length:

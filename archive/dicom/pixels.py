@@ -9,6 +9,7 @@ Source: PS3.18 8.7.3, PS3.5 A.2.
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 
@@ -97,6 +98,19 @@ def _native_le(layout: Layout, frame: bytes, index: int) -> bytes:
     return raw
 
 
+def frame_layout(part10_head: bytes, scanned: Scanned) -> Layout:
+    """Return the layout of what `frame_explicit_le` gives.
+
+    Raises:
+        NotAcceptable: one of decode.REFUSALS.
+    """
+    layout = _layout(part10_head, scanned)
+    if layout.transfer_syntax_uid in UNCOMPRESSED:
+        return replace(layout, transfer_syntax_uid=EXPLICIT_LE)
+    photometric = {"YBR_FULL_422": "YBR_FULL", "YBR_ICT": "RGB", "YBR_RCT": "RGB"}.get(layout.photometric, layout.photometric)
+    return replace(layout, transfer_syntax_uid=EXPLICIT_LE, photometric=photometric)
+
+
 def _bytes_of(layout: Layout, frame: Frame) -> bytes:
     array = frame.array
     if layout.bits_allocated == 1:
@@ -117,13 +131,13 @@ def to_explicit_le(part10: bytes, scanned: Scanned) -> bytes:
     except InvalidInstance as error:
         raise refused("too-large") from error
     implicit, little = encoding(whole, scanned)
-    replace: dict[int, bytes] = {}
+    changed: dict[int, bytes] = {}
     if scanned.frames is not None:
-        replace = _pixel_elements(whole, scanned)
+        changed = _pixel_elements(whole, scanned)
     elif scanned.head_bytes != len(part10) and scanned.transfer_syntax_uid not in (IMPLICIT_LE, EXPLICIT_LE):
         raise refused("no-frames")
     words = "SS" if scanned.number("PixelRepresentation") == 1 else "US"
-    body = explicit_little(whole, scanned.dataset_offset, implicit, little, replace, words)
+    body = explicit_little(whole, scanned.dataset_offset, implicit, little, changed, words)
     return meta(scanned.sop_class_uid, scanned.sop_instance_uid, EXPLICIT_LE) + b"".join(body)
 
 
@@ -185,4 +199,4 @@ def render(part10_head: bytes, scanned: Scanned, frame: bytes, recipe: Recipe, i
     return _render.encode(image, recipe)
 
 
-__all__ = ["can_decode", "decode_frame", "frame_explicit_le", "render", "samples", "subsampled", "to_explicit_le"]
+__all__ = ["can_decode", "decode_frame", "frame_explicit_le", "frame_layout", "render", "samples", "subsampled", "to_explicit_le"]

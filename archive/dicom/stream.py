@@ -15,7 +15,7 @@ from archive.dicom.attributes import SCANNED
 from archive.dicom.charsets import repertoire
 from archive.dicom.conformity import faults_of
 from archive.dicom.filemeta import FileMeta, guess, sniff
-from archive.dicom.frames import FrameTable, PixelElement, Shape, encapsulated, native
+from archive.dicom.frames import SUBSAMPLED, FrameTable, PixelElement, Shape, encapsulated, native
 from archive.dicom.matching import UID
 from archive.dicom.metadata import dataset_json
 from archive.dicom.part10 import DEFAULT_LIMITS, Finding, Limits, Scanned, first_number, first_text, meta
@@ -315,7 +315,7 @@ class StreamScanner:
             samples=first_number(attributes, "00280002"),
             bits_allocated=first_number(attributes, "00280100") or {0x7FE00008: 32, 0x7FE00009: 64}.get(pixel.tag),
             frames=first_number(attributes, "00280008"),
-            subsampled=first_text(attributes, "00280004") == "YBR_FULL_422",
+            subsampled=first_text(attributes, "00280004") in SUBSAMPLED,
         )
         if pixel.length is None:
             table = structure.tables.get(0x7FE00001, b"")

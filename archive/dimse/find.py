@@ -82,7 +82,7 @@ class Search:
         request = SearchRequest(
             level, datastore, tuple(keys), include=tuple(include), limit=PAGE_ROWS, fuzzy=fuzzy, total=False,
             study_instance_uid=study if below_study and single_uid(study) else None,
-            series_instance_uid=series if below_series and single_uid(study) and single_uid(series) else None,
+            series_instance_uid=series if below_series and single_uid(study) and single_uid(series) else None, also=tuple(filters),
         )
         return cls(request, identifier, tuple(filters), unsupported)
 

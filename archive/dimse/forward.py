@@ -179,7 +179,7 @@ class Courier:
             for one in selection.instances:
                 if stopped() or not node.deliveries.keep(claimed):
                     break
-                self._send_one(association, batch, one)
+                self._send_one(association, batch, one, node.deliveries.holding(claimed))
         except Broken:
             return
         except BaseException:
@@ -187,7 +187,7 @@ class Courier:
             raise
         association.release()
 
-    def _send_one(self, association: Requestor, batch: Batch, one: Selected) -> None:
+    def _send_one(self, association: Requestor, batch: Batch, one: Selected, holding: Callable[[], None]) -> None:
         node, due = self._node, batch.due[one.instance_pk]
         queue = node.deliveries
         try:
@@ -200,7 +200,7 @@ class Courier:
             queue.refused(due, error.message, for_good=not isinstance(error, Unavailable))
             return
         try:
-            code = association.store(context_id, one.sop_class_uid, one.sop_instance_uid, leaving, originator=None)
+            code = association.store(context_id, one.sop_class_uid, one.sop_instance_uid, leaving, originator=None, between=holding)
         except Broken:
             queue.refused(due, "the association ended before the answer came", for_good=False)
             raise

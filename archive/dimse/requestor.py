@@ -92,9 +92,10 @@ class Requestor:
         self._stream = PduStream(self._connection, maximum_pdu_bytes=terms.maximum_pdu_bytes, timeout_s=terms.answer_timeout_s)
 
     def store(
-        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, leaving: Leaving, *, originator: tuple[str, int] | None
+        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, leaving: Leaving, *, originator: tuple[str, int] | None,
+        between: Callable[[], None] = lambda: None,
     ) -> int:
-        """Send one instance and return the status of the answer.
+        """Send one instance and return the status of the answer; `between` is called before each piece of it.
 
         Raises:
             Broken: the association is over. What `leaving` raises comes through, and then it must be aborted.
@@ -104,6 +105,7 @@ class Requestor:
         try:
             self._stream.send(pdus.command_pdus(context_id, encoded, self._maximum_pdu_bytes))
             for some in pdus.data_pdus(context_id, leaving.length, leaving.pieces, self._maximum_pdu_bytes):
+                between()
                 self._stream.send(some)
             return self._answered()
         except (Closed, Silence, ProtocolError, command.MalformedCommand) as error:

@@ -15,7 +15,8 @@ from archive.dicom.attributes import BY_KEYWORD, Attribute, Level
 from archive.dicom.matching import Match, Range, Single, Universal, normal, parse
 from archive.dicom.row_keys import Key
 from archive.dimse.identifiers import Identifier
-from archive.services.worklist import STEPS, WorklistRequest
+from archive.services.worklist import WorklistRequest
+from archive.services.worklist_rows import STEPS
 
 if TYPE_CHECKING:
     from archive.access.subject import Subject
@@ -27,6 +28,7 @@ _STEPS, _START_DATE, _START_TIME = int(STEPS, 16), 0x00400002, 0x00400003
 _DATE = Attribute("ScheduledProcedureStepStartDate", _START_DATE, "DA", Level.IMAGE, None, returned=False)
 _TIME = Attribute("ScheduledProcedureStepStartTime", _START_TIME, "TM", Level.IMAGE, None, returned=False)
 _NEVER_MATCHED = frozenset({0x00080005, 0x00080201, 0x00080052, 0x00080054})
+_NUMBERS = frozenset({"US", "SS", "UL", "SL"})
 _PATIENT_ID, _ACCESSION = BY_KEYWORD["PatientID"], BY_KEYWORD["AccessionNumber"]
 
 
@@ -44,7 +46,7 @@ class Search:
         Raises:
             InvalidQuery: a value that cannot be matched.
         """
-        keys = [key for tag, key in sorted(identifier.keys.items()) if not key.universal and tag not in _NEVER_MATCHED]
+        keys = [key for tag, key in sorted(identifier.keys.items()) if not _asks_nothing(key) and tag not in _NEVER_MATCHED]
         span = _span(identifier)
         if span is not None:
             keys = [_without_start(key) if key.tag == _STEPS else key for key in keys]
@@ -82,6 +84,11 @@ class Search:
             found = entry.get(key.tag_hex)
             made[key.tag_hex] = row_keys.cut(key, found) if found else {"vr": key.vr}
         return compose.dataset(made, explicit=explicit, declared=self.identifier.declared)
+
+
+def _asks_nothing(key: Key) -> bool:
+    """Whether a key matches every entry: universal, or the binary zero that toolkits write for an empty number."""
+    return key.universal or (key.vr in _NUMBERS and not key.text.strip(" 0"))
 
 
 def _words(keys: list[Key]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause, bindparam
@@ -31,11 +31,13 @@ LAST_TEXT = "\U0010ffff"
 
 
 class Position(NamedTuple):
-    """Where a study stands in the order of answers; what comes first compares highest."""
+    """Where a study stands in the order of answers, what comes first compares highest; and a series or an instance in its study."""
 
     study_date: str
     study_time: str
     study_pk: int
+    number: int = 0
+    row_pk: int = 0
 
 
 def before(date: str = "") -> Position:
@@ -53,23 +55,55 @@ class Narrow:
     values: Mapping[str, Any] = field(compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What gives the candidates: the studies by date, those that grants of some principals speak about, or those of a boundary.
+
+    `named` are the studies by date again, where few meet what narrows them: these are put in order, and others not passed over.
+    """
+
+    kind: Literal["study", "named", "grants", "boundary"]
+    subjects: tuple[int, ...] = ()
+
+
+def lead(tx: sa.Connection, scope: Scope, datastore_id: int) -> Lead:
+    """Return what leads the scope's searches of a datastore."""
+    if scope.shape.boundary and not _bounded_by_everything(scope.shape).scalar(tx, scope.parameters, scope.token):
+        return Lead("boundary")
+    callers = scope.all(tx, _callers(scope.shape), {"datastore": datastore_id})
+    if any(row.wide for row in callers):
+        return Lead("study")
+    return Lead("grants", tuple(row.id for row in callers))
+
+
+def within(kind: str, shape: Shape, pk: ColumnElement[int]) -> list[ColumnElement[bool]]:
+    """Return the condition that a study is a candidate, for statements that go through all of them at once.
+
+    Its parameters are `datastore`, `low` and `high`, dates inclusive.
+    """
+    if kind == "boundary":
+        return [pk.in_(_bounded(shape))]
+    if kind == "study":
+        return []
+    of, kind_of_date = _WITHIN, _WITHIN.c.study_date.type
+    inside = sa.select(of.c.study_pk).where(
+        predicate.is_caller(of.c.subject_id, shape), of.c.datastore_id == bindparam("datastore", type_=sa.BigInteger()),
+        of.c.study_date >= bindparam("low", type_=kind_of_date), of.c.study_date <= bindparam("high", type_=kind_of_date),
+    )  # fmt: skip
+    return [pk.in_(inside)]
+
+
 def windows(
-    tx: sa.Connection, scope: Scope, datastore_id: int, *, after: Position, low: str = "", narrow: Narrow | None = None, first: int = FIRST
+    tx: sa.Connection, scope: Scope, led: Lead, datastore_id: int, *, after: Position, low: str = "", narrow: Narrow | None = None,
+    first: int = FIRST,
 ) -> Iterator[list[Position]]:
     """Return every study of a datastore that the scope may hold, after a position down to a date, newest first.
 
     A window is at most four times as long as the one before it.
     """
     values: dict[str, Any] = {**(narrow.values if narrow else {}), "datastore": datastore_id, "low": low}
-    subjects = scope.all(tx, _callers(scope.shape), values)
-    if scope.shape.boundary:
-        arms: tuple[str, ...] = ("boundary",)
-        everything = _bounded_by_everything(scope.shape).scalar(tx, scope.parameters, scope.token)
-        if everything:
-            arms = ("study",) if any(row.wide for row in subjects) else ("grants",) * len(subjects)
-    else:
-        arms = ("study",) if any(row.wide for row in subjects) else ("grants",) * len(subjects)
-    values |= {f"subject_{n}": row.id for n, row in enumerate(subjects)}
+    arms: tuple[str, ...] = ("grants",) * len(led.subjects) if led.kind == "grants" else (led.kind,)
+    values |= {f"subject_{n}": subject for n, subject in enumerate(led.subjects)}
     length = max(first, FIRST)
     while True:
         asked = {**values, "after_date": after[0], "after_time": after[1], "after_pk": after[2], "window": length}
@@ -99,6 +133,7 @@ def _full(rows: Sequence[Any], arms: int, length: int) -> list[Position]:
 # --- the statements ---
 
 _CALLERS_GRANT = grants.alias("wide_grant")
+_WITHIN = access_study.alias("within")
 _LED, _LED_STUDY = access_study.alias("led"), study.alias("led_study")
 _ITEM, _SE = boundary_item.alias("led_item"), series.alias("led_series")
 
@@ -143,8 +178,10 @@ def _arm(number: int, kind: str, shape: Shape, narrow: Narrow | None) -> sa.Sele
     position = sa.tuple_(
         bindparam("after_date", type_=date.type), bindparam("after_time", type_=time.type), bindparam("after_pk", type_=sa.BigInteger())
     )
+    datastore = of.c.datastore_id + 0 if kind == "named" else of.c.datastore_id  # a sum is no reason for SQLite to begin there
     wanted = [
-        of.c.datastore_id == bindparam("datastore"), date >= bindparam("low", type_=date.type), sa.tuple_(date, time, pk) < position,
+        datastore == bindparam("datastore", type_=sa.BigInteger()), date >= bindparam("low", type_=date.type),
+        sa.tuple_(date, time, pk) < position,
     ]  # fmt: skip
     if kind == "grants":
         wanted.append(of.c.subject_id == bindparam(f"subject_{number}", type_=sa.BigInteger()))
@@ -152,10 +189,11 @@ def _arm(number: int, kind: str, shape: Shape, narrow: Narrow | None) -> sa.Sele
         wanted.append(pk.in_(_bounded(shape)))
     if narrow is not None:
         wanted += narrow.conditions(pk)
-    return (
+    chosen = (
         sa.select(date.label("study_date"), time.label("study_time"), pk.label("study_pk"), sa.literal_column(str(number)).label("arm"))
         .where(*wanted).order_by(date.desc(), time.desc(), pk.desc()).limit(bindparam("window", type_=sa.Integer()))
     )  # fmt: skip
+    return chosen.with_hint(of, "INDEXED BY ix_study_order", "sqlite") if kind == "named" else chosen
 
 
 def _bounded(shape: Shape) -> sa.CompoundSelect[Any]:

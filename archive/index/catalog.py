@@ -21,7 +21,7 @@ from archive.db.tables import datastore, held, instance, patient, series, study,
 from archive.dicom.attributes import Level
 from archive.dicom.part10 import Scanned
 from archive.errors import InstanceConflict
-from archive.index import columns, identity
+from archive.index import columns, emptied, identity
 from archive.index.identity import TOKEN, identity_conflict, insert_row, key_of
 
 __all__ = [
@@ -248,6 +248,9 @@ def insert(tx: sa.Connection, entry: Entry) -> Inserted:
         _LOCK_STUDY.first(tx, where, TOKEN)
     found = _FIND_PLACE.first(tx, where, TOKEN)
     assert found is not None  # the datastore's own row
+    if emptied.filled(tx, found, entry.ref.key_id, scanned, at):
+        found = _FIND_PLACE.first(tx, where, TOKEN)
+        assert found is not None
     place = _study_of(tx, entry, found)
     different = list(place.differing)
     if found.series_pk is None:

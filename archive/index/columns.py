@@ -199,6 +199,11 @@ def of_series(scanned: Scanned) -> dict[str, Any]:
     return _row(_SERIES, elements) | {"series_instance_uid": scanned.series_instance_uid}
 
 
+def series_row(elements: dict[str, Element]) -> dict[str, Any]:
+    """Return the series' columns that these elements of series level fill."""
+    return _row(_SERIES, elements)
+
+
 def of_instance(scanned: Scanned) -> dict[str, Any]:
     """Return the instance's columns."""
     return _row(_INSTANCE, of_levels(scanned.attributes, frozenset({Level.IMAGE}))) | {

@@ -45,6 +45,7 @@ class SearchQuery:
 ST, SE, IM = study.alias("st"), series.alias("se"), instance.alias("im")
 _BELOW_SE, _BELOW_IM = series.alias("below_se"), instance.alias("below_im")
 _OTHER_ST, _OTHER_SE = study.alias("other_st"), series.alias("other_se")
+_UNIQUE: dict[Level, FromClause] = {Level.SERIES: series.alias("unique_se"), Level.IMAGE: instance.alias("unique_im")}
 ROWS: dict[Level, FromClause] = {Level.PATIENT: ST, Level.STUDY: ST, Level.SERIES: SE, Level.IMAGE: IM}
 FROM: dict[Level, FromClause] = {
     Level.PATIENT: ST,
@@ -52,16 +53,20 @@ FROM: dict[Level, FromClause] = {
     Level.SERIES: SE.join(ST, ST.c.id == SE.c.study_pk),
     Level.IMAGE: IM.join(SE, SE.c.id == IM.c.series_pk).join(ST, ST.c.id == SE.c.study_pk),
 }
+BELOW = frozenset({Level.SERIES, Level.IMAGE})
 MODALITY, NAME, STUDY_DATE = BY_KEYWORD["Modality"], BY_KEYWORD["PatientName"], BY_KEYWORD["StudyDate"]
 _SOP_CLASS = BY_KEYWORD["SOPClassUID"]
 TEXT, BIG = sa.Text(), sa.BigInteger()
 
 
+def addressed(query: SearchQuery) -> bool:
+    """Whether the rows of one study or series are asked for."""
+    return query.study_instance_uid is not None or query.series_instance_uid is not None
+
+
 def led(query: SearchQuery) -> bool:
     """Whether studies are looked at in the order of the answer, because no key names few of them."""
-    return query.level is Level.STUDY and query.study_instance_uid is None and query.series_instance_uid is None and not any(
-        narrows(attribute, term) and attribute is not NAME for attribute, term in query.keys
-    )
+    return not addressed(query) and not any(narrows(attribute, term) and attribute is not NAME for attribute, term in query.keys)
 
 
 def bound(name: str, kind: sa.types.TypeEngine[Any]) -> sa.BindParameter[Any]:
@@ -69,15 +74,19 @@ def bound(name: str, kind: sa.types.TypeEngine[Any]) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=kind)
 
 
-def conditions(query: SearchQuery, shape: Shape, slots: Slots | None = None, *, sqlite: bool) -> list[ColumnElement[bool]]:
+def conditions(
+    query: SearchQuery, shape: Shape, slots: Slots | None = None, *, sqlite: bool, by_date: bool = False
+) -> list[ColumnElement[bool]]:
     """Return what every row answered meets; the keys' values are parameters of `slots`, when given.
+
+    Of a patient these are all studies that match: `speaks` chooses one. `by_date` leaves SQLite the index of studies by date.
 
     Raises:
         InvalidQuery: a key that cannot be matched.
     """
     level = query.level
-    wanted: list[ColumnElement[bool]] = [_in_datastore(query, sqlite=sqlite)]
-    if level in {Level.SERIES, Level.IMAGE}:
+    wanted = _in_datastore(query, slots, sqlite=sqlite, by_date=by_date)
+    if level in BELOW:
         wanted.append(predicate.series_condition(SE, shape))
     else:
         wanted.append(predicate.study_condition(ST, shape))
@@ -86,33 +95,51 @@ def conditions(query: SearchQuery, shape: Shape, slots: Slots | None = None, *, 
     if query.study_instance_uid is not None:
         wanted += [ST.c.study_instance_uid == bound("study_uid", TEXT), ST.c.datastore_id == bound("datastore", BIG)]
     if query.series_instance_uid is not None:
-        if level not in {Level.SERIES, Level.IMAGE}:
+        if level not in BELOW:
             message = "a series is addressed only for series and instances"
             raise InvalidQuery(message)
         wanted.append(SE.c.series_instance_uid == bound("series_uid", TEXT))
-    wanted += _matching(query, ST, shape, slots, sqlite=sqlite)
-    if level is Level.PATIENT:
-        # One row a patient: its latest study that matches and is visible speaks for it.
-        later = sa.select(1).select_from(_OTHER_ST).where(
-            _OTHER_ST.c.patient_pk == ST.c.patient_pk, _OTHER_ST.c.id > ST.c.id, predicate.study_condition(_OTHER_ST, shape),
-            *_matching(query, _OTHER_ST, shape, slots, sqlite=sqlite),
-        )  # fmt: skip
-        wanted.append(sa.not_(sa.exists(later.correlate(ST))))
-    return wanted
+    return wanted + _matching(query, ST, shape, slots, sqlite=sqlite)
 
 
-def _in_datastore(query: SearchQuery, *, sqlite: bool) -> ColumnElement[bool]:
+def speaks(query: SearchQuery, shape: Shape, slots: Slots | None, *, sqlite: bool) -> ColumnElement[bool]:
+    """One row a patient: of its studies that match and are visible the one that comes first in the answer speaks for it."""
+    place, mine = ((of.c.study_date, of.c.study_time, of.c.id) for of in (_OTHER_ST, ST))
+    earlier = sa.select(1).select_from(_OTHER_ST).where(
+        _OTHER_ST.c.patient_pk == ST.c.patient_pk, sa.tuple_(*place) > sa.tuple_(*mine), predicate.study_condition(_OTHER_ST, shape),
+        *_matching(query, _OTHER_ST, shape, slots, sqlite=sqlite),
+    )  # fmt: skip
+    return sa.not_(sa.exists(earlier.correlate(ST)))
+
+
+def _in_datastore(query: SearchQuery, slots: Slots | None, *, sqlite: bool, by_date: bool) -> list[ColumnElement[bool]]:
     """Name the datastore so that SQLite, which has no statistics, starts from the right index.
 
     It takes any index that begins with the datastore for a good one. A sum keeps it from them where the rows are named otherwise: by the
-    study they lie in, by a list of keys, by a key with an index of its own.
+    study they lie in, by a list of keys, by a key with an index of its own. A UID of another level than the rows' names studies.
     """
-    row = ROWS[query.level]
-    by_address = query.study_instance_uid is not None or query.series_instance_uid is not None
-    by_uid = query.level is Level.STUDY and any(isinstance(term, UidList) for _, term in query.keys)
-    if sqlite and not by_uid and (by_address or led(query) or any(narrows(attribute, term) for attribute, term in query.keys)):
-        return row.c.datastore_id + 0 == bound("datastore", BIG)
-    return row.c.datastore_id == bound("datastore", BIG)
+    row, datastore = ROWS[query.level], bound("datastore", BIG)
+    apart = row.c.datastore_id + 0 == datastore if sqlite else row.c.datastore_id == datastore
+    if addressed(query):
+        return [apart]
+    wanted = [apart]
+    by_own_uid = False
+    for number, (attribute, term) in enumerate(query.keys):
+        if not isinstance(term, UidList) or not narrows(attribute, term):
+            continue
+        if attribute.level is query.level:
+            by_own_uid = True
+        elif attribute.level is Level.STUDY:
+            wanted.append(ST.c.datastore_id == datastore)
+        else:
+            of = _UNIQUE[attribute.level]
+            met = condition(attribute, term, of, sqlite=sqlite, slot=Slot(term, number, slots))
+            wanted.append(ST.c.id.in_(sa.select(of.c.study_pk).where(of.c.datastore_id == datastore, met)))
+    if by_own_uid:
+        return [row.c.datastore_id == datastore, *wanted[1:]]
+    if by_date:
+        return [ST.c.datastore_id == datastore, *(wanted if query.level in BELOW else ())]
+    return wanted
 
 
 def _matching(

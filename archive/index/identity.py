@@ -43,6 +43,7 @@ _STANDING = Prepared(
         .correlate(None)
         .scalar_subquery()
         .label("study_of_series"),
+        study.c.key_id,
         patient.c.synthetic,
         patient.c.issuer,
         patient.c.patient_id,
@@ -89,6 +90,7 @@ class Standing:
 
     taken: bool
     conflict: Literal["", "patient", "study"]
+    key_id: bytes | None = None
 
 
 def standing(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: str) -> Standing:
@@ -103,7 +105,7 @@ def standing(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: str
     if row.study_of_series is not None and row.study_of_series != scanned.study_instance_uid:
         return Standing(taken, "study")
     if row.synthetic is None or row.synthetic:
-        return Standing(taken, "")
+        return Standing(taken, "", row.key_id)
     key = key_of(scanned, issuer)
     same = not key.patient_id or (row.issuer, row.patient_id) == (key.issuer, key.patient_id)
     return Standing(taken, "" if same else "patient")

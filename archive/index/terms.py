@@ -52,7 +52,7 @@ def condition(
         return _listed(row.c[name], term, slot) if isinstance(term, UidList) else sa.false()
     if isinstance(term, Empty):
         return _empty(attribute, row, sqlite=sqlite)
-    met = _present(attribute, term, row, slot, sqlite=sqlite)
+    met = _present(attribute, term, row, slot, sqlite=sqlite, datastore_id=datastore_id)
     if sqlite and datastore_id is not None and name in _INDEXED and narrows(attribute, term):
         inner = _CANDIDATE
         column = inner.c[name]
@@ -66,6 +66,7 @@ def condition(
 
 
 _INDEXED = frozenset({"patient_id", "accession_number"})
+_UNIQUE = frozenset({"study_instance_uid", "series_instance_uid", "sop_instance_uid"})
 _CANDIDATE = study.alias("candidate")
 
 
@@ -74,24 +75,31 @@ def narrows(attribute: Attribute, term: Term) -> bool:
     if attribute.column in _INDEXED and isinstance(term, Single | Wildcard):
         start = term.value if isinstance(term, Single) else _WILD.split(term.pattern, maxsplit=1)[0]
         return not start.startswith(SEVERAL) and (isinstance(term, Single) or len(start) >= _TRIGRAM)
-    return bool(_certain(attribute, term)) or (attribute.column == "study_instance_uid" and isinstance(term, UidList))
+    return bool(_certain(attribute, term)) or (attribute.column in _UNIQUE and isinstance(term, UidList))
 
 
-def names_of(pk: ColumnElement[int], term: Term, slot: Slot, *, sqlite: bool) -> ColumnElement[bool]:
+def names_of(pk: ColumnElement[int], term: Term, slot: Slot, datastore_id: ColumnElement[int], *, sqlite: bool) -> ColumnElement[bool]:
     """Return a condition that the study with that key meets when its patient's name meets the term, read from indexes alone.
 
     With SQLite by the trigram index where that can say something, and then more may meet it than the term does.
     """
     if sqlite:
-        rowids = _by_trigram(_NAME, term, slot)
+        rowids = named(NAME, term, slot, datastore_id)
         if rowids is not None:
             return pk.in_(rowids)
-    named = sa.select(1).select_from(_NAMED).where(_NAMED.c.id == pk, condition(_NAME, term, _NAMED, sqlite=sqlite, slot=slot))
-    return sa.exists(named.with_hint(_NAMED, "INDEXED BY ix_study_order", "sqlite").correlate_except(_NAMED))
+    found = sa.select(1).select_from(_NAMED).where(_NAMED.c.id == pk, condition(NAME, term, _NAMED, sqlite=sqlite, slot=slot))
+    return sa.exists(found.with_hint(_NAMED, "INDEXED BY ix_study_order", "sqlite").correlate_except(_NAMED))
 
 
-_NAME = BY_KEYWORD["PatientName"]
-_NAMED = study.alias("named")
+def roughly(attribute: Attribute, term: Single | Wildcard, row: FromClause, slot: Slot, *, sqlite: bool) -> ColumnElement[bool]:
+    """Return a condition on the attribute's column alone, which every row meets that meets the term, and rows of several values besides."""
+    column = row.c[str(attribute.column)]
+    several = sa.and_(column >= SEVERAL, column < _AFTER_SEVERAL)
+    return sa.or_(sa.and_(_single(term, column, slot), _meets(attribute, term, column, slot, sqlite=sqlite)), several)
+
+
+NAME = BY_KEYWORD["PatientName"]
+_NAMED, _BEGINS = study.alias("named"), study.alias("begins")
 
 
 def _text(term: Single | Wildcard) -> str:
@@ -112,7 +120,9 @@ def _nth(n: int) -> Callable[[UidList], str]:
     return lambda term: term.values[n]
 
 
-def _present(attribute: Attribute, term: Term, row: FromClause, slot: Slot, *, sqlite: bool) -> ColumnElement[bool]:
+def _present(
+    attribute: Attribute, term: Term, row: FromClause, slot: Slot, *, sqlite: bool, datastore_id: int | ColumnElement[int] | None
+) -> ColumnElement[bool]:
     name = attribute.column
     in_json = _any_value(attribute, row, lambda value: _meets(attribute, term, value, slot, sqlite=sqlite), sqlite=sqlite)
     if name is None:
@@ -125,7 +135,7 @@ def _present(attribute: Attribute, term: Term, row: FromClause, slot: Slot, *, s
         return sa.and_(column != "", alone)
     several = sa.and_(column >= SEVERAL, column < _AFTER_SEVERAL)
     either = sa.or_(sa.and_(_single(term, column, slot), alone), sa.and_(several, in_json))
-    narrower = _narrower(attribute, term, row, slot, sqlite=sqlite)
+    narrower = _narrower(attribute, term, row, slot, sqlite=sqlite, datastore_id=datastore_id)
     return either if narrower is None else sa.and_(narrower, either)
 
 
@@ -252,13 +262,15 @@ def _empty(attribute: Attribute, row: FromClause, *, sqlite: bool) -> ColumnElem
     return sa.not_(_any_value(attribute, row, lambda value: sa.func.trim(value, _INSIGNIFICANT) != "", sqlite=sqlite, raw=True))
 
 
-def _narrower(attribute: Attribute, term: Term, row: FromClause, slot: Slot, *, sqlite: bool) -> ColumnElement[bool] | None:
+def _narrower(
+    attribute: Attribute, term: Term, row: FromClause, slot: Slot, *, sqlite: bool, datastore_id: int | ColumnElement[int] | None
+) -> ColumnElement[bool] | None:
     """Return what the trigram index of patient names can say, None when it cannot: short fragments are scanned."""
     together = _certain(attribute, term)
     if not together:
         return None
     if sqlite:
-        rowids = _by_trigram(attribute, term, slot)
+        rowids = named(attribute, term, slot, datastore_id)
         return None if rowids is None else row.c.id.in_(rowids)
     column = row.c.patient_name_folded
 
@@ -268,11 +280,29 @@ def _narrower(attribute: Attribute, term: Term, row: FromClause, slot: Slot, *, 
     return sa.and_(*(sa.or_(*(held(i, n) for n in range(len(parts)))) for i, parts in enumerate(together)))
 
 
-def _by_trigram(attribute: Attribute, term: Term, slot: Slot) -> sa.Select[Any] | None:
+def named(
+    attribute: Attribute, term: Term, slot: Slot, datastore_id: int | ColumnElement[int] | None = None
+) -> sa.Select[Any] | sa.CompoundSelect[Any] | None:
+    """Return the keys of the studies whose names may meet the term, from SQLite's indexes of names; None when they cannot say.
+
+    The beginning of a first group is a range of the names in order; trigrams alone would go through many to find few.
+    """
     if not _certain(attribute, term):
         return None
-    match = slot("match", lambda one: _match(_certain(attribute, one)))
-    return sa.select(study_name_fts.c.rowid).where(study_name_fts.c.folded.op("MATCH", is_comparison=True)(match))
+    of = study_name_fts.c
+    if datastore_id is None or not isinstance(term, Wildcard) or "=" in term.pattern or _WILD.search(term.pattern) is None or (
+        _start(term) + "*" != term.pattern
+    ):
+        match = slot("match", lambda one: _match(_certain(attribute, one)))
+        return sa.select(of.rowid).where(of.folded.op("MATCH", is_comparison=True)(match))
+    name = _BEGINS.c.patient_name_folded
+    first = sa.select(_BEGINS.c.id).where(
+        _BEGINS.c.datastore_id == datastore_id, name >= slot("begins", lambda one: f" {_start(one)}"),
+        name < slot("begins_before", lambda one: _after(f" {_start(one)}")),
+    )  # fmt: skip
+    # The other groups, and the first of each where there are several names.
+    others = slot("match_others", lambda one: _match([[f"={_start(one)}", f"{SEVERAL} {_start(one)}"]]))
+    return sa.union_all(first, sa.select(of.rowid).where(of.folded.op("MATCH", is_comparison=True)(others)))
 
 
 def _match(together: list[list[str]]) -> str:

@@ -7,7 +7,7 @@ or patient with something the caller may not see is not there, and one about nob
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -100,7 +100,7 @@ def narrowed(keys: Mapping[str, Match]) -> dict[str, Any]:
 
 def insert(tx: sa.Connection, datastore_id: int, uid: str, dataset: Dataset, *, by: int, at: datetime) -> int | None:
     """Add a workitem and return its key, None when the UID is taken."""
-    if tx.execute(sa.select(workitem.c.id).where(workitem.c.datastore_id == datastore_id, workitem.c.sop_instance_uid == uid)).first():
+    if taken(tx, datastore_id, uid):
         return None
     made = tx.execute(sa.insert(workitem).values(
         datastore_id=datastore_id, sop_instance_uid=uid, transaction_uid="", created_by=by, created_at=at, updated_at=at,
@@ -110,6 +110,26 @@ def insert(tx: sa.Connection, datastore_id: int, uid: str, dataset: Dataset, *, 
     pk = int(made.inserted_primary_key[0])
     _name_studies(tx, pk, dataset)
     return pk
+
+
+def taken(tx: sa.Connection, datastore_id: int, uid: str) -> bool:
+    """Whether there is a workitem of that UID, whoever may see it."""
+    return tx.execute(_named(workitem.c.id, datastore_id, uid)).first() is not None
+
+
+def key_of(tx: sa.Connection, datastore_id: int, uid: str) -> int:
+    """Return the key of a workitem that is there."""
+    return int(tx.execute(_named(workitem.c.id, datastore_id, uid)).scalar_one())
+
+
+def updated_at(tx: sa.Connection, datastore_id: int, uid: str) -> datetime:
+    """Return when a workitem last changed; of none, the beginning of time."""
+    found: datetime | None = tx.execute(_named(workitem.c.updated_at, datastore_id, uid)).scalar()
+    return found or datetime.min.replace(tzinfo=UTC)
+
+
+def _named(column: sa.Column[Any], datastore_id: int, uid: str) -> sa.Select[Any]:
+    return sa.select(column).where(workitem.c.datastore_id == datastore_id, workitem.c.sop_instance_uid == uid)
 
 
 def replace(

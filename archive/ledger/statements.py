@@ -86,6 +86,11 @@ def sign(signer: Signer, statement: dict[str, Any]) -> bytes:
     })
 
 
+def is_envelope(kept: bytes) -> bool:
+    """Whether what is kept under a leaf is a signed statement, and not the payload of an event record."""
+    return kept.startswith(b'{"payload":')
+
+
 def digest(envelope: bytes) -> bytes:
     """Return what the ledger's leaf says about an envelope."""
     return hashlib.sha256(envelope).digest()

@@ -18,11 +18,14 @@ from contextlib import suppress
 from typing import Any
 
 from archive.errors import ArchiveError, Unavailable
+from archive.serve import allocator
 
 FORKS = sys.platform == "linux"
 """Elsewhere system libraries do not survive a fork, and workers are started anew."""
 
 _STANDARD_ERROR = 2
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Held back while forking: a child that is told to end before it has left its parent's handlers behind would not."""
 _PR_SET_PDEATHSIG = 1  # prctl(2): who is killed while it waits does not leave a child at work
 
 
@@ -32,9 +35,13 @@ class Forked:
     def __init__(self, run: Callable[[], int], *, keep: Collection[int] = ()) -> None:
         """Fork a child that runs `run` and exits with its result; `keep` are the descriptors it takes along."""
         self._code: int | None = None
-        self.pid = os.fork()
-        if not self.pid:
-            _become(run, keep)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        try:
+            self.pid = os.fork()
+            if not self.pid:
+                _become(run, keep, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def poll(self) -> int | None:
         """Return the exit status, or None while it runs; a signal's is negative."""
@@ -78,6 +85,8 @@ def preload() -> None:
 
     assert all((archive.dimse.worker, archive.jobs.worker, archive.node, archive.web.wsgi))
     gc.collect()
+    allocator.limit_arenas()
+    allocator.give_back()
     gc.freeze()
 
 
@@ -119,12 +128,13 @@ def called(work: Callable[[], Any]) -> Any:
     return answer
 
 
-def _become(run: Callable[[], int], keep: Collection[int]) -> None:
+def _become(run: Callable[[], int], keep: Collection[int], signals: Collection[int]) -> None:
     """Be the child: nothing of the parent's goes on, and this never returns."""
     code = 1
     try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _ENDING:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         os.setsid()  # Ctrl-C reaches the supervisor alone, which drains in order
         _close_others(keep)
         code = run()

@@ -20,7 +20,7 @@ from archive.errors import ArchiveError
 from archive.keys import ca
 from archive.keys.hygiene import harden_process
 from archive.keys.keyring import Keyring
-from archive.serve import logs, ports, state, supervisor
+from archive.serve import allocator, logs, ports, state, supervisor
 from archive.serve.forked import FORKS, Forked, called, preload
 from archive.serve.handover import Handover, Link
 from archive.services import viewers
@@ -75,6 +75,7 @@ def launch(child: supervisor.Child, sockets: ports.Sockets, config: Config) -> F
 def run_role(role: str, socket_path: Path, tls: socket.socket | None, plain: socket.socket | None) -> int:
     """Be a worker of that role until SIGTERM, and return the exit status."""
     os.umask(0o077)
+    allocator.limit_arenas()
     logs.configure(role)
     try:
         link = Link(socket_path)
@@ -173,6 +174,7 @@ def run_dimse(link: Link, tls: socket.socket | None, plain: socket.socket | None
     node = node_of(link.handover, "dimse")
     try:
         link.watch()
+        allocator.keep_giving_back()
         run_worker(node, sockets, threading.Event(), ready=link.ready, shared=supervisor.dimse_processes(node.config) > 1)
     finally:
         node.close()
@@ -181,16 +183,19 @@ def run_dimse(link: Link, tls: socket.socket | None, plain: socket.socket | None
 def run_background(link: Link) -> None:
     """Do the background work until SIGTERM."""
     from archive.dimse.forward import Delivering
-    from archive.jobs import webhooks, worker
+    from archive.jobs import processors, ticking, worker
 
     node = node_of(link.handover, "background")
     try:
         stop = stop_on_signal()
         link.watch()
+        allocator.keep_giving_back()
         link.ready()
-        webhooks.start(node.webhooks, stop)
+        ticking.start("webhooks", node.webhooks, stop, look_s=1.0)
+        ticking.start("alerts", node.alerts, stop, look_s=5.0)
         delivering = Delivering(node)
         delivering.start()
+        node.upkeep.preparing.busy = processors.Processors().busy
         worker.run(node.upkeep, stop)
         delivering.stop()
         node.upkeep.finish()

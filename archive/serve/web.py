@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from archive.config import Config
-from archive.serve import logs, start
+from archive.serve import allocator, logs, start
 from archive.serve.handover import Handover, Link
 from archive.serve.supervisor import DRAIN_S
 
@@ -26,6 +26,7 @@ _LOGGING: dict[str, Any] = {
 
 def run(link: Link, socket_path: Path, *, viewer: bool = False) -> None:
     """Serve the archive, or a viewer's origin, until SIGTERM; granian's own process forks workers and starts one again that dies."""
+    allocator.limit_granian()
     from granian import Granian
     from granian.constants import HTTPModes, Interfaces
     from granian.log import LogLevels
@@ -45,6 +46,7 @@ def run(link: Link, socket_path: Path, *, viewer: bool = False) -> None:
 
 def run_events(link: Link, socket_path: Path) -> None:
     """Serve the notification connections until SIGTERM: one worker, for each connection costs no thread."""
+    allocator.limit_granian()
     from granian import Granian
     from granian.constants import HTTPModes, Interfaces
     from granian.log import LogLevels
@@ -63,6 +65,7 @@ def run_events(link: Link, socket_path: Path) -> None:
 def load(socket_path: str, *, viewer: bool = False, role: str = "") -> Any:
     """Open this worker's node and return the application granian calls; runs in each web worker."""
     role = role or ("viewer" if viewer else "web")
+    allocator.limit_arenas()
     logs.configure(role)
     _end_with_parent()
     try:
@@ -73,6 +76,7 @@ def load(socket_path: str, *, viewer: bool = False, role: str = "") -> Any:
         raise SystemExit(1) from None
     link.watch()
     link.ready()
+    allocator.keep_giving_back()
     return app
 
 

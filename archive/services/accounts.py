@@ -8,14 +8,15 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from archive.access import credentials, grants, passwords, policy, principals, roles, sessions, tokens
+from archive.access import credentials, demands, factors, grants, passwords, policy, principals, roles, sessions, tokens
 from archive.access.grants import Terms
-from archive.access.permissions import ADMINISTRATIVE, Permission
+from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.types import FOREVER
 from archive.errors import Forbidden, NotFound
 from archive.ledger.audit import Kind, secret_digest
 from archive.services.rights import PEOPLE, Rights, Row, When, instant, shown_token
+from archive.services.sessions import refuse_above
 
 WORDS = "abcdefghjkmnpqrstuvwxyz23456789"
 P = Permission
@@ -116,6 +117,24 @@ class Accounts(Rights):
             self._record(tx, Kind.PASSWORD_CHANGED, subject, at, what="reset", name=row["name"], id=row["id"],
                          password=secret_digest(phc))
             return {"id": row["id"], "name": row["name"]} | ({} if password is not None else {"password": chosen})
+
+        return self._change(subject, P.USER_MANAGE, work)
+
+    def reset_mfa(self, subject: Subject, ref: str | int) -> Row:
+        """Take a user's second factors and recovery codes away, and end their sessions: for a lost phone.
+
+        Raises:
+            Forbidden: also when the user may do more than the caller, or has grants and the caller no role-manage.
+        """
+
+        def work(tx: sa.Connection, at: datetime) -> Row:
+            row = principals.find(tx, ref, ("user",))
+            self._refuse_above(tx, subject, row, at)
+            self._refuse_into(tx, subject, row, at)
+            gone = factors.clear(tx, row["id"])
+            sessions.end_all(tx, row["id"], at=at)
+            self._record(tx, Kind.FACTOR_CHANGED, subject, at, what="reset", id=row["id"], name=row["name"], codes=[])
+            return {"id": row["id"], "name": row["name"], "removed": gone}
 
         return self._change(subject, P.USER_MANAGE, work)
 
@@ -232,6 +251,35 @@ class Accounts(Rights):
 
         return self._change(subject, P.ROLE_MANAGE, work)
 
+    def role_signs_in(
+        self, subject: Subject, ref: str | int, *, second_factor: bool | None = None, idle_minutes: int | None = None,
+        absolute_hours: int | None = None,
+    ) -> Row:
+        """Set what a role asks of how its holders sign in; None leaves it, 0 takes the archive's own limit.
+
+        Raises:
+            Forbidden, NotFound, InvalidRequest.
+        """
+
+        def work(tx: sa.Connection, at: datetime) -> Row:
+            row = roles.find(tx, ref)
+            asked: Row = {
+                "second_factor": bool(row["mfa_level"]) if second_factor is None else second_factor,
+                "idle_s": row["idle_s"] if idle_minutes is None else idle_minutes * 60,
+                "max_session_s": row["max_session_s"] if absolute_hours is None else absolute_hours * 3600,
+            }
+            looser = (not asked["second_factor"] and row["mfa_level"]) or any(
+                row[name] and (not asked[name] or asked[name] > row[name]) for name in ("idle_s", "max_session_s")
+            )
+            if looser and subject.kind != "console" and row["name"] in roles.of(tx, subject.principal_id, at=at):
+                message = "nobody loosens what their own role asks"
+                raise Forbidden(message, remedy="ask another who manages roles, or use the command line on the server")
+            demands.put(tx, row["id"], **asked)
+            self._record(tx, Kind.ROLE_CHANGED, subject, at, what="sign-in", name=row["name"], role_id=row["id"], **asked)
+            return roles.shown(roles.find(tx, row["id"]))
+
+        return self._change(subject, P.ROLE_MANAGE, work)
+
     def assign_role(self, subject: Subject, to: str | int, role: str, *, since: When = None, until: When = None) -> Row:
         """Give a role's function permissions to a user, service, peer or group; never to oneself."""
 
@@ -274,6 +322,7 @@ class Accounts(Rights):
             "id": row["id"], "name": row["name"], "kind": row["kind"], "full_name": row["full_name"], "email": row["email"],
             "enabled": row["enabled"], "roles": roles.of(tx, row["id"], at=at), "groups": groups,
             "password": credentials.account(tx, row["name"]) is not None, "created_at": row["created_at"],
+            "second_factors": sorted({found.kind for found in factors.of(tx, row["id"])}),
         }
 
     def _group(self, tx: sa.Connection, row: Row) -> Row:
@@ -286,13 +335,7 @@ class Accounts(Rights):
         }
 
     def _refuse_above(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> None:
-        """User-manage does not reach those who may do more: else an administrator could become the owner."""
-        if subject.kind == "console":
-            return
-        theirs = policy.functions_of(tx, Subject(row["id"], row["name"], "user", "internal"), at)
-        if theirs & ADMINISTRATIVE & ~policy.functions_of(tx, subject, at):
-            message = "that user may do more than you"
-            raise Forbidden(message, remedy="ask an owner, or use the command line on the server")
+        refuse_above(tx, subject, row, at)
 
 
 def drawn_password() -> str:

@@ -29,6 +29,7 @@ from archive.ledger.audit import Kind, secret_digest
 from archive.ledger.log import AuditFilter, AuditRow
 from archive.services.core import Core
 from archive.services.peer_settings import DEFAULTS, PeerSettings
+from archive.services.proven import proven
 from archive.services.retrace import Found, bodies, details
 
 Row = dict[str, Any]
@@ -39,6 +40,7 @@ def admitted(core: Core, tx: sa.Connection) -> Iterator[Found]:
     yield from _tokens(core, tx)
     yield from _sessions(core, tx)
     yield from _passwords(core, tx)
+    yield from proven(core, tx)
     yield from _peers(core, tx)
     yield from _configuration(core, tx)
 
@@ -90,6 +92,8 @@ class _Sessions:
     """What events say of sessions: begun by whom, ended, and when all others of a principal ended."""
 
     begun: dict[int, tuple[int, Row]] = field(default_factory=dict)
+    stepped: dict[int, Row] = field(default_factory=dict)
+    lifted: set[int] = field(default_factory=set)
     over: set[int] = field(default_factory=set)
     closed: list[tuple[int, datetime, int | None]] = field(default_factory=list)
 
@@ -98,12 +102,37 @@ class _Sessions:
         subject, detail = body.get("subject", {}), body["detail"]
         if event.kind == Kind.SIGNED_IN.label:
             self.begun[subject.get("session")] = subject["principal"], detail
+        elif event.kind == Kind.STEPPED_UP.label:
+            self.stepped.setdefault(subject.get("session"), detail["session"])  # the last one comes first
+        elif event.kind == Kind.SESSION_ENDED.label:
+            self.over.add(detail["session"])
+        elif event.kind == Kind.FACTOR_CHANGED.label:
+            self._factor(event, subject, detail)
         elif event.kind == Kind.SIGNED_OUT.label:
             self.over.add(subject.get("session"))
         elif detail.get("what") == "own":
             self.closed.append((subject["principal"], event.at, subject.get("session")))
         elif "id" in detail and detail.get("what") in ("reset", "disabled", "removed"):
             self.closed.append((detail["id"], event.at, None))
+
+    def _factor(self, event: AuditRow, subject: Row, detail: Row) -> None:
+        if detail.get("what") == "added":
+            self.lifted.add(subject.get("session", 0))
+            if detail.get("alone"):
+                self.closed.append((subject["principal"], event.at, subject.get("session")))
+        elif detail.get("what") == "reset":
+            self.closed.append((detail["id"], event.at, None))
+
+    def said_of(self, row: Any) -> Row | None:
+        """Return what events say of a session, nothing when none began it, no key of what an earlier release left unsaid."""
+        who, detail = self.begun.get(row.id, (0, {}))
+        if who != row.principal_id:
+            return None
+        said: Row = {**detail.get("session", {}), **self.stepped.get(row.id, {})}
+        levels = [one["level"] for one in (detail.get("session", {}), self.stepped.get(row.id, {})) if "level" in one]
+        if levels:
+            said["level"] = 2 if row.id in self.lifted else max(levels)
+        return said
 
     def ended(self, row: Any) -> bool:
         """Whether the session was ended by an event."""
@@ -117,16 +146,22 @@ def _sessions(core: Core, tx: sa.Connection) -> Iterator[Found]:
     if not rows:
         return
     said = _Sessions()
-    wanted = (Kind.SIGNED_IN, Kind.SIGNED_OUT, Kind.PASSWORD_CHANGED, Kind.USER_CHANGED)
+    wanted = (
+        Kind.SIGNED_IN, Kind.SIGNED_OUT, Kind.PASSWORD_CHANGED, Kind.USER_CHANGED, Kind.STEPPED_UP, Kind.SESSION_ENDED,
+        Kind.FACTOR_CHANGED,
+    )
     for event in bodies(core, tx, AuditFilter(kinds=wanted, since=min(row.created_at for row in rows))):
         if event.body is not None:
             said.take(event, event.body)
     for row in rows:
-        principal_id, detail = said.begun.get(row.id, (0, {}))
-        now = {"of": secret_digest(bytes(row.token_sha256)), "until": row.absolute_until.isoformat()}
-        if principal_id != row.principal_id:
+        begun = said.said_of(row)
+        now: Row = {
+            "of": secret_digest(bytes(row.token_sha256)), "until": row.absolute_until.isoformat(), "level": row.auth_level,
+            "idle_s": row.idle_s, "authn": row.authn_at.isoformat(),
+        }
+        if begun is None:
             yield "V12", f"session {row.id} was begun by no event", ""
-        elif detail.get("session", now) != now or row.idle_until > row.absolute_until:
+        elif any(now[name] != value for name, value in begun.items()) or row.idle_until > row.absolute_until:
             yield "V12", f"session {row.id} is not the one that was begun", ""
         if said.ended(row):
             yield "V12", f"session {row.id} counts again, although it ended", ""
@@ -135,7 +170,7 @@ def _sessions(core: Core, tx: sa.Connection) -> Iterator[Found]:
 def _passwords(core: Core, tx: sa.Connection) -> Iterator[Found]:
     said: dict[int, str | None] = {}
     for event in bodies(core, tx, AuditFilter(kinds=(Kind.USER_CHANGED, Kind.PASSWORD_CHANGED))):
-        if event.body is not None and (detail := event.body["detail"]).get("what") in ("added", "reset", "own"):
+        if event.body is not None and (detail := event.body["detail"]).get("what") in ("added", "reset", "own", "remade"):
             who = detail.get("id", event.body.get("subject", {}).get("principal", 0))
             said.setdefault(who, detail.get("password"))
     rows = tx.execute(sa.select(credential, principal.c.removed_at).join(principal, principal.c.id == credential.c.principal_id)).all()

@@ -5,7 +5,7 @@ Decided twice: before sealing, so that a duplicate costs no writing, and again i
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from archive.access.subject import Subject
 from archive.dicom.part10 import Finding, Scanned
 from archive.errors import DatabaseUnavailable, Unavailable
-from archive.index import catalog, columns, identity
+from archive.index import catalog, columns, emptied, identity
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
 from archive.services.core import Core
@@ -24,6 +24,7 @@ from archive.services.state_events import commit_change, keep_statement
 from archive.vault.vault import RecordRef
 
 ATTEMPTS = 4
+_BUSY = "other transactions were first again and again"
 Status = Literal["stored", "duplicate", "held", "conflict"]
 _KINDS = {"stored": Kind.STORED, "held": Kind.HELD, "conflict": Kind.CONFLICT, "duplicate": Kind.DUPLICATE}
 
@@ -35,6 +36,7 @@ class Decision:
     status: Status
     reason: str = ""
     twin: catalog.StoredInstance | None = None
+    emptied: bool = False  # its study was purged: the key that this process may have in mind is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def decide(tx: sa.Connection, place: Datastore, scanned: Scanned, issuer: str) -
     twin = catalog.find_instance(tx, place.id, scanned.sop_instance_uid) if standing.taken else None
     if twin is not None:
         return Decision("conflict", "same SOP Instance UID, other content", twin)
-    return Decision("held", standing.conflict) if standing.conflict else Decision("stored")
+    return Decision("held", standing.conflict) if standing.conflict else Decision("stored", emptied=standing.key_id == emptied.NO_KEY)
 
 
 def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -> Adopted:
@@ -79,7 +81,33 @@ def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -
         DatabaseUnavailable, OutOfSpace: nothing of it happened.
         CommitUncertain: it may have happened, so the record stays.
     """
+    (settled,) = adopt_all(core, [arrival], subject, door=door)
+    if isinstance(settled, Exception):
+        raise settled
+    return settled
 
+
+def adopt_all(core: Core, arrivals: Sequence[Arrival], subject: Subject | None, *, door: str) -> list[Adopted | Exception]:
+    """Do for several records, in order and with one commit, what `adopt` does; one that fails stands in nobody's way."""
+    works = [_work(core, arrival, subject, door) for arrival in arrivals]
+    settled: list[Adopted | Exception] = [DatabaseUnavailable(_BUSY, remedy="send the instance again") for _ in works]
+    left = list(range(len(works)))
+    for _ in range(ATTEMPTS):
+        again = []
+        for number, queued in zip(left, core.database.group_all([works[number] for number in left]), strict=True):
+            try:
+                settled[number] = queued.get()
+            except sa.exc.IntegrityError:  # a lost race: look again, the other one's rows are there now
+                again.append(number)
+            except Exception as error:  # noqa: BLE001 # handed to whoever waits for it
+                settled[number] = error
+        left = again
+        if not left:
+            break
+    return settled
+
+
+def _work(core: Core, arrival: Arrival, subject: Subject | None, door: str) -> Callable[[sa.Connection], Adopted]:
     # A replayed record keeps when it was received; its leaf is dated now, or the log's time would run backwards.
     at = core.clock() if arrival.replayed else arrival.at
     # Made before the turn to write, in which all others wait.
@@ -110,19 +138,22 @@ def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -
         if status == "stored":
             inserted = catalog.insert(tx, entry)
             if inserted.key_id != arrival.ref.key_id:
-                message = "the study's key changed while the instance arrived"
-                raise Unavailable(message, remedy="send the instance again")
+                raise _key_changed(core, arrival.ref)
             findings += tuple(Finding(tag, "differs from what the study or series already says") for tag in inserted.differing)
         else:
+            if emptied.key_is_gone(tx, arrival.place.id, arrival.scanned.study_instance_uid, arrival.ref.key_id):
+                raise _key_changed(core, arrival.ref)
             catalog.insert_held(tx, "held" if status == "held" else "conflict", decision.reason, entry)
         keep_statement(core, tx, arrival.ref, leaf, arrival.envelope)
         return Adopted(status, leaf, findings)
 
-    for _ in range(ATTEMPTS):
-        with contextlib.suppress(sa.exc.IntegrityError):  # a lost race: look again, the other one's rows are there now
-            return core.database.group(work)
-    message = "other transactions were first again and again"
-    raise DatabaseUnavailable(message, remedy="send the instance again")
+    return work
+
+
+def _key_changed(core: Core, ref: RecordRef) -> Unavailable:
+    core.keystore.forget(ref.key_id)  # the next one asks the keystore
+    message = "the study's key changed while the instance arrived"
+    return Unavailable(message, remedy="send the instance again")
 
 
 def record_duplicate(core: Core, subject: Subject | None, scanned: Scanned, twin: catalog.StoredInstance, *, door: str) -> int:
@@ -133,7 +164,9 @@ def record_duplicate(core: Core, subject: Subject | None, scanned: Scanned, twin
     leaves: list[int] = []
 
     def work(tx: sa.Connection, stored: StoredRef) -> int:
-        catalog.restore(tx, [twin.instance_pk], at=at)
+        if not catalog.restore(tx, [twin.instance_pk], at=at):
+            message = "the instance was restored or purged while it arrived"
+            raise Unavailable(message, remedy="send it again")
         detail = {"via": door, "reason": "sent again"}
         event = Event(Kind.RESTORED, subject=subject, objects=_objects(scanned), instances=1, detail=detail, stored=stored)
         leaves.append(core.ledger.record(tx, event, at=at))

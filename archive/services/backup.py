@@ -304,6 +304,9 @@ class _Run:
                 self._add(path, copied)
                 return
             target.unlink()
+            if self._noted().get(name) != sha256:  # something was purged from it meanwhile
+                self._segment(segment_id, name, self._noted().get(name))
+                return
             self._report.problems.append(f"segment {name} is not what was closed (V03); it was copied as it is")
         length = None if sha256 is not None else core.vault.used_bytes(segment_id)
         self._copy(source, f"{SEGMENTS}/{name}", length=length)

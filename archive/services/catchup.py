@@ -12,25 +12,26 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from archive.db.tables import archive_state, datastore, segment, statement
+from archive.db.tables import archive_state, datastore, segment
 from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, SealBroken
 from archive.ledger import statements
 from archive.ledger.audit import Event, ObjectRef, StoredRef
 from archive.ledger.audit import Kind as EventKind
+from archive.services import working
 from archive.services.adoption import Arrival, adopt
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.history import apply_change
 from archive.services.records import RecordMeta, decode
 from archive.services.segment_rows import FIRST_RECORD
-from archive.services.state_events import decode_change, keep_statement
+from archive.services.state_events import decode_change, is_known, keep_statement
 from archive.vault.vault import FoundRecord, Kind
 
 DUE = "catch_up"
 _KINDS = {
     "rejected": EventKind.REJECTED, "restored": EventKind.RESTORED, "accepted": EventKind.RECONCILED, "held-rejected": EventKind.RECONCILED,
+    "purged": EventKind.PURGED,
 }
-_KNOWN = sa.select(statement.c.leaf).where(statement.c.object_id == sa.bindparam("object"))
 
 
 @dataclass(slots=True)
@@ -120,7 +121,7 @@ class CatchUp:
                 if not isinstance(found, FoundRecord):
                     continue  # replay decides whether that is damage or a write cut short
                 with core.database.read() as tx:
-                    known = tx.execute(_KNOWN, {"object": found.ref.object_id}).first() is not None
+                    known = is_known(tx, found.ref.object_id)
                 if not known:
                     late.append(self._late(found))
         except SealBroken as error:
@@ -150,19 +151,23 @@ class CatchUp:
     def _change(self, one: _Late) -> None:
         core, ref = self._core, one.record.ref
         change: dict[str, Any] = decode_change(one.envelope)
-        kind = _KINDS.get(change["change"])
+        kind = _KINDS.get(change["change"]) or working.KINDS.get(change["change"])
         if kind is None:
             message = "a change of state of a kind this release does not know"
             raise DigestMismatch(message, verdict="V11")
+        purge = {} if kind is not EventKind.PURGED else {
+            "payload": statements.digest(one.envelope).hex(), "keys": len(change["keys"]),
+            "segments": sorted({f"{place[0]}.seg" for place in change["places"]}),
+        }
         stored = StoredRef(statements.digest(one.envelope), ref.object_id, ref.location.record_bytes)
         event = Event(
-            kind, objects=(ObjectRef("study", change["study"]),), instances=len(change["objects"]),
-            detail={"reason": change["reason"], "replayed": 1}, stored=stored,
+            kind, objects=(ObjectRef("study", change["study"]),) if change["study"] else (), instances=len(change["objects"]),
+            detail={"reason": change["reason"], "replayed": 1, **purge, **working.detail(change)}, stored=stored,
         )
         with core.database.begin() as tx:
             leaf = core.ledger.record(tx, event, at=core.clock())
             keep_statement(core, tx, ref, leaf, one.envelope)
-            apply_change(core, tx, change, by=None)
+            apply_change(core, tx, change, by=None, leaf=leaf)
 
 
 __all__ = ["DUE", "CatchUp", "CaughtUp", "note_segments", "set_due"]

@@ -9,13 +9,12 @@ Source: PS3.4 Annex J.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from archive.access import policy
@@ -24,22 +23,32 @@ from archive.access.subject import Subject
 from archive.db.tables import commitment, commitment_item, datastore, delivery
 from archive.dicom.matching import UID
 from archive.errors import NotFound, Rejected, Unavailable
-from archive.ledger import proofs, seals
-from archive.ledger.audit import Event, Kind, ObjectRef
-from archive.services import commitment_check, datastores, deliveries, denials
+from archive.ledger import proofs
+from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
+from archive.services import commitment_check, datastores, deliveries, denials, state_events
 from archive.services.commitment_check import DUPLICATE_TRANSACTION, PROCESSING_FAILURE, RESOURCES, Checked, Reference
+from archive.services.commitment_rows import (
+    AUDITED_STUDIES,
+    REPORTED,
+    REQUESTED,
+    alike,
+    begin,
+    digest,
+    finish,
+    receipt_of,
+    said_of,
+    study_seals,
+)
 from archive.services.core import Core
+from archive.services.datastores import Datastore
 from archive.services.doorkeeper import is_alive, this_worker
 
 MAXIMUM_REFERENCES = 10_000
 MAXIMUM_WAITING = 1000
 """How many transactions of one peer may wait to be checked."""
-HEAD_START = timedelta(seconds=30)
-"""How long a report that goes on the same association first keeps the queue from sending it too."""
 LEASE = timedelta(hours=1)
 _ATTEMPTS = 8
 _BATCH = 200
-_AUDITED_STUDIES = 1000
 _C, _I = commitment.c, commitment_item.c
 
 
@@ -47,6 +56,10 @@ class DuplicateTransaction(Rejected):
     """The peer has used that Transaction UID for other references."""
 
     code = "duplicate-transaction"
+
+
+class _AskedMeanwhile(Exception):
+    """Another thread was asked the same."""
 
 
 class Invalid(Rejected):
@@ -96,42 +109,63 @@ class Commitments:
         _check(transaction_uid, references)
         at = core.clock()
         assert subject.peer_id is not None
-        with denials.recorded(core, subject), core.database.begin() as tx:
-            policy.require(tx, subject, Permission.COMMIT, at)
-            place = datastores.asked_for(tx, subject, datastore_name, at).id
-            used = sa.select(commitment).where(_C.principal_id == subject.principal_id, _C.transaction_uid == transaction_uid)
-            there = tx.execute(used.order_by(_C.id)).first()
-            if there is not None and self._again(tx, there, references, at):
-                return int(there.id)
-            reason = None if there is None else DUPLICATE_TRANSACTION
-            mine = sa.select(sa.func.count()).select_from(commitment).where(
-                _C.principal_id == subject.principal_id, _C.state == "checking"
-            )
-            if tx.execute(mine).scalar_one() >= MAXIMUM_WAITING:
-                raise TooMany("too many commitment requests wait to be checked", remedy="ask again later")
-            made = tx.execute(sa.insert(commitment).values(
-                datastore_id=place, transaction_uid=transaction_uid, principal_id=subject.principal_id, peer_id=subject.peer_id,
-                peer=subject.name, calling_ae_title=calling_ae_title, state="checking", n_references=len(references),
-                same_association=same_association, run_at=at + (HEAD_START if same_association else timedelta()), created_at=at,
-            ))
-            assert made.inserted_primary_key is not None
-            key = int(made.inserted_primary_key[0])
-            tx.execute(sa.insert(commitment_item), [
-                {"commitment_id": key, "sop_class_uid": one.sop_class_uid, "sop_instance_uid": one.sop_instance_uid, "reason": reason}
-                for one in references
-            ])
-        return key
+        said = {
+            "by": subject.principal_id, "peer": subject.peer_id, "name": subject.name, "uid": transaction_uid,
+            "ae_title": calling_ae_title, "same": same_association,
+            "references": [[one.sop_class_uid, one.sop_instance_uid] for one in references],
+        }
+        made = 0
 
-    @staticmethod
-    def _again(tx: sa.Connection, there: Any, references: Sequence[Reference], at: datetime) -> bool:
-        """Whether a peer that missed the answer asks anew: what was found is reported once more, and nothing else is done."""
-        rows = tx.execute(sa.select(_I.sop_class_uid, _I.sop_instance_uid).where(_I.commitment_id == there.id))
-        if {Reference(*row) for row in rows} != set(references):
-            return False
+        def work(tx: sa.Connection, stored: StoredRef) -> int:
+            nonlocal made
+            place, used, there = self._enter(tx, subject, datastore_name, transaction_uid, references, at)
+            if there is not None:
+                raise _AskedMeanwhile
+            made = begin(tx, place.id, said, at, reason=DUPLICATE_TRANSACTION if used else None)
+            detail = {"what": REQUESTED, "transaction_uid": transaction_uid, "references": len(references)}
+            return core.ledger.record(tx, Event(Kind.COMMITTED, subject=subject, stored=stored, detail=detail), at=at)
+
+        for _ in range(_ATTEMPTS):
+            with denials.recorded(core, subject), core.database.read() as tx:
+                place, _, there = self._enter(tx, subject, datastore_name, transaction_uid, references, at)
+            if there is not None:
+                self._again(there, at)
+                return int(there.id)
+            with suppress(_AskedMeanwhile), denials.recorded(core, subject):
+                self._seal(place.uid, at, work, {"what": "asked", **said})
+                return made
+        raise Unavailable("the transaction is asked for again and again", remedy="ask again later")
+
+    def _enter(
+        self, tx: sa.Connection, subject: Subject, datastore_name: str, transaction_uid: str, references: Sequence[Reference], at: datetime
+    ) -> tuple[Datastore, bool, Any | None]:
+        """Return the datastore, whether the Transaction UID was used, and the transaction that is this one."""
+        policy.require(tx, subject, Permission.COMMIT, at)
+        place = datastores.asked_for(tx, subject, datastore_name, at)
+        used = sa.select(commitment).where(_C.principal_id == subject.principal_id, _C.transaction_uid == transaction_uid)
+        there = tx.execute(used.order_by(_C.id)).first()
+        if there is not None and alike(tx, there, references):
+            return place, True, there
+        mine = sa.select(sa.func.count()).select_from(commitment).where(_C.principal_id == subject.principal_id, _C.state == "checking")
+        if tx.execute(mine).scalar_one() >= MAXIMUM_WAITING:
+            raise TooMany("too many commitment requests wait to be checked", remedy="ask again later")
+        return place, there is not None, None
+
+    def _again(self, there: Any, at: datetime) -> None:
+        """A peer that missed the answer asks anew: what was found is reported once more, and nothing else is done."""
         if there.state == "checked":
             again = sa.update(delivery).where(delivery.c.commitment_id == there.id)
-            tx.execute(again.values(state=deliveries.WAITING, attempts=0, run_at=at, finished_at=None))
-        return True
+            with self._core.database.begin() as tx:
+                tx.execute(again.values(state=deliveries.WAITING, attempts=0, run_at=at, finished_at=None))
+
+    def _seal(
+        self, datastore_uid: bytes, at: datetime, work: Callable[[sa.Connection, StoredRef], int], said: dict[str, Any]
+    ) -> None:
+        """Seal what was asked or found before it is answered: a lost index is made again from it."""
+        state_events.commit_change(
+            self._core, state_events.COMMITMENT, datastore=datastore_uid, study_instance_uid="", objects=(), reason="", at=at, work=work,
+            more={"datastore": datastore_uid.hex(), **said},
+        )
 
     # --- the check ----------------------------------------------------------------------------------------------------------------
 
@@ -183,6 +217,7 @@ class Commitments:
                     tx.execute(sa.update(commitment_item).where(_I.id == item).values(
                         reason=one.reason, study_instance_uid=one.study_instance_uid, sha256=one.sha256
                     ))
+                tx.execute(sa.update(commitment).where(_C.id == key).values(leased_until=core.clock() + LEASE))  # the rest takes its time
         if late:
             self._later(key, head["attempts"] + 1)
             return None
@@ -209,27 +244,25 @@ class Commitments:
         """Record the receipt and queue the report, durable together."""
         core = self._core
         at = core.clock()
-        with core.database.begin() as tx:
+        with core.database.read() as tx:
             rows = tx.execute(sa.select(commitment_item).where(_I.commitment_id == key).order_by(_I.id)).all()
-            failed = sum(row.reason != 0 for row in rows)
-            studies = _seals(rows)
-            detail = {
-                "what": "storage-commitment", "transaction_uid": head["transaction_uid"], "datastore": head["datastore"],
-                "references": len(rows), "failed": failed, "results_sha256": results_digest(rows),
-                "seals": dict(list(studies.items())[:_AUDITED_STUDIES]),
-            }
+            place = tx.execute(sa.select(datastore.c.uid).where(datastore.c.id == head["datastore_id"])).scalar_one()
+        results = said_of(rows)
+        detail = receipt_of(head["transaction_uid"], head["datastore"], results)
+        failed, studies = detail["failed"], list(study_seals(results))
+
+        def work(tx: sa.Connection, stored: StoredRef) -> int:
             leaf = core.ledger.record(tx, Event(
-                Kind.COMMITTED, outcome=4 if failed else 0, subject=them, instances=len(rows) - failed, detail=detail,
-                objects=tuple(ObjectRef("study", uid) for uid in list(studies)[:_AUDITED_STUDIES]),
+                Kind.COMMITTED, outcome=4 if failed else 0, subject=them, instances=len(rows) - failed, detail=detail, stored=stored,
+                objects=tuple(ObjectRef("study", uid) for uid in studies[:AUDITED_STUDIES]),
             ), at=at)
-            tx.execute(sa.update(commitment).where(_C.id == key).values(
-                state="checked", n_failed=failed, leaf=leaf, checked_at=at, leased_by="", leased_until=None
-            ))
-            deliveries.need_destination(tx, head["peer_id"])
-            tx.execute(sa.insert(delivery).values(
-                kind=deliveries.REPORT, peer_id=head["peer_id"], ae_title=head["calling_ae_title"], state=deliveries.WAITING,
-                commitment_id=key, run_at=at + (HEAD_START if head["same_association"] else timedelta()), created_at=at,
-            ))
+            finish(tx, key, failed, leaf, at)
+            return leaf
+
+        self._seal(bytes(place), at, work, {
+            "what": "checked", "by": head["principal_id"], "uid": head["transaction_uid"], "asked_at": head["created_at"].isoformat(),
+            "place": head["datastore"], "results": results,
+        })
 
     # --- the report ---------------------------------------------------------------------------------------------------------------
 
@@ -253,6 +286,12 @@ class Commitments:
             tx.execute(sa.update(commitment).where(_C.id == key).values(reported_at=at))
             for row in tx.execute(sa.select(delivery.c.id).where(delivery.c.commitment_id == key)).all():
                 deliveries.finish(tx, row.id, at)
+            head = tx.execute(sa.select(commitment).where(_C.id == key)).first()
+            if head is not None:
+                them = Subject(head.principal_id, head.peer, "device", "dimse", peer_id=head.peer_id)
+                self._core.ledger.record(tx, Event(Kind.COMMITTED, subject=them, detail={
+                    "what": REPORTED, "transaction_uid": head.transaction_uid, "checked": head.leaf or 0,
+                }), at=at)
 
     # --- for who looks after it ---------------------------------------------------------------------------------------------------
 
@@ -307,7 +346,8 @@ class Commitments:
                  "study_instance_uid": row.study_instance_uid, "sha256": bytes(row.sha256).hex() if row.sha256 else ""}
                 for row in rows
             ],
-            "results_sha256": results_digest(rows), "seals": _seals(rows), "body": body.decode(), "salt": salt.hex(), "proof": proof,
+            "results_sha256": digest(said_of(rows)), "seals": study_seals(said_of(rows)),
+            "body": body.decode(), "salt": salt.hex(), "proof": proof,
         }
 
     def leaf_of(self, transaction_uid: str) -> int | None:
@@ -321,24 +361,6 @@ def receipt_leaf(tx: sa.Connection, transaction_uid: str) -> int | None:
     found = tx.execute(sa.select(_C.leaf).where(_C.transaction_uid == transaction_uid, _C.leaf.is_not(None)).order_by(_C.id))
     leaf = found.scalars().first()
     return None if leaf is None else int(leaf)
-
-
-def results_digest(rows: Sequence[Any]) -> str:
-    """Return the SHA-256 over the results in order: the canonical JSON of [class, instance, reason, study, SHA-256] of each."""
-    said = [
-        [row.sop_class_uid, row.sop_instance_uid, row.reason, row.study_instance_uid, bytes(row.sha256).hex() if row.sha256 else ""]
-        for row in rows
-    ]
-    return hashlib.sha256(msgspec.json.encode(said)).hexdigest()
-
-
-def _seals(rows: Sequence[Any]) -> dict[str, str]:
-    """Return the seal of each study over the instances of it that are committed."""
-    by_study: dict[str, list[tuple[str, bytes]]] = {}
-    for row in rows:
-        if row.reason == 0:
-            by_study.setdefault(row.study_instance_uid, []).append((row.sop_instance_uid, bytes(row.sha256)))
-    return {uid: seals.seal(found).hex() for uid, found in sorted(by_study.items())}
 
 
 def _check(transaction_uid: str, references: Sequence[Reference]) -> None:

@@ -8,6 +8,7 @@ may be made twice when a process dies in between, never lost.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.db import guard
 from archive.db.tables import delivery, delivery_destination, forward_rule, instance, peer
-from archive.errors import NotFound
+from archive.errors import NotFound, Unavailable
 from archive.services.core import Core
 from archive.services.doorkeeper import is_alive, this_worker
 
@@ -25,7 +26,8 @@ REPORT, FORWARD = "report", "forward"
 WAITING, DONE, FAILED = "waiting", "done", "failed"
 FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(hours=1)
 LEASE = timedelta(minutes=30)
-"""Longer than one delivery takes; a process that ends gives its leases back by ending."""
+"""Held for longer while a delivery goes on; a process that ends gives its leases back by ending."""
+RENEW_AFTER = timedelta(minutes=5)
 MAXIMUM_ATTEMPTS = 12
 """How often one delivery may fail at a destination that was reached; with the longest wait that is about half a day."""
 KEEP_DONE = timedelta(days=30)
@@ -36,6 +38,10 @@ _D, _T, _R = delivery.c, delivery_destination.c, forward_rule.c
 def backoff(failures: int) -> timedelta:
     """Return how long to wait after so many failures in a row."""
     return min(FIRST_WAIT * (1 << min(max(failures, 1) - 1, 20)), LONGEST_WAIT)
+
+
+class LeaseLost(Unavailable):
+    """A destination is another's by now; nothing more may be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,27 @@ class Deliveries:
         with self._core.database.begin(durable=False) as tx:
             mine = sa.and_(_T.peer_id == claimed.peer_id, _T.leased_by == claimed.holder, sa.not_(_T.paused))
             return bool(tx.execute(sa.update(delivery_destination).where(mine).values(leased_until=self._core.clock() + LEASE)).rowcount)
+
+    def holding(self, claimed: Claimed) -> Callable[[], None]:
+        """Return what is to be called while one delivery goes on: it holds the destination for longer in time.
+
+        It raises LeaseLost when the destination is another's by now. One that is paused meanwhile still gets the rest of this one.
+        """
+        core = self._core
+        renewed = core.clock()
+
+        def hold() -> None:
+            nonlocal renewed
+            at = core.clock()
+            if at - renewed < RENEW_AFTER:
+                return
+            mine = sa.and_(_T.peer_id == claimed.peer_id, _T.leased_by == claimed.holder)
+            with core.database.begin(durable=False) as tx:
+                if not tx.execute(sa.update(delivery_destination).where(mine).values(leased_until=at + LEASE)).rowcount:
+                    raise LeaseLost("another process delivers to this destination")
+            renewed = at
+
+        return hold
 
     def release(self, claimed: Claimed) -> None:
         """Give a destination back."""

@@ -12,23 +12,25 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from archive.access import principals, roles
+from archive.access import factors, principals, recovery, roles
 from archive.db.copies import number_on
 from archive.db.tables import (
     api_token,
     audit_event,
     credential,
     datastore,
+    factor,
     grants,
     membership,
     peer,
     peer_ae_title,
     peer_network,
     principal,
+    recovery_code,
     role,
     role_assignment,
 )
-from archive.ledger.audit import KINDS, Kind
+from archive.ledger.audit import KINDS, Kind, secret_digest
 from archive.ledger.bodies import Bodies, parse
 from archive.services.core import Core
 from archive.services.snapshot import CHANGING
@@ -55,12 +57,16 @@ class Later:
         self._grants: dict[int, tuple[Detail, list[list[str]], datetime]] = {}
         self._revoked: dict[int, datetime] = {}
         self._came: dict[int, tuple[str, str]] = {}
+        self._proofs: dict[int, list[tuple[Detail, datetime]]] = {}
+        self._asked: dict[str, Detail] = {}
         self.taken = self.ended = 0
 
     def take(self, kind: Kind, body: Detail, at: datetime) -> None:
         """Take the next event."""
         said, what = body["detail"], str(body["detail"].get("what"))
         who = said.get("id") or body.get("subject", {}).get("principal")
+        if self._of_factors_or_roles(kind, what, said, at):
+            return
         if kind is Kind.REVOKED:
             self._revoked[said["id"]] = at
         elif kind is Kind.GRANTED and "id" in said:
@@ -71,13 +77,23 @@ class Later:
             self._end(api_token, api_token.c.id == said["id"], at)
         elif kind is Kind.PASSWORD_CHANGED:
             self._password(int(who), said)
-        elif kind is Kind.ROLE_CHANGED and what == "added":
-            self._role(said, at)
         elif kind in (Kind.USER_CHANGED, Kind.ROLE_CHANGED, Kind.PEER_CHANGED):
             if what in _NEW and "id" in said:
                 self._came[said["id"]] = (said["name"], _NEW[what] or str(said.get("principal_kind", "user")))
             elif what in _PAIRS and "id" in said:
                 self._states[said["id"], _PAIRS[what], said.get("group"), said.get("role")] = (what, kind, said, at)
+
+    def _of_factors_or_roles(self, kind: Kind, what: str, said: Detail, at: datetime) -> bool:
+        if kind is Kind.FACTOR_CHANGED:
+            self._proofs.setdefault(said["id"], []).append((said, at))
+        elif kind is Kind.ROLE_CHANGED and what == "sign-in":
+            asks = {"mfa_level": int(said["second_factor"]), "idle_s": said["idle_s"], "max_session_s": said["max_session_s"]}
+            self._asked[said["name"]] = asks
+        elif kind is Kind.ROLE_CHANGED and what == "added":
+            self._role(said, at)
+        else:
+            return kind is Kind.PASSWORD_CHANGED and what == "remade"
+        return True
 
     def finish(self) -> None:
         """Do what all of them together come to."""
@@ -90,6 +106,10 @@ class Later:
             row = tx.execute(sa.select(principal).where(principal.c.id == said["id"], principal.c.removed_at.is_(None))).first()
             if row is not None:
                 self._state(row, what, kind, said, at)
+        for who, events in self._proofs.items():
+            self._proven(who, events)
+        for name, asks in self._asked.items():
+            tx.execute(sa.update(role).where(role.c.name == name).values(**asks))
         for number, (said, objects, at) in self._grants.items():
             self._grant(number, said, objects, at)
         for number, at in self._revoked.items():
@@ -109,6 +129,35 @@ class Later:
         self.taken += gone
         if gone:
             self._tell(Kind.PASSWORD_CHANGED, {"what": "reset", "id": who, "name": str(said.get("name", "")), "because": _BECAUSE})
+
+    def _proven(self, who: int, events: list[tuple[Detail, datetime]]) -> None:
+        """Second factors: what went since goes; what came since is not known, so a password alone must not stand in for it."""
+        tx, lost = self._tx, False
+        if tx.execute(sa.select(principal.c.id).where(principal.c.id == who, principal.c.removed_at.is_(None))).first() is None:
+            return
+        for said, at in events:
+            what = said["what"]
+            if what == "removed":
+                tx.execute(sa.delete(factor).where(factor.c.id == said["factor"], factor.c.principal_id == who))
+            elif what == "reset":
+                factors.clear(tx, who)
+                lost = False
+            elif what in ("added", "codes"):
+                lost = lost or what == "added"
+                recovery.clear(tx, who)
+            elif what == "code used":
+                for row in tx.execute(sa.select(recovery_code).where(recovery_code.c.principal_id == who)).all():
+                    if secret_digest(bytes(row.code_hmac)) == said["code"]:
+                        tx.execute(sa.update(recovery_code).where(recovery_code.c.id == row.id).values(used_at=at))
+        left = factors.of(tx, who)
+        if lost and not left:
+            name = tx.execute(sa.select(principal.c.name).where(principal.c.id == who)).scalar_one()
+            self._password(who, {"name": name})
+        self.taken += 1
+        self._tell(Kind.FACTOR_CHANGED, {
+            "what": "rebuilt", "id": who, "because": _BECAUSE, "factors": [[one.id, secret_digest(one.sealed), one.kind] for one in left],
+            "codes": [secret_digest(one) for one in recovery.kept(tx, who)],
+        })
 
     def _role(self, said: Detail, at: datetime) -> None:
         """A role gives nothing to anyone by itself, but grants and denies name it."""

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from archive.db.tables import archive_state, checkpoint, credential, peer
 from archive.errors import ArchiveError
 from archive.keys import ca
-from archive.services import candidates
+from archive.services import alerts, candidates
 from archive.services.core import Core
 from archive.vault.disk import reserve_bytes
 
@@ -160,7 +160,12 @@ class Health:
     def _ledger(self) -> list[Check]:
         with self._core.database.read() as tx:
             latest = tx.execute(sa.select(sa.func.max(checkpoint.c.size))).scalar()
+            waiting = alerts.open_count(tx)
         found = [Check("ledger", "ok", f"the last signed checkpoint covers {latest or 0} leaves")]
+        found.append(
+            Check("alerts", "warning", f"{waiting} found in the audit log wait to be looked at", "'archive alert list' shows them")
+            if waiting else Check("alerts", "ok", "nothing waits to be looked at")
+        )
         found.append(
             Check("outside witness", "warning",
                   "nobody outside this machine remembers the ledger: a rollback of the whole disk would not show",

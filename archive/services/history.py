@@ -15,9 +15,10 @@ from archive.db.tables import audit_event, datastore, held, instance, ledger_lea
 from archive.errors import ArchiveError, DigestMismatch, InstanceConflict
 from archive.index import catalog
 from archive.ledger import statements
-from archive.services import adoption
+from archive.services import adoption, working
 from archive.services.core import Core
 from archive.services.datastores import Datastore
+from archive.services.purged import carry_out
 from archive.services.reconcile import let_in
 from archive.services.records import decode
 from archive.services.state_events import decode_change, keep_statement
@@ -25,7 +26,7 @@ from archive.services.survey import Progress, Survey, first_sound
 from archive.vault.vault import FoundRecord, Kind
 
 ARRIVALS = frozenset({"stored", "held", "conflict"})
-CHANGES = frozenset({"rejected", "restored", "reconciled"})
+CHANGES = frozenset({"rejected", "restored", "reconciled", "purged"}) | working.LABELS
 _PAGE = 1000
 _TOKEN = policy.system("rebuild")
 _LEAVES = (
@@ -53,6 +54,9 @@ class History:
         self._core, self._tx, self._found = core, tx, found
         self._places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
         self._payloads: dict[int, tuple[bytes, bytes]] = {}
+        self._purged: set[bytes] = set()
+        self.working = False  # whether worklist, steps, workitems and commitments are to be made again too
+        self._keyless: dict[str, int] = {}  # studies whose key was destroyed, by which event
         self.done = Done()
 
     def remember(self, leaf: int, object_id: bytes, payload: bytes) -> None:
@@ -61,6 +65,7 @@ class History:
 
     def run(self, progress: Progress) -> None:
         """Do everything the ledger says of instances, oldest first."""
+        self._foresee()
         last, todo = -1, self._found.objects
         while rows := self._tx.execute(_LEAVES, {"last": last}).all():
             last = rows[-1].n
@@ -76,11 +81,36 @@ class History:
                     self.done.missing.append((row.n, error.verdict))
             progress("records taken in", todo - self._found.objects, todo)
 
+    def _foresee(self) -> None:
+        """Learn what was purged later: its arrival is passed over, for nothing of it may come back, and its record may be gone."""
+        events = (
+            sa.select(ledger_leaf.c.n, ledger_leaf.c.data).join(audit_event, audit_event.c.n == ledger_leaf.c.n)
+            .where(audit_event.c.kind == "purged").order_by(ledger_leaf.c.n)
+        )
+        for row in self._tx.execute(events).all():
+            leaf = _parsed(row.data)
+            record = self._record(leaf) if "obj" in leaf else None
+            if record is not None and record.ref.kind == Kind.EVENT:
+                payload = self._core.vault.read_range(record.ref, 0, record.ref.part10_bytes)
+                self._payloads[row.n] = (record.ref.object_id, payload)
+            if row.n not in self._payloads:
+                continue
+            payload = self._payloads[row.n][1]
+            if not hmac.compare_digest(statements.digest(payload).hex(), str(leaf.get("stmt"))):
+                continue  # told when its turn comes
+            change = decode_change(payload)
+            self._purged.update(bytes.fromhex(one) for one in change["objects"])
+            if change["keys"]:
+                name = self._core.keyring.pseudonym("ledger/study", change["study"]).hex()
+                self._keyless[name] = row.n
+
     def _record(self, leaf: dict[str, Any]) -> FoundRecord | None:
         return first_sound(self._core, self._found.take(bytes.fromhex(leaf["obj"])))
 
     def _arrival(self, n: int, leaf: dict[str, Any], _by: int | None) -> None:
         record = self._record(leaf)
+        if bytes.fromhex(leaf["obj"]) in self._purged:
+            return
         if record is None:
             self.done.missing.append((n, "V01"))
             return
@@ -124,14 +154,19 @@ class History:
         elif n in self._payloads:
             object_id, payload = self._payloads[n]
             keep_payload(self._tx, object_id, n, payload)
+        elif any(n < self._keyless.get(one, 0) for one in leaf.get("ob", ())):
+            return  # sealed under the study's key, as earlier releases did, and gone with all it was about
         else:
             self.done.missing.append((n, "V01"))
             return
         if not hmac.compare_digest(statements.digest(payload).hex(), str(leaf.get("stmt"))):
             message = "a change of state is not the one the ledger commits to"
             raise DigestMismatch(message, verdict="V11")
+        change = decode_change(payload)
+        if change["change"] in working.KINDS and not self.working:
+            return  # its rows stand
         try:
-            apply_change(self._core, self._tx, decode_change(payload), by=by)
+            apply_change(self._core, self._tx, change, by=by, leaf=n, anew=False)
         except InstanceConflict:
             self.done.missing.append((n, "V10"))  # what it was let in to is missing now
         else:
@@ -143,14 +178,17 @@ def keep_payload(tx: sa.Connection, object_id: bytes, leaf: int, payload: bytes)
     tx.execute(sa.insert(statement), {"object_id": object_id, "leaf": leaf, "envelope": payload})
 
 
-def apply_change(core: Core, tx: sa.Connection, change: dict[str, Any], *, by: int | None) -> None:
-    """Do again what an event record says was done, to what there is of its objects.
+def apply_change(core: Core, tx: sa.Connection, change: dict[str, Any], *, by: int | None, leaf: int, anew: bool = True) -> None:
+    """Do again what an event record says was done, to what there is of its objects; `anew`: the ledger did not know of it.
 
     Raises:
         DigestMismatch: a change this release does not know.
     """
     at, what = datetime.fromisoformat(change["at"]), change["change"]
     objects = [bytes.fromhex(one) for one in change["objects"]]
+    if what in working.KINDS:
+        working.redo(tx, change, leaf)
+        return
     if what in ("rejected", "restored"):
         pks = [
             pk for start in range(0, len(objects), _PAGE) for pk in policy.run_as(
@@ -161,6 +199,9 @@ def apply_change(core: Core, tx: sa.Connection, change: dict[str, Any], *, by: i
             catalog.reject(tx, pks, by=by, reason=change["reason"], at=at)
         else:
             catalog.restore(tx, pks, at=at)
+        return
+    if what == "purged":
+        carry_out(core, tx, change, leaf=leaf, at=at, anew=anew)
         return
     if what not in ("accepted", "held-rejected"):
         message = "a change of state of a kind this release does not know"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,7 @@ from archive.dicom.part10 import bare
 from archive.errors import ArchiveError, Denied, NotFound, Rejected, Unavailable
 from archive.ledger.audit import Event, Kind
 from archive.services import denials
+from archive.services.batch import Batch
 from archive.services.core import Core
 from archive.services.sources import Source as File
 from archive.services.sources import walk
@@ -29,6 +31,8 @@ from archive.services.store import Outcome, Source, Store
 READ_BYTES = 1 << 20
 THREADS = 4
 BATCH = 64
+TOGETHER = BATCH // THREADS
+"""As many files as one thread takes share a sync and a commit."""
 
 
 @dataclass(slots=True)
@@ -99,8 +103,9 @@ class Imports:
                     fresh = [file for file in batch if _name(file.name) not in done]
                     summary.skipped += len(batch) - len(fresh)
                     total += len(batch)
-                    results = list(pool.map(lambda file: self._one(subject, file, datastore, source, wrap=wrap), fresh))
-                    self._keep(summary, results, report)
+                    some = [fresh[start : start + TOGETHER] for start in range(0, len(fresh), TOGETHER)]
+                    results = list(pool.map(lambda files: self._some(subject, files, datastore, source, wrap=wrap), some))
+                    self._keep(summary, list(chain.from_iterable(results)), report)
                     if progress is not None:
                         progress(summary, total, total)
         except BaseException:
@@ -137,24 +142,34 @@ class Imports:
 
     # ------------------------------------------------------------------------------------------------------------------------------
 
-    def _one(self, subject: Subject, file: File, datastore: str, source: Source, *, wrap: bool) -> FileOutcome:
-        try:
-            with file.open() as opened:
-                outcome = self._feed(subject, opened, datastore, source, wrap=wrap)
-        except Rejected as error:
-            return FileOutcome(file.name, "rejected", getattr(error, "reason", error.code) + ": " + error.message)
-        except (Unavailable, Denied):
-            raise
-        except ArchiveError as error:
-            return FileOutcome(file.name, "rejected", f"{error.code}: {error.message}")
-        except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
-            # Unreadable files and broken, encrypted or exotic zip members; the file's own text does not travel.
-            return FileOutcome(file.name, "rejected", f"unreadable: {type(error).__name__}")
-        status = {"quarantined": "held"}.get(outcome.status, outcome.status)
-        warnings = [f"{finding.tag} {finding.text}" for finding in outcome.findings]
-        return FileOutcome(file.name, status, "", outcome.sop_instance_uid, outcome.study_instance_uid, warnings)
+    def _some(self, subject: Subject, files: Sequence[File], datastore: str, source: Source, *, wrap: bool) -> Sequence[FileOutcome]:
+        """Store files as one batch, and return what became of each, in order."""
+        became: dict[int, FileOutcome] = {}
 
-    def _feed(self, subject: Subject, opened: Any, datastore: str, source: Source, *, wrap: bool) -> Outcome:
+        def told(number: int, what: Outcome | ArchiveError) -> None:
+            became[number] = _of(files[number], what)
+
+        batch = self._store.batch(told)
+        try:
+            for number, file in enumerate(files):
+                try:
+                    with file.open() as opened:
+                        self._feed(batch, number, subject, opened, datastore, source, wrap=wrap)
+                except ArchiveError as error:
+                    told(number, error)
+                except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+                    # Unreadable files and broken, encrypted or exotic zip members; the file's own text does not travel.
+                    became[number] = FileOutcome(file.name, "rejected", f"unreadable: {type(error).__name__}")
+        except BaseException:
+            with suppress(ArchiveError):
+                batch.flush()
+            raise
+        batch.flush()
+        return [became[number] for number in range(len(files))]
+
+    def _feed(
+        self, batch: Batch[int], number: int, subject: Subject, opened: Any, datastore: str, source: Source, *, wrap: bool
+    ) -> None:
         first = opened.read(READ_BYTES)
         found = bare(first) if wrap else None
         if found is not None:
@@ -166,14 +181,14 @@ class Imports:
         else:
             incoming = self._store.open(subject, datastore, source)
         try:
+            batch.begin(incoming)
             data = first
             while data:
                 incoming.write(data)
                 data = opened.read(READ_BYTES)
-            return incoming.finish()
-        except BaseException:
-            incoming.abort()
-            raise
+            batch.add(number, incoming)
+        finally:
+            incoming.abort()  # harmless once ended
 
     def _begin(self, subject: Subject, paths: Sequence[Path], datastore: str, *, wrap: bool) -> tuple[int, set[str]]:
         core = self._core
@@ -222,6 +237,24 @@ class Imports:
         with core.database.begin() as tx:
             tx.execute(sa.update(job).where(job.c.id == summary.job).values(state=state, finished_at=core.clock()))
             core.ledger.record(tx, Event(Kind.IMPORTED, subject=subject, instances=summary.stored, detail=detail), at=core.clock())
+
+
+def _of(file: File, became: Outcome | ArchiveError) -> FileOutcome:
+    """Return the line of one file.
+
+    Raises:
+        Unavailable, Denied: the import cannot go on.
+    """
+    match became:
+        case Rejected():
+            return FileOutcome(file.name, "rejected", getattr(became, "reason", became.code) + ": " + became.message)
+        case Unavailable() | Denied():
+            raise became
+        case ArchiveError():
+            return FileOutcome(file.name, "rejected", f"{became.code}: {became.message}")
+    status = {"quarantined": "held"}.get(became.status, became.status)
+    warnings = [f"{finding.tag} {finding.text}" for finding in became.findings]
+    return FileOutcome(file.name, status, "", became.sop_instance_uid, became.study_instance_uid, warnings)
 
 
 def _batched(files: Iterator[File], size: int) -> Iterator[list[File]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,12 +25,15 @@ from archive.dicom import scheduled
 from archive.dicom.matching import UID
 from archive.dicom.scheduled import DataSet
 from archive.errors import ArchiveError, NotFound, Rejected, Unavailable
-from archive.ledger.audit import Event, Kind, ObjectRef
-from archive.services import datastores, denials, worklist
+from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
+from archive.services import datastores, denials, state_events, worklist, worklist_rows
 from archive.services.core import Core
+from archive.services.datastores import Datastore
 
 Row = dict[str, Any]
 Rows = list[Row]
+Moved = list[tuple[sa.RowMapping, str]]
+"""Worklist entries and the state each goes to."""
 
 STATUS = "00400252"
 SCHEDULED_STEPS, SERIES, REASON = "00400270", "00400340", "00400281"
@@ -67,6 +71,10 @@ class Invalid(Rejected):
         self.error_id = error_id
 
 
+class _SameAgain(Exception):  # nothing is wrong: there is nothing to do
+    """What was asked is so already."""
+
+
 class Duplicate(Rejected):
     """A step of that SOP Instance UID is there already."""
 
@@ -101,29 +109,27 @@ class ProcedureSteps:
             raise Invalid("the SOP Instance UID is not valid", 0x0117)
         _check_new(dataset)
         at = core.clock()
-        with denials.recorded(core, subject), core.database.begin() as tx:
-            policy.require(tx, subject, Permission.MPPS, at)
-            place = datastores.asked_for(tx, subject, datastore, at).id
-            there = _find(tx, place, uid)
+
+        def enter(tx: sa.Connection, *, lock: bool) -> Datastore:
+            place = self._enter(tx, subject, datastore, at)
+            there = _find(tx, place.id, uid, lock=lock)
             if there is not None:
                 if there["principal_id"] == subject.principal_id and there["attributes"] == dataset:
-                    return Kept(uid)
+                    raise _SameAgain
                 raise Duplicate("a procedure step of that SOP Instance UID is there already")
-            made = tx.execute(sa.insert(mpps).values(
-                datastore_id=place, sop_instance_uid=uid, state="in-progress", principal_id=subject.principal_id,
-                station_ae_title=scheduled.text(dataset, "00400241"), modality=scheduled.text(dataset, "00080060"),
-                patient_id=scheduled.text(dataset, "00100020"), attributes=dataset, created_at=at, updated_at=at,
-            ))
-            assert made.inserted_primary_key is not None
-            key = int(made.inserted_primary_key[0])
-            for about, number in _named(dataset):
-                entries = worklist.of_step(tx, place, about, number)
-                links = [entry["id"] for entry in entries] or [None]
-                tx.execute(sa.insert(mpps_step), [{"mpps_id": key, "study_instance_uid": about, "entry_id": link} for link in links])
-                for entry in entries:
-                    if entry["state"] in ("scheduled", "discontinued"):
-                        worklist.change(core, tx, subject, entry, "in-progress", at)
-            self._record(tx, subject, uid, dataset, "begun", at)
+            return place
+
+        def work(tx: sa.Connection, stored: StoredRef) -> int:
+            moved = begin(tx, enter(tx, lock=True).id, subject.principal_id, uid, dataset, at)
+            return self._record(tx, subject, uid, dataset, "begun", at, moved, stored)
+
+        try:
+            with denials.recorded(core, subject):
+                with core.database.read() as tx:
+                    place = enter(tx, lock=False)
+                self._seal(subject, place, uid, dataset, at, {"what": "begun", "dataset": dataset}, work)
+        except _SameAgain:
+            pass
         return Kept(uid)
 
     def set(self, subject: Subject, datastore: str, sop_instance_uid: str, changes: DataSet) -> Kept:
@@ -136,25 +142,38 @@ class ProcedureSteps:
         core = self._core
         core.require_writable()
         at = core.clock()
-        with denials.recorded(core, subject), core.database.begin() as tx:
-            policy.require(tx, subject, Permission.MPPS, at)
-            place = datastores.asked_for(tx, subject, datastore, at).id
-            row = _find(tx, place, sop_instance_uid)
+        wanted = {tag: one for tag, one in changes.items() if tag not in FIXED}
+        ignored = False
+
+        def enter(tx: sa.Connection, *, lock: bool) -> tuple[Datastore, sa.RowMapping, DataSet]:
+            nonlocal ignored
+            place = self._enter(tx, subject, datastore, at)
+            row = _find(tx, place.id, sop_instance_uid, lock=lock)
             if row is None or row["principal_id"] != subject.principal_id:
                 raise NotFound("there is no such procedure step")
-            dataset = row["attributes"] | {tag: one for tag, one in changes.items() if tag not in FIXED}
+            dataset = row["attributes"] | wanted
             ignored = any(tag in FIXED and one.get("Value") and one != row["attributes"].get(tag) for tag, one in changes.items())
             if row["state"] != "in-progress":
                 if dataset == row["attributes"]:  # the answer to the first one was lost
-                    return Kept(sop_instance_uid, ignored)
+                    raise _SameAgain
                 raise Invalid("the procedure step may no longer be updated", ENDED, error_id=NO_LONGER_UPDATED)
-            state = _state(dataset)
-            if state == "completed" and not scheduled.items(dataset, SERIES):
+            if _state(dataset) == "completed" and not scheduled.items(dataset, SERIES):
                 raise Invalid("a completed step names its series", MISSING_ATTRIBUTE, tag=SERIES)
-            tx.execute(sa.update(mpps).where(mpps.c.id == row["id"]).values(attributes=dataset, state=state, updated_at=at))
-            if state != "in-progress":
-                self._end(tx, subject, row["id"], state, dataset, at)
-            self._record(tx, subject, sop_instance_uid, dataset, "changed" if state == "in-progress" else state, at)
+            return place, row, dataset
+
+        def work(tx: sa.Connection, stored: StoredRef) -> int:
+            _, row, dataset = enter(tx, lock=True)
+            state, moved = alter(tx, row, dataset, at)
+            what = "changed" if state == "in-progress" else state
+            return self._record(tx, subject, sop_instance_uid, dataset, what, at, moved, stored)
+
+        try:
+            with denials.recorded(core, subject):
+                with core.database.read() as tx:
+                    place, _, dataset = enter(tx, lock=False)
+                self._seal(subject, place, sop_instance_uid, dataset, at, {"what": "changed", "set": wanted}, work)
+        except _SameAgain:
+            pass
         return Kept(sop_instance_uid, ignored)
 
     def list(
@@ -206,26 +225,31 @@ class ProcedureSteps:
             self._record_read(subject, found, study_instance_uid)
         return found
 
-    def _end(self, tx: sa.Connection, subject: Subject, key: int, state: str, dataset: DataSet, at: datetime) -> None:
-        """Let the worklist entries follow, where no other step of theirs goes on."""
-        core = self._core
-        own = sa.select(mpps_step.c.entry_id).where(mpps_step.c.mpps_id == key, mpps_step.c.entry_id.is_not(None))
-        others = sa.select(mpps_step.c.id).join(mpps, mpps.c.id == mpps_step.c.mpps_id).where(
-            mpps_step.c.entry_id == worklist_entry.c.id, mpps_step.c.mpps_id != key, mpps.c.state == "in-progress"
-        )
-        query = sa.select(worklist_entry).where(
-            worklist_entry.c.id.in_(own), worklist_entry.c.state == "in-progress", sa.not_(others.correlate(worklist_entry).exists())
-        )
-        becomes = "scheduled" if state == "discontinued" and _wrong_entry(dataset) else state
-        for entry in tx.execute(query).mappings().all():
-            worklist.change(core, tx, subject, entry, becomes, at)
+    def _enter(self, tx: sa.Connection, subject: Subject, datastore: str, at: datetime) -> Datastore:
+        policy.require(tx, subject, Permission.MPPS, at)
+        return datastores.asked_for(tx, subject, datastore, at)
 
-    def _record(self, tx: sa.Connection, subject: Subject, uid: str, dataset: DataSet, what: str, at: datetime) -> None:
+    def _seal(
+        self, subject: Subject, place: Datastore, uid: str, dataset: DataSet, at: datetime, said: dict[str, Any],
+        work: Callable[[sa.Connection, StoredRef], int],
+    ) -> None:
+        """Seal what was said before it is answered: a lost index is made again from it."""
+        about = next((study for study, _ in _named(dataset) if study), "")
+        state_events.commit_change(
+            self._core, state_events.STEP, datastore=place.uid, study_instance_uid=about, objects=(), reason="", at=at, work=work,
+            more={"datastore": place.uid.hex(), "by": subject.principal_id, "uid": uid, **said},
+        )
+
+    def _record(
+        self, tx: sa.Connection, subject: Subject, uid: str, dataset: DataSet, what: str, at: datetime, moved: Moved, stored: StoredRef
+    ) -> int:
+        for entry, state in moved:
+            worklist.record(self._core, tx, subject, entry, state, at)
         patient = scheduled.text(dataset, "00100020")
         objects = [ObjectRef("patient", patient)] if patient else []
         objects += [ObjectRef("study", about) for about in dict.fromkeys(about for about, _ in _named(dataset))]
         said = hashlib.sha256(msgspec.json.encode(dataset, order="sorted")).hexdigest()
-        self._core.ledger.record(tx, Event(Kind.PROCEDURE_STEP, subject=subject, objects=tuple(objects), detail={
+        return self._core.ledger.record(tx, Event(Kind.PROCEDURE_STEP, subject=subject, objects=tuple(objects), stored=stored, detail={
             "what": what, "sop_instance_uid": uid, "step": scheduled.text(dataset, "00400253"), "said_sha256": said,
         }), at=at)
 
@@ -243,9 +267,61 @@ class ProcedureSteps:
             raise Unavailable(message, remedy=getattr(error, "remedy", "") or "run 'archive doctor'") from error
 
 
-def _find(tx: sa.Connection, place: int, uid: str) -> sa.RowMapping | None:
-    query = sa.select(mpps).where(mpps.c.datastore_id == place, mpps.c.sop_instance_uid == uid).with_for_update()
-    return tx.execute(query).mappings().first()
+def begin(tx: sa.Connection, place: int, by: int, uid: str, dataset: DataSet, at: datetime) -> Moved:
+    """Insert a step that was begun, and return the worklist entries that begin with it."""
+    made = tx.execute(sa.insert(mpps).values(
+        datastore_id=place, sop_instance_uid=uid, state="in-progress", principal_id=by,
+        station_ae_title=scheduled.text(dataset, "00400241"), modality=scheduled.text(dataset, "00080060"),
+        patient_id=scheduled.text(dataset, "00100020"), attributes=dataset, created_at=at, updated_at=at,
+    ))
+    assert made.inserted_primary_key is not None
+    key = int(made.inserted_primary_key[0])
+    moved: Moved = []
+    for about, number in _named(dataset):
+        entries = worklist_rows.of_step(tx, place, about, number)
+        links = [entry["id"] for entry in entries] or [None]
+        tx.execute(sa.insert(mpps_step), [{"mpps_id": key, "study_instance_uid": about, "entry_id": link} for link in links])
+        moved += [(entry, "in-progress") for entry in entries if entry["state"] in ("scheduled", "discontinued")]
+    for entry, state in moved:
+        worklist_rows.move(tx, entry, state, at)
+    return moved
+
+
+def alter(tx: sa.Connection, row: sa.RowMapping, dataset: DataSet, at: datetime) -> tuple[str, Moved]:
+    """Give a step that is in progress other content, and return its state and the worklist entries that follow it."""
+    state = _state(dataset)
+    tx.execute(sa.update(mpps).where(mpps.c.id == row["id"]).values(attributes=dataset, state=state, updated_at=at))
+    if state == "in-progress":
+        return state, []
+    # Only entries of which no other step goes on follow.
+    own = sa.select(mpps_step.c.entry_id).where(mpps_step.c.mpps_id == row["id"], mpps_step.c.entry_id.is_not(None))
+    others = sa.select(mpps_step.c.id).join(mpps, mpps.c.id == mpps_step.c.mpps_id).where(
+        mpps_step.c.entry_id == worklist_entry.c.id, mpps_step.c.mpps_id != row["id"], mpps.c.state == "in-progress"
+    )
+    query = sa.select(worklist_entry).where(
+        worklist_entry.c.id.in_(own), worklist_entry.c.state == "in-progress", sa.not_(others.correlate(worklist_entry).exists())
+    )
+    becomes = "scheduled" if state == "discontinued" and _wrong_entry(dataset) else state
+    moved = [(entry, becomes) for entry in tx.execute(query).mappings().all()]
+    for entry, _ in moved:
+        worklist_rows.move(tx, entry, becomes, at)
+    return state, moved
+
+
+def redo(tx: sa.Connection, place: int, change: dict[str, Any]) -> None:
+    """Do again what a sealed record says was answered with success; what is there already stays."""
+    at = datetime.fromisoformat(change["at"])
+    row = _find(tx, place, change["uid"], lock=False)
+    if change["what"] == "begun":
+        if row is None:
+            begin(tx, place, change["by"], change["uid"], change["dataset"], at)
+    elif row is not None and row["state"] == "in-progress":
+        alter(tx, row, row["attributes"] | change["set"], at)
+
+
+def _find(tx: sa.Connection, place: int, uid: str, *, lock: bool) -> sa.RowMapping | None:
+    query = sa.select(mpps).where(mpps.c.datastore_id == place, mpps.c.sop_instance_uid == uid)
+    return tx.execute(query.with_for_update() if lock else query).mappings().first()
 
 
 def _check_new(dataset: DataSet) -> None:

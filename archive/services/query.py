@@ -47,6 +47,8 @@ class SearchRequest:
     """Whether the total is wanted: it costs the condition for every study that matches, not for those of the page alone."""
     filters: tuple[Key, ...] = ()
     """Keys that SQL cannot match: rows that match all else are held against them here."""
+    also: tuple[Key, ...] = ()
+    """Keys that whoever asks holds the rows against; the event names them."""
 
 
 HELD_ROWS = 500
@@ -114,7 +116,7 @@ class Query:
         """No audit, no data. Values that were searched for lie in the sealed body alone."""
         objects = [ObjectRef("study", request.study_instance_uid)] if request.study_instance_uid else []
         objects += [ObjectRef("series", request.series_instance_uid)] if request.series_instance_uid else []
-        detail = {
+        detail: dict[str, Any] = {
             "datastore": request.datastore,
             "level": request.level.value,
             "keys": {attribute.keyword: text for attribute, text in request.keys} | dict(_told(request.filters)),
@@ -122,6 +124,8 @@ class Query:
             "offset": request.offset,
             "found": len(page.rows),
         }
+        if request.also:
+            detail["also"] = [path for path, text in _told(request.also) if text.strip(" \0*")]
         event = Event(Kind.SEARCHED, subject=subject, objects=tuple(objects), detail=detail)
         try:
             self._database.group(lambda tx: self._ledger.record(tx, event, at=self._clock()), durable=True)

@@ -7,6 +7,7 @@ are; where it is lost they come from what lies beside it (docs/format.md 7, 10).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,6 +32,8 @@ from archive.db.tables import (
     ledger_node,
     patient,
     principal,
+    purged,
+    purged_key,
     segment,
     series,
     series_pack,
@@ -42,7 +45,7 @@ from archive.errors import ArchiveError, Unavailable
 from archive.index import access_study as derived
 from archive.ledger import nodes, recover
 from archive.ledger.audit import Event, Kind
-from archive.services import catchup, deliveries, lifecycle, retrace, snapshot, targets
+from archive.services import catchup, deliveries, hold_rows, lifecycle, retrace, snapshot, targets, work_snapshot, working
 from archive.services.core import Core
 from archive.services.ended import apply_later
 from archive.services.history import CHANGES, Done, History
@@ -105,11 +108,16 @@ class Rebuild:
             history = History(core, tx, found)
             for row in self._changes:
                 history.remember(*row)
+            history.working = lost
             if lost:
                 self._segments(tx)
             history.run(progress)
+            if lost:
+                working.reported(core, tx)
             self._resolve(tx, kept, report)
             deliveries.put_back(tx, _TOKEN, self._deliveries)
+            if lost:
+                self._work(tx, report, damaged)
             derived.refill(tx, core.clock())
             if lost:
                 self._replay_from(tx, found)
@@ -139,7 +147,8 @@ class Rebuild:
             policy.run_as(tx, _TOKEN, sa.delete(table))
         if tx.dialect.name == "sqlite":
             policy.run_as(tx, _TOKEN, sa.delete(study_name_fts))
-        tx.execute(sa.delete(statement))
+        for other in (statement, purged, purged_key):
+            tx.execute(sa.delete(other))
         return kept
 
     def _from_ledger(self, tx: sa.Connection, kept: dict[sa.Table, dict[int, Placed]]) -> None:
@@ -190,11 +199,12 @@ class Rebuild:
                                    "'archive user add NAME --role owner'")
             return about
         snapshot.put_back(tx, kept)
+        hold_rows.mend_in(core, tx, core.clock(), surplus=True)
         later = apply_later(core, tx, kept.leaves, kept.targets, partial(self._ended, tx))
         report.notes.append(f"users, grants and peers are as of {kept.at:{_WHEN}}; of later changes {later.taken} that took away count, "
                             f"{later.ended} that gave do not")
-        report.notes.append("sessions are lost: everybody signs in again; jobs, worklist, procedure steps and "
-                            "peers that were waiting are lost")
+        report.notes.append("sessions are lost: everybody signs in again; jobs, records of associations, "
+                            "peers that were waiting and events that subscribers had not fetched are lost")
         return kept.targets
 
     def _configuration(self, tx: sa.Connection) -> None:
@@ -202,6 +212,23 @@ class Rebuild:
         said = next((row["sha256"] for row in retrace.details(self._core, tx, Kind.CONFIGURED) if "sha256" in row), None)
         if said is not None:
             tx.execute(sa.insert(archive_state).values(name=lifecycle.CONFIGURATION, value=said))
+
+    def _work(self, tx: sa.Connection, report: Rebuilt, damaged: Database | None) -> None:
+        """Bring back rules, webhooks, subscriptions and what waits to be forwarded."""
+        core = self._core
+        kept = None
+        if damaged is not None:
+            with suppress(ArchiveError, sa.exc.SQLAlchemyError), damaged.read() as source:
+                kept = work_snapshot.taken(source, core.clock())
+        if kept is None:
+            kept, broken = work_snapshot.newest(core.keyring, core.config.ledger_dir, nodes.size(tx))
+            report.problems += [f"the work snapshot {name} does not open" for name in broken]
+        if kept is None:
+            report.notes.append("there is no work snapshot: rules of forwarding, webhooks and subscriptions, if there were any, are lost")
+            return
+        waiting = work_snapshot.put_back(core, tx, kept)
+        report.notes.append(f"rules of forwarding, webhooks and subscriptions are as of {kept.at:{_WHEN}}; {waiting} instances wait to be "
+                            "forwarded, and what arrived later is looked at again")
 
     def _ended(self, tx: sa.Connection, kind: Kind, detail: dict[str, Any]) -> None:
         self._core.ledger.record(tx, Event(kind, detail=detail), at=self._core.clock())
@@ -243,7 +270,7 @@ class Rebuild:
     def _replay_from(self, tx: sa.Connection, found: Survey) -> None:
         """Close the segments the ledger has the hash of; what is not in the ledger is looked at again from where it begins."""
         core = self._core
-        hashes = {one["segment"]: bytes.fromhex(one["sha256"]) for one in retrace.details(core, tx, Kind.SEGMENT_CLOSED)}
+        hashes = {name: bytes.fromhex(min(said)) for name, said in retrace.hashes(core, tx).items()}
         first: dict[bytes, int] = {}
         for segment_id, offset in found.left():
             first[segment_id] = min(offset, first.get(segment_id, offset))

@@ -95,8 +95,9 @@ class Remove:
             if change == "rejected":
                 catalog.reject(tx, target.pks, by=subject.principal_id, reason=reason, at=at)
                 holds.require_none(tx, place.id, target.study_instance_uid, at)
-            else:
-                catalog.restore(tx, target.pks, at=at)
+            elif catalog.restore(tx, target.pks, at=at) < len(target.pks):
+                message = "some of it was restored or purged meanwhile"
+                raise StateConflict(message, remedy="look at what is there, and try again")
             event = Event(
                 Kind.REJECTED if change == "rejected" else Kind.RESTORED, subject=subject,
                 objects=(ObjectRef("study", target.study_instance_uid),), instances=len(target.pks),

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db.tables import datastore, held, instance, segment, statement
+from archive.db.tables import datastore, held, instance, segment
 from archive.errors import ArchiveError, DigestMismatch, SealBroken
 from archive.ledger import statements
 from archive.ledger.audit import Event
@@ -23,6 +23,7 @@ from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.records import decode
 from archive.services.segment_rows import FIRST_RECORD
+from archive.services.state_events import is_known
 from archive.vault.disk import padded
 from archive.vault.vault import Damage, Kind, Location, RecordRef
 
@@ -38,8 +39,6 @@ class Replayed:
 
 _TORN = frozenset({"V02", "V04", "V06", "V07", "V08"})
 """What a write that was cut short can look like; a key that is missing (V05) never does."""
-
-_KNOWN = sa.select(statement.c.leaf).where(statement.c.object_id == sa.bindparam("object"))
 
 
 class Replay:
@@ -101,13 +100,16 @@ class Replay:
                     core.vault.segments.remove(Location(segment_id, found.offset, found.length))
                     done.swept += 1
                     continue
+                if found.shredded and not self._named(segment_id, found.offset, found.length):
+                    used = max(used, padded(found.offset + found.length))
+                    continue  # of a study that was purged
                 done.damaged.append(found.verdict)
                 whole = False
                 continue
             ref = found.ref
             used = max(used, padded(ref.location.offset + ref.location.record_bytes))
             with core.database.read() as tx:
-                known = tx.execute(_KNOWN, {"object": ref.object_id}).first() is not None
+                known = is_known(tx, ref.object_id)
             if known:
                 continue
             try:

@@ -7,7 +7,8 @@ given to another patient, a grant slipped in, a role widened, the hash of a segm
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -37,6 +38,9 @@ class Said:
 
     hidden: dict[bytes, bool]
     decided: dict[bytes, str]  # "accepted" or "held-rejected"
+    since: dict[bytes, tuple[datetime, int]] = field(default_factory=dict)  # when and by which event it was last changed
+    purged: dict[bytes, int] = field(default_factory=dict)  # by which event
+    unjust: list[int] = field(default_factory=list)  # events that took away for good what had not been rejected
 
     @property
     def joined(self) -> frozenset[bytes]:
@@ -47,6 +51,7 @@ class Said:
 def said(tx: sa.Connection) -> Said:
     """Read every change of state there is a statement of."""
     found = Said({}, {})
+    out = {True, "held-rejected"}
     changes = (
         sa.select(statement.c.leaf, statement.c.envelope, ledger_leaf.c.data)
         .join(ledger_leaf, ledger_leaf.c.n == statement.c.leaf)
@@ -56,13 +61,22 @@ def said(tx: sa.Connection) -> Said:
     while rows := tx.execute(changes, {"last": last}).all():
         last = rows[-1].leaf
         for row in rows:
-            if _kind(row.data) not in ("rejected", "restored", "reconciled"):
+            if _kind(row.data) not in ("rejected", "restored", "reconciled", "purged"):
                 continue
             try:
                 change = decode_change(bytes(row.envelope))
                 objects = [bytes.fromhex(one) for one in change["objects"]]
+                at = datetime.fromisoformat(change["at"])
             except (msgspec.DecodeError, KeyError, ValueError, TypeError):
                 continue  # not what its leaf commits to: the ledger's own check has told
+            if change["change"] == "purged":
+                states = {one: found.hidden.pop(one, found.decided.pop(one, None)) for one in objects}
+                gone_along = {bytes.fromhex(one) for one in change.get("replaced", ())} | found.purged.keys()
+                if any(state not in out for one, state in states.items() if one not in gone_along):
+                    found.unjust.append(row.leaf)
+                found.purged.update(dict.fromkeys(objects, row.leaf))
+                continue
+            found.since.update(dict.fromkeys(objects, (at, row.leaf)))
             if change["change"] in _HIDDEN:
                 found.hidden.update(dict.fromkeys(objects, _HIDDEN[change["change"]]))
             elif change["change"] in _DECIDED:
@@ -210,6 +224,16 @@ def granted(core: Core, tx: sa.Connection) -> Iterator[Found]:
 
 
 def _roles(core: Core, tx: sa.Connection) -> Iterator[Found]:
+    asked: dict[str, dict[str, Any]] = {}
+    for event in details(core, tx, Kind.ROLE_CHANGED):
+        if event.get("what") == "sign-in":
+            asked.setdefault(event["name"], event)  # the last one comes first
+    for one in tx.execute(sa.select(role.c.name, role.c.mfa_level, role.c.idle_s, role.c.max_session_s)):
+        told = asked.get(one.name, {})
+        if (one.mfa_level, one.idle_s, one.max_session_s) != (
+            int(told.get("second_factor", False)), told.get("idle_s", 0), told.get("max_session_s", 0)
+        ):
+            yield "V12", f"the role {one.name} asks something else of sign-ins than was set", ""
     added = {row["name"]: set(row["permissions"]) for row in details(core, tx, Kind.ROLE_CHANGED) if row.get("what") == "added"}
     for row in roles.listed(tx):
         said = set(roles.names(BUILTIN_ROLES[row["name"]])) if row["name"] in BUILTIN_ROLES else added.get(row["name"])
@@ -218,14 +242,25 @@ def _roles(core: Core, tx: sa.Connection) -> Iterator[Found]:
 
 
 def closed(core: Core, tx: sa.Connection) -> Iterator[Found]:
-    """Yield closed segments whose hash in the index is not the one that was recorded when it was first taken."""
-    said: dict[str, set[str]] = {}
-    for detail in details(core, tx, Kind.SEGMENT_CLOSED):
-        said.setdefault(detail["segment"], set()).add(detail["sha256"])
+    """Yield closed segments whose hash in the index is not the one that was recorded since it was first taken, or last lost a record."""
+    said = hashes(core, tx)
     for row in tx.execute(sa.select(segment.c.name, segment.c.sha256)):
         known = said.get(row.name, set())
         if len(known) > 1 or (row.sha256 is None and known) or (row.sha256 is not None and known != {bytes(row.sha256).hex()}):
             yield "V03", f"the hash of segment {row.name} is not the one in the ledger", ""
+
+
+def hashes(core: Core, tx: sa.Connection) -> dict[str, set[str]]:
+    """Return what the ledger says the hash of each segment is: of one there are several only if somebody forged an event."""
+    said: dict[str, set[str]] = {}
+    holed: set[str] = set()  # what was said before a record was taken out counts no more
+    for row in bodies(core, tx, AuditFilter(kinds=(Kind.SEGMENT_CLOSED, Kind.PURGED))):
+        detail = {} if row.body is None else row.body["detail"]
+        if row.kind == Kind.PURGED.label:
+            holed.update(detail.get("segments", ()))
+        elif detail and detail["segment"] not in holed:
+            said.setdefault(detail["segment"], set()).add(detail["sha256"])
+    return said
 
 
 def details(core: Core, tx: sa.Connection, kind: Kind) -> Iterator[dict[str, Any]]:

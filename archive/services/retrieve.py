@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import sqlalchemy as sa
 
 from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
-from archive.dicom import metadata, pixels, transcode
+from archive.dicom import pixels, transcode
+from archive.dicom.bulk import Chunks, Read
+from archive.dicom.bulk import find as find_value
 from archive.dicom.decode import DECODABLE
 from archive.dicom.part10 import Limits, Scanned, inflate
 from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
-from archive.errors import ArchiveError, NotFound, Unavailable
+from archive.errors import ArchiveError, InvalidInstance, NotFound, Unavailable
 from archive.index import locate
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.services import datastores, named, packs
@@ -58,6 +60,17 @@ class FramesAnswer:
     transfer_syntax_uid: str
     stored: Callable[[int], bytes]
     explicit_le: Callable[[int], bytes]
+    encoded: Callable[[int, str], bytes]
+    """A frame in the transfer syntax told; NotAcceptable where there is no codec for it, or it would not keep every bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class BulkAnswer:
+    """The value of one element, in little endian; `read` yields its bytes [start, start + length), each view valid until the next."""
+
+    found: Found
+    length: int
+    read: Callable[[int, int], Iterator[bytes | memoryview]]
 
 
 class Retrieve:
@@ -162,17 +175,22 @@ class Retrieve:
         def explicit_le(number: int) -> bytes:
             return pixels.frame_explicit_le(head(), scanned, stored(number), number - 1)
 
-        return FramesAnswer(found, found.transfer_syntax_uid, stored, explicit_le)
+        def encoded(number: int, transfer_syntax_uid: str) -> bytes:
+            return transcode.frame_in(head(), scanned, stored(number), transfer_syntax_uid, number - 1)
 
-    def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> tuple[Found, bytes]:
-        """Return the instance and the value of its element at `path` ("00420011", "60031010/1/60031011").
+        return FramesAnswer(found, found.transfer_syntax_uid, stored, explicit_le, encoded)
+
+    def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> BulkAnswer:
+        """Return the value of an instance's element at `path` ("00420011", "60031010/1/60031011"), read as far as it is taken.
 
         Raises:
             NotFound, Unavailable.
         """
         found = self._locate(subject, datastore, study, series, sop, need=Permission.PIXELS, what="bulkdata")[0]
         scanned = self._scanned(found)
-        return found, metadata.bulk_value(self._core.vault.read_range(found.row.ref, 0, found.part10_bytes), scanned, path)
+        read, chunks, length = self._stream(found, scanned)
+        value = find_value(read, length, scanned, path)
+        return BulkAnswer(found, value.length, lambda start, count: value.part(chunks, start, count))
 
     def prepare(self) -> None:
         """Build the statements every retrieve runs, so that nobody's first request waits for it.
@@ -250,6 +268,18 @@ class Retrieve:
         named.require_same(found.row, scanned)
         return scanned
 
+    def _stream(self, found: Found, scanned: Scanned) -> tuple[Read, Chunks, int]:
+        """Return what reads the Part 10 stream, whole or in pieces, and its length; a deflated data set is inflated."""
+        vault, ref = self._core.vault, found.row.ref
+        if not scanned.deflated:
+            return partial(vault.read_range, ref), partial(vault.read, ref), found.part10_bytes
+        try:
+            whole = memoryview(inflate(vault.read_range(ref, 0, found.part10_bytes), scanned))
+        except InvalidInstance as error:
+            message = "the data set is too large to be inflated"
+            raise NotFound(message) from error
+        return lambda at, count: bytes(whole[at : at + count]), lambda at, count: iter((whole[at : at + count],)), len(whole)
+
     def _frames(self, found: Found, scanned: Scanned) -> tuple[Callable[[], bytes], Callable[[int], bytes]]:
         """Return what reads the bytes before the pixel data and a frame (from 1); a deflated data set is inflated once."""
         table = scanned.frames
@@ -262,4 +292,4 @@ class Retrieve:
         return head, lambda number: b"".join(vault.read_range(ref, offset, length) for offset, length in table.pieces(number - 1))
 
 
-__all__ = ["Found", "FramesAnswer", "MetadataAnswer", "Retrieve"]
+__all__ = ["BulkAnswer", "Found", "FramesAnswer", "MetadataAnswer", "Retrieve"]

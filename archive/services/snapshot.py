@@ -22,6 +22,7 @@ from archive.db.tables import (
     boundary_item,
     credential,
     datastore,
+    factor,
     grants,
     hold,
     membership,
@@ -29,6 +30,7 @@ from archive.db.tables import (
     peer_ae_title,
     peer_network,
     principal,
+    recovery_code,
     role,
     role_assignment,
 )
@@ -49,13 +51,13 @@ LATEST = timedelta(seconds=30)
 """How long a change of access may wait for its snapshot."""
 TABLES = (
     datastore, principal, membership, role, role_assignment, grants, boundary, boundary_item, credential, api_token, peer, peer_ae_title,
-    peer_network, hold,
+    peer_network, hold, factor, recovery_code,
 )
 CHANGING = (
     Kind.GRANTED, Kind.REVOKED, Kind.USER_CHANGED, Kind.ROLE_CHANGED, Kind.TOKEN_CHANGED, Kind.PASSWORD_CHANGED, Kind.PEER_CHANGED,
-    Kind.KEY_CHANGED, Kind.CONFIGURED,
+    Kind.KEY_CHANGED, Kind.CONFIGURED, Kind.FACTOR_CHANGED,
 )
-LATER = (hold,)
+LATER = (hold, factor, recovery_code)
 """Tables that snapshots of earlier releases do not have."""
 WRITTEN_FOR = (*CHANGING, Kind.HOLD_ADDED, Kind.HOLD_REMOVED)
 _MAGIC = b"SRSNAP1\0"
@@ -225,6 +227,16 @@ def _out(value: Any) -> Any:
     return base64.b64encode(value).decode() if isinstance(value, bytes | memoryview) else value
 
 
+def to_json(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row's columns as snapshots hold them, without those that are NULL."""
+    return {name: _out(value) for name, value in row.items() if value is not None}
+
+
+def from_json(table: sa.Table, row: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a table's row from what a snapshot holds."""
+    return {name: _in(table.c[name], value) for name, value in row.items()}
+
+
 def _parsed(body: dict[str, Any]) -> Snapshot:
     tables: dict[str, list[dict[str, Any]]] = {}
     about: dict[sa.Table, dict[int, Placed]] = {table: {} for table in targets.SCOPED}
@@ -250,5 +262,7 @@ def put_back(tx: sa.Connection, kept: Snapshot) -> None:
     """Fill the empty tables; what grants are about is still to be found (targets.put_back)."""
     for table in TABLES:
         for row in kept.tables[table.name]:
-            tx.execute(sa.insert(table), {column.name: row.get(column.name) for column in table.columns})
+            # A column that is younger than the snapshot takes what rows of its time had.
+            known = [column for column in table.columns if column.name in row or column.nullable or column.server_default is None]
+            tx.execute(sa.insert(table), {column.name: row.get(column.name) for column in known})
     number_on(tx, TABLES)

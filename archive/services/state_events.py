@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import sqlalchemy as sa
 
 from archive.db.prepared import Prepared
-from archive.db.tables import segment, statement
+from archive.db.tables import purged, segment, statement
 from archive.errors import ArchiveError, CommitUncertain
 from archive.ledger import statements
 from archive.ledger.audit import StoredRef
@@ -20,24 +20,33 @@ from archive.vault.vault import RecordRef
 
 log = logging.getLogger("archive.services")
 
-Change = Literal["rejected", "restored", "accepted", "held-rejected"]
+Change = Literal[
+    "rejected", "restored", "accepted", "held-rejected", "purged", "procedure-step", "worklist-entry", "workitem", "commitment",
+]
+STEP: Final = "procedure-step"
+ENTRY: Final = "worklist-entry"
+WORKITEM: Final = "workitem"
+COMMITMENT: Final = "commitment"
+"""What peers and people were told is kept though it is no part of an instance (docs/format.md 2.6)."""
+NO_STUDY = ""
+"""Whose key seals event records: that of no study, so that it outlives the keys of studies that are purged."""
 
 
 def commit_change(
     core: Core, change: Change, *, datastore: bytes, study_instance_uid: str, objects: Iterable[bytes], reason: str, at: datetime,
-    work: Callable[[sa.Connection, StoredRef], int],
+    work: Callable[[sa.Connection, StoredRef], int], more: dict[str, Any] | None = None,
 ) -> None:
-    """Seal the change under its study's key, then commit `work`, which records it with the given reference, durably.
+    """Seal the change, with what `more` it says, then commit `work`, which records it with the given reference, durably.
 
     `work` returns the leaf and may run more than once. If the commit fails the record is freed.
 
     Raises:
         OutOfSpace, VaultUnavailable, DatabaseUnavailable, KeyShredded.
     """
-    key = core.keystore.for_study(datastore, study_instance_uid, at=at)
+    key = core.keystore.for_study(datastore, NO_STUDY, at=at)
     payload = {
         "change": change, "study": study_instance_uid, "objects": sorted(one.hex() for one in objects), "reason": reason,
-        "at": at.isoformat(),
+        "at": at.isoformat(), **(more or {}),
     }
     encoded = msgspec.json.encode(payload, order="sorted")
     ref = core.vault.put_event(key, datastore, encoded, at=at)
@@ -68,6 +77,11 @@ def free(core: Core, ref: RecordRef) -> None:
         log.warning("a record that is not needed could not be freed (%s); the next start frees it", error.code)
 
 
+def is_known(tx: sa.Connection, object_id: bytes) -> bool:
+    """Whether a record has its rows, or had them until it was purged: then it is never taken in again."""
+    return any(tx.execute(query, {"object": object_id}).first() is not None for query in _KNOWN)
+
+
 def decode_change(payload: bytes) -> dict[str, Any]:
     """Return the payload of an event record."""
     return dict(msgspec.json.decode(payload))
@@ -84,6 +98,9 @@ def keep_statement(core: Core, tx: sa.Connection, ref: RecordRef, leaf: int, env
         _ADVANCE.run(tx, {"segment": ref.location.segment_id, "position": position})
 
 
+_KNOWN = [
+    sa.select(table.c.leaf).where(table.c.object_id == sa.bindparam("object")) for table in (statement, purged)
+]
 _STATEMENT = Prepared(sa.insert(statement), keys=("object_id", "leaf", "envelope"))
 _ADVANCE = Prepared(
     sa.update(segment)

@@ -7,9 +7,10 @@ row are adopted or swept at the next start (replay.py); rows without bytes canno
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 import sqlalchemy as sa
 
@@ -19,10 +20,11 @@ from archive.access.subject import Subject
 from archive.db.tables import study
 from archive.dicom.part10 import Finding, Limits, Scanned, meta
 from archive.dicom.stream import StreamScanner
-from archive.errors import Forbidden, InvalidInstance
+from archive.errors import ArchiveError, Forbidden, InvalidInstance
 from archive.index import catalog
 from archive.services import datastores, denials
-from archive.services.adoption import Arrival, Decision, adopt, decide, record_duplicate
+from archive.services.adoption import Adopted, Arrival, Decision, adopt, decide, record_duplicate
+from archive.services.batch import Batch
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.incoming import BUFFERED_BYTES, Intake, Source
@@ -31,6 +33,7 @@ from archive.services.state_events import free, free_after
 from archive.services.statement import statement_for
 from archive.vault.vault import Kind, RecordWriter
 
+K = TypeVar("K")
 DERIVED_CLASSES = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.11.", "1.2.840.10008.5.1.4.1.1.104.")
 """SR, presentation states and encapsulated documents: what STORE_DERIVED alone may store."""
 
@@ -96,6 +99,10 @@ class Store:
         incoming.write(meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid))
         return incoming
 
+    def batch(self, told: Callable[[K, Outcome | ArchiveError], None]) -> Batch[K]:
+        """Return a batch for instances opened here by one subject at one door; see Batch."""
+        return Batch(self._core, told)
+
     def _start(self, subject: Subject, datastore: str, source: Source, expected: Expected) -> Incoming:
         core = self._core
         core.require_writable()
@@ -123,7 +130,7 @@ class Incoming:
     """One instance on its way in; used by one thread, ended by `finish` or `abort`."""
 
     _core: Core
-    _subject: Subject
+    subject: Subject
     _source: Source
     _expected: Expected
     _intake: Intake
@@ -131,7 +138,18 @@ class Incoming:
     _derived_only: bool
     _writer: RecordWriter | None = None
     _decision: Decision | None = None
+    before_deciding: Callable[[str], None] | None = None
     _ended: bool = field(default=False)
+
+    @property
+    def door(self) -> str:
+        """Which way it comes in."""
+        return self._source.via
+
+    @property
+    def part10_bytes(self) -> int:
+        """How much of it has come."""
+        return self._intake.part10_bytes
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes.
@@ -159,12 +177,38 @@ class Incoming:
         """
         try:
             with self._core.database.approaching():
-                outcome = self._finish()
+                ended = self._finish(durable=True)
+                outcome = self._index(ended) if isinstance(ended, Arrival) else ended
         except BaseException:
             self.abort()
             raise
         self._ended = True
         return outcome
+
+    def seal(self) -> Outcome | Arrival:
+        """Decide, and seal without a sync; for Batch, which makes it durable and indexes it, unless it was a duplicate.
+
+        Raises:
+            InvalidInstance, UnsupportedClass, OutOfSpace, VaultUnavailable, DatabaseUnavailable.
+        """
+        try:
+            ended = self._finish(durable=False)
+        except BaseException:
+            self.abort()
+            raise
+        self._ended = True
+        return ended
+
+    def settle(self, arrival: Arrival, adopted: Adopted) -> Outcome:
+        """Return what became of an instance whose rows are committed."""
+        if adopted.kept:
+            self._core.vault.segments.settle(arrival.ref.location)
+        else:
+            free(self._core, arrival.ref)
+        findings = adopted.findings
+        if len(findings) > len(arrival.scanned.findings) and not self._sees(arrival):
+            findings = arrival.scanned.findings
+        return _outcome(adopted.status, arrival.scanned, findings, adopted.leaf)
 
     def abort(self) -> None:
         """Leave nothing behind; harmless when already ended."""
@@ -192,6 +236,8 @@ class Incoming:
         return scanned.text("IssuerOfPatientID") or self._source.issuer or self._core.config.identity.issuer
 
     def _decide(self, scanned: Scanned) -> Decision:
+        if self.before_deciding is not None:
+            self.before_deciding(scanned.sop_instance_uid)
         with self._core.database.glance() as tx:
             return decide(tx, self._place, scanned, self._issuer(scanned))
 
@@ -201,12 +247,16 @@ class Incoming:
             self._decision = self._decide(head)
             if self._decision.twin is not None:
                 self._intake.digest_dataset(head.dataset_offset)
-        key = self._core.keystore.for_study(self._place.uid, head.study_instance_uid, at=self._core.clock())
+        keystore, at = self._core.keystore, self._core.clock()
+        key = keystore.for_study(self._place.uid, head.study_instance_uid, at=at)
+        if self._decision.emptied:
+            keystore.forget(key.key_id)
+            key = keystore.for_study(self._place.uid, head.study_instance_uid, at=at)
         kind = Kind.INSTANCE if self._decision.status == "stored" else Kind.HELD
         self._writer = self._core.vault.writer(key, self._place.uid, kind=kind, at=self._core.clock())
         self._intake.attach(self._writer)
 
-    def _finish(self) -> Outcome:
+    def _finish(self, *, durable: bool) -> Outcome | Arrival:
         scanned = self._intake.finish()
         if self._intake.coercion is not None:
             scanned = replace(scanned, findings=(*scanned.findings, Finding("", "the preamble could be another file format: cleared")))
@@ -218,8 +268,7 @@ class Incoming:
         if self._writer is None:
             self._open_record(scanned)
         assert self._writer is not None
-        arrival = self._seal(scanned, self._writer)
-        return self._index(arrival)
+        return self._seal(scanned, self._writer, durable=durable)
 
     def _identical(self, scanned: Scanned, twin: catalog.StoredInstance) -> bool:
         """Equal SHA-256 of Part 10, or equal transfer syntax and data set bytes (file meta alone differs)."""
@@ -246,42 +295,35 @@ class Incoming:
         if self._writer is not None:
             self._writer.abort()
             self._writer = None
-        leaf = record_duplicate(self._core, self._subject, scanned, twin, door=self._source.via)
+        leaf = record_duplicate(self._core, self.subject, scanned, twin, door=self._source.via)
         return _outcome("duplicate", scanned, scanned.findings, leaf)
 
-    def _seal(self, scanned: Scanned, writer: RecordWriter) -> Arrival:
+    def _seal(self, scanned: Scanned, writer: RecordWriter, *, durable: bool) -> Arrival:
         core = self._core
         at = core.clock()
         sha256 = self._intake.sha256
         issuer = self._issuer(scanned)
         envelope = statement_for(
             core, scanned, sha256=sha256, part10_bytes=self._intake.part10_bytes, object_id=writer.object_id,
-            datastore=self._place.uid, at=at, subject=self._subject, source=self._source,
+            datastore=self._place.uid, at=at, subject=self.subject, source=self._source,
             coercion=self._intake.coercion,
         )
         received = {"via": self._source.via, "at": at.isoformat()}
-        ref = writer.finish(encode(scanned, issuer=issuer, received=received), envelope)
+        ref = writer.finish(encode(scanned, issuer=issuer, received=received), envelope, durable=durable)
         self._writer = None
         return Arrival(self._place, scanned, ref, sha256, issuer, envelope, at)
 
     def _index(self, arrival: Arrival) -> Outcome:
         try:
-            adopted = adopt(self._core, arrival, self._subject, door=self._source.via)
+            adopted = adopt(self._core, arrival, self.subject, door=self.door)
         except Exception as error:
             free_after(self._core, arrival.ref, error)
             raise
-        if adopted.kept:
-            self._core.vault.segments.settle(arrival.ref.location)
-        else:
-            free(self._core, arrival.ref)
-        findings = adopted.findings
-        if len(findings) > len(arrival.scanned.findings) and not self._sees(arrival):
-            findings = arrival.scanned.findings
-        return _outcome(adopted.status, arrival.scanned, findings, adopted.leaf)
+        return self.settle(arrival, adopted)
 
     def _sees(self, arrival: Arrival) -> bool:
         """Whether the sender may know what its study holds: what differs from it is told to nobody else."""
-        subject = self._subject
+        subject = self.subject
         if subject.kind == "console":
             return True
         with self._core.database.read() as tx:

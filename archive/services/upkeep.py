@@ -8,31 +8,30 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 import sqlalchemy as sa
 
-from archive.access import policy
-from archive.db.tables import datastore, login_attempt, pending_peer, segment, series, series_pack, session
-from archive.index import locate
+from archive.db.tables import login_attempt, pending_peer, purged, segment, session
 from archive.ledger import checkpoints, files, nodes
 from archive.ledger.audit import Event, Kind
-from archive.services import association_log, candidates, lifecycle, worklist
+from archive.services import association_log, candidates, hold_rows, idempotency, lifecycle, worklist
 from archive.services.core import Core
 from archive.services.deliveries import forget_delivered
-from archive.services.packs import Packs
-from archive.services.pictures import Pictures
+from archive.services.preparing import Preparing
+from archive.services.purge import Purge
+from archive.services.purge_finish import finish
 from archive.services.snapshot import Snapshots
+from archive.services.work_snapshot import WorkSnapshots
 from archive.services.workitem_watch import WorkitemWatch
 
 CHECKPOINT_EVERY = timedelta(seconds=1)
-SETTLED_AFTER = timedelta(seconds=2)
 SWEEP_EVERY = timedelta(minutes=5)
 HEAL_EVERY = timedelta(hours=1)
 UNSETTLED_AT_MOST = timedelta(minutes=10)
 WAL_EVERY = timedelta(seconds=30)
 WAL_BYTES = 1 << 24
-PACKS_PER_TICK = 4
+PURGE_EVERY = timedelta(hours=6)
+PURGES_PER_TICK = 32
 KEEP_ATTEMPTS = timedelta(days=1)
 KEEP_PENDING = timedelta(days=30)
 KEEP_SESSIONS = timedelta(days=30)
@@ -44,11 +43,12 @@ class Upkeep:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive."""
         self._core = core
-        self._packs = Packs(core)
-        self._pictures = Pictures(core)
+        self.preparing = Preparing(core)
         self._snapshots = Snapshots(core)
+        self._work = WorkSnapshots(core)
         self._published = False
-        self._swept_at = self._healed_at = self._wal_at = self._checkpoint_at = datetime.fromtimestamp(0, core.clock().tzinfo)
+        self._swept_at = self._healed_at = self._purged_at = datetime.fromtimestamp(0, core.clock().tzinfo)
+        self._wal_at = self._checkpoint_at = self._swept_at
 
     def tick(self) -> None:
         """Do what is due now.
@@ -66,8 +66,9 @@ class Upkeep:
             self.checkpoint()
             self._checkpoint_at = at
             self._snapshots.tick()
+            self._work.tick()
         self._hash_segments()
-        self._build_packs(at)
+        self.preparing.tick(at)
         if at - self._wal_at >= WAL_EVERY:
             core.database.checkpoint(patient=False)
             self._wal_at = at
@@ -77,7 +78,21 @@ class Upkeep:
             self._sweep(at)
             self._swept_at = at
         if at - self._healed_at >= HEAL_EVERY and not candidates.heal(core, at):
+            hold_rows.mend(core, at)
             self._healed_at = at
+        if at - self._purged_at >= PURGE_EVERY and not self._purge(at):
+            self._purged_at = at
+
+    def _purge(self, at: datetime) -> bool:
+        """Finish what purges left, purge what is past its time, a little at once; return whether there is more."""
+        core = self._core
+        finish(core)
+        days = core.config.storage.purge_after
+        if not days:
+            return False
+        reason = f"rejected more than {days} days ago"
+        done = Purge(core).run(None, before=at - timedelta(days=days), reason=reason, limit=PURGES_PER_TICK)
+        return bool(done.left and done.instances)
 
     def finish(self) -> None:
         """Record the stop and sign the ledger's head: what the archive says last covers everything.
@@ -89,6 +104,7 @@ class Upkeep:
             lifecycle.stopped(self._core)
             self.checkpoint()
             self._snapshots.tick()
+            self._work.tick(now=True)
 
     def checkpoint(self) -> bool:
         """Sign the ledger's head when it grew or the heartbeat is due, and write its files; False when nothing was due.
@@ -121,6 +137,7 @@ class Upkeep:
         Raises:
             DatabaseUnavailable, VaultUnavailable.
         """
+        self._work.tick(now=True)
         return self._snapshots.tick(patient=True)
 
     def _publish(self) -> None:
@@ -146,38 +163,19 @@ class Upkeep:
                     segment.c.state == "closed", segment.c.sha256.is_(None),
                     # A record whose rows are not committed yet may still become a hole.
                     sa.or_(segment.c.replay_from >= segment.c.used, segment.c.closed_at < core.clock() - UNSETTLED_AT_MOST),
+                    segment.c.id.not_in(sa.select(purged.c.segment_id).where(purged.c.freed_at.is_(None))),
                 ).limit(1)
             ).all()
-        for row in rows:
+            taken_out = [_taken_out(tx, row.id) for row in rows]
+        for row, before in zip(rows, taken_out, strict=True):
             digest = core.vault.segments.digest(bytes(row.id))
             with core.database.begin() as tx:
+                if _taken_out(tx, row.id) != before:
+                    continue  # something was purged meanwhile
                 tx.execute(sa.update(segment).where(segment.c.id == row.id).values(sha256=digest))
                 core.ledger.record(
                     tx, Event(Kind.SEGMENT_CLOSED, detail={"segment": row.name, "sha256": digest.hex()}), at=core.clock()
                 )
-
-    def _build_packs(self, at: datetime) -> None:
-        core = self._core
-        token = policy.system("packs")
-        stale = (
-            sa.select(series.c.id, datastore.c.name)
-            .select_from(
-                series.join(datastore, datastore.c.id == series.c.datastore_id)
-                .outerjoin(series_pack, series_pack.c.series_pk == series.c.id)
-            )
-            .where(
-                series.c.n_instances > 0, series.c.updated_at < at - SETTLED_AFTER,
-                sa.or_(series_pack.c.generation.is_(None), series_pack.c.generation != series.c.generation),
-            )
-            .limit(PACKS_PER_TICK)
-        )
-        with core.database.read() as tx:
-            due: list[Any] = list(policy.run_as(tx, token, stale).all())
-            found = [(locate.of_series(tx, token, row.id), row.name) for row in due]
-        for rows, name in found:
-            if rows:
-                self._packs.build(rows, name)
-                self._pictures.prepare(rows[0].series_pk)
 
     def _sweep(self, at: datetime) -> None:
         WorkitemWatch(self._core).sweep(at)
@@ -188,3 +186,8 @@ class Upkeep:
             forget_delivered(tx, at)
             association_log.sweep(tx, at)
             worklist.sweep(tx, at)
+            idempotency.sweep(tx, at)
+
+
+def _taken_out(tx: sa.Connection, segment_id: bytes) -> int:
+    return int(tx.execute(sa.select(sa.func.count()).select_from(purged).where(purged.c.segment_id == segment_id)).scalar_one())

@@ -20,12 +20,12 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
-from archive.db.tables import datastore, held, instance, ledger_leaf, patient, segment, series, statement, study
+from archive.db.tables import datastore, held, instance, ledger_leaf, patient, purged, segment, series, statement, study
 from archive.errors import ArchiveError
 from archive.index import catalog
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind
-from archive.services import admitted, agreement, candidates, denials, retrace, standing
+from archive.services import admitted, agreement, candidates, denials, hold_rows, purge_check, retrace, standing
 from archive.services.core import Core
 from archive.services.oversight import verify_ledger
 from archive.services.packs import Packs
@@ -98,7 +98,7 @@ class Verify:
             with core.database.read() as tx:
                 checks = (
                     retrace.closed(core, tx), retrace.shape(tx), retrace.hidden(tx), retrace.granted(core, tx), standing.stands(core, tx),
-                    admitted.admitted(core, tx), candidates.led(core, tx),
+                    admitted.admitted(core, tx), candidates.led(core, tx), hold_rows.stand(core, tx), purge_check.gone(core, tx),
                 )
                 found = chain.from_iterable(checks)
                 for code, detail, uid in found:
@@ -279,6 +279,8 @@ class Verify:
         """Every stored leaf has its row: nothing was deleted behind the ledger's back."""
         core = self._core
         last = -1
+        with core.database.read() as tx:
+            unread = purge_check.keyless(core, tx)
         while True:
             with core.database.read() as tx:
                 leaves = tx.execute(
@@ -289,7 +291,9 @@ class Verify:
                 return
             last = leaves[-1].n
             for leaf in map(_leaf, leaves):
-                if "obj" in leaf and leaf["obj"] not in present:
+                if "obj" in leaf and leaf["obj"] not in present and not any(
+                    leaf["k"] not in _ARRIVALS and leaf["n"] < unread.get(one, 0) for one in leaf.get("ob", ())
+                ):
                     report.add("V12", f"event {leaf['n']} says that something was stored, and no row has it")
 
     @staticmethod
@@ -297,7 +301,7 @@ class Verify:
         """Return the object ids that still have their rows: an instance its own, a change of state its statement's."""
         token = policy.system("verify")
         present: set[str] = set()
-        for tables, wanted in (((instance, held), True), ((statement,), False)):
+        for tables, wanted in (((instance, held, purged), True), ((statement,), False)):
             ids = [bytes.fromhex(leaf["obj"]) for leaf in leaves if (leaf["k"] in _ARRIVALS) == wanted]
             for table in tables if ids else ():
                 found = policy.run_as(tx, token, sa.select(table.c.object_id).where(table.c.object_id.in_(ids)))

@@ -7,7 +7,7 @@ it does not see is not there. Each change, with what its watchers are told of it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -18,18 +18,20 @@ from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.policy import Scope
 from archive.access.subject import Subject
+from archive.db.tables import datastore as datastores_table
 from archive.db.tables import ups_event
 from archive.dicom import workitem as rules
 from archive.dicom.workitem import Dataset, State
 from archive.dicom.workitem_keys import Key
 from archive.errors import ArchiveError, InvalidRequest, NotFound, Unavailable
 from archive.index import workitems as rows
-from archive.ledger.audit import Event, Kind, ObjectRef
-from archive.services import datastores, denials
+from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
+from archive.services import datastores, denials, state_events
 from archive.services.core import Core
 
 T = TypeVar("T")
 _MOST_STUDIES = 1000
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,22 @@ class Page:
 
     found: list[Dataset]
     more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a workitem becomes and what its watchers are told; or a warning, and nothing becomes of it."""
+
+    what: str = ""
+    dataset: Dataset = field(default_factory=dict)
+    told: list[Dataset] = field(default_factory=list)
+    lock: str | None = None
+    final: bool = False
+    warning: int = 0
+
+
+class _Moved(Exception):
+    """The workitem is another than was planned with."""
 
 
 class Workitems:
@@ -68,18 +86,20 @@ class Workitems:
             message = "that UID stands for all workitems"
             raise InvalidRequest(message)
 
-        def work(tx: sa.Connection, scope: Scope, place: int, at: datetime) -> Made:  # noqa: ARG001 # one signature for all
-            kept, modified = rules.created(checked, chosen, at)
-            pk = rows.insert(tx, place, chosen, kept, by=subject.principal_id, at=at)
-            if pk is None:
+        modified = False
+
+        def plan(tx: sa.Connection, scope: Scope, place: int, at: datetime) -> _Plan:  # noqa: ARG001 # one signature for all
+            nonlocal modified
+            if rows.taken(tx, place, chosen):
                 raise rules.refusal(0x0111)
+            kept, modified = rules.created(checked, chosen, at)
             told = [rules.state_report(kept)]
             if kept["00404025"].get("Value") or kept.get("00404034", {}).get("Value"):
                 told.append(rules.assigned(kept))
-            self._record(tx, subject, "created", kept, at, pk, told)
-            return Made(chosen, modified)
+            return _Plan("created", kept, told)
 
-        return self._change(subject, datastore, work)
+        self._keep(subject, datastore, chosen, plan)
+        return Made(chosen, modified)
 
     def retrieve(self, subject: Subject, datastore: str, uid: str) -> Dataset:
         """Return a workitem, without the Transaction UID that locks it.
@@ -136,14 +156,13 @@ class Workitems:
             raise InvalidRequest(message)
         sent = transaction_uid or inside
 
-        def work(tx: sa.Connection, scope: Scope, place: int, at: datetime) -> None:
-            row = _taken(tx, scope, place, uid)
+        def plan(tx: sa.Connection, scope: Scope, place: int, at: datetime) -> _Plan:
+            row = _seen(tx, scope, place, uid)
             rules.require_updatable(State(row.state), row.transaction_uid, sent)
             kept = rules.updated(row.dataset, changes, at)
-            rows.replace(tx, row.id, kept, at=at)
-            self._record(tx, subject, "updated", kept, at, row.id, rules.events_between(row.dataset, kept))
+            return _Plan("updated", kept, rules.events_between(row.dataset, kept))
 
-        self._change(subject, datastore, work)
+        self._keep(subject, datastore, uid, plan)
 
     def change_state(self, subject: Subject, datastore: str, uid: str, dataset: object) -> int:
         """Claim, complete or cancel a workitem; return 0, or the warning that it was in that state already.
@@ -162,17 +181,15 @@ class Workitems:
             message = "a change of state needs a TransactionUID"
             raise InvalidRequest(message, remedy="make one to claim it; send the same to complete or cancel it")
 
-        def work(tx: sa.Connection, scope: Scope, place: int, at: datetime) -> int:
-            row = _taken(tx, scope, place, uid)
+        def plan(tx: sa.Connection, scope: Scope, place: int, at: datetime) -> _Plan:
+            row = _seen(tx, scope, place, uid)
             kept, warning = rules.moved(row.dataset, State(row.state), target, row.transaction_uid, sent, at)
             if warning:
-                return warning
-            claims = target is State.IN_PROGRESS
-            rows.replace(tx, row.id, kept, at=at, lock=sent if claims else None, deletable_at=at if target in rules.FINAL else None)
-            self._record(tx, subject, target.value.lower(), kept, at, row.id, [rules.state_report(kept)])
-            return 0
+                return _Plan(warning=warning)
+            lock = sent if target is State.IN_PROGRESS else None
+            return _Plan(target.value.lower(), kept, [rules.state_report(kept)], lock, final=target in rules.FINAL)
 
-        return self._change(subject, datastore, work)
+        return self._keep(subject, datastore, uid, plan)
 
     def request_cancel(self, subject: Subject, datastore: str, uid: str, dataset: object) -> int:
         """Ask for a workitem to be given up: one that nobody has claimed is canceled, of any other its watchers are told.
@@ -186,39 +203,96 @@ class Workitems:
         """
         request = rules.checked(dataset)
 
-        def work(tx: sa.Connection, scope: Scope, place: int, at: datetime) -> int:
-            row = _taken(tx, scope, place, uid)
+        def plan(tx: sa.Connection, scope: Scope, place: int, at: datetime) -> _Plan:
+            row = _seen(tx, scope, place, uid)
             state = State(row.state)
             if state is State.CANCELED:
-                return 0xB304
+                return _Plan(warning=0xB304)
             if state is State.COMPLETED:
                 raise rules.refusal(0xC311)
             if state is State.IN_PROGRESS:
-                told = rules.cancel_requested(row.dataset, request, subject.name[:16])
-                self._record(tx, subject, "cancel-requested", row.dataset, at, row.id, [told])
-                return 0
+                return _Plan("cancel-requested", row.dataset, [rules.cancel_requested(row.dataset, request, subject.name[:16])])
             kept = rules.canceled(row.dataset, request, at)
-            rows.replace(tx, row.id, kept, at=at, deletable_at=at)
-            self._record(tx, subject, "canceled", kept, at, row.id, [rules.state_report(kept)])
-            return 0
+            return _Plan("canceled", kept, [rules.state_report(kept)], final=True)
 
-        return self._change(subject, datastore, work)
+        return self._keep(subject, datastore, uid, plan)
 
-    def _change(self, subject: Subject, datastore: str, work: Callable[[sa.Connection, Scope, int, datetime], T]) -> T:
-        return change(self._core, subject, datastore, work)
+    def _keep(
+        self, subject: Subject, datastore: str, uid: str, plan: Callable[[sa.Connection, Scope, int, datetime], _Plan]
+    ) -> int:
+        """Seal what a workitem becomes, then let it become that; return the plan's warning.
+
+        What was sealed is what is committed: where the workitem changed in between it is planned and sealed anew.
+        """
+        core = self._core
+        core.require_writable()
+        at = core.clock()
+        for _ in range(_ATTEMPTS):
+            with denials.recorded(core, subject):
+                with core.database.read() as tx:
+                    scope, place = self._enter(tx, subject, datastore, at)
+                    planned = plan(tx, scope, place, at)
+                    home = tx.execute(sa.select(datastores_table.c.uid).where(datastores_table.c.id == place)).scalar_one()
+                if planned.warning:
+                    return planned.warning
+
+                def work(tx: sa.Connection, stored: StoredRef, planned: _Plan = planned) -> int:
+                    scope, place = self._enter(tx, subject, datastore, at)
+                    if planned.what != "created":
+                        _taken(tx, scope, place, uid)
+                    if plan(tx, scope, place, at) != planned:
+                        raise _Moved
+                    pk = keep(tx, place, uid, planned.dataset, planned.lock, by=subject.principal_id, final=planned.final, at=at)
+                    return self._record(tx, subject, planned.what, planned.dataset, at, pk, planned.told, stored)
+
+                said = {
+                    "datastore": bytes(home).hex(), "by": subject.principal_id, "uid": uid, "dataset": planned.dataset,
+                    "lock": planned.lock or "", "final": planned.final,
+                }
+                about = next(iter(rules.studies_of(planned.dataset)), "")
+                try:
+                    state_events.commit_change(
+                        core, state_events.WORKITEM, datastore=bytes(home), study_instance_uid=about, objects=(), reason="", at=at,
+                        work=work, more=said,
+                    )
+                except _Moved:
+                    continue
+                return 0
+        message = "the workitem changes all the time"
+        raise Unavailable(message, remedy="try again")
 
     def _enter(self, tx: sa.Connection, subject: Subject, datastore: str, at: datetime) -> tuple[Scope, int]:
         return enter(tx, subject, datastore, at)
 
     def _record(
-        self, tx: sa.Connection, subject: Subject, what: str, dataset: Dataset, at: datetime, pk: int, told: list[Dataset]
-    ) -> None:
+        self, tx: sa.Connection, subject: Subject, what: str, dataset: Dataset, at: datetime, pk: int, told: list[Dataset],
+        stored: StoredRef,
+    ) -> int:
         event = Event(
-            Kind.WORKITEM_CHANGED, subject=subject, objects=objects_of([dataset]),
+            Kind.WORKITEM_CHANGED, subject=subject, objects=objects_of([dataset]), stored=stored,
             detail={"what": what, "workitem": rules.text_of(dataset, rules.SOP_INSTANCE_UID)},
         )
         leaf = self._core.ledger.record(tx, event, at=at)
         tell(tx, leaf, pk, told, at=at)
+        return leaf
+
+
+def keep(
+    tx: sa.Connection, place: int, uid: str, dataset: Dataset, lock: str | None, *, by: int, final: bool, at: datetime
+) -> int:
+    """Let a workitem be as it is now said to be, new or not, and return its key."""
+    pk = rows.insert(tx, place, uid, dataset, by=by, at=at)
+    if pk is None:
+        pk = rows.key_of(tx, place, uid)
+        rows.replace(tx, pk, dataset, at=at, lock=lock, deletable_at=at if final else None)
+    return pk
+
+
+def redo(tx: sa.Connection, place: int, change: dict[str, Any]) -> None:
+    """Do again what a sealed record says a workitem became, unless it is that or more by now."""
+    at = datetime.fromisoformat(change["at"])
+    if rows.updated_at(tx, place, change["uid"]) <= at:
+        keep(tx, place, change["uid"], change["dataset"], change["lock"] or None, by=change["by"], final=change["final"], at=at)
 
 
 def change(core: Core, subject: Subject, datastore: str, work: Callable[[sa.Connection, Scope, int, datetime], T]) -> T:
@@ -280,6 +354,13 @@ def objects_of(found: list[Dataset]) -> tuple[ObjectRef, ...]:
         *(ObjectRef("patient", one) for one in sorted(patients)[:_MOST_STUDIES]),
         *(ObjectRef("study", one) for one in sorted(studies)[:_MOST_STUDIES]),
     )
+
+
+def _seen(tx: sa.Connection, scope: Scope, place: int, uid: str) -> Any:
+    row = rows.find(tx, scope, place, uid)
+    if row is None:
+        raise _absent()
+    return row
 
 
 def _taken(tx: sa.Connection, scope: Scope, place: int, uid: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,24 +24,25 @@ from archive.db.tables import peer, peer_ae_title, worklist_entry, worklist_stat
 from archive.dicom import scheduled
 from archive.dicom.scheduled import DataSet
 from archive.errors import ArchiveError, Forbidden, InvalidRequest, NotFound, StateConflict, Unavailable
-from archive.ledger.audit import Event, Kind, ObjectRef
-from archive.services import datastores, denials
+from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
+from archive.services import datastores, denials, state_events
 from archive.services.core import Core
+from archive.services.datastores import Datastore
+from archive.services.worklist_rows import STEPS, by_key, move, put
 
 Row = dict[str, Any]
 Rows = list[Row]
 Meets = Callable[[DataSet], bool]
 
 PAGE_ROWS = 200
-STEPS = "00400100"  # Scheduled Procedure Step Sequence
 KEEP = timedelta(days=90)
 OPEN = ("scheduled", "in-progress")
 """The states in which a modality still sees an entry."""
 
 STEP_STATUS = "00400020"
 _SHOWN_STATUS = {"in-progress": "STARTED", "cancelled": "CANCELLED", "completed": "DEPARTED", "discontinued": "DEPARTED"}
-_NEEDED = {"00100010": "PatientName", "00100020": "PatientID"}
-_NEEDED_OF_STEP = {"00080060": "Modality", "00400002": "ScheduledProcedureStepStartDate"}
+NEEDED = {"00100010": "PatientName", "00100020": "PatientID"}
+NEEDED_OF_STEP = {"00080060": "Modality", "00400002": "ScheduledProcedureStepStartDate"}
 _WRITE = Permission.WORKLIST | Permission.STORE
 
 
@@ -58,6 +60,10 @@ class WorklistRequest:
     """Entries that are over too."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """What was asked in words, for the sealed body of the event."""
+
+
+class _SameAgain(Exception):  # nothing is wrong: there is nothing to do
+    """What was asked is so already."""
 
 
 class Worklist:
@@ -138,11 +144,26 @@ class Worklist:
         core.require_writable()
         entries = _entries(dataset)
         at = core.clock()
-        with denials.recorded(core, subject), core.database.begin() as tx:
-            policy.require(tx, subject, _WRITE, at)
-            place = datastores.asked_for(tx, subject, datastore, at).id
-            made = [self._put(tx, subject, place, entry, source, at) for entry in entries]
-            return [_shown(row) for row in made]
+        made: Rows = []
+
+        def work(tx: sa.Connection, stored: StoredRef) -> int:
+            place = self._enter(tx, subject, datastore, at)
+            put_now = [put(tx, place.id, entry, source, at) for entry in entries]
+            made[:] = [_shown(row) for row, _ in put_now]
+            changed = [(row, what) for row, what in put_now if what]
+            if not changed:
+                raise _SameAgain
+            for row, what in changed[:-1]:
+                record(core, tx, subject, row, what, at)
+            return record(core, tx, subject, *changed[-1], at, stored)
+
+        said = {"what": "entered", "entries": entries, "source": source}
+        with denials.recorded(core, subject):
+            with core.database.read() as tx:
+                place = self._enter(tx, subject, datastore, at)
+            with suppress(_SameAgain):
+                self._seal(subject, place, scheduled.text(entries[0], "0020000D"), at, said, work)
+        return made
 
     def cancel(self, subject: Subject, number: int, *, datastore: str = "clinical") -> Row:
         """Take an entry off the worklist; one that was begun stays.
@@ -153,54 +174,48 @@ class Worklist:
         core = self._core
         core.require_writable()
         at = core.clock()
-        with denials.recorded(core, subject), core.database.begin() as tx:
-            policy.require(tx, subject, _WRITE, at)
-            place = datastores.asked_for(tx, subject, datastore, at).id
-            row = tx.execute(_visible(subject, place).where(worklist_entry.c.id == number).with_for_update()).mappings().first()
+        shown: Rows = []
+
+        def enter(tx: sa.Connection, *, lock: bool) -> tuple[Datastore, sa.RowMapping]:
+            place = self._enter(tx, subject, datastore, at)
+            query = _visible(subject, place.id).where(worklist_entry.c.id == number)
+            row = tx.execute(query.with_for_update() if lock else query).mappings().first()
             if row is None:
                 raise _absent()
             if row["state"] not in ("scheduled", "cancelled"):
                 message = f"the entry is {row['state'].replace('-', ' ')} and cannot be cancelled"
                 raise StateConflict(message, remedy="the modality completes or discontinues it")
-            if row["state"] == "scheduled":
-                change(core, tx, subject, row, "cancelled", at)
-            return _shown(_row(tx, number))
+            shown[:] = [_shown(row)]
+            if row["state"] == "cancelled":
+                raise _SameAgain
+            return place, row
 
-    def _put(self, tx: sa.Connection, subject: Subject, place: int, entry: DataSet, source: str, at: datetime) -> sa.RowMapping:
-        step = scheduled.items(entry, STEPS)[0]
-        values = {
-            "start_date": scheduled.text(step, "00400002"), "modality": scheduled.text(step, "00080060"),
-            "patient_id": scheduled.text(entry, "00100020"), "accession_number": scheduled.text(entry, "00080050"),
-            "attributes": entry, "source": source[:64], "updated_at": at,
-        }
-        study, number = scheduled.text(entry, "0020000D"), scheduled.text(step, "00400009")
-        w = worklist_entry.c
-        same = sa.and_(w.datastore_id == place, w.study_instance_uid == study, w.procedure_step_id == number)
-        there = tx.execute(sa.select(worklist_entry).where(same).with_for_update()).mappings().first()
-        if there is None:
-            made = tx.execute(sa.insert(worklist_entry).values(
-                datastore_id=place, study_instance_uid=study, procedure_step_id=number, state="scheduled", created_at=at, **values
-            ))
-            assert made.inserted_primary_key is not None
-            key, what = int(made.inserted_primary_key[0]), "entered"
-        else:
-            key, what = there["id"], "replaced"
-            if there["attributes"] == entry and there["state"] == "scheduled":
-                return there
-            if there["state"] != "scheduled":
-                message = f"that procedure step is {there['state'].replace('-', ' ')} already"
-                raise StateConflict(message, remedy="give the new one another ScheduledProcedureStepID")
-            tx.execute(sa.update(worklist_entry).where(w.id == key).values(values))
-            tx.execute(sa.delete(worklist_station).where(worklist_station.c.entry_id == key))
-        titles = dict.fromkeys(scheduled.texts(step, "00400001"))
-        if titles:
-            tx.execute(sa.insert(worklist_station), [{"entry_id": key, "ae_title": title} for title in titles])
-        row = _row(tx, key)
-        self._record_change(tx, subject, row, what, at)
-        return row
+        def work(tx: sa.Connection, stored: StoredRef) -> int:
+            _, row = enter(tx, lock=True)
+            move(tx, row, "cancelled", at)
+            shown[:] = [_shown(by_key(tx, number))]
+            return record(core, tx, subject, row, "cancelled", at, stored)
 
-    def _record_change(self, tx: sa.Connection, subject: Subject, row: sa.RowMapping, what: str, at: datetime) -> None:
-        record(self._core, tx, subject, row, what, at)
+        with denials.recorded(core, subject), suppress(_SameAgain):
+            with core.database.read() as tx:
+                place, row = enter(tx, lock=False)
+            said = {"what": "cancelled", "step": row["procedure_step_id"]}
+            self._seal(subject, place, row["study_instance_uid"], at, said, work)
+        return shown[0]
+
+    def _enter(self, tx: sa.Connection, subject: Subject, datastore: str, at: datetime) -> Datastore:
+        policy.require(tx, subject, _WRITE, at)
+        return datastores.asked_for(tx, subject, datastore, at)
+
+    def _seal(
+        self, subject: Subject, place: Datastore, study: str, at: datetime, said: dict[str, Any],
+        work: Callable[[sa.Connection, StoredRef], int],
+    ) -> None:
+        """Seal what was entered before it is answered: a lost index is made again from it."""
+        state_events.commit_change(
+            self._core, state_events.ENTRY, datastore=place.uid, study_instance_uid=study, objects=(), reason="", at=at, work=work,
+            more={"datastore": place.uid.hex(), "by": subject.principal_id, **said},
+        )
 
     def _record_search(self, subject: Subject, request: WorklistRequest, found: Rows) -> None:
         """No audit, no data."""
@@ -217,28 +232,15 @@ class Worklist:
             raise Unavailable(message, remedy=getattr(error, "remedy", "") or "run 'archive doctor'") from error
 
 
-def change(core: Core, tx: sa.Connection, subject: Subject, row: sa.RowMapping, state: str, at: datetime) -> None:
-    """Move an entry to another state, and say so in the ledger."""
-    tx.execute(sa.update(worklist_entry).where(worklist_entry.c.id == row["id"]).values(state=state, updated_at=at))
-    record(core, tx, subject, row, state, at)
-
-
-def record(core: Core, tx: sa.Connection, subject: Subject, row: sa.RowMapping, what: str, at: datetime) -> None:
-    """Record what became of an entry."""
+def record(
+    core: Core, tx: sa.Connection, subject: Subject, row: sa.RowMapping, what: str, at: datetime, stored: StoredRef | None = None
+) -> int:
+    """Record what became of an entry, and return the event's number."""
     objects = [ObjectRef("patient", row["patient_id"])] if row["patient_id"] else []
-    core.ledger.record(tx, Event(
-        Kind.WORKLIST_CHANGED, subject=subject, objects=(*objects, ObjectRef("study", row["study_instance_uid"])),
+    return core.ledger.record(tx, Event(
+        Kind.WORKLIST_CHANGED, subject=subject, objects=(*objects, ObjectRef("study", row["study_instance_uid"])), stored=stored,
         detail={"what": what, "id": row["id"], "step": row["procedure_step_id"], "modality": row["modality"], "source": row["source"]},
     ), at=at)
-
-
-def of_step(tx: sa.Connection, place: int, study: str, number: str) -> list[sa.RowMapping]:
-    """Return the entries that a performed step names: by its step's ID, or where it says none by the study."""
-    w = worklist_entry.c
-    query = sa.select(worklist_entry).where(w.datastore_id == place, w.study_instance_uid == study, w.state != "cancelled")
-    if number:
-        query = query.where(w.procedure_step_id == number)
-    return list(tx.execute(query.order_by(w.id).with_for_update()).mappings())
 
 
 def sweep(tx: sa.Connection, at: datetime) -> None:
@@ -280,10 +282,6 @@ def _page(subject: Subject, place: int, request: WorklistRequest, after: tuple[s
     return query.order_by(w.start_date, w.id).limit(PAGE_ROWS)
 
 
-def _row(tx: sa.Connection, key: int) -> sa.RowMapping:
-    return tx.execute(sa.select(worklist_entry).where(worklist_entry.c.id == key)).mappings().one()
-
-
 def _shown(row: sa.RowMapping) -> Row:
     """Return an entry as it is answered; the step's status is what became of it here."""
     dataset = dict(row["attributes"])
@@ -310,8 +308,8 @@ def _entries(dataset: DataSet) -> list[DataSet]:
     if not 1 <= len(steps) <= 64:
         message = "an entry has a ScheduledProcedureStepSequence of 1 to 64 items"
         raise InvalidRequest(message, remedy="see docs/worklist.md for what an entry holds")
-    missing = [name for tag, name in _NEEDED.items() if not scheduled.text(dataset, tag)]
-    missing += [name for tag, name in _NEEDED_OF_STEP.items() if not all(scheduled.text(step, tag) for step in steps)]
+    missing = [name for tag, name in NEEDED.items() if not scheduled.text(dataset, tag)]
+    missing += [name for tag, name in NEEDED_OF_STEP.items() if not all(scheduled.text(step, tag) for step in steps)]
     if missing:
         message = f"an entry needs {', '.join(missing)}"
         raise InvalidRequest(message, remedy="see docs/worklist.md for what an entry holds")

@@ -142,6 +142,23 @@ def reserve_bytes(text: str, total: int) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
+def room_in(folder: Path, reserve: str, disk: Disk) -> int:
+    """Return the bytes free above the reserve.
+
+    Raises:
+        OutOfSpace: there are none.
+        VaultUnavailable.
+    """
+    try:
+        free, total = disk.space(folder)
+    except OSError as error:
+        raise translated(error, "looking for free space") from error
+    room = free - reserve_bytes(reserve, total)
+    if room < 0:
+        raise OutOfSpace("the storage disk's reserve is reached", remedy="free space on the storage disk")
+    return room
+
+
 def translated(error: OSError, doing: str) -> Unavailable:
     """Return the archive's error for a system error while `doing` something to the vault."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:

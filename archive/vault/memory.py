@@ -41,7 +41,9 @@ class MemorySegments:
         self._writing[segment_id] = at
         return segment_id
 
-    def append(self, record: memoryview, record_bytes: int, *, at: datetime, essential: bool = False) -> Location:  # noqa: ARG002 # no reserve
+    def append(
+        self, record: memoryview, record_bytes: int, *, at: datetime, essential: bool = False, durable: bool = True  # noqa: ARG002 # no reserve, no disk
+    ) -> Location:
         """Keep a copy of the record."""
         with self._lock:
             segment_id = self._open
@@ -56,6 +58,9 @@ class MemorySegments:
             self.held[segment_id] += record
             self._progress[segment_id].begin(offset, offset + len(record))
             return Location(segment_id, offset, record_bytes)
+
+    def sync(self, locations: Collection[Location]) -> None:
+        """There is nothing more durable."""
 
     def begin_large(self, *, at: datetime) -> LargeRecord:
         """Open a segment of its own."""
@@ -107,6 +112,14 @@ class MemorySegments:
                 data[location.offset : location.offset + length] = bytes(length)
         self.settle(location)
         if alone:
+            self._on_drop(location.segment_id)
+
+    def erase(self, location: Location) -> None:
+        """Zero the record, or drop a segment of which nothing is left."""
+        self.remove(location)
+        data = self.held.get(location.segment_id)
+        if data is not None and location.segment_id not in self._writing and not any(data[BLOCK:]):
+            del self.held[location.segment_id]
             self._on_drop(location.segment_id)
 
     def open_segment(self) -> SegmentFile | None:

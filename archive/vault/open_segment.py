@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import threading
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 
 from archive.vault.disk import BLOCK, O_DIRECT, Disk
@@ -54,6 +56,11 @@ class Progress:
         with self._lock:
             self._waiting.discard(offset)
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing of the segment waits and nothing more comes."""
+        return self.closed and not self._waiting
+
     def low(self, besides: Collection[int]) -> int:
         """Return the lowest offset still waiting, leaving `besides` out; the end when none is."""
         with self._lock:
@@ -66,6 +73,19 @@ class Progress:
             return None
         self._noted = low
         return low
+
+
+class Remembered(dict[bytes, Progress]):
+    """Progress by segment; the oldest that are over are dropped, for a server makes segments for years."""
+
+    KEPT = 256
+
+    def __setitem__(self, segment_id: bytes, progress: Progress) -> None:
+        """Add one."""
+        super().__setitem__(segment_id, progress)
+        for old, before in list(self.items())[: -self.KEPT]:
+            if before.over:
+                self.pop(old, None)
 
 
 class OpenSegment:
@@ -135,3 +155,18 @@ class OpenSegment:
         """Write through the page cache from now on."""
         flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
         fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~O_DIRECT)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A record that its segment has, not yet known to be on the disk."""
+
+    segment: OpenSegment
+    offset: int
+    length: int
+
+    def undo(self, disk: Disk) -> None:
+        """Leave a hole in its place."""
+        with contextlib.suppress(OSError):
+            disk.punch(self.segment.fd, self.offset, self.length)
+        self.segment.progress.settle(self.offset)

@@ -12,6 +12,9 @@ from pathlib import Path
 from archive.errors import SealBroken
 from archive.vault.disk import BLOCK, translated
 
+KEPT = 16
+"""Opening costs 3 us; an open file is one of the descriptors a process may have."""
+
 
 class _Reader:
     """A descriptor closed when nobody uses it any more."""
@@ -29,7 +32,7 @@ class _Reader:
 class Readers:
     """The last descriptors used, shared between threads."""
 
-    def __init__(self, path: Callable[[bytes], Path], keep: int = 64) -> None:
+    def __init__(self, path: Callable[[bytes], Path], keep: int = KEPT) -> None:
         """Find files by `path(segment_id)` and keep `keep` of them open."""
         self._path = path
         self._keep = keep

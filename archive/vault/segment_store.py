@@ -65,10 +65,18 @@ class LargeRecord(Protocol):
 class SegmentStore(Protocol):
     """Sealed records kept in append-only segments; written once, never changed."""
 
-    def append(self, record: memoryview, record_bytes: int, *, at: datetime, essential: bool = False) -> Location:
+    def append(self, record: memoryview, record_bytes: int, *, at: datetime, essential: bool = False, durable: bool = True) -> Location:
         """Write one record and return where it lies; durable when this returns, gone after an error.
 
-        `record` is whole blocks in page-aligned memory, zero behind `record_bytes`. `essential` ones may use the reserve.
+        `record` is whole blocks in page-aligned memory, zero behind `record_bytes`. `essential` ones may use the reserve. Not
+        `durable`, a call of `sync` is owed for it before anything relies on it.
+
+        Raises:
+            OutOfSpace, VaultUnavailable.
+        """
+
+    def sync(self, locations: Collection[Location]) -> None:
+        """Return when records appended without being durable are; after an error all of them are gone.
 
         Raises:
             OutOfSpace, VaultUnavailable.
@@ -109,6 +117,15 @@ class SegmentStore(Protocol):
 
     def remove(self, location: Location) -> None:
         """Turn the record into a hole, or unlink a closed segment that holds nothing else; it also counts as settled.
+
+        Raises:
+            VaultUnavailable.
+        """
+
+    def erase(self, location: Location) -> None:
+        """Remove a record so that what is left of it on the disk cannot be opened: its first block is overwritten and synced before.
+
+        A closed segment of which nothing is left is unlinked.
 
         Raises:
             VaultUnavailable.

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from archive.errors import ArchiveError, OutOfSpace
 from archive.vault.buffers import aligned_copy
-from archive.vault.disk import BLOCK, DISK, Disk, padded, reserve_bytes, translated
+from archive.vault.disk import BLOCK, DISK, Disk, padded, room_in, translated
 from archive.vault.large import LargeFile
-from archive.vault.open_segment import OpenSegment, Progress, in_use, lock
+from archive.vault.open_segment import OpenSegment, Progress, Remembered, Written, in_use, lock
 from archive.vault.readers import Readers
 from archive.vault.refs import Location, SegmentFile
 from archive.vault.segment_store import LargeRecord, SegmentStore, head_block
@@ -27,6 +27,14 @@ from archive.vault.segment_store import LargeRecord, SegmentStore, head_block
 __all__ = ["DiskSegments", "SegmentStore"]
 
 log = logging.getLogger("archive.vault")
+
+def _empty(fd: int) -> bool:
+    """Whether nothing but a hole follows the head; False where the file system does not say."""
+    try:
+        return os.fstat(fd).st_size > BLOCK and os.lseek(fd, BLOCK, os.SEEK_DATA) < 0
+    except OSError as error:
+        return error.errno == errno.ENXIO
+
 
 class DiskSegments:
     """Segments as files of one folder, preallocated and written past the page cache where the file system allows."""
@@ -52,7 +60,8 @@ class DiskSegments:
         self._on_open, self._on_close, self._on_drop = on_open, on_close, on_drop
         self._lock = threading.RLock()
         self._open: OpenSegment | None = None
-        self._progress: dict[bytes, Progress] = {}
+        self._progress = Remembered()
+        self._unsynced: dict[Location, Written] = {}
         self._readers = Readers(self._path)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,24 +78,46 @@ class DiskSegments:
 
     # --- writing ---------------------------------------------------------------------------------------------------------------
 
-    def append(self, record: memoryview, record_bytes: int, *, at: datetime, essential: bool = False) -> Location:
+    def append(self, record: memoryview, record_bytes: int, *, at: datetime, essential: bool = False, durable: bool = True) -> Location:
         """Write one record; see SegmentStore."""
         self._room(0 if essential else None)
         segment, offset = self._take(len(record), at, essential=essential)
+        written = Written(segment, offset, len(record))
+        location = Location(segment.segment_id, offset, record_bytes)
         try:
             self._disk.pwrite(segment.fd, record, offset)
-            segment.sync(self._disk)
         except OSError as error:
             segment.failed = True
-            with contextlib.suppress(OSError):
-                self._disk.punch(segment.fd, offset, len(record))
-            segment.progress.settle(offset)
+            self._undo([written])
             raise translated(error, "writing a record") from error
+        if durable:
+            self._sync([written])
         else:
-            segment.keep(offset + len(record))
-        finally:
-            self._leave(segment)
-        return Location(segment.segment_id, offset, record_bytes)
+            with self._lock:
+                self._unsynced[location] = written
+        return location
+
+    def sync(self, locations: Collection[Location]) -> None:
+        """Make records durable together; see SegmentStore."""
+        with self._lock:
+            found = [self._unsynced.pop(location, None) for location in locations]
+        self._sync([written for written in found if written is not None])
+
+    def _sync(self, records: list[Written]) -> None:
+        try:
+            for segment in {written.segment.segment_id: written.segment for written in records}.values():
+                segment.sync(self._disk)
+        except OSError as error:
+            self._undo(records)
+            raise translated(error, "writing a record") from error
+        for written in records:
+            written.segment.keep(written.offset + written.length)
+            self._leave(written.segment)
+
+    def _undo(self, records: list[Written]) -> None:
+        for written in records:
+            written.undo(self._disk)
+            self._leave(written.segment)
 
     def _take(self, length: int, at: datetime, *, essential: bool) -> tuple[OpenSegment, int]:
         with self._lock:
@@ -119,14 +150,7 @@ class DiskSegments:
 
     def _room(self, reserve: int | None = None) -> int:
         """Return the bytes above the reserve; refuse when there are none."""
-        try:
-            free, total = self._disk.space(self._folder)
-        except OSError as error:
-            raise translated(error, "looking for free space") from error
-        room = free - (reserve_bytes(self._reserve, total) if reserve is None else reserve)
-        if room < 0:
-            raise OutOfSpace("the storage disk's reserve is reached", remedy="free space on the storage disk")
-        return room
+        return room_in(self._folder, self._reserve if reserve is None else "0", self._disk)
 
     def require_space(self) -> None:
         """Look at the reserve; see SegmentStore."""
@@ -274,6 +298,13 @@ class DiskSegments:
 
     def remove(self, location: Location) -> None:
         """Punch or unlink; see SegmentStore."""
+        self._take_out(location, erase=False)
+
+    def erase(self, location: Location) -> None:
+        """Overwrite the first block, then punch or unlink; see SegmentStore."""
+        self._take_out(location, erase=True)
+
+    def _take_out(self, location: Location, *, erase: bool) -> None:
         path = self._path(location.segment_id)
         length = padded(location.record_bytes)
         try:
@@ -284,13 +315,18 @@ class DiskSegments:
             raise translated(error, "removing a record") from error
         alone = False
         try:
-            alone = location.offset == BLOCK and os.fstat(fd).st_size <= BLOCK + length and not in_use(fd)
+            size = os.fstat(fd).st_size
+            if erase and location.offset < size:
+                self._disk.pwrite(fd, memoryview(bytes(BLOCK)), location.offset)
+                self._disk.fdatasync(fd)
+            alone = location.offset == BLOCK and size <= BLOCK + length and not in_use(fd)
+            if not alone:
+                self._disk.punch(fd, location.offset, length)
+                self._disk.fdatasync(fd)
+                alone = erase and _empty(fd) and not in_use(fd)
             if alone:
                 self._disk.unlink(path)
                 self._disk.sync_folder(self._folder)
-            else:
-                self._disk.punch(fd, location.offset, length)
-                self._disk.fdatasync(fd)
         except OSError as error:
             raise translated(error, "removing a record") from error
         finally:

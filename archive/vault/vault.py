@@ -48,6 +48,14 @@ class Vault:
         """Start a record."""
         return RecordWriter(self.segments, self._buffers, key, datastore, kind=kind, at=at, large_from=self._large_from)
 
+    def sync(self, refs: Iterable[RecordRef]) -> None:
+        """Return when records finished without being durable are, with one sync a segment; after an error all of them are gone.
+
+        Raises:
+            OutOfSpace, VaultUnavailable.
+        """
+        self.segments.sync([ref.location for ref in refs])
+
     def put_event(self, key: StudyKey, datastore: bytes, payload: bytes, *, at: datetime) -> RecordRef:
         """Keep an event record; durable when this returns, and possible below the disk's reserve.
 
@@ -90,6 +98,14 @@ class Vault:
         """
         for ref in refs:
             self.segments.remove(ref.location)
+
+    def erase(self, location: Location) -> None:
+        """Make a purged record unreadable and give its space back; again is harmless.
+
+        Raises:
+            VaultUnavailable.
+        """
+        self.segments.erase(location)
 
     # --- state -----------------------------------------------------------------------------------------------------------------
 

@@ -112,18 +112,18 @@ class RecordWriter:
             self.abort()
             raise
 
-    def finish(self, meta: bytes, statement: bytes) -> RecordRef:
-        """Add the other sections, seal, and return the record's ref; it is durable then.
+    def finish(self, meta: bytes, statement: bytes, *, durable: bool = True) -> RecordRef:
+        """Add the other sections, seal, and return the record's ref; it is durable then, or once `Vault.sync` has been called for it.
 
         Raises:
             OutOfSpace, VaultUnavailable: nothing remains.
         """
         try:
-            return self._finish(zlib.compress(meta, 1) if meta else b"", statement)
+            return self._finish(zlib.compress(meta, 1) if meta else b"", statement, durable=durable)
         finally:
             self.abort()
 
-    def _finish(self, meta: bytes, statement: bytes) -> RecordRef:
+    def _finish(self, meta: bytes, statement: bytes, *, durable: bool) -> RecordRef:
         trailer = Trailer(self.part10_bytes, len(meta), len(statement), self._digest.digest())
         for section in (meta, statement, trailer.to_bytes()):
             self._put(memoryview(section))
@@ -138,7 +138,7 @@ class RecordWriter:
         header = sealer.header(length)
         if self._large is None:
             buffer[:HEADER_BYTES] = header
-            location = self._segments.append(buffer[:whole], record_bytes, at=self._at, essential=self._essential)
+            location = self._segments.append(buffer[:whole], record_bytes, at=self._at, essential=self._essential, durable=durable)
         else:
             self._write_out(self._large, whole)
             assert self._first_block is not None

@@ -9,10 +9,12 @@ from flask import current_app, g
 from archive.access.subject import Subject
 from archive.config import Config
 from archive.services.download import Download
+from archive.services.factors import Factors
 from archive.services.pictures import Pictures
 from archive.services.query import Query
 from archive.services.remove import Remove
 from archive.services.retrieve import Retrieve
+from archive.services.sessions import Sessions
 from archive.services.signin import SignIn
 from archive.services.store import Store
 from archive.web.body import Slots
@@ -38,6 +40,14 @@ class Node(Protocol):
     @property
     def signin(self) -> SignIn:
         """Who asks."""
+
+    @property
+    def factors(self) -> Factors:
+        """How else a user shows who it is."""
+
+    @property
+    def sessions(self) -> Sessions:
+        """Who is signed in where."""
 
     @property
     def store(self) -> Store:

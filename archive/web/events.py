@@ -12,13 +12,14 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import unquote
 
 from archive.access.subject import Subject
 from archive.config import Config
-from archive.errors import ArchiveError, Denied, NotFound, Unauthenticated
+from archive.errors import ArchiveError, Denied, NotFound, Unauthenticated, Unavailable
 from archive.services.datastores import DEFAULT
 from archive.web.session import CREDENTIAL_BYTES, cookie_name, origin_of, pair_of
 
@@ -35,6 +36,10 @@ RECHECK_S = 5.0
 MOST_MESSAGES = 1000
 """A client has nothing to say here; one that says this much is cut off."""
 PER_PRINCIPAL = 16
+ADMISSION_S = 5.0
+"""How long one who knocks waits: what refuses is written to the ledger, and a database under load lets that wait."""
+ADMITTING = 32
+"""How many may be asked after at a time; they have threads of their own, so that strangers keep no event from its subscribers."""
 
 _PATH = re.compile(r"/(?:dicomweb|datastores/(?P<datastore>[^/]{1,200})/dicomweb)/subscribers/(?P<title>[^/]{1,64})")
 _POLICY, _LATER = 1008, 1013
@@ -43,10 +48,14 @@ _POLICY, _LATER = 1008, 1013
 class Events:
     """The application of the events port."""
 
-    def __init__(self, node: Any, config: Config, *, look_s: float = LOOK_S, recheck_s: float = RECHECK_S) -> None:
+    def __init__(
+        self, node: Any, config: Config, *, look_s: float = LOOK_S, recheck_s: float = RECHECK_S, admission_s: float = ADMISSION_S
+    ) -> None:
         """Use the services of an opened archive."""
         self._signin, self._watch, self._config = node.signin, node.workitem_watch, config
-        self._look_s, self._recheck_s = look_s, recheck_s
+        self._look_s, self._recheck_s, self._admission_s = look_s, recheck_s, admission_s
+        self._admitting: set[asyncio.Future[Any]] = set()
+        self._admission = ThreadPoolExecutor(4, "admission")
         self._open: dict[int, int] = {}
         self._changed = asyncio.Event()
         self._newest: int | None = None
@@ -69,13 +78,12 @@ class Events:
             return
         datastore, title = unquote(found["datastore"] or DEFAULT), unquote(found["title"]).strip(" ")
         try:
-            subject = await asyncio.to_thread(self._authenticate, scope)
-            if self._open.get(subject.principal_id, 0) >= PER_PRINCIPAL:
-                await send({"type": "websocket.close", "code": _LATER})
-                return
-            due = await asyncio.to_thread(self._watch.due, subject, datastore, title)
-        except ArchiveError:
+            subject, due = await self._admitted(lambda: self._admit(scope, datastore, title))
+        except (Denied, NotFound, Unauthenticated):
             await send({"type": "websocket.close", "code": _POLICY})  # before it is accepted: 403
+            return
+        except (ArchiveError, TimeoutError):
+            await send({"type": "websocket.close", "code": _LATER})
             return
         await send({"type": "websocket.accept"})
         self._open[subject.principal_id] = self._open.get(subject.principal_id, 0) + 1
@@ -136,6 +144,31 @@ class Events:
                 self._changed.set()
                 self._changed = asyncio.Event()
             await asyncio.sleep(self._look_s)
+
+    async def _admitted(self, ask: Callable[[], tuple[Subject, Any]]) -> tuple[Subject, Any]:
+        """Return what `ask` does, in time; what it writes is written all the same.
+
+        Raises:
+            TimeoutError: the answer does not come, or too many wait for theirs. ArchiveError: what it raises.
+        """
+        if len(self._admitting) >= ADMITTING:
+            raise TimeoutError
+        asked = asyncio.get_running_loop().run_in_executor(self._admission, ask)
+        self._admitting.add(asked)
+        asked.add_done_callback(self._answered)
+        return await asyncio.wait_for(asyncio.shield(asked), self._admission_s)
+
+    def _answered(self, asked: asyncio.Future[Any]) -> None:
+        self._admitting.discard(asked)
+        if not asked.cancelled():
+            asked.exception()  # whoever asked may be gone
+
+    def _admit(self, scope: Message, datastore: str, title: str) -> tuple[Subject, Any]:
+        subject = self._authenticate(scope)
+        if self._open.get(subject.principal_id, 0) >= PER_PRINCIPAL:
+            message = "this user has as many notification connections as one may have"
+            raise Unavailable(message, remedy="close one")
+        return subject, self._watch.due(subject, datastore, title)
 
     def _authenticate(self, scope: Message) -> Subject:
         fields = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from flask import Flask, g, request
 
+from archive.access.demands import Standing
 from archive.access.permissions import Permission
 from archive.errors import Forbidden
 from archive.web import session
@@ -79,8 +80,24 @@ ENDPOINTS: dict[str, Rule] = {
 """Endpoint -> rule. A blueprint adds its rows with `declare` before it is registered."""
 
 
+FRESH = frozenset({
+    "dicomweb.delete_study", "dicomweb.delete_series", "dicomweb.delete_instance", "dicomweb.study_zip", "dicomweb.series_zip",
+    "api.grant_add", "api.grant_revoke", "api.token_add", "api.user_password", "api.user_role_add", "api.user_role_remove",
+    "api.user_remove", "api.group_join", "api.group_leave", "api.role_add", "api.role_sign_in", "api.user_factors_reset",
+    "api.my_totp_begin", "api.my_factor_remove", "api.my_recovery_codes", "pages.factor_add", "pages.factor_remove", "pages.codes",
+    "pages.passkey_add_options",
+})
+"""What a browser's session does only within minutes of its user having proved who they are; a token has its own bounds instead."""
+
 BEFORE_CHANGE = frozenset({"pages.password", "pages.logout"})
 """What a session may do whose password somebody else gave."""
+
+BEFORE_FACTOR = BEFORE_CHANGE | {
+    "pages.factors", "pages.factor_add", "pages.factor_confirm", "pages.passkey_add_options", "pages.passkey_add", "pages.confirm",
+    "pages.confirm_passkey_options", "pages.confirm_passkey", "api.my_factors", "api.my_totp_begin", "api.my_totp_confirm",
+    "api.session", "api.session_confirm",
+}
+"""What a session may do whose user's role asks for a second factor that is not set up yet."""
 
 
 class PasswordMustChange(Forbidden):
@@ -91,6 +108,28 @@ class PasswordMustChange(Forbidden):
     def __init__(self) -> None:
         """The text is fixed."""
         super().__init__("change the password you were given first", remedy="sign in with the browser, which asks for a new one")
+
+
+class FactorMissing(Forbidden):
+    """A role asks for a second factor, and the session began without one."""
+
+    code = "second-factor-missing"
+
+    def __init__(self) -> None:
+        """The text is fixed."""
+        super().__init__("your role asks for a second factor", remedy="set one up under /me/factors, or with POST /api/me/factors/totp")
+
+
+class StepUp(Forbidden):
+    """What is asked for needs a user who proved a moment ago who they are."""
+
+    code = "step-up"
+
+    def __init__(self) -> None:
+        """The text is fixed."""
+        super().__init__(
+            "confirm first that it is you", remedy="send the password or a code to POST /api/session/confirm, or open /me/confirm",
+        )
 
 
 def declare(rows: dict[str, Rule]) -> None:
@@ -134,6 +173,29 @@ def enforce() -> None:
         session.refuse_foreign_forms()
         return
     asker = session.authenticate(dicomweb=request.blueprint in DICOMWEB_BLUEPRINTS)
-    if asker.via == "web" and request.endpoint not in BEFORE_CHANGE and archive().signin.must_change(asker):
-        raise PasswordMustChange
+    g.standing = None
+    if asker.via == "web":
+        g.standing = standing = archive().signin.standing(asker)
+        if standing is not None:
+            _owes_nothing(request.endpoint, standing)
     g.subject = asker
+
+
+def needs_fresh(endpoint: str) -> bool:
+    """Return whether an endpoint asks a session's user again; DICOMweb of another datastore follows the default one's."""
+    blueprint, _, name = endpoint.rpartition(".")
+    return (f"dicomweb.{name}" if blueprint in DICOMWEB_BLUEPRINTS else endpoint) in FRESH
+
+
+def _owes_nothing(endpoint: str, standing: Standing) -> None:
+    """Let a session through that has done what it must do first.
+
+    Raises:
+        PasswordMustChange, FactorMissing, StepUp.
+    """
+    if standing.must_change and endpoint not in BEFORE_CHANGE:
+        raise PasswordMustChange
+    if standing.must_enrol and endpoint not in BEFORE_FACTOR:
+        raise FactorMissing
+    if needs_fresh(endpoint) and not archive().signin.fresh(standing):
+        raise StepUp

@@ -44,6 +44,12 @@ def set_cookie(response: Response, token: str) -> None:
     response.set_cookie(cookie_name(config), token, path="/", secure=_secure(config), httponly=True, samesite="Strict")
 
 
+def held() -> str:
+    """Return the word of the session the browser brings along, whatever it is worth."""
+    token = request.cookies.get(cookie_name(archive().config), "")
+    return token if len(token) <= CREDENTIAL_BYTES else ""
+
+
 def clear_cookie(response: Response) -> None:
     """Take the session away from the browser."""
     config = archive().config

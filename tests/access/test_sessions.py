@@ -47,7 +47,7 @@ def test_idle_slides_and_absolute_does_not(place: Place) -> None:
         assert not live(tx, word, at + LIFE.idle)
         while at + LIFE.idle < place.at + LIFE.absolute:
             at += timedelta(minutes=14)
-            sessions.touch(tx, sessions.find(tx, word, at=at), at=at, lifetime=LIFE)
+            sessions.touch(tx, sessions.find(tx, word, at=at), at=at)
         assert live(tx, word, place.at + LIFE.absolute - MICRO)
         assert not live(tx, word, place.at + LIFE.absolute)
 
@@ -57,7 +57,7 @@ def test_touching_an_ended_session_does_not_revive_it(place: Place) -> None:
         key, word = start(tx, place)
         found = sessions.find(tx, word, at=place.at)
         sessions.end(tx, key, at=place.at)
-        sessions.touch(tx, found, at=place.at, lifetime=LIFE)
+        sessions.touch(tx, found, at=place.at)
         assert not live(tx, word, place.at)
 
 

@@ -196,6 +196,27 @@ def test_delete_and_undo(run: Run, stored: Any) -> None:
     assert run(2, "delete", "--reason", "what")["error"] == "invalid-request"
 
 
+def test_purge(run: Run, said: Callable[..., str], stored: Any, folder: Path) -> None:
+    uid = str(stored.StudyInstanceUID)
+    assert run(1, "purge", "--study", uid, "--reason", "nothing deleted")["error"] == "not-found"
+    run(0, "delete", "--study", uid, "--reason", "all")
+    assert run(2, "purge", "--reason", "what")["error"] == "invalid-request"
+    assert run(2, "purge", "--older-than", "soon", "--reason", "when")["error"] == "invalid-request"
+    number = run(0, "hold", "add", "--study", uid, "--reason", "case")["id"]
+    held = run(1, "purge", "--study", uid, "--reason", "on hold")
+    assert (held["error"], "hold" in held["message"], "hold list" in held["remedy"]) == ("state-conflict", True, True)
+    assert "1 studies are on hold and stay" in said("purge", "--older-than", "0d", "--reason", "on hold")
+    run(0, "hold", "remove", str(number), "--reason", "closed")
+    assert run(0, "purge", "--older-than", "90d", "--reason", "not yet")["instances"] == 0
+    would = run(0, "purge", "--study", uid, "--reason", "look", "--dry-run")
+    assert (would["instances"], would["dry_run"]) == (2, True)
+    done = run(0, "purge", "--study", uid, "--reason", "time is up")
+    assert (done["ok"], done["instances"], done["studies"], done["keys"]) == (True, 2, 1, 1)
+    assert run(1, "delete", "--study", uid, "--reason", "back", "--undo")["error"] == "not-found"
+    assert run(0, "verify")["findings"] == []
+    assert run(0, "import", str(folder / "files"))["stored"] == 2
+
+
 def test_reconcile(run: Run, folder: Path, stored: Any) -> None:
     changed = pydicom.dcmread(folder / "files" / "0.dcm")
     changed.StudyDescription = "another description"

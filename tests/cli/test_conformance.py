@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
+from pydicom.datadict import tag_for_keyword
 
 from archive.cli import statement, statement_page
 from archive.cli.main import run
 from archive.cli.session import Session
 from archive.config import Config, parse
 from archive.dimse import contexts, models
+from archive.services import mpps, worklist
 from archive.web.app import create_app
 from tests.web.fakes import FakeNode
 
@@ -62,3 +64,18 @@ def test_each_table_is_whole() -> None:
     for block in page.split("\n\n"):
         if block.startswith("|"):
             assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1, block[:80]
+
+
+def test_what_modalities_need_is_what_the_services_check() -> None:
+    made = statement.of(Config())["modality"]
+    needed = {row["keyword"] for row in made["procedure_steps"]["attributes"] if row["create"] == "needed"}
+    assert needed == set(mpps.NEEDED.values())
+    left = {row["keyword"] for row in made["procedure_steps"]["attributes"] if row["set"] == "left as it is"}
+    assert {f"{tag_for_keyword(keyword):08X}" for keyword in left} == mpps.FIXED
+    entry = {row["keyword"] for row in made["worklist"]["attributes"] if row["entry"] == "needed"}
+    assert entry == {*worklist.NEEDED.values(), *worklist.NEEDED_OF_STEP.values()}
+    reasons = {row["status"] for row in made["commitment"]["failure_reasons"]}
+    assert reasons == {"0x0110", "0x0112", "0x0119", "0x0131", "0x0213"}
+    page = statement_page.markdown(statement.of(Config()))
+    for head in ("Modality Worklist", "Modality Performed Procedure Step", "Storage Commitment", "Forwarding"):
+        assert f"\n## {head}\n" in page

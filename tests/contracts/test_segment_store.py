@@ -97,6 +97,18 @@ def test_records_come_back(store: SegmentStore, now: datetime) -> None:
     check_head(bytes(head), kept[0][0].segment_id)
 
 
+def test_records_that_become_durable_together(store: SegmentStore, heard: Heard, now: datetime) -> None:
+    data = [os.urandom(SEGMENT // 3) for _ in range(4)]  # the last two go to the next segment
+    kept = [store.append(block(one), len(one), at=now, durable=False) for one in data]
+    assert [get(store, location) for location in kept] == data
+    store.sync(kept)
+    store.sync(kept)  # harmless
+    store.close()
+    used = {which: length for what, which, length in heard.events if what == "close"}
+    assert used == {kept[0].segment_id: kept[1].offset + padded(len(data[1])), kept[2].segment_id: kept[3].offset + padded(len(data[3]))}
+    assert heard.positions == {kept[0].segment_id: kept[0].offset, kept[2].segment_id: kept[2].offset}
+
+
 def test_nothing_is_opened_before_the_first_record(store: SegmentStore, heard: Heard) -> None:
     assert store.open_segment() is None
     assert store.files() == []
@@ -282,3 +294,17 @@ def test_unknown_segments(store: SegmentStore) -> None:
     assert not store.in_use(absent)
     store.settle(Location(absent, BLOCK, 1))
     store.remove(Location(absent, BLOCK, 1))
+
+
+def test_an_erased_record_takes_an_empty_segment_with_it(store: SegmentStore, heard: Heard, now: datetime) -> None:
+    places = [put(store, bytes([n]) * 9000, now) for n in range(1, 4)]
+    store.erase(places[1])
+    assert get(store, places[1]) == bytes(9000)
+    assert get(store, places[0]) == b"\1" * 9000
+    store.roll()
+    for place in (places[0], places[0], places[2]):
+        assert store.files() != []
+        store.erase(place)
+    assert store.files() == []
+    assert heard.names(places[0].segment_id)[-1] == "drop"
+    store.erase(places[2])

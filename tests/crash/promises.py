@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from archive.access.grants import Target
 from archive.db.tables import instance, ledger_leaf, principal, statement
-from archive.errors import NotFound
+from archive.errors import ArchiveError, NotFound
 from archive.node import Node
+from archive.services.store import Outcome, Source
 from tests.journeys.instances import dataset_bytes
 from tests.services import archives, crowd
 
@@ -86,7 +87,9 @@ class Workload:
         node, promises = self._node, self._promises
         study = f"1.2.{self._thread + 1}.{number // 8 + 1}"
         kind = number % 8
-        if kind in {0, 1, 2, 5}:
+        if kind == 0:
+            self._store_together(study, {f"{study}.1.{n}": archives.instance(n, study=study) for n in (0, 1)})
+        elif kind in {1, 2, 5}:
             size = LARGE if kind == 2 and self._large and number // 8 % 3 == 0 else {}
             self._store(study, archives.instance(kind, study=study, **size), f"{study}.1.{kind}")
         elif kind == 3:  # everything else of the study once more
@@ -106,6 +109,22 @@ class Workload:
     def _store(self, study: str, data: bytes, uid: str) -> None:
         assert archives.store(self._node, data, pieces=1 << 20).status in {"stored", "duplicate"}
         self._promises.stored[uid] = (study, data)
+
+    def _store_together(self, study: str, instances: dict[str, bytes]) -> None:
+        """Store as one batch; each is promised when it is told of."""
+
+        def told(uid: str, became: Outcome | ArchiveError) -> None:
+            assert isinstance(became, Outcome)
+            assert became.status in {"stored", "duplicate"}
+            self._promises.stored[uid] = (study, instances[uid])
+
+        batch = self._node.store.batch(told)
+        for uid, data in instances.items():
+            incoming = self._node.store.open(archives.the_console(self._node), "clinical", Source("stow"))
+            batch.begin(incoming)
+            incoming.write(data)
+            batch.add(uid, incoming)
+        batch.flush()
 
     def _change(self, study: str) -> None:
         """Reject, and for every other study restore again."""

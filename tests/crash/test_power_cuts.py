@@ -119,7 +119,7 @@ def test_the_log_ends_at_any_frame(tmp_path: Path) -> None:
         power = Power(tmp_path / "archive")
         with power.watching(node):
             work = Workload(node, promises, 0, large=False)
-            for number in (0, 1, 2):
+            for number in (0, 1, 2, 5):
                 work.step(number)
             spans: list[tuple[int, int]] = []
             power.cut(tmp_path / "whole", "nothing", chance, log_bytes=lambda durable, used: spans.append((durable, used)) or used)

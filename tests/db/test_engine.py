@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive.db import engine
+from archive.db import queued
 from archive.db.engine import Database
 from archive.db.migrate import create_all
 from archive.db.tables import archive_state, datastore
@@ -73,9 +73,37 @@ def test_group_returns_each_ones_result_and_undoes_one_alone(database: Database)
     assert names(database) == [f"n{n:02}" for n in range(20)]
 
 
+def test_several_works_of_one_thread_are_one_commit_and_each_stands_for_itself(database: Database) -> None:
+    commits: list[int] = []
+    database.before_commit = lambda _tx: commits.append(1)
+    runs: list[str] = []
+
+    def fails(tx: sa.Connection) -> str:
+        put("half")(tx)
+        message = "mine"
+        raise ValueError(message)
+
+    def noted(name: str) -> Callable[[sa.Connection], str]:
+        def work(tx: sa.Connection) -> str:
+            runs.append(name)
+            return put(name)(tx)
+
+        return work
+
+    assert [one.get() for one in database.group_all([noted("b"), noted("a")])] == ["b", "a"]
+    assert (len(commits), runs) == (1, ["b", "a"])
+    settled = database.group_all([noted("c"), fails, noted("d")])
+    assert [settled[0].get(), settled[2].get()] == ["c", "d"]
+    with pytest.raises(ValueError, match="mine"):
+        settled[1].get()
+    assert len(commits) == 2
+    assert runs == ["b", "a", "c", "d"]
+    assert names(database) == ["a", "b", "c", "d"]
+
+
 @pytest.mark.parametrize("turns_back", [False, True])
 def test_a_commit_waits_for_whoever_approaches(database: Database, monkeypatch: pytest.MonkeyPatch, turns_back: bool) -> None:
-    monkeypatch.setattr(engine, "WAIT_AT_MOST_S", 30)
+    monkeypatch.setattr(queued, "WAIT_AT_MOST_S", 30)
     commits: list[int] = []
     database.before_commit = lambda _tx: commits.append(1)
     coming, go = threading.Event(), threading.Event()
@@ -106,7 +134,7 @@ def test_nobody_waits_long_or_for_himself(database: Database) -> None:
         assert database.group(put("own")) == "own"
     with ThreadPoolExecutor(1) as pool, database.approaching():
         assert pool.submit(database.group, put("other")).result(20) == "other"
-    assert database._coming == 0
+    assert database._coming._number == 0
 
 
 def test_group_shares_a_commit(database: Database) -> None:

@@ -161,6 +161,24 @@ def test_lossless_codecs_give_the_uncompressed_original(corpus: Path) -> None:
 # --- frames as explicit VR little endian
 
 
+def test_native_chroma_in_partial_range_is_shown_as_dcmtk_shows_it(tmp_path: Path) -> None:
+    """YBR_PARTIAL_422 (retired): two pixels in four samples, luminance from 16 to 235 (PS3.3 C.7.6.3.1.2 of 2016)."""
+    rows, columns = 12, 16
+    random = np.random.default_rng(3)
+    stored = np.empty((rows, columns // 2, 4), np.uint8)
+    stored[..., :2] = random.integers(16, 236, (rows, columns // 2, 2))
+    stored[..., 2:] = random.integers(100, 156, (rows, columns // 2, 2))
+    elements = pixels(rows, columns, stored.tobytes(), samples=3, photometric="YBR_PARTIAL_422")
+    data = part10(dataset({**elements, 0x00280006: us(0x00280006, 0)}))
+    (tmp_path / "partial.dcm").write_bytes(data)
+    subprocess.run(["dcm2pnm", "+op", str(tmp_path / "partial.dcm"), str(tmp_path / "partial.ppm")], check=True)
+    theirs = np.asarray(Image.open(tmp_path / "partial.ppm")).astype(int)
+    ours = np.asarray(Image.open(io.BytesIO(render(*parts(data), Recipe("png"))))).astype(int)
+    assert ours.shape == theirs.shape == (rows, columns, 3)
+    assert np.abs(ours - theirs).max() <= 3
+    assert frame_explicit_le(*parts(data)) == stored.tobytes()
+
+
 def test_uncompressed_frames_are_as_stored_and_have_the_right_length(corpus_files: list[Path]) -> None:
     for path, data, scanned in images(corpus_files):
         table = scanned.frames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.pixels import pixel_array
 
-from archive.dicom.part10 import scan
-from archive.dicom.pixels import to_explicit_le
-from archive.dicom.transcode import ENCODERS, JPEG_LS, can_encode, to_syntax
+from archive.dicom.encode import JPEG_LOSSLESS_14
+from archive.dicom.part10 import Scanned, scan
+from archive.dicom.pixels import decode_frame, to_explicit_le
+from archive.dicom.transcode import ENCODERS, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, RLE, can_encode, frame_in, to_syntax
 from archive.dicom.transfer import EXPLICIT_LE
 from archive.errors import InvalidInstance, NotAcceptable
 from tests.dicom.conftest import UIDS, dataset, el, part10, us
@@ -79,7 +82,7 @@ def taken(natives: list[tuple[str, bytes]], syntax: str) -> Iterator[tuple[str, 
     assert all(reason for _, reason in refused), refused
 
 
-@pytest.mark.parametrize("syntax", sorted(ENCODERS))
+@pytest.mark.parametrize("syntax", sorted(ENCODERS.keys() - {JPEG_LOSSLESS_14}))  # whose code streams are those of JPEG_LOSSLESS
 def test_every_sample_of_the_corpus_is_kept(natives: list[tuple[str, bytes]], syntax: str) -> None:
     count = 0
     for name, native, made in taken(natives, syntax):
@@ -169,3 +172,74 @@ def test_nothing_lossy_is_offered(syntax: str) -> None:
     assert not can_encode(scan(data), syntax)
     with pytest.raises(NotAcceptable):
         to_syntax(data, scan(data), syntax)
+
+def test_dcmtk_reads_lossless_jpeg_as_we_wrote_it(tmp_path: Path) -> None:
+    """An independent decoder: pydicom's plugin for it is the library that encodes."""
+    for n, (kind, given) in enumerate(KINDS.items()):
+        data = small(**given)
+        (tmp_path / f"{n}.dcm").write_bytes(to_syntax(data, scan(data), JPEG_LOSSLESS))
+        subprocess.run(["dcmdjpeg", "+cn", str(tmp_path / f"{n}.dcm"), str(tmp_path / f"{n}-plain.dcm")], check=True)
+        plain = read((tmp_path / f"{n}-plain.dcm").read_bytes())
+        np.testing.assert_array_equal(pixel_array(plain, raw=True), pixel_array(read(data), raw=True), err_msg=kind)
+
+
+def one_frame(data: bytes, n: int = 0) -> tuple[bytes, Scanned, bytes]:
+    scanned = scan(data)
+    assert scanned.frames is not None
+    frame = b"".join(data[offset : offset + length] for offset, length in scanned.frames.pieces(n))
+    return data[: scanned.head_bytes], scanned, frame
+
+
+@pytest.mark.parametrize("syntax", sorted(ENCODERS))
+@pytest.mark.parametrize("kind", ["frames", "colour by plane", "odd length"])
+def test_a_frame_alone_is_the_frame_of_the_instance(kind: str, syntax: str) -> None:
+    data = small(**KINDS[kind])
+    whole = to_syntax(data, scan(data), syntax)
+    for n in range(scan(data).frames.count):  # type: ignore[union-attr]
+        head, scanned, frame = one_frame(data, n)
+        alone = frame_in(head, scanned, frame, syntax, n)
+        assert one_frame(whole, n)[2].rstrip(b"\0") == alone.rstrip(b"\0")
+        # And out of another compressed form.
+        other = to_syntax(data, scan(data), JPEG_LS if syntax != JPEG_LS else RLE)
+        head, scanned, frame = one_frame(other, n)
+        made = frame_in(head, scanned, frame, syntax, n)
+        np.testing.assert_array_equal(
+            decode_frame(whole[: scan(whole).head_bytes], scan(whole), made, n), decode_frame(*one_frame(data, n), n))
+
+
+@pytest.mark.parametrize("syntax", sorted(ENCODERS))
+def test_native_chroma_of_every_second_pixel_is_spread(syntax: str) -> None:
+    """YBR_FULL_422 as stored holds four samples for two pixels (PS3.3 C.7.6.3.1.2); a code stream holds all of them."""
+    whole = small(bits=8, stored=8, samples_per_pixel=3, photometric="YBR_FULL_422")
+    scanned = scan(whole)
+    assert scanned.frames is not None
+    size = scanned.frames.frame_bits // 8
+    assert size == 40 * 40 * 2
+    made = to_syntax(whole, scanned, syntax)
+    after = read(made)
+    assert after.PhotometricInterpretation == "YBR_FULL"
+    expected = decode_frame(*one_frame(whole))
+    np.testing.assert_array_equal(pixel_array(after, raw=True), expected)
+    assert (expected[:, 0::2, 1] == expected[:, 1::2, 1]).all()
+    assert frame_in(*one_frame(whole), syntax).rstrip(b"\0") == one_frame(made)[2].rstrip(b"\0")
+
+
+def test_frames_with_loss_are_of_8_bits_and_never_whole_instances() -> None:
+    for kind, given in KINDS.items():
+        data = small(**given)
+        head, scanned, frame = one_frame(data)
+        with pytest.raises(NotAcceptable):
+            to_syntax(data, scanned, JPEG_BASELINE)
+        if given.get("bits") != 8:
+            with pytest.raises(NotAcceptable):
+                frame_in(head, scanned, frame, JPEG_BASELINE)
+            continue
+        image = Image.open(io.BytesIO(frame_in(head, scanned, frame, JPEG_BASELINE)))
+        assert (image.format, image.size) == ("JPEG", (scanned.number("Columns"), scanned.number("Rows"))), kind
+        assert image.mode == ("L" if given.get("samples_per_pixel", 1) == 1 else "RGB")
+
+
+@pytest.mark.parametrize("syntax", [f"1.2.840.10008.1.2.4.{n}" for n in (51, 81, 91, 92, 100, 110, 201)])
+def test_a_frame_in_what_has_no_encoder_is_refused(syntax: str) -> None:
+    with pytest.raises(NotAcceptable):
+        frame_in(*one_frame(small()), syntax)

@@ -80,7 +80,7 @@ class Clinic:
                     **handlers: Any) -> Iterator[Association]:
         """A pynetdicom requestor."""
         ae = AE(ae_title=name)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60  # its patience is not what is tested
         for uid in classes:
             ae.add_requested_context(uid, syntaxes or [EXPLICIT, IMPLICIT])
         negotiation: list[Any] = []

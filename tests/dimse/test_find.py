@@ -164,6 +164,10 @@ def test_keys_inside_sequences(made: Clinic) -> None:
     assert len(series(ScheduledProcedureStepID="S7")[0].RequestAttributesSequence[0]) == 1
     assert series(ScheduledProcedureStepID="S7", RequestedProcedureID="R2") == []
     assert series(ScheduledProcedureStepID="s7") == []
+    body = made.events(Kind.SEARCHED)[0].body
+    assert body is not None
+    assert body["detail"]["also"] == ["00400275.00400009"]  # that it was asked for, not what
+    assert "s7" not in str(body)
 
 
 def test_keys_that_nobody_can_match_are_said_to_be_so(made: Clinic) -> None:

@@ -132,6 +132,14 @@ def test_what_cannot_be_matched_is_refused(made: Clinic, step: dict[str, Any], k
     assert ask(made, "ANY", asking(step, **keys)) == (0xA900, [])
 
 
+def test_a_binary_zero_asks_for_nothing(made: Clinic) -> None:
+    """dcmjs-dimse writes an empty Pregnancy Status as the number 0, which no entry has."""
+    status, found = ask(made, "CT1", asking(PregnancyStatus=0, PatientID="W1"))
+    assert (status, [one.PatientID for one in found]) == (0, ["W1"])
+    assert found[0].PregnancyStatus is None
+    assert ask(made, "CT1", asking(PregnancyStatus=3)) == (0, [])
+
+
 def test_what_an_answer_holds(made: Clinic) -> None:
     query = asking({"CommentsOnTheScheduledProcedureStep": ""}, PatientID="W1", MedicalAlerts="", ReferencedStudySequence=[])
     for syntaxes in (None, [IMPLICIT]):

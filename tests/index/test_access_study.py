@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -13,8 +14,8 @@ from archive.access import policy
 from archive.db import tables
 from archive.db.engine import Database
 from archive.dicom.attributes import BY_KEYWORD, Level
-from archive.dicom.matching import parse
-from archive.index import access_study
+from archive.dicom.matching import Range, parse
+from archive.index import access_study, asking
 from archive.index.search import SearchPage, SearchQuery, find
 from tests.access import oracle, worlds
 
@@ -163,7 +164,38 @@ def _compare(tx: sa.Connection, r: Random, world: worlds.World, scope: policy.Sc
         after = page.last
         walked += uids(page)
     assert paged == walked == expected
+    if r.random() < 0.15:
+        shown = {number for *_, number in found}
+        query = SearchQuery(Level.STUDY, place, tuple(keys))
+        _compare_others(tx, world, scope, query, [row for row in rows if row["study_pk"] in shown], modality)
     return len(expected)
+
+
+def _compare_others(
+    tx: sa.Connection, world: worlds.World, scope: policy.Scope, query: SearchQuery, rows: list[worlds.Row], modality: str | None
+) -> None:
+    """Ask the same of patients and series: one row a patient, and every series of a study with such a modality."""
+    place = {st["id"]: (st["study_date"], st["id"]) for st in world.study}
+    series = [se["id"] for se in sorted(rows, key=lambda se: (*(-int(part or 0) for part in place[se["study_pk"]]), se["id"]))]
+    speaking: dict[int, tuple[str, int]] = {}
+    for se in rows:
+        if modality in (None, se["modality"]):
+            speaking[se["patient_pk"]] = max(speaking.get(se["patient_pk"], ("", 0)), place[se["study_pk"]])
+    patients = [number for _, number in sorted(speaking.values(), reverse=True)]
+    for level, expected in ((Level.SERIES, series), (Level.PATIENT, patients)):
+        asked = replace(query, level=level)
+        whole = find(tx, scope, asked)
+        assert (len(whole.rows), whole.total) == (len(expected), len(expected))
+        skipped, walked, after = [], [], None
+        for start in range(len(expected) + 1):
+            page = find(tx, scope, replace(asked, limit=1, offset=start))
+            assert (page.rows, page.total) == (whole.rows[start : start + 1], len(expected))
+            skipped += [page.last]
+            page = find(tx, scope, replace(asked, limit=1, offset=start, after=after, total=False))
+            walked += [page.last]
+            after = page.last
+        at = "row_pk" if level is Level.SERIES else "study_pk"
+        assert [getattr(one, at, None) for one in skipped] == [getattr(one, at, None) for one in walked] == [*expected, None]
 
 
 def test_a_missing_row_is_noticed_and_refilled(database: Database) -> None:
@@ -188,3 +220,54 @@ def test_a_missing_row_is_noticed_and_refilled(database: Database) -> None:
         assert access_study.refill(tx, at) == derived
         assert access_study.missing(tx, at) == 0
         assert access_study.refill(tx, worlds.hour(99)) == 0
+
+
+REMOVED = {
+    "the rule, of studies": ("archive.index.conditions.predicate.study_condition", lambda *_: sa.true()),
+    "the rule, of series": ("archive.index.conditions.predicate.series_condition", lambda *_: sa.true()),
+    "the datastore": ("archive.index.conditions._in_datastore", lambda *_, **__: []),
+    "one row a patient": ("archive.index.asking.speaks", lambda *_, **__: sa.true()),
+}
+HELD = [
+    *(("the rule, of studies", level, what) for level in (Level.STUDY, Level.PATIENT) for what in ("page", "count", "before")),
+    *(("the rule, of series", Level.SERIES, what) for what in ("page", "count", "before")), ("the rule, of series", Level.IMAGE, "count"),
+    *(("the datastore", level, what) for level in (Level.STUDY, Level.SERIES) for what in ("count", "before")),
+    *(("one row a patient", Level.PATIENT, what) for what in ("page", "before")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_every_clause_of_a_search_is_missed_when_it_is_gone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the page, the total and the place a page begins, whatever gives the candidates."""
+    waiting = set(HELD)
+    for seed in range(60):
+        if not waiting:
+            break
+        world = worlds.draw(seed)
+        with inhabited(database, world) as tx:
+            for subject, need, at in worlds.callers(seed, world, 3):
+                scope = policy.scope_of(subject, need, at)
+                told = _told(tx, scope, {level for _, level, _ in HELD})
+                for name in sorted({name for name, _, _ in waiting}):
+                    with monkeypatch.context() as patched:
+                        patched.setattr(*REMOVED[name])
+                        asking._kept.cache_clear()
+                        other = _told(tx, scope, {level for one, level, _ in waiting if one == name})
+                    asking._kept.cache_clear()
+                    waiting -= {(name, level, what) for (level, what), said in other.items() if said != told[level, what]}
+    assert not sorted(waiting, key=str)
+
+
+def _told(tx: sa.Connection, scope: policy.Scope, levels: set[Level]) -> dict[tuple[Level, str], object]:
+    """What the statements say, the page of every study there is."""
+    said: dict[tuple[Level, str], object] = {}
+    lead = access_study.lead(tx, scope, 1)
+    every = list(policy.run_as(tx, TOKEN, sa.select(tables.study.c.id)).scalars())
+    for level in levels:
+        # A key that every study meets: without one, their number is told by another statement.
+        query = SearchQuery(level, 1, ((DATE, Range("", "")),))
+        one = asking.Asking(tx, scope, query, lead)
+        said[level, "count"] = one.count(1000)
+        said[level, "page"] = [position for _, position in one.rows(every)]
+        said[level, "before"] = [one.before(n) for n in range(1, 30)]
+    return said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -126,8 +127,9 @@ def test_patients_speak_by_their_latest_visible_study(world: World) -> None:
         scanned("3", "3.1", "3.1.1", PatientID="2", PatientName="Other"),
     )
     page = world.find(PATIENT, include=["NumberOfPatientRelatedStudies", "NumberOfPatientRelatedInstances"])
-    assert [row["00100010"]["Value"][0]["Alphabetic"] for row in page.rows] == ["New", "Other"]
-    assert [row["00201200"]["Value"] for row in page.rows] == [[2], [1]]
+    assert [row["00100010"]["Value"][0]["Alphabetic"] for row in page.rows] == ["Other", "New"]
+    assert [row["00201200"]["Value"] for row in page.rows] == [[1], [2]]
+    assert page.total == 2
     grant(world.database, world.place, world.someone, world.now, done[0].study_pk * 4 + 2)
     page = world.find(PATIENT, subject=world.someone, include=["NumberOfPatientRelatedStudies"])
     assert [(row["00100010"]["Value"][0]["Alphabetic"], row["00201200"]["Value"]) for row in page.rows] == [("Old", [1])]
@@ -143,6 +145,59 @@ def test_order_is_stable_and_pages_are_disjoint_and_complete(world: World) -> No
     assert [page.total for page in pages] == [6] * 4
     assert uids(world.find(STUDY, offset=4), "0020000D") == ["1.4", "1.1"]
     assert world.find(STUDY, limit=2, total=False).total is None
+
+
+@pytest.mark.parametrize("level", [PATIENT, STUDY, SERIES, IMAGE])
+def test_pages_without_a_study_go_through_every_row_once(world: World, level: Level) -> None:
+    """From page to page, by offset, and by a limit that ends in the midst of a study."""
+    r = Random(level.value)
+    world.store(*(
+        scanned(f"1.{a}", f"1.{a}.{b}", f"1.{a}.{b}.{c}", PatientID=f"P{a % 3}", StudyDate=r.choice(["20260101", "20260102", ""]),
+                **({"SeriesNumber": r.randrange(2)} if b else {}), **({"InstanceNumber": r.randrange(2)} if c else {}))
+        for a in range(5) for b in range(3) for c in range(3)
+    ))  # fmt: skip
+    whole = world.find(level)
+    own = {PATIENT: "00100020", STUDY: "0020000D", SERIES: "0020000E", IMAGE: "00080018"}[level]
+    count = {PATIENT: 3, STUDY: 5, SERIES: 15, IMAGE: 45}[level]
+    assert (len({*uids(whole, own)}), len(whole.rows), whole.total) == (count, count, count)
+    studies = list(dict.fromkeys(uids(whole, "0020000D"))) if level is not PATIENT else []
+    assert not studies or studies == uids(world.find(STUDY), "0020000D")
+    for size in (1, 2, 7):
+        walked, after = [], None
+        for start in range(0, count, size):
+            assert world.find(level, limit=size, offset=start).rows == whole.rows[start : start + size]
+            page = world.find(level, limit=size, offset=start, after=after)
+            assert page.total == count
+            walked += page.rows
+            after = page.last
+        assert walked == whole.rows
+    beyond = world.find(level, limit=1, offset=count)
+    assert (beyond.rows, beyond.total) == ([], count)
+
+
+@pytest.mark.parametrize("level", [PATIENT, STUDY, SERIES, IMAGE])
+def test_a_uid_of_any_level_finds_its_rows_and_no_others(world: World, level: Level) -> None:
+    done = world.store(*(
+        scanned(f"1.{a}", f"1.{a}.{b}", f"1.{a}.{b}.{c}", PatientID=f"P{a}") for a in range(2) for b in range(2) for c in range(2)
+    ))  # fmt: skip
+    grant(world.database, world.place, world.someone, world.now, done[0].series_pk * 4 + 3)
+    keys = {"StudyInstanceUID": "1.0", "SeriesInstanceUID": "1.0.0", "SOPInstanceUID": "1.0.0.1"}
+    rows = {
+        "StudyInstanceUID": {PATIENT: 1, STUDY: 1, SERIES: 2, IMAGE: 4}, "SeriesInstanceUID": {PATIENT: 1, STUDY: 1, SERIES: 1, IMAGE: 2},
+        "SOPInstanceUID": {PATIENT: 1, STUDY: 1, SERIES: 1, IMAGE: 1},
+    }  # fmt: skip
+    for keyword, uid in keys.items():
+        page = world.find(level, {keyword: uid})
+        assert (len(page.rows), page.total) == (rows[keyword][level],) * 2
+        assert world.find(level, {keyword: f"9.9\\{uid}"}).rows == page.rows
+        assert world.find(level, {keyword: "9.9"}).total == 0
+        assert len(world.find(level, {keyword: uid}, world.someone).rows) == min(rows[keyword][level], {SERIES: 1, IMAGE: 2}.get(level, 1))
+    for keyword, uid in {"SeriesInstanceUID": "1.0.1", "SOPInstanceUID": "1.0.1.1", "StudyInstanceUID": "1.1"}.items():
+        assert world.find(level, {keyword: uid}, world.someone).total == 0
+    other = add_datastore(world.database, world.now, os.urandom(6).hex())
+    grant(world.database, other, world.someone, world.now)
+    store(world.database, other, world.now, scanned("1.0", "1.0.0", "1.0.0.1", PatientID="elsewhere"))
+    assert world.find(level, {"SOPInstanceUID": "1.0.0.1"}, world.everyone).total == 1
 
 
 def test_series_and_instances_are_ordered_by_number(world: World) -> None:

@@ -77,3 +77,24 @@ def test_called_returns_raises_and_notices_a_death() -> None:
     assert (caught.value.message, caught.value.remedy, caught.value.verdict) == ("no", "do this", "V14")
     with pytest.raises(Unavailable):
         called(lambda: os._exit(3))
+
+
+def test_a_child_told_to_end_before_it_runs_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load the supervisor stops before the scheduler has let a new worker begin."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: heard.append(number))
+    fork = os.fork
+
+    def told_at_once() -> int:
+        pid = fork()
+        if not pid:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return pid
+
+    monkeypatch.setattr(os, "fork", told_at_once)
+    try:
+        assert Forked(lambda: 7).wait(20) == -signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM], "the parent hears its own again"
+    finally:
+        signal.signal(signal.SIGTERM, before)

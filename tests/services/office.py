@@ -11,6 +11,8 @@ from archive.config import Config
 from archive.keys.keyring import Keyring
 from archive.ledger.log import AuditFilter, AuditRow, Ledger
 from archive.services.accounts import Accounts
+from archive.services.factors import Factors
+from archive.services.sessions import Sessions
 from archive.services.signin import SignIn
 from tests.access import rows
 
@@ -25,6 +27,8 @@ class Office:
         self.config = msgspec.structs.replace(Config(), base=str(storage))
         self.config.storage_dir.mkdir(exist_ok=True)
         self.accounts = Accounts(place.database, self.ledger, keyring, lambda: self.at, default_issuer="CLINIC")
+        self.factors = Factors(place.database, self.ledger, keyring, self.config, lambda: self.at)
+        self.sessions = Sessions(place.database, self.ledger, lambda: self.at)
         self.signin = SignIn(place.database, self.ledger, keyring, self.config, lambda: self.at)
         self.console, self.owner = place.console, place.owner
 

@@ -23,7 +23,8 @@ from archive.node import Node
 from archive.services import pictures
 from archive.services.clock import utc_now
 from archive.services.pictures import Picture
-from archive.services.upkeep import SETTLED_AFTER, Upkeep
+from archive.services.preparing import SETTLED_AFTER
+from archive.services.upkeep import Upkeep
 from tests.services import archives
 
 STUDY, SERIES = "1.2.3", "1.2.3.1"

@@ -237,7 +237,7 @@ def unsettled(folder: Path, data: bytes) -> None:
     if incoming._writer is None:
         incoming._open_record(scanned)
     assert incoming._writer is not None
-    incoming._seal(scanned, incoming._writer)
+    incoming._seal(scanned, incoming._writer, durable=True)
     abandon(node)
 
 
@@ -272,14 +272,14 @@ def test_a_start_beside_a_store_may_adopt_its_record_first(folder: Path) -> None
     config = archives.configured(folder)
     data = archives.instance(1, rows=1600)  # its segment is closed before its rows are committed
     with archives.opened(config) as node, archives.opened(config) as other:
-        group = node.core.database.group
+        group = node.core.database.group_all
 
-        def first(work: Any, **options: Any) -> Any:
+        def first(works: Any, **options: Any) -> Any:
             Replay(other.core).run()
-            return group(work, **options)
+            return group(works, **options)
 
-        node.core.database.group = first  # type: ignore[method-assign]
+        node.core.database.group_all = first  # type: ignore[method-assign]
         assert archives.store(node, data).status == "stored"
-        node.core.database.group = group  # type: ignore[method-assign]
+        node.core.database.group_all = group  # type: ignore[method-assign]
         assert visible(node) == [data]
         assert node.verify.run(archives.the_console(node), "full").findings == []

@@ -255,6 +255,12 @@ TAMPERS = (
     Tamper("a password is replaced by another user's", sql(
         f"UPDATE credential SET data = (SELECT data FROM credential WHERE principal_id = {_EVE}) WHERE principal_id = {_ADMIN}"), "V12", "quick",
         "right"),
+    Tamper("a session is said to be of a moment ago", sql("UPDATE session SET authn_at = authn_at + 600000000 WHERE revoked_at IS NULL"), "V12",
+           "quick", "right"),
+    Tamper("a second factor is removed", sql("DELETE FROM factor"), "V12", "quick", "right"),
+    Tamper("a second factor counts for another user", sql(f"UPDATE factor SET principal_id = {_EVE}"), "V12", "quick", "right"),
+    Tamper("a used recovery code counts again", sql("UPDATE recovery_code SET used_at = NULL WHERE used_at IS NOT NULL"), "V12", "quick", "right"),
+    Tamper("a role asks for no second factor", sql("UPDATE role SET mfa_level = 1 - mfa_level WHERE name = 'auditor'"), "V12", "quick", "right"),
     Tamper("a password is removed", sql(f"DELETE FROM credential WHERE principal_id = {_EVE}"), "V12", "quick", "right"),
     Tamper("a peer is bound to another certificate", sql("UPDATE peer SET certificate_sha256 = randomblob(32), tls = 1 WHERE name = 'CT1'"), "V12",
            "quick", "right"),

@@ -13,6 +13,7 @@ from tests.tamper import columns, world
 from tests.tamper.world import Sql, World
 
 ELSEWHERE = {
+    "passkey_challenge": "asked and answered within minutes; the answer is signed by the key",
     "login_attempt": "a throttle: it opens nothing",
     "pending_peer": "who was refused: shown, never let in by it",
     "association_slot": "counts associations while they last",
@@ -28,8 +29,12 @@ ELSEWHERE = {
     "worklist_station": "as above",
     "mpps": "what a device said it does; what it said is in the ledger",
     "mpps_step": "as above",
+    "alert": "that it was raised and acknowledged is in the ledger; it opens nothing",
+    "idempotent_request": "answers of the API under a caller's own key, sealed: changed ones do not open",
     "association_record": "shown to administrators only",
-    "hold": "forbids, never allows; who put it there and who let go is in the ledger",
+    "hold": "each row is compared with its event: tests/services/test_purge_tampered.py edits them",
+    "purged": "empty here; tests/services/test_purge_tampered.py edits them",
+    "purged_key": "as above",
     "workitem": "the worklist: what is to be done, never an image; every change is in the ledger",
     "workitem_study": "derived from the workitem",
     "ups_subscriber": "who asks to be told; what it is told is decided by its grants",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlcipher3.dbapi2 as sqlcipher
 
+from archive.access import totp
 from archive.access.grants import Target
 from archive.config import Config
 from archive.dicom.recipe import thumbnail
@@ -20,6 +23,7 @@ from archive.errors import ArchiveError, NotFound
 from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
 from archive.services.retrieve import Found
+from archive.services.signin import SecondAsked, SignedIn
 from archive.services.verify import Mode
 from tests.services import archives
 
@@ -119,8 +123,23 @@ def _people(node: Node) -> None:
     node.peers.add(console, "CT1", ["CT1"], networks=["127.0.0.1/32"])
     node.peers.add(console, "CT2", ["CT2"], networks=["127.0.0.2/32"])
     node.peers.remove(console, "CT2")
+    _second_factors(node)
     node.signin.password("admin", archives.PASSWORD, address="127.0.0.1", user_agent="test")
     node.signin.sign_out(node.signin.password("admin", archives.PASSWORD, address="127.0.0.1", user_agent="test").subject)
+
+
+def _second_factors(node: Node) -> None:
+    """Bob has an authenticator app, and used one of his recovery codes."""
+    desk = {"address": "127.0.0.1", "user_agent": "test"}
+    first = node.signin.password("bob", archives.PASSWORD, **desk)
+    assert isinstance(first, SignedIn)
+    begun = node.factors.begin_totp(first.subject)
+    code = totp.code(base64.b32decode(begun.secret.replace(" ", "")), totp.step_of(datetime.now(UTC)))
+    codes = node.factors.confirm_totp(first.subject, begun.id, code)
+    half = node.signin.password("bob", archives.PASSWORD, **desk)
+    assert isinstance(half, SecondAsked)
+    node.signin.sign_out(node.signin.second(half.half, codes[0], **desk).subject)
+    node.signin.sign_out(first.subject)
 
 
 # --- the insider ------------------------------------------------------------------------------------------------------------------

@@ -66,6 +66,18 @@ def test_a_disk_that_takes_nothing_ends_in_an_error(tmp_path: Path) -> None:
     os.close(fd)
 
 
+def test_of_many_large_buffers_few_keep_their_memory() -> None:
+    pool = Buffers(4 << 20)
+    taken = [pool.take() for _ in range(5)]
+    for one in taken:
+        one[:1], one[-1:] = b"x", b"x"
+        pool.give(one)
+    del taken, one
+    again = [pool.take() for _ in range(5)]
+    assert [bytes(one[:1]) for one in again] == [b"x"] * 5
+    assert [bytes(one[-1:]) for one in again] == [b"x"] * 2 + [b"\0"] * 3  # what is used first is whole
+
+
 def test_buffers_are_used_again() -> None:
     pool = Buffers(4096, keep=1)
     one, two = pool.take(), pool.take()

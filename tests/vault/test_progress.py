@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archive.vault.open_segment import Progress
+from archive.vault.open_segment import Progress, Remembered
 
 MIB = 1 << 20
 
@@ -26,3 +26,19 @@ def test_the_position_is_due_every_few_mib_and_never_above_what_waits() -> None:
     assert progress.due({end - MIB}) is None  # the first of them still waits
     progress.closed = True
     assert progress.due({end - MIB}) == waiting
+
+
+def test_segments_that_are_over_are_forgotten_and_no_others() -> None:
+    known = Remembered()
+    waiting, open_one = Progress(), Progress()
+    waiting.begin(4096, 8192)
+    waiting.closed = True
+    known[b"waiting"], known[b"open"] = waiting, open_one
+    for number in range(3 * Remembered.KEPT):
+        done = Progress()
+        done.closed = True
+        known[number.to_bytes(16)] = done
+    assert len(known) <= Remembered.KEPT + 2
+    assert known[b"waiting"] is waiting
+    assert known[b"open"] is open_one
+    assert (3 * Remembered.KEPT - 1).to_bytes(16) in known

@@ -20,9 +20,9 @@ from archive.dicom.attributes import ATTRIBUTES, Level
 from archive.dicom.matching import matches
 from archive.dicom.matching import parse as parse_match
 from archive.dicom.part10 import Finding
-from archive.errors import ArchiveError, InvalidInstance, NotAcceptable, NotFound, Unauthenticated
+from archive.errors import ArchiveError, InvalidInstance, NotAcceptable, NotFound, Unauthenticated, Unavailable
 from archive.services.query import SearchAnswer, SearchRequest
-from archive.services.retrieve import Found, FramesAnswer, MetadataAnswer
+from archive.services.retrieve import BulkAnswer, Found, FramesAnswer, MetadataAnswer
 from archive.services.store import Outcome, Source
 
 USER = Subject(1, "mia", "user", "token")
@@ -100,6 +100,28 @@ class FakeIncoming:
         self.ended = self.ended or "aborted"
 
 
+class FakeBatch:
+    """Tells at `flush`, those that were kept first, as services.batch does."""
+
+    def __init__(self, told: Callable[[Any, Outcome | ArchiveError], None]) -> None:
+        self.told = told
+        self.waiting: list[tuple[Any, Outcome | ArchiveError]] = []
+
+    def begin(self, incoming: FakeIncoming) -> None:
+        pass
+
+    def add(self, key: Any, incoming: FakeIncoming) -> None:
+        try:
+            self.waiting.append((key, incoming.finish()))
+        except Unavailable as error:
+            self.waiting.append((key, error))
+
+    def flush(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for key, became in sorted(waiting, key=lambda one: isinstance(one[1], ArchiveError)):
+            self.told(key, became)
+
+
 class FakeStore:
     """Keeps what pydicom reads; `faults` raises an error at the nth open, write or finish."""
 
@@ -126,6 +148,9 @@ class FakeStore:
         made = FakeIncoming(self, subject, datastore, study_instance_uid)
         self.incoming.append(made)
         return made
+
+    def batch(self, told: Callable[[Any, Outcome | ArchiveError], None]) -> FakeBatch:
+        return FakeBatch(told)
 
     def decide(self, incoming: FakeIncoming) -> Outcome:
         data = bytes(incoming.data)
@@ -296,14 +321,18 @@ class FakeRetrieve:
             array = dataset.pixel_array
             return bytes((array[number - 1] if count > 1 else array).tobytes())
 
-        return FramesAnswer(found, found.transfer_syntax_uid, stored, explicit_le)
+        def encoded(number: int, transfer_syntax_uid: str) -> bytes:
+            raise NotAcceptable("no codec encodes it")
 
-    def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> tuple[Found, bytes]:
+        return FramesAnswer(found, found.transfer_syntax_uid, stored, explicit_le, encoded)
+
+    def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> BulkAnswer:
         found = self.instances(subject, datastore, study, series, sop)[0]
         element = self.archive.kept[sop].dataset.get(int(path, 16)) if len(path) == 8 else None
         if element is None:
             raise NotFound("there is no such value")
-        return found, bytes(element.value)
+        value = bytes(element.value)
+        return BulkAnswer(found, len(value), lambda start, length: iter((value[start : start + length],)))
 
 
 class FakeHealth:

@@ -25,6 +25,7 @@ from archive.db.tables.access import (
     role_assignment,
     session,
 )
+from archive.db.tables.alerts import alert
 from archive.db.tables.catalog import (
     NAME_INDEX_POSTGRESQL,
     NAME_INDEX_SQLITE,
@@ -58,6 +59,11 @@ from archive.db.tables.derived import (
     TRIGGERS_SQLITE,
     access_study,
 )
+from archive.db.tables.factors import (
+    factor,
+    passkey_challenge,
+    recovery_code,
+)
 from archive.db.tables.jobs import (
     job,
     job_item,
@@ -74,7 +80,12 @@ from archive.db.tables.ledger import (
     ledger_node,
     statement,
 )
-from archive.db.tables.removal import hold
+from archive.db.tables.removal import (
+    hold,
+    purged,
+    purged_key,
+)
+from archive.db.tables.requests import idempotent_request
 from archive.db.tables.workitems import (
     ups_event,
     ups_subscriber,
@@ -100,6 +111,7 @@ __all__ = [
     "TRIGGERS_POSTGRESQL",
     "TRIGGERS_SQLITE",
     "access_study",
+    "alert",
     "anchor",
     "api_token",
     "archive_state",
@@ -117,10 +129,12 @@ __all__ = [
     "datastore",
     "delivery",
     "delivery_destination",
+    "factor",
     "forward_rule",
     "grants",
     "held",
     "hold",
+    "idempotent_request",
     "instance",
     "job",
     "job_item",
@@ -132,12 +146,16 @@ __all__ = [
     "metadata",
     "mpps",
     "mpps_step",
+    "passkey_challenge",
     "patient",
     "peer",
     "peer_ae_title",
     "peer_network",
     "pending_peer",
     "principal",
+    "purged",
+    "purged_key",
+    "recovery_code",
     "role",
     "role_assignment",
     "segment",

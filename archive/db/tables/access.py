@@ -43,6 +43,9 @@ role = Table(
     Column("permissions", sa.BigInteger, nullable=False),
     Column("builtin", sa.Boolean, nullable=False, server_default=sa.false()),
     Column("created_at", Instant, nullable=False),
+    Column("mfa_level", sa.SmallInteger, nullable=False, server_default="0"),  # 1: who has it signs in with a second factor
+    Column("idle_s", sa.Integer, nullable=False, server_default="0"),  # of sessions, when stricter than configured; 0: as configured
+    Column("max_session_s", sa.Integer, nullable=False, server_default="0"),
 )
 
 role_assignment = Table(
@@ -122,6 +125,9 @@ session = Table(
     Column("revoked_at", Instant, nullable=True),
     text_column("address"),
     text_column("user_agent"),
+    Column("auth_level", sa.SmallInteger, nullable=False, server_default="1"),  # 1 password; 2 with a second factor, or a passkey
+    Column("authn_at", Instant, nullable=False, server_default="0"),  # when its user last proved who it is
+    Column("idle_s", sa.Integer, nullable=False, server_default="900"),
 )
 
 api_token = Table(

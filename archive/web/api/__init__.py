@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from flask import Blueprint, Flask
 
-from archive.web.api import changes, devices, grants, holdings, openapi, oversight, people, webhooks, worklist
+from archive.web.api import changes, devices, grants, holdings, openapi, oversight, own, people, webhooks, worklist
 from archive.web.permissions import declare
 
 OPERATIONS = (
     *people.OPERATIONS, *grants.OPERATIONS, *devices.OPERATIONS, *holdings.OPERATIONS, *worklist.OPERATIONS, *changes.OPERATIONS,
-    *webhooks.OPERATIONS, *oversight.OPERATIONS,
+    *webhooks.OPERATIONS, *oversight.OPERATIONS, *own.OPERATIONS,
 )
 ROUTES = tuple((one.method, one.path, one.name, one) for one in OPERATIONS)
 RULES = {f"api.{one.name}": one.rule for one in OPERATIONS} | openapi.RULES

@@ -11,6 +11,7 @@ from typing import Any, get_origin
 import msgspec
 from flask import Response
 
+from archive.services.idempotency import LONGEST_KEY
 from archive.web.api.operation import DIGITS, JSON, Operation, Text
 from archive.web.permissions import PUBLIC
 from archive.web.problems import title_of
@@ -66,7 +67,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
                 str(status): {"description": title_of(status), "content": {"application/problem+json": {"schema": {
                     "$ref": "#/components/schemas/Problem",
                 }}}}
-                for status in sorted({*_ALWAYS, 415, *(status for one in operations for status in one.refuses)})
+                for status in sorted({*_ALWAYS, 409, 415, *(status for one in operations for status in one.refuses)})
             },
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "A token of POST /api/tokens or 'archive token create'"},
@@ -82,7 +83,7 @@ def _key(kind: Any) -> str:
 
 
 def _operation(one: Operation, by_kind: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    refused = {*_ALWAYS, *one.refuses} | ({415} if one.body is not None else set())
+    refused = {*_ALWAYS, *one.refuses} | ({415} if one.body is not None else set()) | ({409} if one.creates else set())
     responses: dict[str, Any] = {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(refused)}
     if one.answer is None:
         responses["204"] = {"description": "Done"}
@@ -110,4 +111,10 @@ def _parameters(one: Operation, schemas: dict[str, Any]) -> list[dict[str, Any]]
         if get_origin(member.type) is tuple:
             parameter |= {"style": "form", "explode": True}
         found.append(parameter)
+    if one.creates:
+        found.append({
+            "name": "Idempotency-Key", "in": "header", "required": False,
+            "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
+            "description": "The same call with the same key is done once and answered alike for a day",
+        })
     return found

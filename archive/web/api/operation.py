@@ -16,6 +16,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from archive.access.permissions import Permission
 from archive.errors import InvalidQuery, InvalidRequest, NotFound
+from archive.web.context import node, subject
 from archive.web.permissions import Rule
 
 JSON = "application/json"
@@ -84,7 +85,21 @@ class Operation:
             InvalidRequest, InvalidQuery, UnsupportedMediaType, and what the view raises.
         """
         asked = Asked(None if self.body is None else _body(self.body), _query(self.query))
-        done = self.view(asked, **{name: _part(name, text) for name, text in parts.items()})
+        named = {name: _part(name, text) for name, text in parts.items()}
+        key = request.headers.get("Idempotency-Key")
+        if key is None or not self.creates:
+            return self._do(asked, named)
+        said = b"\0".join((self.name.encode(), request.full_path.encode(), request.get_data()))
+        replay, before = node().idempotency.run(subject(), key, said, lambda: _kept(self._do(asked, named)))
+        return _answered(replay, before=before)
+
+    @property
+    def creates(self) -> bool:
+        """Whether it makes something, and so takes an Idempotency-Key."""
+        return self.status == HTTPStatus.CREATED
+
+    def _do(self, asked: Asked, named: dict[str, str | int]) -> Response:
+        done = self.view(asked, **named)
         if isinstance(done, Response):
             return done
         if self.answer is None:
@@ -93,6 +108,22 @@ class Operation:
         if isinstance(told, Text):
             return Response(told.text, status=self.status, content_type=self.media_type)
         return Response(msgspec.json.encode(told), status=self.status, content_type=JSON)
+
+
+def _kept(response: Response) -> bytes:
+    """Return an answer as it is kept for the same call made again."""
+    told = [response.status_code, response.content_type, response.headers.get("Location", ""), response.get_data()]
+    return msgspec.msgpack.encode(told)
+
+
+def _answered(kept: bytes, *, before: bool) -> Response:
+    status, content_type, location, body = msgspec.msgpack.decode(kept, type=tuple[int, str, str, bytes])
+    response = Response(body, status=status, content_type=content_type)
+    if location:
+        response.headers["Location"] = location
+    if before:
+        response.headers["Idempotent-Replayed"] = "true"
+    return response
 
 
 def _body(kind: Any) -> Any:

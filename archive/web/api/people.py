@@ -28,6 +28,7 @@ class User(Told):
     groups: list[str]
     password: bool
     created_at: datetime
+    second_factors: list[str]
 
 
 class UserShown(User):
@@ -162,6 +163,9 @@ class Role(Told):
     permissions: list[str]
     functions: list[str]
     objects: list[str]
+    second_factor: bool
+    idle_minutes: int
+    absolute_hours: int
 
 
 class NewRole(Taken):

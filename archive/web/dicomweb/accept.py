@@ -62,9 +62,12 @@ class Accept:
     ranges: tuple[MediaRange, ...]
     refused: tuple[MediaRange, ...] = ()
 
-    def refuses(self, media_type: str, *, multipart: bool, under: MediaRange) -> bool:
-        """Return whether a `q=0` member excludes what the member `under` would allow."""
-        rivals = (member for member in self.refused if member.specificity >= under.specificity)
+    def refuses(self, media_type: str, *, multipart: bool, under: MediaRange, syntax: str | None = None) -> bool:
+        """Return whether a `q=0` member excludes what the member `under` would allow; one with a transfer syntax, only that one."""
+        rivals = (
+            member for member in self.refused
+            if member.specificity >= under.specificity and member.transfer_syntax in {None, "*", syntax}
+        )
         return any(member.covers_parts(media_type) if multipart else member.covers(media_type) for member in rivals)
 
     def singles(self, media_type: str) -> Iterator[MediaRange]:

@@ -26,11 +26,12 @@ _SETS = (DICOM_JSON, f"multipart/related; type={DICOM_XML}")
 _PICTURES = ("image/jpeg", "image/png", "multipart/related; type=image/jpeg", "multipart/related; type=image/png")
 _INSTANCES = (f"multipart/related; type={DICOM}",)
 _OCTETS = (f"multipart/related; type={OCTETS}", OCTETS)
+_FRAMES = (*_OCTETS, *(f"multipart/related; type={kind}" for kind in media.ENCODED), *media.ENCODED)
 _RANGES = ("Range", "If-Range", "If-None-Match")
 
 _ANSWERS: dict[str, tuple[str, ...]] = {
     "retrieve_study": (*_INSTANCES, ZIP), "retrieve_series": (*_INSTANCES, ZIP), "retrieve_instance": (*_INSTANCES, DICOM),
-    "store": (DICOM_JSON,), "store_study": (DICOM_JSON,), "frames": _OCTETS, "bulk": _OCTETS, "capabilities": (WADL,),
+    "store": (DICOM_JSON,), "store_study": (DICOM_JSON,), "frames": _FRAMES, "bulk": _OCTETS, "capabilities": (WADL,),
     "wado_uri": (*_PICTURES[:2], DICOM), "wado_uri_root": (*_PICTURES[:2], DICOM),
     "ups_search": (DICOM_JSON,), "ups_retrieve": (DICOM_JSON,),
     **{f"search_{what}": _SETS for what in ("studies", "series", "instances", "study_series", "study_instances", "series_instances")},

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from flask import Response, request
 
 from archive.errors import InvalidRequest, NotAcceptable
-from archive.services.retrieve import FramesAnswer
+from archive.services.retrieve import BulkAnswer, FramesAnswer
 from archive.web.context import archive, subject
 from archive.web.dicomweb import conditional, media, ranges, urls
 from archive.web.dicomweb.media import OCTETS, FrameChoice
@@ -64,20 +64,39 @@ def bulk(datastore: str, study: str, series: str, sop: str, path: str) -> Respon
         raise InvalidRequest(message, remedy="take it from a BulkDataURI of the metadata")
     # A value has no transfer syntax of its own: octets, little endian.
     choices = media.frame_choices(media.of_request(request), media.EXPLICIT_LE, single_allowed=True)
-    choice = next(choices, None)
+    choice = next((one for one in choices if not one.encoded), None)
     if choice is None:
         message = f"bulk data is {OCTETS}"
         raise NotAcceptable(message, remedy=f'accept multipart/related; type="{OCTETS}"')
-    found, value = archive().retrieve.bulk(subject(), datastore, *uids, path.upper())
+    answer = archive().retrieve.bulk(subject(), datastore, *uids, path.upper())
     location = f"{urls.address(datastore, *uids)}/bulk/{path.upper()}"
     form = "multipart" if choice.multipart else "single"
-    etag = '"' + conditional.tag("bulk", form, conditional.bare(found.etag), path.upper()) + '"'
-    response = conditional.unchanged(etag) or (
-        _one(value, OCTETS, location, multipart=True) if choice.multipart else _value(value, OCTETS, location, etag)
-    )
+    etag = '"' + conditional.tag("bulk", form, conditional.bare(answer.found.etag), path.upper()) + '"'
+    response = conditional.unchanged(etag) or (_bulk_part(answer, location) if choice.multipart else _bulk(answer, location, etag))
     response.headers["ETag"] = etag
     response.headers["Vary"] = "Accept"
     return response
+
+
+def _bulk(answer: BulkAnswer, location: str, etag: str) -> Response:
+    part = ranges.asked(answer.length, etag)
+    start, length = part or (0, answer.length)
+    response = stream(lambda: answer.read(start, length), content_type=OCTETS, length=length, single=True)
+    response.headers["Content-Location"] = location
+    return ranges.marked(response, part, answer.length)
+
+
+def _bulk_part(answer: BulkAnswer, location: str) -> Response:
+    writer = Writer(OCTETS)
+    head = writer.part_head(content_type=OCTETS, content_location=location, content_length=str(answer.length))
+    tail = writer.part_tail + writer.end
+
+    def chunks() -> Iterator[bytes | memoryview]:
+        yield head
+        yield from answer.read(0, answer.length)
+        yield tail
+
+    return stream(chunks, content_type=writer.content_type, length=len(head) + answer.length + len(tail), single=True)
 
 
 def numbers(listed: str) -> list[int]:
@@ -94,13 +113,16 @@ def numbers(listed: str) -> list[int]:
 
 
 def _frames(answer: FramesAnswer, choice: FrameChoice, wanted: list[int], where: str, etag: str) -> Response:
-    bytes_of = answer.stored if choice.stored else answer.explicit_le
+    def encoded(number: int) -> bytes:
+        return answer.encoded(number, choice.transfer_syntax_uid)
+
+    bytes_of = answer.stored if choice.stored else encoded if choice.encoded else answer.explicit_le
     content_type = f"{choice.media_type}; transfer-syntax={choice.transfer_syntax_uid}"
     first = bytes_of(wanted[0])
     if len(wanted) == 1 and not choice.multipart:
         return _value(first, content_type, f"{where}/{wanted[0]}", etag)
     if len(wanted) == 1:
-        return _one(first, content_type, f"{where}/{wanted[0]}", multipart=choice.multipart, part_type=choice.media_type)
+        return _one(first, content_type, f"{where}/{wanted[0]}", choice.media_type)
     writer = Writer(choice.media_type)
 
     def chunks() -> Iterator[bytes]:
@@ -114,11 +136,7 @@ def _frames(answer: FramesAnswer, choice: FrameChoice, wanted: list[int], where:
     return stream(chunks, content_type=writer.content_type, length=None)
 
 
-def _one(value: bytes, content_type: str, location: str, *, multipart: bool, part_type: str = OCTETS) -> Response:
-    if not multipart:
-        response = Response(value, content_type=content_type)
-        response.headers["Content-Location"] = location
-        return response
+def _one(value: bytes, content_type: str, location: str, part_type: str) -> Response:
     writer = Writer(part_type)
     head = writer.part_head(content_type=content_type, content_location=location, content_length=str(len(value)))
     return Response([head, value, writer.part_tail, writer.end], content_type=writer.content_type)

@@ -13,7 +13,7 @@ from flask import Request
 
 from archive.errors import NotAcceptable
 from archive.web.dicomweb import accept
-from archive.web.dicomweb.accept import Accept
+from archive.web.dicomweb.accept import Accept, MediaRange
 
 DICOM = "application/dicom"
 DICOM_JSON = "application/dicom+json"
@@ -94,11 +94,18 @@ class Container:
 
     multipart: bool
     syntaxes: tuple[str | None, ...]
+    qualities: tuple[float, ...] = ()
+
+    def for_stored(self, transfer_syntax_uid: str) -> list[str | None]:
+        """Return the transfer syntaxes, best first, for an instance stored in one of them: its own goes before others as good."""
+        own = {"*", transfer_syntax_uid} | ({None} if transfer_syntax_uid in AS_STORED else set())
+        ranked = zip(self.qualities or range(0, -len(self.syntaxes), -1), self.syntaxes, strict=True)
+        return [syntax for _, syntax in sorted(ranked, key=lambda one: (-one[0], one[1] not in own))]
 
 
 def containers(taken: Accept, *, single_allowed: bool) -> Iterator[Container]:
     """Yield the ways in which the caller takes instances, best first."""
-    wanted: dict[bool, list[str | None]] = {}
+    wanted: dict[bool, list[MediaRange]] = {}
     for one in taken.ranges:
         if one.covers_parts(DICOM):
             multipart = True
@@ -106,52 +113,85 @@ def containers(taken: Accept, *, single_allowed: bool) -> Iterator[Container]:
             multipart = False
         else:
             continue
-        if not taken.refuses(DICOM, multipart=multipart, under=one):
-            wanted.setdefault(multipart, []).append(one.transfer_syntax)
-    for multipart, syntaxes in wanted.items():
-        yield Container(multipart, tuple(syntaxes))
+        if not taken.refuses(DICOM, multipart=multipart, under=one, syntax=one.transfer_syntax):
+            wanted.setdefault(multipart, []).append(one)
+    for multipart, ranges in wanted.items():
+        yield Container(multipart, tuple(one.transfer_syntax for one in ranges), tuple(one.quality for one in ranges))
+
+
+ENCODED: dict[str, tuple[str, ...]] = {
+    _JPEG: ("1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.57"),
+    _JPEG_LS: ("1.2.840.10008.1.2.4.80",),
+    _JP2: ("1.2.840.10008.1.2.4.90",),
+    _RLE: ("1.2.840.10008.1.2.5",),
+}
+"""Media type -> the transfer syntaxes frames are encoded in without loss; the first where none is named (PS3.18 table 8.7.3-4)."""
+
+LOSSY = {"1.2.840.10008.1.2.4.50": _JPEG}
+"""Those frames are encoded in with loss, asked for by their UID alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameChoice:
-    """One way to answer frames: as stored, or decoded to Explicit VR Little Endian."""
+    """One way to answer frames: as stored, decoded to Explicit VR Little Endian, or encoded in another transfer syntax."""
 
     multipart: bool
     stored: bool
     media_type: str
     transfer_syntax_uid: str
 
+    @property
+    def encoded(self) -> bool:
+        """Whether frames have to be encoded for it."""
+        return not self.stored and self.transfer_syntax_uid != EXPLICIT_LE
+
 
 def frame_choices(taken: Accept, stored_syntax: str, *, single_allowed: bool) -> Iterator[FrameChoice]:
-    """Yield the ways to answer frames stored in `stored_syntax`, best first; the caller takes the first that can be made."""
-    stored_type = frame_type(stored_syntax)
+    """Yield the ways to answer frames stored in `stored_syntax`, best first; the caller takes the first that can be made.
+
+    Among members of one quality nothing is encoded, and nothing lost, that some other of them takes as it is.
+    """
+    found: list[tuple[float, int, FrameChoice]] = []
     for one in taken.ranges:
         multipart = one.multipart or one.name == "*/*"
         if not multipart and not single_allowed:
             continue
         told = (one.part_type or "*/*") if multipart else one.name
-        pattern = _ALIASES.get(told, told)
-        as_stored = FrameChoice(multipart, True, stored_type, stored_syntax)
-        decoded = FrameChoice(multipart, False, OCTETS, EXPLICIT_LE)
-        for choice in _of_range(pattern, one.transfer_syntax, as_stored, decoded):
-            if not taken.refuses(choice.media_type, multipart=multipart, under=one):
-                yield choice
+        for stored, media_type, syntax in _of_range(_ALIASES.get(told, told), one.transfer_syntax, stored_syntax):
+            if not taken.refuses(media_type, multipart=multipart, under=one, syntax=syntax):
+                choice = FrameChoice(multipart, stored, media_type, syntax)
+                found.append((-one.quality, 0 if not choice.encoded else 2 if syntax in LOSSY else 1, choice))
+    found.sort(key=lambda ranked: ranked[:2])  # stable: then as `taken` has them
+    yield from dict.fromkeys(choice for *_, choice in found)
 
 
-def _of_range(pattern: str, syntax: str | None, as_stored: FrameChoice, decoded: FrameChoice) -> Iterator[FrameChoice]:
-    octets = accept.covers(pattern, OCTETS)
-    # Asking for octets in the stored syntax is how viewers say "whatever you have": the part names its real type.
-    typed = octets or accept.covers(pattern, as_stored.media_type)
-    if syntax is None:
+def _of_range(pattern: str, syntax: str | None, stored_syntax: str) -> Iterator[tuple[bool, str, str]]:
+    """Yield whether as stored, media type and transfer syntax of what one member of an Accept takes."""
+    if syntax is None or syntax == "*":
+        yield from _of_any(pattern, stored_syntax, named=syntax == "*")
+        return
+    stored_type, octets = frame_type(stored_syntax), accept.covers(pattern, OCTETS)
+    if syntax == stored_syntax:
+        # Asking for octets in the stored syntax is how viewers say "whatever you have": the part names its real type.
+        if octets or accept.covers(pattern, stored_type):
+            yield True, stored_type, stored_syntax
+    elif syntax in AS_STORED:
         if octets:
-            yield decoded
-        if accept.covers(pattern, as_stored.media_type) and as_stored.media_type != OCTETS:
-            yield as_stored
-    elif syntax == "*" and as_stored.transfer_syntax_uid in NORMALISED:
-        if octets:
-            yield decoded
-    elif syntax in {"*", as_stored.transfer_syntax_uid}:
-        if typed:
-            yield as_stored
-    elif syntax in AS_STORED and octets:
-        yield decoded
+            yield False, OCTETS, EXPLICIT_LE
+    elif syntax in LOSSY or any(syntax in syntaxes for syntaxes in ENCODED.values()):
+        media_type = FRAME_TYPES[syntax]
+        if octets or accept.covers(pattern, media_type):
+            yield False, media_type, syntax
+
+
+def _of_any(pattern: str, stored_syntax: str, *, named: bool) -> Iterator[tuple[bool, str, str]]:
+    """Yield the same of a member that leaves the transfer syntax open, or says `*` (`named`)."""
+    stored_type, octets = frame_type(stored_syntax), accept.covers(pattern, OCTETS)
+    hidden = named and stored_syntax in NORMALISED
+    if octets and (hidden or not named):
+        yield False, OCTETS, EXPLICIT_LE
+    if (accept.covers(pattern, stored_type) or (named and octets)) and not hidden and (named or stored_type != OCTETS):
+        yield True, stored_type, stored_syntax
+    for media_type, syntaxes in ENCODED.items():
+        if not octets and accept.covers(pattern, media_type) and syntaxes[0] != stored_syntax:
+            yield False, media_type, syntaxes[0]

@@ -1,4 +1,4 @@
-"""STOW-RS: instances in, one after the other, each durable before the answer names it (PS3.18 10.5).
+"""STOW-RS: instances in, one after the other, all durable before the answer names them (PS3.18 10.5).
 
 Instances come as they are, or as metadata with bulk data beside them (stow_metadata). The bytes of a part go straight into the store as
 they come. Each part stands for itself: 200 all stored, 202 some failed or were stored with a warning, 409 none stored. What the archive as
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from flask import Response, g, request
 from werkzeug.exceptions import LengthRequired, RequestEntityTooLarge, UnsupportedMediaType
@@ -27,6 +28,7 @@ from archive.errors import (
     Unavailable,
     UnsupportedClass,
 )
+from archive.services.batch import Batch
 from archive.services.store import Incoming, Outcome, Source
 from archive.web.body import DRAIN_S, REFUSED_DRAIN_S, Body, content_length
 from archive.web.context import archive, slots, subject
@@ -83,6 +85,7 @@ def store(datastore: str, study: str | None = None) -> Response:
             else:
                 visit.take_metadata(body, boundary, kind)
         except Exception as error:
+            visit.keep()
             # Who may not store holds a place no longer than it takes to read why.
             body.drain(for_s=REFUSED_DRAIN_S if isinstance(error, Forbidden) else DRAIN_S)
             raise
@@ -129,6 +132,7 @@ class Visit:
         self._study = study
         self._store = archive().store
         self._source = Source(via="stow")
+        self._batch: Batch[Head] = self._store.batch(self._told)
         self.report = Report()
 
     def take_all(self, body: Body, boundary: str | None) -> None:
@@ -139,11 +143,13 @@ class Visit:
         """
         if boundary is None:
             self.take(DICOM, _blocks(body))
+            self.flush()
             return
         for part in Reader(body.read, boundary):
             if self.report.parts >= MAX_PARTS:
                 raise RequestEntityTooLarge
             self.take(part.headers.get("content-type", DICOM), part.chunks())
+        self.flush()
         if not self.report.parts:
             message = "the body holds no part"
             raise Malformed(message)
@@ -165,6 +171,7 @@ class Visit:
                     self.report.failed(_head_of(document), reason_of(made))
                 else:
                     self.take(DICOM, (memoryview(piece) for piece in made))
+            self.flush()
         finally:
             TURNS.release()
 
@@ -180,6 +187,7 @@ class Visit:
         try:
             incoming = self._store.open(self._asker, self._datastore, self._source, study_instance_uid=self._study)
         except (Forbidden, NotFound):
+            self.flush()
             if not self.report.stored:
                 raise
             self.report.failed(head, NOT_PERMITTED)
@@ -188,16 +196,29 @@ class Visit:
             self._fail(head, error)
             return
         try:
-            outcome = self._feed(incoming, head, content_type, chunks)
+            self._batch.begin(incoming)
+            self._feed(incoming, head, content_type, chunks)
+            self._batch.add(head, incoming)
         except ArchiveError as error:
             self._fail(head, error)
-        else:
-            self._note(head, outcome)
         finally:
-            # Harmless after finish; owed after anything else, a client that went away included.
+            # Harmless once ended; owed after anything else, a client that went away included.
             incoming.abort()
 
-    def _feed(self, incoming: Incoming, head: Head, content_type: str, chunks: Iterable[memoryview]) -> Outcome:
+    def flush(self) -> None:
+        """Make durable what came whole, and note what became of it.
+
+        Raises:
+            OutOfSpace, Unavailable: and nothing has been stored.
+        """
+        self._batch.flush()
+
+    def keep(self) -> None:
+        """Make durable what came whole before the request failed; what fails of it was promised to nobody."""
+        with suppress(ArchiveError):
+            self.flush()
+
+    def _feed(self, incoming: Incoming, head: Head, content_type: str, chunks: Iterable[memoryview]) -> None:
         told = parameters.parse(content_type)
         if told is None or told.name != DICOM:
             message = "a part is not application/dicom"
@@ -207,7 +228,12 @@ class Visit:
                 incoming.write(data)
         for data in head.rest():
             incoming.write(data)
-        return incoming.finish()
+
+    def _told(self, head: Head, became: Outcome | ArchiveError) -> None:
+        if isinstance(became, Outcome):
+            self._note(head, became)
+        else:
+            self._fail(head, became)
 
     def _note(self, head: Head, outcome: Outcome) -> None:
         if outcome.status == "conflict":
@@ -220,8 +246,10 @@ class Visit:
             self.report.kept(self._datastore, outcome, coerced=[text for text in (held, wrapped) if text])
 
     def _fail(self, head: Head, error: ArchiveError) -> None:
-        if isinstance(error, Unavailable) and not self.report.stored:
-            raise error
+        if isinstance(error, Unavailable):
+            self.flush()
+            if not self.report.stored:
+                raise error
         if isinstance(error, (Unavailable, IntegrityError)):
             told = {"request_id": g.get("request_id", ""), "error": error.code, "detail": error.message}
             log.error("instance not stored", extra=told)

@@ -108,7 +108,7 @@ def _settled(ways: list[Container], found: list[Found]) -> tuple[Container, list
         NotAcceptable: no way serves them all; a study is never answered in part.
     """
     for container in ways:
-        choices = [_given(container.syntaxes, one) for one in found]
+        choices = [_given(container, one) for one in found]
         settled = [choice for choice in choices if choice is not None]
         if len(settled) == len(found):
             return container, settled
@@ -116,10 +116,10 @@ def _settled(ways: list[Container], found: list[Found]) -> tuple[Container, list
     raise NotAcceptable(message, remedy="accept transfer-syntax=*, which gives instances as they are stored")
 
 
-def _given(syntaxes: tuple[str | None, ...], found: Found) -> str | None:
-    """Return the transfer syntax an instance goes out in, its own where that is taken; None when it cannot be given so."""
+def _given(container: Container, found: Found) -> str | None:
+    """Return the transfer syntax an instance goes out in, its own where none is liked better; None when it cannot be given so."""
     stored = found.transfer_syntax_uid
-    for syntax in syntaxes:
+    for syntax in container.for_stored(stored):
         if syntax in {"*", stored} or (syntax is None and stored in media.AS_STORED):
             return stored
         wanted = EXPLICIT_LE if syntax is None else syntax

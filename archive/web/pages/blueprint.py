@@ -12,14 +12,30 @@ from archive.access.permissions import Permission
 from archive.errors import ArchiveError, Unauthenticated
 from archive.web import problems
 from archive.web.context import node
-from archive.web.pages import account, image, shown, studies
-from archive.web.permissions import PUBLIC, SIGNED_IN, PasswordMustChange, Rule, declare
+from archive.web.pages import account, identity, image, shown, studies
+from archive.web.permissions import PUBLIC, SIGNED_IN, FactorMissing, PasswordMustChange, Rule, StepUp, declare
 
 RULES = {
     "pages.home": SIGNED_IN,
     "pages.login": PUBLIC,
     "pages.logout": SIGNED_IN,
     "pages.password": SIGNED_IN,
+    "pages.second": PUBLIC,
+    "pages.passkey_options": PUBLIC,
+    "pages.passkey": PUBLIC,
+    "pages.factors": SIGNED_IN,
+    "pages.factor_add": SIGNED_IN,
+    "pages.factor_confirm": SIGNED_IN,
+    "pages.factor_remove": SIGNED_IN,
+    "pages.codes": SIGNED_IN,
+    "pages.passkey_add_options": SIGNED_IN,
+    "pages.passkey_add": SIGNED_IN,
+    "pages.confirm": SIGNED_IN,
+    "pages.confirm_passkey_options": SIGNED_IN,
+    "pages.confirm_passkey": SIGNED_IN,
+    "pages.sessions": SIGNED_IN,
+    "pages.session_end": SIGNED_IN,
+    "pages.sessions_end": SIGNED_IN,
     "pages.studies": Rule(Permission.SEARCH),
     "pages.study": Rule(Permission.SEARCH),
     "pages.ohif": Rule(Permission.SEARCH),
@@ -30,6 +46,9 @@ RULES = {
 }
 
 
+_OWN = ("/studies", "/me/factors", "/me/sessions", "/dicomweb/studies/", "/datastores/")
+
+
 def register(app: Flask) -> None:
     """Add the pages to the application."""
     pages = Blueprint("pages", "archive.web")
@@ -38,6 +57,22 @@ def register(app: Flask) -> None:
     pages.add_url_rule("/login", "login", account.login, methods=["GET", "POST"])
     pages.add_url_rule("/logout", "logout", account.logout, methods=["POST"])
     pages.add_url_rule("/me/password", "password", account.password, methods=["GET", "POST"])
+    pages.add_url_rule("/login/second", "second", account.second, methods=["POST"])
+    pages.add_url_rule("/login/passkey/options", "passkey_options", identity.passkey_options, methods=["POST"])
+    pages.add_url_rule("/login/passkey", "passkey", identity.passkey, methods=["POST"])
+    pages.add_url_rule("/me/factors", "factors", identity.factors)
+    pages.add_url_rule("/me/factors/totp", "factor_add", identity.factor_add, methods=["POST"])
+    pages.add_url_rule("/me/factors/<int:number>/confirm", "factor_confirm", identity.factor_confirm, methods=["POST"])
+    pages.add_url_rule("/me/factors/<int:number>/remove", "factor_remove", identity.factor_remove, methods=["POST"])
+    pages.add_url_rule("/me/recovery-codes", "codes", identity.codes, methods=["POST"])
+    pages.add_url_rule("/me/passkeys/options", "passkey_add_options", identity.passkey_add_options, methods=["POST"])
+    pages.add_url_rule("/me/passkeys", "passkey_add", identity.passkey_add, methods=["POST"])
+    pages.add_url_rule("/me/confirm", "confirm", identity.confirm, methods=["GET", "POST"])
+    pages.add_url_rule("/me/confirm/passkey/options", "confirm_passkey_options", identity.confirm_passkey_options, methods=["POST"])
+    pages.add_url_rule("/me/confirm/passkey", "confirm_passkey", identity.confirm_passkey, methods=["POST"])
+    pages.add_url_rule("/me/sessions", "sessions", identity.sessions)
+    pages.add_url_rule("/me/sessions/<int:number>/end", "session_end", identity.session_end, methods=["POST"])
+    pages.add_url_rule("/me/sessions/end", "sessions_end", identity.sessions_end, methods=["POST"])
     pages.add_url_rule("/studies", "studies", studies.studies)
     pages.add_url_rule("/studies/<study>", "study", studies.study)
     pages.add_url_rule("/studies/<study>/ohif", "ohif", studies.ohif)
@@ -46,7 +81,10 @@ def register(app: Flask) -> None:
     pages.add_url_rule("/studies/<study>/series/<series>/instances/<instance>/frames/<int:frame>/picture", "picture", image.picture)
     pages.register_error_handler(Unauthenticated, to_login)
     pages.register_error_handler(PasswordMustChange, to_password)
+    pages.register_error_handler(FactorMissing, to_factors)
     pages.register_error_handler(ArchiveError, problem)
+    pages.register_error_handler(StepUp, to_confirm)
+    app.register_error_handler(StepUp, to_confirm)
     pages.context_processor(words)
     declare(RULES)
     app.register_blueprint(pages)
@@ -65,7 +103,7 @@ def favicon() -> BaseResponse:
 
 def to_login(error: Unauthenticated) -> BaseResponse:
     """A page without a session leads to the sign-in and back; a picture just says no."""
-    if request.endpoint == "pages.login":
+    if request.endpoint == "pages.login" or request.mimetype == "application/json":
         return problem(error)
     if request.endpoint in {"pages.picture", "pages.thumbnail"}:
         return Response("", 401)
@@ -78,8 +116,25 @@ def to_password(_error: PasswordMustChange) -> BaseResponse:
     return redirect("/me/password?first=1")
 
 
+def to_factors(_error: FactorMissing) -> BaseResponse:
+    """Who must have a second factor sets one up first."""
+    return redirect("/me/factors")
+
+
+def to_confirm(error: StepUp) -> BaseResponse:
+    """A page asks again and comes back; a program is told."""
+    if request.mimetype == "application/json" or (
+        request.blueprint != "pages" and (request.method != "GET" or request.headers.get("Sec-Fetch-Mode") != "navigate")
+    ):
+        return problems.answer(error)
+    target = request.full_path.rstrip("?") if request.method == "GET" else "/me/factors"
+    return redirect(f"/me/confirm?next={quote(target, safe='')}", code=303)
+
+
 def problem(error: ArchiveError) -> Response:
     """Any other refusal, as a page that says what to do; absent and not visible look the same."""
+    if request.mimetype == "application/json":
+        return problems.answer(error)
     line = problems.line_of(error)
     if line.status >= 500:
         problems.note(error)
@@ -92,7 +147,7 @@ def problem(error: ArchiveError) -> Response:
 def local(target: str) -> str:
     """Return a path of this site to go on to after signing in; anything else becomes the study list."""
     parts = urlsplit(target)
-    if parts.scheme or parts.netloc or not target.startswith("/studies") or not target.isprintable() or "\\" in target:
+    if parts.scheme or parts.netloc or not target.startswith(_OWN) or not target.isprintable() or "\\" in target:
         return "/studies"
     return target
 

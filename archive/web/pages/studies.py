@@ -57,7 +57,10 @@ def study(study: str) -> Response:
     series = [SeriesLine.of(row) for row in answer.rows]
     steps = node().steps.of_study(subject(), DATASTORE, study)
     elsewhere = viewers.installed(archive().config) is not None
-    return make_response(render_template("study.html", study=line, series=series, user=subject().name, elsewhere=elsewhere, steps=steps))
+    work = node().study_work.of(subject(), DATASTORE, study)
+    return make_response(render_template(
+        "study.html", study=line, series=series, user=subject().name, elsewhere=elsewhere, steps=steps, work=work,
+    ))
 
 
 def ohif(study: str) -> Response:

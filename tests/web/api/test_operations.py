@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from archive.access import roles
 from archive.access.permissions import FUNCTION, OBJECT
+from archive.db.tables import idempotent_request
+from archive.errors import CommitUncertain
 from archive.keys import ca
+from archive.ledger.audit import Event, Kind
+from archive.services import idempotency
 from archive.web import permissions
 from archive.web.api import OPERATIONS
 from archive.web.api.openapi import document
@@ -177,9 +183,20 @@ def test_oversight(api: Api) -> None:
     api("GET", "/audit?kind=nonsense", rule="/audit", status=400)
     assert api("GET", "/audit?since=2031-01-01T00:00:00Z", rule="/audit")["events"] == []
     api("GET", "/audit?since=2031-01-01T00:00:00", rule="/audit", status=400)
+    assert [one["who"] for one in api("GET", f"/audit/disclosures?patient=P{SEEN}", rule="/audit/disclosures")] == []
+    api("GET", "/audit/disclosures?patient=nobody", rule="/audit/disclosures", status=404)
     api.place.node.upkeep.checkpoint()
     assert "c2sp.org/tlog-proof" in api("GET", "/ledger/proofs/0", rule="/ledger/proofs/<what>")
     assert len(api("GET", "/ledger/keys")["keys"]) >= 1
+    node = api.place.node
+    node.alerts.tick()
+    with node.core.database.begin() as tx:
+        node.core.ledger.record(tx, Event(Kind.VERIFIED, outcome=8, detail={"findings": 1}), at=node.core.clock())
+    node.alerts.tick()
+    [alert] = [one for one in api("GET", "/alerts") if one["rule"] == "integrity"]
+    closed = api("POST", f"/alerts/{alert['id']}/acknowledge", {"note": "a test"}, rule="/alerts/<number>/acknowledge")
+    assert (closed["note"], closed["acknowledged_at"] is not None) == ("a test", True)
+    assert [one["id"] for one in api("GET", "/alerts?every=true")] == [alert["id"]]
 
 
 def test_holds_and_what_waits(api: Api) -> None:
@@ -231,7 +248,7 @@ def test_every_operation_needs_its_permission(place: Place) -> None:
         path = "/api" + one.path.replace("<number>", "1")
         for name in ("user", "role", "group", "member", "ref", "peer", "rule", "transaction", "what"):
             path = path.replace(f"<{name}>", "mia")
-        asked = {"audit": "", "explain": f"?subject=mia&uid={SEEN}"}.get(one.name, "")
+        asked = {"disclosures": "?patient=P", "explain": f"?subject=mia&uid={SEEN}"}.get(one.name, "")
         if "reason" in {member.encode_name for member in msgspec.structs.fields(one.query) if member.required}:
             asked = "?reason=x"
         sent = {"json": _sample(one.body)} if one.body is not None else {}
@@ -258,6 +275,40 @@ def _sample(kind: Any) -> dict[str, Any]:
     return found
 
 
+def test_a_creating_call_made_again_is_done_once(place: Place, boss: str) -> None:
+    def send(key: str, name: str, path: str = "groups", **more: Any) -> Any:
+        headers = {"Authorization": f"Bearer {boss}", "Idempotency-Key": key}
+        return place.ask("POST", f"/api/{path}", headers=headers, json={"name": name, **more})
+
+    first, again = send("k1", "once"), send("k1", "once")
+    assert (first.status_code, again.status_code, first.data) == (201, 201, again.data)
+    assert ("Idempotent-Replayed" in first.headers, again.headers["Idempotent-Replayed"]) == (False, "true")
+    assert send("k1", "other").status_code == 400, "the key of another request"
+    assert send("k2", "once").status_code == 400, "another key: the name is taken"
+    assert send("k2", "twice").status_code == 201, "what failed left the key free"
+    assert send("", "x").status_code == send("x" * 256, "x").status_code == 400
+    secret = [place.ask("POST", "/api/tokens", browser=True, headers={"Idempotency-Key": "t"}, json={"until": "1h"}) for _ in range(2)]
+    assert secret[0].json["token"] == secret[1].json["token"]
+    with place.node.core.database.read() as tx:
+        kept = tx.execute(sa.select(idempotent_request.c.sealed_answer)).scalars().all()
+    assert all(secret[0].json["token"].encode() not in bytes(one) for one in kept)
+
+
+def test_a_call_that_nobody_knows_of_is_not_done_again(place: Place, boss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncertain(*_args: Any, **_more: Any) -> Any:
+        raise CommitUncertain("the commit was not answered")
+
+    headers = {"Authorization": f"Bearer {boss}", "Idempotency-Key": "u"}
+    with monkeypatch.context() as broken:
+        broken.setattr(type(place.node.accounts), "add_group", uncertain)
+        assert place.ask("POST", "/api/groups", headers=headers, json={"name": "unknown"}).status_code == 503
+    again = place.ask("POST", "/api/groups", headers=headers, json={"name": "unknown"})
+    assert (again.status_code, again.json["code"]) == (409, "state-conflict")
+    with place.node.core.database.begin() as tx:
+        idempotency.sweep(tx, place.node.core.clock() + timedelta(hours=25))
+    assert place.ask("POST", "/api/groups", headers=headers, json={"name": "unknown"}).status_code == 201
+
+
 def test_the_document_says_what_is_served(place: Place) -> None:
     told = place.app.test_client().get("/api/openapi.json", base_url=real.ORIGIN).json
     assert told == json.loads(json.dumps(document(OPERATIONS)))
@@ -278,4 +329,4 @@ def test_every_operation_has_been_done(api: Api) -> None:
     elsewhere = {"worklist_search", "worklist_add", "worklist_show", "worklist_cancel", "mpps_search", "changes", "webhooks", "webhook_add",
                  "webhook_remove", "webhook_test", "peer_enrol", "commitment_receipt", "reconcile_show", "reconcile_accept",
                  "reconcile_reject", "import_show"}
-    assert {one.name for one in OPERATIONS} - api.done == elsewhere
+    assert {one.name for one in OPERATIONS if one.tag != "identity"} - api.done == elsewhere

@@ -24,6 +24,7 @@ def instances(header: str | None, *, single: bool = True) -> list[tuple[str, tup
     return [("multipart" if way.multipart else "single", way.syntaxes) for way in ways]
 
 
+LOSSLESS = "1.2.840.10008.1.2.4.70"
 STORED = ("multipart", "image/jpeg", JPEG)
 DECODED = ("multipart", OCTETS, EXPLICIT_LE)
 
@@ -74,8 +75,11 @@ def test_2a1_what_cannot_be_decoded_may_go_out_as_stored_when_anything_is_taken(
 def test_d15_a_type_that_is_not_there_is_not_answered() -> None:
     assert frames("multipart/related; type=nope/nope") == []
     assert frames("multipart/related; type=nope") == []
-    assert frames("multipart/related; type=image/jp2; transfer-syntax=1.2.840.10008.1.2.4.90") == []
-    assert frames("multipart/related; type=image/jpeg", stored=EXPLICIT_LE) == []
+    assert frames("multipart/related; type=image/jp2; transfer-syntax=1.2.840.10008.1.2.4.91") == []
+    assert frames("multipart/related; type=image/jp2; transfer-syntax=1.2.840.10008.1.2.4.80") == []
+    assert frames("multipart/related; type=image/jpx") == []
+    assert frames("multipart/related; type=video/mp4; transfer-syntax=*") == []
+    assert frames("multipart/related; type=application/octet-stream; transfer-syntax=nope") == []
     assert frames("text/plain") == []
     assert frames(f"multipart/related; type=image/jpeg; transfer-syntax={EXPLICIT_LE}") == []
 
@@ -83,7 +87,7 @@ def test_d15_a_type_that_is_not_there_is_not_answered() -> None:
 def test_d08_a_single_part_is_given_to_who_asks_for_one_by_name() -> None:
     assert frames("application/octet-stream; transfer-syntax=*") == [("single", "image/jpeg", JPEG)]
     assert frames("application/octet-stream") == [("single", OCTETS, EXPLICIT_LE)]
-    assert frames("image/jpeg") == [("single", "image/jpeg", JPEG)]
+    assert frames("image/jpeg")[0] == ("single", "image/jpeg", JPEG)
     assert frames("image/jpeg", single=False) == []
 
 
@@ -108,18 +112,54 @@ def test_2a1_a_malformed_member_is_skipped(header: str) -> None:
 
 
 def test_b18_the_best_supported_member_is_taken() -> None:
-    ways = frames("image/jp2, multipart/related; type=application/octet-stream; q=0.2, multipart/related; type=image/jpeg; q=0.9")
-    assert ways == [STORED, DECODED]
+    ways = frames("image/jpx, multipart/related; type=application/octet-stream; q=0.2, multipart/related; type=image/jpeg; q=0.9")
+    assert ways == [STORED, ("multipart", "image/jpeg", LOSSLESS), DECODED]
+
+
+@pytest.mark.parametrize(("media_type", "syntax"), [
+    ("image/jpeg", LOSSLESS), ("image/jls", "1.2.840.10008.1.2.4.80"), ("image/x-jls", "1.2.840.10008.1.2.4.80"),
+    ("image/jp2", "1.2.840.10008.1.2.4.90"), ("image/dicom-rle", "1.2.840.10008.1.2.5"), ("image/x-dicom-rle", "1.2.840.10008.1.2.5"),
+])
+def test_d05_frames_are_encoded_in_the_media_types_own_transfer_syntax(media_type: str, syntax: str) -> None:
+    """PS3.18 table 8.7.3-4: the default of a media type where no transfer syntax is named."""
+    given = ("multipart", media.FRAME_TYPES[syntax], syntax)
+    for more in ("", "; transfer-syntax=*", f"; transfer-syntax={syntax}"):
+        assert frames(f'multipart/related; type="{media_type}"{more}', stored=EXPLICIT_LE) == [given]
+    assert frames(f"multipart/related; transfer-syntax={syntax}", stored=EXPLICIT_LE) == [given]
+    assert frames(f"{media_type}", stored=EXPLICIT_LE) == [("single", *given[1:])]
+    assert frames(f"{media_type}", stored=syntax) == [("single", *given[1:])]
+
+
+def test_d05_loss_is_only_ever_by_name() -> None:
+    lossy = ("multipart", "image/jpeg", JPEG)
+    assert frames(f"multipart/related; type=image/jpeg; transfer-syntax={JPEG}", stored=EXPLICIT_LE) == [lossy]
+    for header in ("image/*", "multipart/related; type=image/*", "multipart/related; type=image/jpeg; transfer-syntax=*", "*/*"):
+        assert lossy[1:] not in [way[1:] for way in frames(header, stored=EXPLICIT_LE)]
+    both = f"multipart/related; type=image/jpeg; transfer-syntax={JPEG}, multipart/related; type=image/jls"
+    assert frames(both, stored=EXPLICIT_LE) == [("multipart", "image/jls", "1.2.840.10008.1.2.4.80"), lossy]
+
+
+def test_b18_quality_goes_first_and_among_equals_what_costs_nothing() -> None:
+    jls, jp2 = (("multipart", f"image/{name}", f"1.2.840.10008.1.2.4.{n}") for name, n in (("jls", 80), ("jp2", 90)))
+    header = "multipart/related; type=image/jls{}, multipart/related; type=image/jp2{}, multipart/related; type=application/octet-stream{}"
+    assert frames(header.format("", "", ""), stored=EXPLICIT_LE) == [DECODED, jls, jp2]
+    assert frames(header.format("", "", ""), stored=jp2[2]) == [jp2, DECODED, jls]
+    assert frames(header.format("; q=.5", "", "; q=.1"), stored=EXPLICIT_LE) == [jp2, jls, DECODED]
+    assert frames(header.format("", "; q=0", "; q=0.001"), stored=EXPLICIT_LE) == [jls, DECODED]
+    assert frames(header.format("; q=2", "; q=x", "; q=1.0"), stored=EXPLICIT_LE) == [DECODED, jls]
 
 
 def test_zero_quality_excludes() -> None:
     assert frames("*/*, multipart/related; type=application/octet-stream; q=0") == [STORED]
     assert frames("multipart/related; q=0, application/octet-stream") == [("single", OCTETS, EXPLICIT_LE)]
     assert frames("*/*; q=0") == []
+    assert frames(f"multipart/related; type=image/jpeg; transfer-syntax={LOSSLESS}; q=0, multipart/related; type=image/jpeg") == [STORED]
+    assert frames(f"multipart/related; type=image/jpeg; transfer-syntax={JPEG}; q=0, multipart/related; type=image/jpeg") == [
+        ("multipart", "image/jpeg", LOSSLESS)]
 
 
 def test_the_accept_parameter_goes_before_the_header() -> None:
-    assert frames("multipart/related", query="image/jpeg") == [("single", "image/jpeg", JPEG)]
+    assert frames("multipart/related", query="image/jpeg")[0] == ("single", "image/jpeg", JPEG)
     assert frames("multipart/related", query="") == [DECODED, STORED]
     assert frames("multipart/related; transfer-syntax=*", query="rubbish")[0] == STORED
 

@@ -11,7 +11,7 @@ import pytest
 from pydicom.pixels import pixel_array
 from werkzeug.test import TestResponse
 
-from archive.dicom.transcode import ENCODERS, JPEG_2000, JPEG_LS
+from archive.dicom.transcode import ENCODERS, JPEG_2000, JPEG_LOSSLESS, JPEG_LS, RLE
 from archive.dicom.transfer import EXPLICIT_LE
 from tests.services import archives
 from tests.web import real
@@ -76,6 +76,17 @@ def test_b07_b08_what_is_never_made(place: Place, syntax: str) -> None:
 def test_b05_as_stored_is_byte_for_byte(place: Place) -> None:
     path, stored = f"{SERIES}/instances/{SEEN}.7.1", archives.instance(1, study=SEEN, series=f"{SEEN}.7", rows=64, PatientID=f"P{SEEN}")
     assert ask(place, path, EXPLICIT_LE, single=True).data == ask(place, path, "*", single=True).data == stored
+
+
+@pytest.mark.parametrize(("asked", "given"), [
+    (((JPEG_LS, ""), (EXPLICIT_LE, "")), EXPLICIT_LE), (((JPEG_LS, ""), ("*", "")), EXPLICIT_LE), (((RLE, ""), (JPEG_LS, "")), RLE),
+    (((JPEG_LS, ""), (EXPLICIT_LE, ";q=0.9")), JPEG_LS), (((JPEG_LS, ";q=.1"), (RLE, ";q=.2"), ("nope", "")), RLE),
+    (((JPEG_LOSSLESS, ";q=0"), (JPEG_LS, ";q=.001")), JPEG_LS),
+])
+def test_b18_the_best_of_several_and_as_stored_among_equals(place: Place, asked: tuple[tuple[str, str], ...], given: str) -> None:
+    header = ", ".join(f"application/dicom; transfer-syntax={syntax}{quality}" for syntax, quality in asked)
+    answer = place.ask("GET", f"{SERIES}/instances/{SEEN}.7.1", headers={"Accept": header})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, f"application/dicom; transfer-syntax={given}")
 
 
 def test_b13_a_study_is_never_answered_in_part(place: Place) -> None:

@@ -1,0 +1,60 @@
+"""Mail to the people who look after the archive: short, plain text, never about a patient."""
+
+from __future__ import annotations
+
+import smtplib
+import ssl
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+
+from archive.config import Config
+from archive.services.outgoing import Undeliverable
+
+TIMEOUT_S = 15.0
+
+
+class Mail:
+    """Sends by SMTP as [alerts] says."""
+
+    def __init__(self, config: Config) -> None:
+        """Read nothing yet."""
+        self._settings = config.alerts
+        self._name = config.archive.name
+        self._password_file = config.resolve(config.alerts.smtp_password_file) if config.alerts.smtp_password_file else None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody is to be mailed."""
+        return bool(self._settings.mail_to and self._settings.smtp_host)
+
+    def send(self, subject: str, text: str) -> None:
+        """Send one mail to everybody named.
+
+        Raises:
+            Undeliverable: the server cannot be reached, or does not take it.
+        """
+        settings = self._settings
+        message = EmailMessage()
+        message["Subject"] = f"Strongroom {self._name}: {subject}"
+        message["From"] = settings.mail_from
+        message["To"] = ", ".join(settings.mail_to)
+        message["Date"] = formatdate(localtime=True)
+        message["Message-ID"] = make_msgid(domain="strongroom.invalid")
+        message["Auto-Submitted"] = "auto-generated"
+        message.set_content(text)
+        try:
+            context = ssl.create_default_context(cafile=settings.smtp_ca_file or None)
+            if settings.smtp_tls == "tls":
+                server: smtplib.SMTP = smtplib.SMTP_SSL(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_S, context=context)
+            else:
+                server = smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_S)
+            with server:
+                if settings.smtp_tls == "starttls":
+                    server.starttls(context=context)
+                if settings.smtp_user and self._password_file is not None:
+                    server.login(settings.smtp_user, self._password_file.read_text(encoding="utf-8").strip())
+                server.send_message(message)
+        except (OSError, smtplib.SMTPException) as error:
+            why = type(error).__name__
+            text = f"the mail server did not take it ({why})"
+            raise Undeliverable(text, remedy="check [alerts] smtp_host, smtp_port, smtp_tls and the password file") from error

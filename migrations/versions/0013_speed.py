@@ -1,8 +1,0 @@
-"""Not used yet."""
-
-revision = "0013"
-down_revision = "0012"
-
-
-def upgrade() -> None:
-    """Change nothing."""

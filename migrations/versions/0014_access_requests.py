@@ -1,8 +1,0 @@
-"""Not used yet."""
-
-revision = "0014"
-down_revision = "0013"
-
-
-def upgrade() -> None:
-    """Change nothing."""

@@ -1,0 +1,163 @@
+"""Worklist, procedure steps, workitems, commitments, rules and queues: a backup has them all, and a lost index loses none of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.db.tables import datastore, delivery, instance
+from archive.dicom import scheduled
+from archive.errors import DigestMismatch, SealBroken
+from archive.node import Node
+from archive.services import work_snapshot, working
+from archive.services.restore import restore
+from tests.dimse.test_mpps import begun, ended
+from tests.services import archives
+from tests.services.everything import CLINICAL, EVERY, ORDERS, device, filled, rows
+from tests.services.test_backup import back_up, put_back, way
+from tests.services.test_rebuild import lose, rebuild
+from tests.vectors.make_working import FILE, told
+
+
+@pytest.fixture
+def folder(tmp_path: Path, engine: dict[str, Any]) -> Path:
+    archives.made(tmp_path, **engine)
+    return tmp_path
+
+
+def waiting(node: Node) -> list[tuple[str, str]]:
+    """What is still to be delivered, by whom and what."""
+    with node.core.database.read() as tx:
+        query = sa.select(delivery.c.kind, delivery.c.commitment_id, instance.c.sop_instance_uid).outerjoin(
+            instance, instance.c.id == delivery.c.instance_pk
+        ).where(delivery.c.state == "waiting")
+        found = policy.run_as(tx, policy.system("verify"), query).all()
+    return sorted((row.kind, row.sop_instance_uid or str(row.commitment_id)) for row in found)
+
+
+def test_a_backup_has_every_row_and_a_restored_archive_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
+    config, target = archives.configured(folder), tmp_path / "backup"
+    with archives.opened(config) as node:
+        filled(node)
+        before, queued = rows(node, *EVERY), waiting(node)
+        assert all(before.values()), [name for name, found in before.items() if not found]
+        assert len(queued) == 3
+        back_up(node, target, keys=True)
+    if config.database.url:  # onto a server again, into an empty database
+        lose(config)
+        (tmp_path / "server").mkdir()
+        (tmp_path / "server" / "database-url").write_text(config.database.url)
+        config = archives.configured(tmp_path / "server")
+        assert restore(target, config, way()).ok
+    else:
+        config, report = put_back(target, tmp_path / "new")
+        assert report.ok, report.findings
+    with archives.opened(config) as node:
+        assert rows(node, *EVERY) == before
+        assert waiting(node) == queued
+        assert node.forwarding.look() == 0  # what was sent or waits is not queued again
+        assert node.commitments.check_next()  # what was asked is answered
+        console = archives.the_console(node)
+        node.worklist.add(console, before["worklist_entry"][0]["attributes"] | {"0020000D": scheduled.element("UI", ["1.2.7.99"])})
+        node.steps.set(device(node), "clinical", "1.2.9.3", scheduled.checked(ended().to_json_dict()))
+
+
+def test_a_lost_index_loses_nothing_that_was_acknowledged(folder: Path) -> None:
+    config = archives.configured(folder)
+    with archives.opened(config) as node:
+        filled(node)
+        before, queued = rows(node, *CLINICAL, *ORDERS), waiting(node)
+        node.upkeep.finish()
+        archives.store(node, archives.instance(4))  # later than the last snapshot and checkpoint, as the next two
+        step = scheduled.checked(begun(4).to_json_dict())
+        node.steps.create(device(node), "clinical", "1.2.9.4", step)
+        last = rows(node, "mpps")["mpps"][-1]
+    lose(config)
+    report = rebuild(config)
+    assert report.ok, report.problems
+    with archives.opened(config) as node:
+        after = rows(node, *CLINICAL, *ORDERS)
+        assert rows(node, "mpps")["mpps"][-1] == last
+        began = {row["id"] for row in after["worklist_entry"] if row["procedure_step_id"] == "SPS4"}
+        assert [row["state"] for row in after["worklist_entry"] if row["id"] in began] == ["in-progress"]
+        _forget(after, "mpps", lambda row: row["sop_instance_uid"] == "1.2.9.4")
+        _forget(after, "mpps_step", lambda row: row["mpps_id"] == last["id"])
+        for row in (*after["worklist_entry"], *before["worklist_entry"]):
+            if row["id"] in began:
+                row["state"] = row["updated_at"] = None
+        assert after == before
+        assert waiting(node) == queued
+        assert node.forwarding.look() == 1  # the one that arrived since
+        assert node.commitments.check_next()
+        console = archives.the_console(node)
+        assert node.commitments.receipt(console, "1.2.8.1")["results_sha256"]
+        assert node.verify.run(console, "full").findings == []
+    again = rebuild(config)  # where the index opens, these tables stay as they are
+    assert again.ok, again.problems
+    with archives.opened(config) as node:
+        assert rows(node, "mpps")["mpps"][-1] == last
+
+
+def _forget(found: dict[str, list[dict[str, Any]]], table: str, which: Any) -> None:
+    found[table] = [row for row in found[table] if not which(row)]
+
+
+def test_what_was_removed_after_the_last_snapshot_stays_removed(tmp_path: Path) -> None:
+    archives.made(tmp_path)
+    config = archives.configured(tmp_path)
+    with archives.opened(config) as node:
+        filled(node)
+        node.upkeep.finish()
+        console = archives.the_console(node)
+        node.forwarding.remove(console, "all")
+        node.webhooks.remove(console, 1)
+        node.upkeep.checkpoint()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert node.forwarding.list(archives.the_console(node)) == []
+        assert node.webhooks.list(archives.the_console(node)) == []
+        assert [kind for kind, _ in waiting(node)] == ["report"]
+
+
+VECTORS = json.loads(FILE.read_text())
+
+
+def test_records_of_earlier_releases_make_the_same_rows(tmp_path: Path) -> None:
+    """Frozen when they were first written; the reports that were taken are not among them."""
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        with node.core.database.begin() as tx:
+            here = bytes(tx.execute(sa.select(datastore.c.uid)).scalar_one()).hex()
+            for leaf, change in VECTORS["records"]:
+                working.redo(tx, change | {"datastore": here}, leaf)
+        found = told(rows(node, *CLINICAL))
+        for row in (*found["commitment"], *VECTORS["rows"]["commitment"]):
+            row["reported_at"] = None
+        assert found == VECTORS["rows"]
+        with node.core.database.begin() as tx, pytest.raises(DigestMismatch):
+            working.redo(tx, VECTORS["records"][0][1] | {"datastore": "00" * 16}, 1)
+
+
+def test_a_work_snapshot_of_an_earlier_release_opens_and_a_changed_one_does_not(tmp_path: Path) -> None:
+    said = VECTORS["snapshot"]
+    keys = {"work-snapshot": bytes.fromhex(said["key"])}
+    keyring: Any = SimpleNamespace(archive_uuid=said["archive"], pepper=keys.__getitem__)
+    path, sealed = tmp_path / said["name"], base64.b64decode(said["sealed"])
+    path.write_bytes(sealed)
+    assert work_snapshot.read(keyring, path).tables == said["tables"]
+    for at in (0, 10, len(sealed) // 2, len(sealed) - 1):
+        path.write_bytes(sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :])
+        with pytest.raises(SealBroken):
+            work_snapshot.read(keyring, path)
+    other = path.with_name(f"{int(path.name) + 1:020d}")
+    other.write_bytes(sealed)
+    with pytest.raises(SealBroken):
+        work_snapshot.read(keyring, other)
