@@ -175,7 +175,7 @@ def test_own_roles(place: Place) -> None:
         key = roles.add(tx, "reader", P.SEARCH | P.AUDIT, at=place.at)
         assert roles.shown(roles.find(tx, key)) == {
             "id": key, "name": "reader", "builtin": False, "permissions": ["search", "audit"], "functions": ["audit"],
-            "objects": ["search"],
+            "objects": ["search"], "second_factor": False, "idle_minutes": 0, "absolute_hours": 0,
         }
         for name, bits in (("Reader", P.SEARCH), ("empty", P.NONE), ("a:b", P.SEARCH)):
             with pytest.raises(InvalidRequest):
