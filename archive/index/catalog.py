@@ -6,7 +6,7 @@ PostgreSQL whoever changes counts locks the study's row first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from archive.access import policy
+from archive.db.batches import batches
 from archive.db.location import Location, RecordRef
 from archive.db.prepared import Prepared
 from archive.db.tables import datastore, held, instance, patient, series, study, study_name_fts
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 HeldKind = Literal["held", "conflict", "quarantine"]
-_BATCH = 500
 _SERIES_LEVELS = frozenset({Level.SERIES})
 _SHOWN = (
     "id", "series_pk", "study_pk", "transfer_syntax_uid", "dataset_offset", "sha256", "leaf", "rejected_at", "segment_id",
@@ -386,18 +386,13 @@ def restore(tx: sa.Connection, pks: Iterable[int], at: datetime) -> int:
 
 
 def _change(tx: sa.Connection, pks: Iterable[int], statement: sa.Executable, values: dict[str, Any], at: datetime) -> int:
-    batches = [list(batch) for batch in _batches(sorted(set(pks)))]
-    studies = sorted({pk for batch in batches for pk in policy.run_as(tx, TOKEN, _STUDIES_OF, {"pks": batch}).scalars()})
-    for batch in _batches(studies):
+    wanted = list(batches(sorted(set(pks))))
+    studies = sorted({pk for batch in wanted for pk in policy.run_as(tx, TOKEN, _STUDIES_OF, {"pks": batch}).scalars()})
+    for batch in batches(studies):
         policy.run_as(tx, TOKEN, _LOCK_STUDIES, {"pks": batch}).all()
-    changed = [pk for batch in batches for pk in policy.run_as(tx, TOKEN, statement, {"pks": batch, **values}).scalars()]
-    for batch in _batches(sorted(set(changed))):
+    changed = [pk for batch in wanted for pk in policy.run_as(tx, TOKEN, statement, {"pks": batch, **values}).scalars()]
+    for batch in batches(sorted(set(changed))):
         policy.run_as(tx, TOKEN, _RECOUNT_SERIES, {"pks": batch, "at": at})
-    for batch in _batches(studies if changed else []):
+    for batch in batches(studies if changed else []):
         policy.run_as(tx, TOKEN, _RECOUNT_STUDY, {"pks": batch, "at": at})
     return len(changed)
-
-
-def _batches(pks: Sequence[int]) -> Iterator[list[int]]:
-    for start in range(0, len(pks), _BATCH):
-        yield list(pks[start : start + _BATCH])

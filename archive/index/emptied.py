@@ -8,13 +8,14 @@ or patient goes only where no grant and no bound names it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from archive.access import policy
+from archive.db.batches import batches
 from archive.db.tables import (
     boundary_item,
     delivery,
@@ -38,30 +39,29 @@ NO_KEY = bytes(16)
 """The key id of a study whose key was destroyed: what comes next brings another."""
 
 _TOKEN = policy.system("shred")
-_BATCH = 500
 
 
 def take_out(tx: sa.Connection, objects: Sequence[bytes]) -> tuple[list[int], list[int]]:
     """Remove the rows of these objects, and return the series and studies whose instances they were."""
     pks: list[int] = []
     in_series: set[int] = set()
-    for some in _batches(sorted(objects)):
+    for some in batches(sorted(objects)):
         rows = policy.run_as(tx, _TOKEN, sa.select(instance.c.id, instance.c.series_pk).where(instance.c.object_id.in_(some))).all()
         pks += [row.id for row in rows]
         in_series.update(row.series_pk for row in rows)
         for table in (instance, held):
             policy.run_as(tx, _TOKEN, sa.delete(table).where(table.c.object_id.in_(some)))
         tx.execute(sa.delete(statement).where(statement.c.object_id.in_(some)))
-    for some in _batches(pks):
-        tx.execute(sa.delete(delivery).where(delivery.c.instance_pk.in_(some)))
+    for gone in batches(pks):
+        tx.execute(sa.delete(delivery).where(delivery.c.instance_pk.in_(gone)))
     if pks and tx.dialect.name == "sqlite":
         # It gives the id of the last row again, and a rule would take what has it for one it has looked at.
         last = policy.run_as(tx, _TOKEN, sa.select(sa.func.coalesce(sa.func.max(instance.c.id), 0))).scalar_one()
         tx.execute(sa.update(forward_rule).where(forward_rule.c.seen > last).values(seen=last))
     studies: set[int] = set()
-    for some in _batches(sorted(in_series)):
-        policy.run_as(tx, _TOKEN, sa.delete(series_pack).where(series_pack.c.series_pk.in_(some)))
-        grown = sa.update(series).where(series.c.id.in_(some)).values(generation=series.c.generation + 1).returning(series.c.study_pk)
+    for changed in batches(sorted(in_series)):
+        policy.run_as(tx, _TOKEN, sa.delete(series_pack).where(series_pack.c.series_pk.in_(changed)))
+        grown = sa.update(series).where(series.c.id.in_(changed)).values(generation=series.c.generation + 1).returning(series.c.study_pk)
         studies.update(policy.run_as(tx, _TOKEN, grown).scalars())
     return sorted(in_series), sorted(studies)
 
@@ -107,7 +107,7 @@ def _empty_study(tx: sa.Connection, study_pk: int, *, key_gone: bool, at: dateti
 def _named(tx: sa.Connection, pks: Iterable[int], level: int) -> set[int]:
     """Return those that a grant or a bound is about, also one that counts no more."""
     found: set[int] = set()
-    for some in _batches(sorted(pks)):
+    for some in batches(sorted(pks)):
         for table in (grants, boundary_item):
             query = sa.select(table.c.scope_key).where(table.c.scope_key.in_([pk * 4 + level for pk in some]))
             found.update(key // 4 for key in tx.execute(query).scalars())
@@ -156,8 +156,3 @@ def key_is_gone(tx: sa.Connection, datastore_id: int, study_instance_uid: str, k
 def is_gone(tx: sa.Connection, key_id: bytes) -> bool:
     """Whether a data key was destroyed, or is about to be."""
     return tx.execute(sa.select(purged_key.c.leaf).where(purged_key.c.key_id == key_id)).first() is not None
-
-
-def _batches(values: Sequence[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(values), _BATCH):
-        yield list(values[start : start + _BATCH])

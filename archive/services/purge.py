@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from archive.access import policy, predicate
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
+from archive.db.batches import batches
 from archive.db.tables import datastore, held, instance, ledger_leaf, series, series_pack, statement, study
 from archive.errors import ArchiveError, InvalidRequest, LedgerBroken, NotFound, StateConflict
 from archive.ledger import checkpoints, proofs, statements
@@ -28,7 +29,6 @@ from archive.services.purged import carry_out
 from archive.services.state_events import commit_change
 
 _TOKEN = policy.system("shred")
-_BATCH = 500
 AT_ONCE = 500
 """Instances of one event."""
 Progress = Callable[[str, int, int | None], None]
@@ -154,7 +154,7 @@ class Purge:
         out += [one for one, state in told.decided.items() if state == "held-rejected"]
         due = [one for one in out if before is None or told.since[one][0] <= before]
         found: dict[tuple[int, str], dict[bytes, _Item]] = {}
-        for some in _batches(due):
+        for some in batches(due):
             for row in self._rows(tx, subject, some, place, study_uid, at):
                 mine = found.setdefault((row.datastore_id, row.study_instance_uid), {})
                 for item in self._with_replaced(tx, row, told):
@@ -321,7 +321,7 @@ class Purge:
     def _unchanged(self, tx: sa.Connection, items: list[_Item]) -> bool:
         """Whether each is still out of sight, where it was."""
         there: set[tuple[bytes, tuple[bytes, int, int]]] = set()
-        for some in _batches([one.object_id for one in items]):
+        for some in batches([one.object_id for one in items]):
             for table, out in ((instance, instance.c.rejected_at.is_not(None)), (held, held.c.state == "rejected")):
                 rows = policy.run_as(tx, _TOKEN, sa.select(table).where(table.c.object_id.in_(some), out))
                 there.update((one.object_id, one.place) for one in map(_item, rows))
@@ -331,7 +331,7 @@ class Purge:
         """Remove the kept metadata of their series: a cache, and made again from what stays."""
         core = self._core
         wanted = sorted({one.series_pk for one in items if one.series_pk is not None})
-        for some in _batches(wanted):
+        for some in batches(wanted):
             with core.database.read() as tx:
                 kept = sa.select(series_pack.c.object_id).where(series_pack.c.series_pk.in_(some))
                 packs = [bytes(one) for one in policy.run_as(tx, _TOKEN, kept).scalars()]
@@ -349,8 +349,3 @@ _SE = sa.select(
 def _item(row: Any, *, replaced: bool = False) -> _Item:
     place = (bytes(row.segment_id), row.record_offset, row.record_bytes)
     return _Item(bytes(row.object_id), place, bytes(row.key_id), getattr(row, "series_pk", None), replaced)
-
-
-def _batches(values: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(values), _BATCH):
-        yield values[start : start + _BATCH]

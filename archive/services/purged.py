@@ -10,6 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from archive.access import policy
+from archive.db.batches import batches
 from archive.db.tables import datastore, held, instance, ledger_leaf, purged, purged_key, segment, series, statement, study
 from archive.dicom.attributes import Level
 from archive.errors import ArchiveError, DigestMismatch, IntegrityError, LedgerBroken
@@ -23,7 +24,6 @@ from archive.services.records import decode
 from archive.services.state_events import decode_change
 
 _TOKEN = policy.system("shred")
-_BATCH = 500
 Place = tuple[str, int, int]
 
 
@@ -70,7 +70,7 @@ def carry_out(core: Core, tx: sa.Connection, change: dict[str, Any], *, leaf: in
         {"object_id": one, "leaf": leaf, "segment_id": bytes.fromhex(where), "record_offset": offset, "record_bytes": length}
         for one, (where, offset, length) in places_of(change)
     ]
-    for some in _batches(rows):
+    for some in batches(rows):
         tx.execute(sa.delete(purged).where(purged.c.object_id.in_([row["object_id"] for row in some])))
         tx.execute(sa.insert(purged), some)
     keys = [bytes.fromhex(one) for one in change["keys"]]
@@ -85,12 +85,12 @@ def carry_out(core: Core, tx: sa.Connection, change: dict[str, Any], *, leaf: in
         policy.run_as(tx, _TOKEN, sa.update(study).where(*mine, study.c.key_id.in_(keys)).values(key_id=emptied.NO_KEY))
     if anew:
         touched = sorted({where for _, (where, _, _) in places_of(change)})
-        for some in _batches(touched):
-            tx.execute(sa.update(segment).where(segment.c.id.in_(map(bytes.fromhex, some))).values(sha256=None))
+        for names in batches(touched):
+            tx.execute(sa.update(segment).where(segment.c.id.in_(map(bytes.fromhex, names))).values(sha256=None))
 
 
 def _require_out_of_sight(tx: sa.Connection, objects: Sequence[bytes]) -> None:
-    for some in _batches(objects):
+    for some in batches(objects):
         queries = (
             sa.select(instance.c.id).where(instance.c.object_id.in_(some), instance.c.rejected_at.is_(None)),
             sa.select(held.c.id).where(held.c.object_id.in_(some), held.c.state == "open"),
@@ -114,7 +114,7 @@ def _say_again(core: Core, tx: sa.Connection, study_pk: int, in_series: Sequence
     said = columns.study_row(said)
     if said["attributes"] != row.attributes:
         emptied.say_again(tx, study_pk, said, at=at)
-    for some in _batches(in_series):
+    for some in batches(in_series):
         query = sa.select(series.c.id, series.c.attributes).where(series.c.id.in_(some), series.c.study_pk == study_pk)
         for one in policy.run_as(tx, _TOKEN, query).all():
             found = _first(core, tx, instance.c.series_pk == one.id)
@@ -136,8 +136,3 @@ def _first(core: Core, tx: sa.Connection, where: sa.ColumnElement[bool]) -> tupl
     except IntegrityError:
         return None  # verify tells of it, and a rebuild makes these rows from what it has
     return meta.scanned, meta.issuer
-
-
-def _batches(values: Sequence[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(values), _BATCH):
-        yield list(values[start : start + _BATCH])

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import base64
-import uuid
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from archive.db.copies import number_on
@@ -35,13 +32,13 @@ from archive.db.tables import (
     role_assignment,
 )
 from archive.db.types import Instant
-from archive.errors import IntegrityError, SealBroken, VaultUnavailable
-from archive.keys import private_files, sealing
+from archive.keys import sealing
 from archive.keys.keyring import Keyring
 from archive.ledger import nodes
 from archive.ledger.audit import Kind
 from archive.services import targets
 from archive.services.core import Core
+from archive.services.snapshot_files import SnapshotFiles
 from archive.services.targets import NOWHERE, Placed, Target
 
 FOLDER = "access"
@@ -60,8 +57,7 @@ CHANGING = (
 LATER = (hold, factor, recovery_code)
 """Tables that snapshots of earlier releases do not have."""
 WRITTEN_FOR = (*CHANGING, Kind.HOLD_ADDED, Kind.HOLD_REMOVED)
-_MAGIC = b"SRSNAP1\0"
-_LIMIT = 1 << 30
+FILES = SnapshotFiles("access", b"SRSNAP1\0", b"strongroom/v1/access\0", "access-snapshot", FOLDER, KEPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +76,6 @@ class Snapshots:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive."""
         self._core = core
-        self._folder = core.config.ledger_dir / FOLDER
         self._written_at: datetime | None = None
         self._mine_at: datetime | None = None
         self._looked = 0
@@ -131,17 +126,7 @@ class Snapshots:
         at = core.clock()
         with core.database.read() as tx:
             body = _body(tx, at)
-        leaves: int = body["leaves"]
-        sealed = _MAGIC + sealing.seal(_key(core.keyring), zlib.compress(sealing.canonical(body)), _aad(core.keyring, leaves))
-        path = self._folder / f"{leaves:020d}"
-        try:
-            private_files.make_directory(self._folder)
-            private_files.write(path, sealed)
-            for old in files(core.config.ledger_dir)[KEPT:]:
-                old.unlink(missing_ok=True)
-        except (OSError, IntegrityError) as error:
-            message = "the access snapshot cannot be written"
-            raise VaultUnavailable(message, remedy="free space on the storage disk, then restart the archive") from error
+        path = FILES.write(core.keyring, core.config.ledger_dir, body)
         self._written_at = self._mine_at = at
         self._changed = False
         return path
@@ -149,23 +134,12 @@ class Snapshots:
 
 def files(ledger_dir: Path) -> list[Path]:
     """Return the snapshots there are, newest first."""
-    with suppress(OSError):
-        found = [path for path in (ledger_dir / FOLDER).iterdir() if len(path.name) == 20 and path.name.isdecimal()]
-        return sorted(found, key=lambda path: path.name, reverse=True)
-    return []
+    return FILES.there(ledger_dir)
 
 
 def newest(keyring: Keyring, ledger_dir: Path, leaves: int) -> tuple[Snapshot | None, list[str]]:
     """Return the newest snapshot that opens and knows no more than a log of so many leaves, and names of newer ones that do not."""
-    broken: list[str] = []
-    for path in files(ledger_dir):
-        if int(path.name) > leaves:
-            continue
-        try:
-            return read(keyring, path), broken
-        except (SealBroken, OSError):
-            broken.append(path.name)
-    return None, broken
+    return FILES.newest(keyring, ledger_dir, leaves, _parsed)
 
 
 def read(keyring: Keyring, path: Path) -> Snapshot:
@@ -174,27 +148,7 @@ def read(keyring: Keyring, path: Path) -> Snapshot:
     Raises:
         SealBroken: changed, cut, or not the one its name says. OSError.
     """
-    data = path.read_bytes()
-    leaves = int(path.name)
-    try:
-        if not data.startswith(_MAGIC):
-            raise sealing.WrongKey
-        packed = sealing.unseal(_key(keyring), data[len(_MAGIC) :], _aad(keyring, leaves))
-        body = msgspec.json.decode(zlib.decompressobj().decompress(packed, _LIMIT))
-        if (body["v"], body["leaves"]) != (1, leaves):
-            raise sealing.WrongKey
-        return _parsed(body)
-    except (sealing.WrongKey, zlib.error, msgspec.DecodeError, KeyError, ValueError, TypeError):
-        message = "an access snapshot does not open"
-        raise SealBroken(message, verdict="V12", remedy="bring storage/ledger/access back from a backup") from None
-
-
-def _key(keyring: Keyring) -> bytes:
-    return keyring.pepper("access-snapshot")
-
-
-def _aad(keyring: Keyring, leaves: int) -> bytes:
-    return b"strongroom/v1/access\0" + uuid.UUID(keyring.archive_uuid).bytes + leaves.to_bytes(8, "big")
+    return FILES.read(keyring, path, _parsed)
 
 
 def taken(tx: sa.Connection, at: datetime) -> Snapshot:

@@ -6,9 +6,6 @@ Source: docs/format.md 10.1.
 from __future__ import annotations
 
 import hashlib
-import uuid
-import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,20 +28,20 @@ from archive.db.tables import (
     webhook,
     workitem,
 )
-from archive.errors import ArchiveError, IntegrityError, SealBroken, VaultUnavailable
-from archive.keys import private_files, sealing
+from archive.errors import ArchiveError
+from archive.keys import sealing
 from archive.keys.keyring import Keyring
 from archive.ledger import nodes
 from archive.ledger.audit import Kind
 from archive.services import deliveries
 from archive.services.core import Core
 from archive.services.snapshot import from_json, to_json
+from archive.services.snapshot_files import SnapshotFiles
 
 FOLDER = "work"
 KEPT = 4
 EVERY = timedelta(seconds=30)
-_MAGIC = b"SRWORK1\0"
-_LIMIT = 1 << 30
+FILES = SnapshotFiles("work", b"SRWORK1\0", b"strongroom/v1/work\0", "work-snapshot", FOLDER, KEPT)
 _LAST = 100  # one that was let in late has an early event
 _ROWS = (forward_rule, delivery_destination, webhook, ups_subscriber)
 _TOKEN = policy.system("rebuild")
@@ -66,7 +63,6 @@ class WorkSnapshots:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive."""
         self._core = core
-        self._folder = core.config.ledger_dir / FOLDER
         self._looked_at: datetime | None = None
         self._digest = b""
 
@@ -89,38 +85,19 @@ class WorkSnapshots:
         if digest == self._digest or (not there and not any(tables.values())):
             return False
         body = {"v": 1, "at": sealing.format_instant(at), "leaves": leaves, "tables": tables}
-        sealed = _MAGIC + sealing.seal(_key(core.keyring), zlib.compress(sealing.canonical(body)), _aad(core.keyring, leaves))
-        try:
-            private_files.make_directory(self._folder)
-            private_files.write(self._folder / f"{leaves:020d}", sealed)
-            for old in files(core.config.ledger_dir)[KEPT:]:
-                old.unlink(missing_ok=True)
-        except (OSError, IntegrityError) as error:
-            message = "the work snapshot cannot be written"
-            raise VaultUnavailable(message, remedy="free space on the storage disk, then restart the archive") from error
+        FILES.write(core.keyring, core.config.ledger_dir, body)
         self._digest = digest
         return True
 
 
 def files(ledger_dir: Path) -> list[Path]:
     """Return the snapshots there are, newest first."""
-    with suppress(OSError):
-        found = [path for path in (ledger_dir / FOLDER).iterdir() if len(path.name) == 20 and path.name.isdecimal()]
-        return sorted(found, key=lambda path: path.name, reverse=True)
-    return []
+    return FILES.there(ledger_dir)
 
 
 def newest(keyring: Keyring, ledger_dir: Path, leaves: int) -> tuple[Work | None, list[str]]:
     """Return the newest snapshot that opens and knows no more than a log of so many leaves, and names of newer ones that do not."""
-    broken: list[str] = []
-    for path in files(ledger_dir):
-        if int(path.name) > leaves:
-            continue
-        try:
-            return read(keyring, path), broken
-        except (SealBroken, OSError):
-            broken.append(path.name)
-    return None, broken
+    return FILES.newest(keyring, ledger_dir, leaves, _parsed)
 
 
 def read(keyring: Keyring, path: Path) -> Work:
@@ -129,31 +106,16 @@ def read(keyring: Keyring, path: Path) -> Work:
     Raises:
         SealBroken: changed, cut, or not the one its name says. OSError.
     """
-    data, leaves = path.read_bytes(), int(path.name)
-    try:
-        if not data.startswith(_MAGIC):
-            raise sealing.WrongKey
-        packed = sealing.unseal(_key(keyring), data[len(_MAGIC) :], _aad(keyring, leaves))
-        body = msgspec.json.decode(zlib.decompressobj().decompress(packed, _LIMIT))
-        if (body["v"], body["leaves"]) != (1, leaves):
-            raise sealing.WrongKey
-        return Work(sealing.parse_instant(body["at"]), leaves, body["tables"])
-    except (sealing.WrongKey, zlib.error, msgspec.DecodeError, KeyError, ValueError, TypeError):
-        message = "a work snapshot does not open"
-        raise SealBroken(message, verdict="V12", remedy="bring storage/ledger/work back from a backup") from None
+    return FILES.read(keyring, path, _parsed)
+
+
+def _parsed(body: dict[str, Any]) -> Work:
+    return Work(sealing.parse_instant(body["at"]), body["leaves"], body["tables"])
 
 
 def taken(tx: sa.Connection, at: datetime) -> Work:
     """Return what a snapshot written now would say."""
     return Work(at, nodes.size(tx), _tables(tx))
-
-
-def _key(keyring: Keyring) -> bytes:
-    return keyring.pepper("work-snapshot")
-
-
-def _aad(keyring: Keyring, leaves: int) -> bytes:
-    return b"strongroom/v1/work\0" + uuid.UUID(keyring.archive_uuid).bytes + leaves.to_bytes(8, "big")
 
 
 def _tables(tx: sa.Connection) -> dict[str, list[dict[str, Any]]]:
