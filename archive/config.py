@@ -15,15 +15,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from archive.errors import ConfigurationError
+from archive.sections import Alerts, Ldap, Oidc, Port, Positive, Section, Syslog
 
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Positive = Annotated[int, msgspec.Meta(gt=0)]
 AeTitle = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the file."""
 
 
 class Archive(Section, frozen=True):
@@ -45,6 +40,7 @@ class Http(Section, frozen=True):
     workers: Annotated[int, msgspec.Meta(ge=0)] = 0
     threads: Positive = 8
     max_request_bytes: Positive = 8 << 30
+    requests_per_second: Annotated[int, msgspec.Meta(ge=0)] = 500
     metrics_token_file: str = ""
     cors_origins: tuple[str, ...] = ()
 
@@ -70,32 +66,6 @@ class Webhooks(Section, frozen=True):
 
     networks: tuple[str, ...] = ()
     ca_file: str = ""
-
-
-class Alerts(Section, frozen=True):
-    """[alerts]: what is worth telling of the audit log, and to whom."""
-
-    enabled: bool = True
-    without: tuple[str, ...] = ()
-    studies_an_hour: Positive = 30
-    exports_a_day: Positive = 20
-    refused_in_ten_minutes: Positive = 20
-    accounts_from_one_network: Positive = 5
-    working_hours: Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-4]):[0-5]\d-([01]\d|2[0-4]):[0-5]\d$")] = "07:00-19:00"
-    working_days: tuple[Annotated[int, msgspec.Meta(ge=1, le=7)], ...] = (1, 2, 3, 4, 5)
-    mail_to: tuple[str, ...] = ()
-    mail_from: str = ""
-    smtp_host: str = ""
-    smtp_port: Port = 587
-    smtp_tls: Literal["starttls", "tls", "off"] = "starttls"
-    smtp_ca_file: str = ""
-    smtp_user: str = ""
-    smtp_password_file: str = ""
-
-    def working(self, weekday: int, minute: int) -> bool:
-        """Whether somebody works then: `weekday` 0 is Monday, `minute` counts from midnight."""
-        first, last = (60 * int(part[:2]) + int(part[3:]) for part in self.working_hours.split("-"))
-        return weekday + 1 in self.working_days and first <= minute < last
 
 
 class DimseTls(Section, frozen=True):
@@ -194,6 +164,24 @@ class Ledger(Section, frozen=True):
     heartbeat_minutes: Positive = 60
 
 
+class WitnessAt(Section, frozen=True):
+    """[[witness.known]]: a witness outside, and the key it signs with."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    url: Text
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=4000)]
+
+
+class Witness(Section, frozen=True):
+    """[witness]: who outside remembers how far the ledger has come."""
+
+    every_minutes: Positive = 5
+    silent_hours: Positive = 24
+    ca_file: str = ""
+    mail_to: tuple[str, ...] = ()
+    known: tuple[WitnessAt, ...] = ()
+
+
 class Backup(Section, frozen=True):
     """[backup]: when a backup counts as old."""
 
@@ -204,6 +192,8 @@ class Policy(Section, frozen=True):
     """[policy]: separation of duties."""
 
     two_person: bool = False
+    break_glass_minutes: Annotated[int, msgspec.Meta(ge=5, le=480)] = 60
+    longest_share: Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,3}[hdw]$")] = "90d"
 
 
 class Config(Section, frozen=True):
@@ -215,6 +205,7 @@ class Config(Section, frozen=True):
     events: Events = Events()
     webhooks: Webhooks = Webhooks()
     alerts: Alerts = Alerts()
+    syslog: Syslog = Syslog()
     dimse: Dimse = Dimse()
     database: DatabaseSection = DatabaseSection()
     objects: Objects = Objects()
@@ -223,7 +214,10 @@ class Config(Section, frozen=True):
     identity: Identity = Identity()
     limits: Limits = Limits()
     signin: Signin = Signin()
+    oidc: Oidc = Oidc()
+    ldap: Ldap = Ldap()
     ledger: Ledger = Ledger()
+    witness: Witness = Witness()
     backup: Backup = Backup()
     policy: Policy = Policy()
     base: str = ""
@@ -344,6 +338,8 @@ def parse(raw: dict[str, object], path: Path) -> Config:
 
 def _check(config: Config) -> None:
     """Refuse combinations that cannot work."""
+    config.oidc.check()
+    config.ldap.check()
     if config.http.tls == "files" and not (config.http.certificate and config.http.key):
         raise ConfigurationError(
             'http.tls is "files" but http.certificate or http.key is empty',
@@ -363,5 +359,19 @@ def _check(config: Config) -> None:
             ip_network(network, strict=False)
         except ValueError:
             raise ConfigurationError(f"webhooks.networks: {network} is no network", remedy="write it as 10.1.0.0/16") from None
+    _check_witnesses(config.witness)
     if config.viewer.public_url and not config.viewer.public_url.startswith(("https://", "http://")):
         raise ConfigurationError("viewer.public_url is not an http(s) address", remedy="write it as https://host:port, or leave it empty")
+
+
+def _check_witnesses(witness: Witness) -> None:
+    if len({one.name for one in witness.known}) != len(witness.known):
+        raise ConfigurationError("witness.known: two witnesses have the same name", remedy="give each a name of its own")
+    for one in witness.known:
+        try:
+            parts = urlsplit(one.url)
+            sound = parts.scheme in {"https", "http"} and parts.hostname and (parts.port or 1) and "@" not in parts.netloc
+        except ValueError:
+            parts, sound = urlsplit(""), False
+        if not sound or parts.query or parts.fragment or not one.url.isascii() or not one.url.isprintable() or " " in one.url:
+            raise ConfigurationError(f"witness.known: the url of {one.name} is no address", remedy="write it as http://host:port or https://…")

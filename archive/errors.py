@@ -11,7 +11,8 @@
     │   └── StateConflict        what is asked does not fit the state the object is in
     ├── Denied                   who asks is not allowed; nothing about the object is revealed
     │   ├── Unauthenticated
-    │   └── Forbidden            a function the caller lacks
+    │   ├── Forbidden            a function the caller lacks
+    │   └── AwaitsApproval       two people decide, and one has asked
     ├── NotFound                 absent, or outside the caller's scope: the same
     ├── Unavailable              the archive cannot now; repeating later may help
     │   ├── OutOfSpace           the disk's reserve is reached
@@ -125,6 +126,17 @@ class Forbidden(Denied):
     """A function permission is lacking."""
 
     code = "forbidden"
+
+
+class AwaitsApproval(Denied):
+    """Nothing is done yet: two people decide about it, and the request `approval` waits for the second."""
+
+    code = "awaits-approval"
+
+    def __init__(self, message: str = "", *, approval: int = 0, remedy: str = "") -> None:
+        """Keep the number of the request."""
+        super().__init__(message, remedy=remedy)
+        self.approval = approval
 
 
 class NotFound(ArchiveError):

@@ -20,14 +20,14 @@ def keys(kind: type[msgspec.Struct], prefix: str = "") -> dict[str, object]:
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             found |= keys(field.type, name + ".")
         elif name not in {"base", "path"}:
-            found[name] = field.default
+            found[name] = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     return found
 
 
 def written(table: dict[str, object], prefix: str = "") -> dict[str, object]:
     found: dict[str, object] = {}
     for name, value in table.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             found |= written(value, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = tuple(value) if isinstance(value, list) else value

@@ -95,7 +95,7 @@ def _add(tx: sa.Connection, keyring: Keyring, principal_id: int, kind: Kind, sec
     if len(_rows(tx, factor.c.principal_id == principal_id)) >= MOST:
         message = f"there are {MOST} factors already"
         raise InvalidRequest(message, remedy="remove one that is not used any more")
-    sealed = sealing.seal(keyring.pepper("signin/factor"), secret, _aad(principal_id, kind))
+    sealed = keyring.seal("signin/factor", secret, _aad(principal_id, kind))
     made = tx.execute(sa.insert(factor).values(principal_id=principal_id, kind=kind, label=label, sealed=sealed, created_at=at))
     assert made.inserted_primary_key is not None
     return int(made.inserted_primary_key[0])
@@ -158,9 +158,21 @@ def clear(tx: sa.Connection, principal_id: int) -> int:
 def opened(keyring: Keyring, found: Factor) -> bytes | None:
     """Return a factor's secret; None where the row was changed: it lets nobody in."""
     try:
-        return sealing.unseal(keyring.pepper("signin/factor"), found.sealed, _aad(found.principal_id, found.kind))
+        return keyring.unseal("signin/factor", found.sealed, _aad(found.principal_id, found.kind))
     except sealing.WrongKey:
         return None
+
+
+def seal_anew(tx: sa.Connection, keyring: Keyring) -> list[int]:
+    """Seal every factor under the pepper that is to come, and return whose they are; what does not open stays as it is."""
+    changed = []
+    for found in _rows(tx):
+        secret = opened(keyring, found)
+        if secret is not None:
+            sealed = keyring.seal_ahead("signin/factor", secret, _aad(found.principal_id, found.kind))
+            tx.execute(sa.update(factor).where(factor.c.id == found.id).values(sealed=sealed))
+            changed.append(found.principal_id)
+    return sorted(set(changed))
 
 
 def plain(typed: str) -> str:

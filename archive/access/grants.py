@@ -6,15 +6,18 @@ A grant is never changed: it is revoked and given anew, so that the ledger and t
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from archive.access import policy, predicate, principals, roles
+from archive.access import lineage, policy, predicate, principals, roles
 from archive.access.permissions import OBJECT, Permission
+from archive.access.shape import Shape
 from archive.access.subject import Subject
+from archive.db.batches import batches
 from archive.db.tables import datastore, grants, patient, principal, role, series, study
 from archive.db.types import FOREVER
 from archive.errors import Forbidden, InvalidRequest, NotFound
@@ -140,32 +143,42 @@ def refuse_self(tx: sa.Connection, giver: Subject, target_id: int) -> None:
     Raises:
         Forbidden.
     """
-    if giver.kind != "console" and principals.is_or_contains(tx, target_id, giver.principal_id):
-        message = "nobody changes their own rights"
-        raise Forbidden(message, remedy="ask someone else who may, or use the command line")
+    for one in (giver, giver.second):  # who approves gives as much as who asked
+        if one is not None and one.kind != "console" and principals.is_or_contains(tx, target_id, one.principal_id):
+            message = "nobody changes their own rights"
+            raise Forbidden(message, remedy="ask someone else who may, or use the command line")
 
 
 def give(
-    tx: sa.Connection, *, to: int, role_row: dict[str, Any], datastore_id: int, scope_key: int, terms: Terms, by: int, at: datetime,
-    kind: str = "standing",
+    tx: sa.Connection, *, to: int, role_row: dict[str, Any] | None, datastore_id: int, scope_key: int, terms: Terms, by: int, at: datetime,
+    kind: str = "standing", permissions: Permission = Permission.NONE, depth: int = 0, parent_id: int | None = None,
 ) -> int:
     """Give (or deny) what a role's object permissions cover to a principal or group, and return the grant's id.
+
+    Without a role `permissions` say what is given. `depth` is how many times it may be passed on, `parent_id` what it was passed on from.
 
     Raises:
         InvalidRequest: terms that could never count, or a role that holds nothing about images.
     """
     terms.check()
-    if not Permission(role_row["permissions"]) & OBJECT:
-        message = f"the role {role_row['name']} holds no permission on images, so a grant of it would do nothing"
+    if role_row is not None:
+        permissions = Permission(role_row["permissions"])
+    if not permissions & OBJECT:
+        what = "what is named" if role_row is None else f"the role {role_row['name']}"
+        message = f"{what} holds no permission on images, so a grant of it would do nothing"
         raise InvalidRequest(message, remedy="assign it with 'archive user add --role', or grant another ('archive role list')")
     made = tx.execute(sa.insert(grants).values(
-        datastore_id=datastore_id, subject_id=to, effect=0 if terms.deny else 1, role_id=role_row["id"],
-        permissions=role_row["permissions"], scope_key=scope_key, modality=terms.modality, department_id=terms.department_id,
+        datastore_id=datastore_id, subject_id=to, effect=0 if terms.deny else 1, role_id=None if role_row is None else role_row["id"],
+        permissions=int(permissions), scope_key=scope_key, modality=terms.modality, department_id=terms.department_id,
         study_date_from=terms.study_date_from, study_date_to=terms.study_date_to, not_before=terms.not_before,
         not_after=terms.not_after, need_context=terms.need_context, kind=kind, granted_by=by, reason=terms.reason, created_at=at,
+        depth_left=depth, parent_id=parent_id,
     ))
     assert made.inserted_primary_key is not None
-    return int(made.inserted_primary_key[0])
+    key = int(made.inserted_primary_key[0])
+    if parent_id is not None:
+        lineage.link(tx, key, parent_id, by)
+    return key
 
 
 def find(tx: sa.Connection, grant_id: int) -> dict[str, Any]:
@@ -179,6 +192,13 @@ def find(tx: sa.Connection, grant_id: int) -> dict[str, Any]:
         message = "there is no such grant"
         raise NotFound(message, remedy="'archive grant list' names them")
     return dict(row)
+
+
+def gave(tx: sa.Connection, grant_id: int, subject: Subject) -> bool:
+    """Whether the subject, signed in, passed this grant on, or one it stands on."""
+    if subject.session_id is None and subject.via != "console":
+        return False
+    return subject.principal_id in lineage.givers(tx, grant_id)
 
 
 def revoke(tx: sa.Connection, grant_id: int, *, by: int, at: datetime) -> bool:
@@ -197,11 +217,16 @@ def listed(tx: sa.Connection, *, at: datetime, to: int | None = None, datastore_
     return shown(tx, query, at=at)
 
 
+def some(tx: sa.Connection, ids: Sequence[int], *, at: datetime) -> list[dict[str, Any]]:
+    """Return the grants of these ids, oldest first, as `shown`."""
+    return [row for batch in batches(sorted(ids)) for row in shown(tx, _query().where(grants.c.id.in_(batch)).order_by(grants.c.id), at=at)]
+
+
 def reaching(
     tx: sa.Connection, principal_id: int, datastore_id: int, scope_keys: list[int], *, at: datetime
 ) -> list[dict[str, Any]]:
     """Return every grant and deny on those scopes to a principal and its groups, whatever its state."""
-    shape = predicate.Shape()
+    shape = Shape()
     values = {f"{shape.prefix}_me": principal_id, f"{shape.prefix}_now": at}
     query = _query().where(
         predicate.is_caller(grants.c.subject_id, shape), grants.c.datastore_id == datastore_id,
@@ -225,6 +250,7 @@ def shown(
     """Return grants as people read them: who, which role, what, from, until, and their state at `at`."""
     rows = [dict(row) for row in tx.execute(query, values or {}).mappings()]
     objects = named(tx, {row["scope_key"] for row in rows})
+    resting = lineage.resting(tx, {row["id"] for row in rows if row["parent_id"] is not None and state(row, at) == "active"}, at=at)
     found = []
     for row in rows:
         level, value = objects[row["scope_key"]]
@@ -234,9 +260,11 @@ def shown(
         found.append({
             "id": row["id"], "effect": "allow" if row["effect"] else "deny", "subject": row["subject"], "role": row["role"],
             "level": level, "object": value, "datastore": row["datastore"], "from": row["not_before"], "until": row["not_after"],
-            "state": state(row, at), "permissions": roles.names(Permission(row["permissions"]) & OBJECT), "conditions": conditions,
+            "state": "suspended" if row["id"] in resting else state(row, at),
+            "permissions": roles.names(Permission(row["permissions"]) & OBJECT), "conditions": conditions,
             "need_context": row["need_context"], "reason": row["reason"], "granted_by": row["granted_by"],
             "revoked_at": row["revoked_at"], "created_at": row["created_at"], "endless": row["not_after"] >= FOREVER,
+            "kind": row["kind"], "parent": row["parent_id"], "delegable": row["depth_left"], "subject_id": row["subject_id"],
         })
     return found
 

@@ -29,7 +29,7 @@ class Half:
 
 def seal(keyring: Keyring, half: Half) -> str:
     """Return what the browser holds."""
-    sealed = sealing.seal(keyring.pepper("signin/half"), msgspec.json.encode(half), _AAD)
+    sealed = keyring.seal("signin/half", msgspec.json.encode(half), _AAD)
     return base64.urlsafe_b64encode(sealed).decode()
 
 
@@ -38,7 +38,7 @@ def opened(keyring: Keyring, text: str, *, at: datetime) -> Half | None:
     if len(text) > LONGEST:
         return None
     try:
-        plain = sealing.unseal(keyring.pepper("signin/half"), base64.urlsafe_b64decode(text.encode("ascii", "replace")), _AAD)
+        plain = keyring.unseal("signin/half", base64.urlsafe_b64decode(text.encode("ascii", "replace")), _AAD)
     except (sealing.WrongKey, binascii.Error, ValueError):
         return None
     half = msgspec.json.decode(plain, type=Half)

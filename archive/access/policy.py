@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, CursorResult, FromClause
 
-from archive.access import predicate
+from archive.access import lineage, predicate
 from archive.access.permissions import FUNCTION, OBJECT, Permission
-from archive.access.predicate import Shape
+from archive.access.shape import Shape
 from archive.access.subject import Subject
 from archive.db import guard, tables
 from archive.db.prepared import Prepared
@@ -27,8 +27,9 @@ from archive.errors import Forbidden, NotFound
 
 _EVERY_BIT = (1 << 31) - 1
 # As integers: operations on flags cost more than the statements they lead to are allowed to.
-_FUNCTION, _NOT_OBJECT, _RESTRICTED = int(FUNCTION), ~int(OBJECT), int(Permission.RESTRICTED)
+_FUNCTION, _NOT_OBJECT, _RESTRICTED, _SHARE = int(FUNCTION), ~int(OBJECT), int(Permission.RESTRICTED), int(Permission.SHARE)
 _SEAL = object()
+_BESIDES = "_besides"
 _GRANT = tables.grants.alias("any_grant")
 _ASSIGNMENT, _ROLE = tables.role_assignment.alias("assignment"), tables.role.alias("assigned_role")
 
@@ -50,6 +51,7 @@ class Internal(StrEnum):
     BACKUP = "backup"
     ACCESS = "access"  # grants resolve the UIDs they are given
     DEMO = "demo"
+    ALERTS = "alerts"  # whose images were opened
 
 
 def system(reason: str) -> guard.Token:
@@ -126,7 +128,7 @@ class Scope:
 
     def measured(self, tx: sa.Connection) -> Scope:
         """Return the scope with `whole` set when an unconditional archive-wide allow and no deny reach the caller."""
-        if self.shape.boundary:
+        if self.shape.boundaries or self.shape.besides is not None:
             return self
         return replace(self, whole=bool(_measured(self.shape).scalar(tx, self.parameters, self.token)))
 
@@ -138,16 +140,21 @@ def scope_of(subject: Subject, need: Permission, at: datetime, *, prefix: str = 
         ValueError: `need` is empty or holds a function permission.
     """
     bits = int(need)
-    if not bits or bits & _NOT_OBJECT:
+    if subject.share_id is not None:
+        bits |= _SHARE  # who may share no longer shares no longer
+    if not int(need) or bits & _NOT_OBJECT:
         message = "a scope is asked for object permissions"
         raise ValueError(message)
     shape, values = _shape_of(subject, at, prefix)
-    lacking, restricted = ~_limit_of(subject), bits | _RESTRICTED
-    values[f"{prefix}_need"] = bits
-    values[f"{prefix}_need_restricted"] = restricted
-    values[f"{prefix}_within"] = not bits & lacking
-    values[f"{prefix}_within_restricted"] = not restricted & lacking
-    values[f"{prefix}_missing_context"] = _EVERY_BIT & ~subject.context
+    asked: Subject | None = subject
+    while asked is not None:
+        lacking, restricted = ~_limit_of(asked), bits | _RESTRICTED
+        values[f"{prefix}_need"] = bits
+        values[f"{prefix}_need_restricted"] = restricted
+        values[f"{prefix}_within"] = not bits & lacking
+        values[f"{prefix}_within_restricted"] = not restricted & lacking
+        values[f"{prefix}_missing_context"] = _EVERY_BIT & ~asked.context
+        asked, prefix = asked.narrowed_by, f"{prefix}{_BESIDES}"
     return Scope(guard.Token(f"scope:{subject.principal_id}:{bits}"), need, MappingProxyType(values), shape, _seal=_SEAL)
 
 
@@ -200,6 +207,8 @@ def reaches(tx: sa.Connection, subject: Subject, datastore_id: int | None, at: d
     shape, values = _shape_of(subject, at, "scope")
     if datastore_id is not None:
         values["datastore"] = datastore_id
+    if subject.narrowed_by is not None and not reaches(tx, subject.narrowed_by, datastore_id, at):
+        return False
     return bool(_reaches(shape, anywhere=datastore_id is None).scalar(tx, values))
 
 
@@ -217,6 +226,8 @@ def functions_of(tx: sa.Connection, subject: Subject, at: datetime) -> Permissio
     held = 0
     for row in _functions(shape).all(tx, values):
         held |= row[0]
+    if subject.narrowed_by is not None:
+        held &= int(functions_of(tx, subject.narrowed_by, at))
     return Permission(held & _FUNCTION & _limit_of(subject))
 
 
@@ -244,7 +255,7 @@ def _reaches(shape: Shape, *, anywhere: bool) -> Prepared:
     g = _GRANT
     allow = sa.select(1).select_from(g).where(
         predicate.is_caller(g.c.subject_id, shape), g.c.effect == predicate.ALLOW, predicate.not_revoked(g),
-        predicate.in_window(g, shape),
+        predicate.in_window(g, shape), lineage.standing(g, shape),
     )
     if not anywhere:
         allow = allow.where(g.c.datastore_id == sa.bindparam("datastore"))
@@ -272,11 +283,18 @@ _DATASTORE_ID = Prepared(sa.select(tables.datastore.c.id).where(tables.datastore
 
 
 def _shape_of(subject: Subject, at: datetime, prefix: str) -> tuple[Shape, dict[str, Any]]:
-    shape = Shape(subject.session_id is not None, subject.token_id is not None, subject.boundary_id is not None, prefix)
-    values: dict[str, Any] = {f"{prefix}_me": subject.principal_id, f"{prefix}_now": at}
-    for name, value in (("session", subject.session_id), ("token", subject.token_id), ("boundary", subject.boundary_id)):
+    tokens = 0 if subject.token_id is None else subject.token_depth
+    besides: Shape | None = None
+    values: dict[str, Any] = {}
+    if subject.narrowed_by is not None:
+        besides, values = _shape_of(subject.narrowed_by, at, f"{prefix}{_BESIDES}")
+    shape = Shape(subject.session_id is not None, tokens, len(subject.boundary_ids), prefix, subject.share_id is not None, besides)
+    values |= {f"{prefix}_me": subject.principal_id, f"{prefix}_now": at}
+    named = ("session", subject.session_id), ("token", subject.token_id), ("share", subject.share_id)
+    for name, value in (*named, ("share_session", subject.share_session_id)):
         if value is not None:
             values[f"{prefix}_{name}"] = value
+    values |= {f"{prefix}_boundary_{number}": value for number, value in enumerate(subject.boundary_ids)}
     return shape, values
 
 

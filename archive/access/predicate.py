@@ -6,20 +6,20 @@ keeps its plan; `policy.Scope` supplies the values. A statement run without them
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
 
 import sqlalchemy as sa
-from sqlalchemy import BindParameter, ColumnElement, CompoundSelect, FromClause, Select
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy import ColumnElement, CompoundSelect, FromClause, Select
 
+from archive.access.among import Among
+from archive.access.permissions import Permission
+from archive.access.shape import Shape
 from archive.db import tables
-from archive.db.types import Instant
 
 ALLOW, DENY = 1, 0
+MOST_TOKENS = 4
+"""How many tokens may stand on each other: one made in a session, one made with that, and so on."""
 
 # PostgreSQL would turn an EXISTS into a join and compare every series with every grant of the caller; so it looks into the indexes
 # for each row it comes to: the series of a study, then four keys of grants.
@@ -35,59 +35,15 @@ _ANY_DENY = tables.grants.alias("some_deny")
 _CALLER, _GROUP = tables.principal.alias("caller"), tables.principal.alias("caller_group")
 _MEMBERSHIP = tables.membership.alias("caller_membership")
 _SESSION, _SESSION_OWNER = tables.session.alias("caller_session"), tables.principal.alias("session_owner")
-_TOKEN = tables.api_token.alias("caller_token")
+_TOKENS = [tables.api_token.alias(f"caller_token_{n}") for n in range(MOST_TOKENS)]
 _BOUNDARY, _BOUNDARY_ITEM = tables.boundary.alias("caller_boundary"), tables.boundary_item.alias("caller_boundary_item")
+_SHARE, _SHARE_SESSION = tables.share_link.alias("caller_share"), tables.share_session.alias("caller_share_session")
+_OF_GIVER = tables.grants.alias("giver_grant")
+_GIVER, _GIVER_GROUP = tables.principal.alias("giver"), tables.principal.alias("giver_group")
+_GIVER_MEMBERSHIP = tables.membership.alias("giver_membership")
+_BY_ALBUM = sa.literal_column("'shared'", sa.Text())
+_MAY_SHARE = sa.literal_column(str(int(Permission.SHARE)), sa.BigInteger())
 _SIGNS_IN = [sa.literal_column(f"'{kind}'", sa.Text()) for kind in ("user", "service", "device")]
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a subject came in with: it decides which clauses the SQL has, `prefix` names their parameters."""
-
-    session: bool = False
-    token: bool = False
-    boundary: bool = False
-    prefix: str = "scope"
-
-    def me(self) -> BindParameter[int]:
-        """The principal."""
-        return sa.bindparam(f"{self.prefix}_me", type_=sa.BigInteger())
-
-    def now(self) -> BindParameter[object]:
-        """The instant asked about."""
-        return sa.bindparam(f"{self.prefix}_now", type_=Instant())
-
-    def need(self) -> BindParameter[int]:
-        """The permission bits wanted, all of them."""
-        return sa.bindparam(f"{self.prefix}_need", type_=sa.BigInteger())
-
-    def need_restricted(self) -> BindParameter[int]:
-        """The bits wanted of a restricted series."""
-        return sa.bindparam(f"{self.prefix}_need_restricted", type_=sa.BigInteger())
-
-    def within(self) -> BindParameter[bool]:
-        """Whether the caller's own bound holds every bit wanted."""
-        return sa.bindparam(f"{self.prefix}_within", type_=sa.Boolean())
-
-    def within_restricted(self) -> BindParameter[bool]:
-        """The same for a restricted series."""
-        return sa.bindparam(f"{self.prefix}_within_restricted", type_=sa.Boolean())
-
-    def missing_context(self) -> BindParameter[int]:
-        """The context bits this request lacks."""
-        return sa.bindparam(f"{self.prefix}_missing_context", type_=sa.Integer())
-
-    def session_id(self) -> BindParameter[int]:
-        """The browser session, when the shape has one."""
-        return sa.bindparam(f"{self.prefix}_session", type_=sa.BigInteger())
-
-    def token_id(self) -> BindParameter[int]:
-        """The API token, when the shape has one."""
-        return sa.bindparam(f"{self.prefix}_token", type_=sa.BigInteger())
-
-    def boundary_id(self) -> BindParameter[int]:
-        """The boundary, when the shape has one."""
-        return sa.bindparam(f"{self.prefix}_boundary", type_=sa.BigInteger())
 
 
 def series_condition(se: FromClause, shape: Shape) -> ColumnElement[bool]:
@@ -108,13 +64,14 @@ def patient_condition(pt: FromClause, shape: Shape) -> ColumnElement[bool]:
 @lru_cache(maxsize=256)
 def entire_study_condition(st: FromClause, shape: Shape) -> ColumnElement[bool]:
     """True only for studies of `st` that an unconditional allow covers whole, with nothing that could hide a part."""
-    if shape.boundary:
+    if shape.boundaries:
         return sa.false()
     g, d, se = _ALLOW_GRANT, _DENY_GRANT, _VISIBLE
     wide = sa.select(1).select_from(g).where(
         is_caller(g.c.subject_id, shape), g.c.effect == _ONE, in_datastore(g, st), not_revoked(g), in_window(g, shape),
         g.c.modality == _EMPTY, g.c.department_id.is_(None), g.c.study_date_from == _EMPTY, g.c.study_date_to == _EMPTY,
-        context_suffices(g, shape), g.c.permissions.bitwise_and(shape.need()) == shape.need(),
+        g.c.kind != _BY_ALBUM, g.c.parent_id.is_(None), context_suffices(g, shape),
+        g.c.permissions.bitwise_and(shape.need()) == shape.need(),
         g.c.scope_key.in_([_ZERO, st.c.patient_pk * _FOUR + _ONE, st.c.id * _FOUR + _TWO]),
     ).correlate(st)
     any_deny = sa.select(1).select_from(d).where(
@@ -122,6 +79,7 @@ def entire_study_condition(st: FromClause, shape: Shape) -> ColumnElement[bool]:
     )  # of any datastore, so that it is asked once and not for each study
     restricted = sa.select(1).select_from(se).where(se.c.study_pk == st.c.id, se.c.restricted == sa.true()).correlate(st)
     return sa.and_(
+        sa.true() if shape.besides is None else entire_study_condition(st, shape.besides),
         caller_is_live(shape), shape.within() == sa.true(),
         sa.exists(wide), sa.not_(sa.exists(any_deny)), sa.not_(sa.exists(restricted)),
     )
@@ -142,11 +100,17 @@ def _series_condition(se: FromClause, shape: Shape) -> ColumnElement[bool]:
         within_limit(se, shape),
         allowed(se, shape),
         sa.not_(sa.and_(any_deny(shape), denied(se, shape))),
-        within_boundary(se, shape),
+        within_boundaries(se, shape),
+        allowed_besides(se, shape),
     )
 
 
 # --- the clauses, each removable by name so that a test can show that it is missed ---
+
+
+def allowed_besides(se: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """Who else must be allowed is, with the same bits."""
+    return sa.true() if shape.besides is None else _series_condition(se, shape.besides)
 
 
 def holds_images(se: FromClause) -> ColumnElement[bool]:
@@ -159,8 +123,12 @@ def caller_is_live(shape: Shape) -> ColumnElement[bool]:
     clauses = [principal_is_enabled(shape)]
     if shape.session:
         clauses.append(session_is_live(shape))
-    if shape.token:
+    if shape.tokens:
         clauses.append(token_is_live(shape))
+    if shape.share:
+        clauses.append(share_is_live(shape))
+    if shape.besides is not None:
+        clauses.append(caller_is_live(shape.besides))
     return sa.and_(*clauses)
 
 
@@ -193,16 +161,48 @@ def session_is_live(shape: Shape) -> ColumnElement[bool]:
 
 
 def token_is_live(shape: Shape) -> ColumnElement[bool]:
-    """Not revoked, not expired, and bounded exactly as the subject says."""
-    t = _TOKEN
-    bounded = t.c.boundary_id == shape.boundary_id() if shape.boundary else t.c.boundary_id.is_(None)
+    """The token and each it was made with: not revoked, not expired, and what binds it binds the subject."""
+    chain = _TOKENS[:shape.tokens]
+    first, last = chain[0], chain[-1]
+    source: FromClause = first
+    for made, by in pairwise(chain):
+        source = source.join(by, by.c.id == made.c.parent_id)
     return sa.exists(
-        sa.select(1).select_from(t).where(
-            t.c.id == shape.token_id(),
-            t.c.principal_id == shape.me(),
-            t.c.revoked_at.is_(None),
-            t.c.not_after > shape.now(),
-            bounded,
+        sa.select(1).select_from(source).where(
+            first.c.id == shape.token_id(),
+            last.c.parent_id.is_(None),
+            *(token_counts(t, shape) for t in chain),
+        )
+    )
+
+
+def token_counts(t: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """One of the tokens the caller stands on."""
+    bounds = [shape.boundary_id(number) for number in range(shape.boundaries)]
+    return sa.and_(
+        t.c.principal_id == shape.me(),
+        t.c.revoked_at.is_(None),
+        t.c.not_after > shape.now(),
+        sa.or_(t.c.boundary_id.is_(None), t.c.boundary_id.in_(bounds)) if bounds else t.c.boundary_id.is_(None),
+    )
+
+
+def share_is_live(shape: Shape) -> ColumnElement[bool]:
+    """The link is the principal's own, neither revoked nor at its end, binds the subject, and its session goes on."""
+    link, opened = _SHARE, _SHARE_SESSION
+    bound = link.c.boundary_id == shape.boundary_id(0) if shape.boundaries else sa.false()
+    return sa.exists(
+        sa.select(1).select_from(link.join(opened, opened.c.share_id == link.c.id)).where(
+            link.c.id == shape.share_id(),
+            opened.c.id == shape.share_session_id(),
+            link.c.owner_id == shape.me(),
+            link.c.revoked_at.is_(None),
+            link.c.not_after > shape.now(),
+            opened.c.revoked_at.is_(None),
+            opened.c.idle_until > shape.now(),
+            opened.c.absolute_until > shape.now(),
+            link.c.token_id == shape.token_id() if shape.tokens else link.c.token_id.is_(None),
+            bound,
         )
     )
 
@@ -218,15 +218,54 @@ def within_limit(se: FromClause, shape: Shape) -> ColumnElement[bool]:
 
 
 def allowed(se: FromClause, shape: Shape) -> ColumnElement[bool]:
-    """One live allow covers the series and holds every bit wanted."""
+    """One live allow covers the series and holds every bit wanted, and so does all it was passed on from."""
+    from archive.access import lineage  # which stands on the clauses of this file
+
     g = _ALLOW_GRANT
     need = needed(se, shape)
     return sa.exists(
         _grants_on(g, se, shape, ALLOW).where(
             g.c.permissions.bitwise_and(need) == need,
             context_suffices(g, shape),
+            sa.or_(g.c.kind != _BY_ALBUM, giver_may_share(g, se, shape)),
+            lineage.unbroken(g, se, need, shape),
         )
     )
+
+
+def giver_may_share(g: FromClause, se: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """Whoever gave it may do all it gives, and share, on a grant that came by no album and was not passed on; nothing denies it to them."""
+    x, p = _OF_GIVER, _GIVER
+    wanted = g.c.permissions.bitwise_or(_MAY_SHARE)
+    enabled = sa.select(1).select_from(p).where(
+        p.c.id == g.c.granted_by, p.c.enabled == sa.true(), p.c.removed_at.is_(None), p.c.kind.in_(_SIGNS_IN)
+    ).correlate(g)
+    # One look at their grants: the least effect is 1 where one of them allows and none denies.
+    least = sa.select(sa.func.min(x.c.effect)).where(
+        is_giver(x.c.subject_id, g, shape),
+        in_datastore(x, se),
+        not_revoked(x),
+        in_window(x, shape),
+        modality_fits(x, se),
+        department_fits(x, se),
+        date_fits(x, se),
+        scope_covers(x, se),
+        sa.or_(
+            sa.and_(x.c.effect == _ZERO, x.c.permissions.bitwise_and(wanted) != _ZERO),
+            sa.and_(x.c.effect == _ONE, x.c.kind != _BY_ALBUM, x.c.parent_id.is_(None), x.c.need_context == _ZERO,
+                    x.c.permissions.bitwise_and(wanted) == wanted),
+        ),
+    ).correlate(g, se).scalar_subquery()
+    return sa.and_(sa.exists(enabled), least == _ONE)
+
+
+def is_giver(principal_id: ColumnElement[int], g: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """Who gave the grant, or a group they are a member of now."""
+    m, p = _GIVER_MEMBERSHIP, _GIVER_GROUP
+    groups = sa.select(1).select_from(m.join(p, p.c.id == m.c.group_id)).where(
+        m.c.group_id == principal_id, m.c.principal_id == g.c.granted_by, membership_is_live(m, shape), group_is_enabled(p),
+    ).correlate(g, principal_id.table)
+    return sa.or_(principal_id == g.c.granted_by, sa.exists(groups))
 
 
 def denied(se: FromClause, shape: Shape) -> ColumnElement[bool]:
@@ -241,21 +280,33 @@ def any_deny(shape: Shape) -> ColumnElement[bool]:
     return sa.exists(sa.select(1).select_from(d).where(is_caller(d.c.subject_id, shape), d.c.effect == _ZERO))
 
 
-def within_boundary(se: FromClause, shape: Shape) -> ColumnElement[bool]:
-    """A bounded caller reaches only what its boundary names."""
-    if not shape.boundary:
+def within_boundaries(se: FromClause, shape: Shape) -> ColumnElement[bool]:
+    """A bounded caller reaches only what every one of its boundaries names."""
+    if not shape.boundaries:
         return sa.true()
+    return sa.and_(*(within_boundary(se, shape, number) for number in range(shape.boundaries)))
+
+
+def within_boundary(se: FromClause, shape: Shape, number: int) -> ColumnElement[bool]:
+    """What one of them names."""
     b, i = _BOUNDARY, _BOUNDARY_ITEM
     need = needed(se, shape)
     return sa.exists(
         sa.select(1).select_from(i.join(b, b.c.id == i.c.boundary_id)).where(
-            i.c.boundary_id == shape.boundary_id(),
+            i.c.boundary_id == shape.boundary_id(number),
             b.c.owner_id == shape.me(),
             b.c.not_after > shape.now(),
             i.c.permissions.bitwise_and(need) == need,
-            scope_covers(i, se),
+            bound_covers(i, se),
         ).correlate(se)
     )
+
+
+def bound_covers(i: FromClause, se: FromClause) -> ColumnElement[bool]:
+    """The archive, a datastore, or this series' patient, study or itself."""
+    return i.c.scope_key.in_([
+        _ZERO, se.c.datastore_id * _FOUR, se.c.patient_pk * _FOUR + _ONE, se.c.study_pk * _FOUR + _TWO, se.c.id * _FOUR + _THREE,
+    ])
 
 
 def _grants_on(g: FromClause, se: FromClause, shape: Shape, effect: int) -> Select[tuple[int]]:
@@ -274,7 +325,7 @@ def _grants_on(g: FromClause, se: FromClause, shape: Shape, effect: int) -> Sele
 
 def is_caller(principal_id: ColumnElement[int], shape: Shape) -> ColumnElement[bool]:
     """The principal itself, or a group it is a member of now."""
-    return _Among(principal_id, callers(shape).scalar_subquery())
+    return Among(principal_id, callers(shape).scalar_subquery())
 
 
 def callers(shape: Shape) -> CompoundSelect[tuple[int]]:
@@ -284,31 +335,6 @@ def callers(shape: Shape) -> CompoundSelect[tuple[int]]:
         m.c.principal_id == shape.me(), membership_is_live(m, shape), group_is_enabled(p)
     )
     return sa.union_all(sa.select(shape.me().label("id")), groups)
-
-
-class _Among(FunctionElement[bool]):
-    """`column IN (query)`, written so that each engine asks the query once and then looks into the index of the column."""
-
-    type = sa.Boolean()
-    name = "among"
-    inherit_cache = True
-
-    def self_group(self, against: Any = None) -> Any:  # noqa: ARG002 # SQLAlchemy's signature
-        """Stand as it is: to SQLite, without a boolean type, it would say `… IN (…) = 1`, and no index serves that."""
-        return self
-
-
-@compiles(_Among)
-def _among(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
-    column, query = element.clauses
-    return f"{compiler.process(column, **options)} IN {compiler.process(query, **options)}"
-
-
-@compiles(_Among, "postgresql")
-def _among_postgresql(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
-    # As IN, PostgreSQL joins the grants to the query for every series: seconds where this takes milliseconds.
-    column, query = element.clauses
-    return f"{compiler.process(column, **options)} = ANY (ARRAY{compiler.process(query, **options)})"
 
 
 def membership_is_live(m: FromClause, shape: Shape) -> ColumnElement[bool]:

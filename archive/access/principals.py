@@ -102,14 +102,14 @@ def remove(tx: sa.Connection, principal_id: int, name: str, *, by: int, at: date
     )
     for table in (tables.role_assignment, tables.api_token):
         tx.execute(sa.update(table).where(table.c.principal_id == principal_id, table.c.revoked_at.is_(None)).values(revoked_at=at))
-    for table in (tables.credential, tables.factor, tables.recovery_code):
+    for table in (tables.credential, tables.factor, tables.recovery_code, tables.external_identity):
         tx.execute(sa.delete(table).where(table.c.principal_id == principal_id))
     for column in (membership.c.principal_id, membership.c.group_id):
         tx.execute(sa.delete(membership).where(column == principal_id))
 
 
 def join(
-    tx: sa.Connection, principal_id: int, group_id: int, *, by: int, not_before: datetime, not_after: datetime = FOREVER
+    tx: sa.Connection, principal_id: int, group_id: int, *, by: int | None, not_before: datetime, not_after: datetime = FOREVER
 ) -> int:
     """Put a principal into a group for a time and return the membership's id; an earlier membership is replaced."""
     leave(tx, principal_id, group_id)

@@ -27,10 +27,12 @@ def renew(tx: sa.Connection, keyring: Keyring, principal_id: int, *, at: datetim
 
 def take(tx: sa.Connection, keyring: Keyring, principal_id: int, typed: str, *, at: datetime) -> bytes | None:
     """Use a code up and return what is kept of it; None when it is none, or was used."""
-    kept = digest(keyring, principal_id, typed)
     r = recovery_code.c
-    mine = sa.and_(r.principal_id == principal_id, r.code_hmac == kept, r.used_at.is_(None))
-    return kept if tx.execute(sa.update(recovery_code).where(mine).values(used_at=at)).rowcount == 1 else None
+    for kept in keyring.pseudonyms("signin/recovery", f"{principal_id}:{_plain(typed)}"):
+        mine = sa.and_(r.principal_id == principal_id, r.code_hmac == kept, r.used_at.is_(None))
+        if tx.execute(sa.update(recovery_code).where(mine).values(used_at=at)).rowcount == 1:
+            return kept
+    return None
 
 
 def left(tx: sa.Connection, principal_id: int) -> int:
@@ -54,5 +56,8 @@ def clear(tx: sa.Connection, principal_id: int) -> None:
 
 def digest(keyring: Keyring, principal_id: int, typed: str) -> bytes:
     """Return what is kept of a code; spaces, hyphens and capitals do not matter."""
-    plain = "".join(character for character in typed.lower() if character in _LETTERS)
-    return keyring.pseudonym("signin/recovery", f"{principal_id}:{plain}")
+    return keyring.pseudonym("signin/recovery", f"{principal_id}:{_plain(typed)}")
+
+
+def _plain(typed: str) -> str:
+    return "".join(character for character in typed.lower() if character in _LETTERS)

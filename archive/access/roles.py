@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.access import principals
-from archive.access.permissions import BUILTIN_ROLES, FUNCTION, OBJECT, Permission
-from archive.db.tables import role, role_assignment
+from archive.access.permissions import ADMINISTRATIVE, BUILTIN_ROLES, FUNCTION, OBJECT, Permission
+from archive.db.tables import auto_rule, grants, membership, metadata, principal, role, role_assignment
 from archive.db.types import FOREVER
-from archive.errors import InvalidRequest, NotFound
+from archive.errors import InvalidRequest, NotFound, StateConflict
 
 
 def add(tx: sa.Connection, name: str, permissions: Permission, *, at: datetime) -> int:
@@ -26,7 +26,8 @@ def add(tx: sa.Connection, name: str, permissions: Permission, *, at: datetime) 
         raise InvalidRequest(message, remedy="name one with --permission; docs/access.md lists them")
     if tx.execute(sa.select(role.c.id).where(sa.func.lower(role.c.name) == name.lower())).first() is not None:
         message = "that name is taken"
-        raise InvalidRequest(message, remedy="'archive role list' shows the roles there are")
+        remedy = "'archive role list' shows the roles there are; the name of a removed role is not given again"
+        raise InvalidRequest(message, remedy=remedy)
     return _insert(tx, name, permissions, builtin=False, at=at)
 
 
@@ -45,6 +46,81 @@ def _insert(tx: sa.Connection, name: str, permissions: Permission, *, builtin: b
     return int(made.inserted_primary_key[0])
 
 
+def change(tx: sa.Connection, row: dict[str, Any], permissions: Permission, *, at: datetime) -> int:
+    """Give a role other permissions, and every grant of it with it; return how many of those count now or later.
+
+    What was passed on of a grant only ever shrinks: nobody gave it more.
+
+    Raises:
+        StateConflict: a role that exists from the start.
+        InvalidRequest: the role would hold nothing, or grants of it nothing about images.
+    """
+    if row["builtin"]:
+        message = "a role that exists from the start is never changed"
+        raise StateConflict(message, remedy="add one of your own with 'archive role add'")
+    if not permissions:
+        message = "a role holds at least one permission"
+        raise InvalidRequest(message, remedy="remove the role instead: archive role remove")
+    g = grants.c
+    live = sa.and_(g.role_id == row["id"], g.revoked_at.is_(None), g.not_after > at)
+    covered = tx.execute(sa.select(sa.func.count()).select_from(grants).where(live)).scalar_one()
+    if covered and not permissions & OBJECT:
+        message = "there are grants of this role, which would do nothing any more"
+        raise InvalidRequest(message, remedy="revoke them first: archive grant list")
+    put(tx, row["id"], permissions)
+    return int(covered)
+
+
+def put(tx: sa.Connection, role_id: int, permissions: Permission) -> None:
+    """Write what a role holds into it and into all its grants, ended ones too."""
+    bits, g = int(permissions), grants.c
+    tx.execute(sa.update(role).where(role.c.id == role_id).values(permissions=bits))
+    tx.execute(sa.update(grants).where(g.role_id == role_id, g.parent_id.is_(None)).values(permissions=bits))
+    part = sa.and_(g.role_id == role_id, g.parent_id.is_not(None))
+    tx.execute(sa.update(grants).where(part).values(permissions=g.permissions.bitwise_and(bits)))
+
+
+def remove(tx: sa.Connection, row: dict[str, Any], *, at: datetime) -> None:
+    """Take a role away that nobody has; its name stays its own, for ended grants and the ledger tell of it.
+
+    Raises:
+        StateConflict: a role that exists from the start, or one that is assigned or granted, now or later.
+    """
+    if row["builtin"]:
+        message = "a role that exists from the start is never removed"
+        raise StateConflict(message, remedy="leave it unassigned")
+    if _in_use(tx, row["id"], at):
+        message = "the role is in use"
+        raise StateConflict(message, remedy="withdraw its assignments and revoke its grants first: archive role show, archive grant list")
+    tx.execute(sa.update(role).where(role.c.id == row["id"]).values(removed_at=at))
+
+
+def _in_use(tx: sa.Connection, role_id: int, at: datetime) -> bool:
+    """Whether any table refers to a role in a row that was not ended."""
+    for table in metadata.sorted_tables:
+        for column in table.columns:
+            if not any(key.column is role.c.id for key in column.foreign_keys):
+                continue
+            query = sa.select(1).select_from(table).where(column == role_id)
+            query = query.where(*(table.c[name].is_(None) for name in ("revoked_at", "removed_at") if name in table.c))
+            if "not_after" in table.c:
+                query = query.where(table.c.not_after > at)
+            if tx.execute(query.limit(1)).first() is not None:
+                return True
+    return False
+
+
+def held_by(tx: sa.Connection, role_id: int, principal_id: int, *, at: datetime) -> bool:
+    """Whether a principal, or a group it is in, has a role now or later: by assignment, by a grant that allows or denies, or by a rule."""
+    m, a, g = membership.c, role_assignment.c, grants.c
+    them = sa.select(sa.literal(principal_id)).union_all(sa.select(m.group_id).where(m.principal_id == principal_id, m.not_after > at))
+    assigned = sa.select(a.id).where(a.role_id == role_id, a.principal_id.in_(them), a.revoked_at.is_(None), a.not_after > at)
+    granted = sa.select(g.id).where(g.role_id == role_id, g.subject_id.in_(them), g.revoked_at.is_(None), g.not_after > at)
+    r = auto_rule.c
+    ruled = sa.select(r.id).where(r.role_id == role_id, r.subject_id.in_(them), r.removed_at.is_(None))
+    return any(tx.execute(query.limit(1)).first() is not None for query in (assigned, granted, ruled))
+
+
 def find(tx: sa.Connection, ref: str | int) -> dict[str, Any]:
     """Return a role by name or id.
 
@@ -52,7 +128,7 @@ def find(tx: sa.Connection, ref: str | int) -> dict[str, Any]:
         NotFound.
     """
     wanted = role.c.id == int(ref) if str(ref).isdecimal() and len(str(ref)) < 19 else role.c.name == str(ref).strip()
-    row = tx.execute(sa.select(role).where(wanted)).mappings().first()
+    row = tx.execute(sa.select(role).where(wanted, role.c.removed_at.is_(None))).mappings().first()
     if row is None:
         message = "there is no such role"
         raise NotFound(message, remedy="'archive role list' shows the roles there are")
@@ -61,7 +137,8 @@ def find(tx: sa.Connection, ref: str | int) -> dict[str, Any]:
 
 def listed(tx: sa.Connection) -> list[dict[str, Any]]:
     """Return every role with the names of what it holds."""
-    return [shown(dict(row)) for row in tx.execute(sa.select(role).order_by(role.c.id)).mappings()]
+    query = sa.select(role).where(role.c.removed_at.is_(None)).order_by(role.c.id)
+    return [shown(dict(row)) for row in tx.execute(query).mappings()]
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +179,39 @@ def of(tx: sa.Connection, principal_id: int, *, at: datetime) -> list[str]:
         .distinct().order_by(role.c.name)
     )
     return list(tx.execute(query).scalars())
+
+
+def coming(tx: sa.Connection, principal_id: int, *, at: datetime) -> Permission:
+    """Return what the roles assigned to a principal hold together, those that count later too, not those of its groups."""
+    a = role_assignment.c
+    query = sa.select(role.c.permissions).join(role_assignment, a.role_id == role.c.id)
+    held = Permission.NONE
+    for bits in tx.execute(query.where(a.principal_id == principal_id, a.revoked_at.is_(None), a.not_after > at)).scalars():
+        held |= Permission(bits)
+    return held
+
+
+def holders(tx: sa.Connection, permission: Permission, *, at: datetime) -> set[int]:
+    """Return the users a role holding a function permission is assigned to now, by themselves or through a group."""
+    a, m, p = role_assignment.c, membership.c, principal.c
+    given = (
+        sa.select(a.principal_id).join(role, role.c.id == a.role_id)
+        .where(a.revoked_at.is_(None), a.not_before <= at, a.not_after > at, role.c.permissions.bitwise_and(int(permission)) != 0)
+    )
+    members = sa.select(m.principal_id).where(m.group_id.in_(given), m.not_before <= at, m.not_after > at)
+    query = sa.select(p.id).where(p.kind == "user", p.enabled == sa.true(), p.removed_at.is_(None))
+    return set(tx.execute(query.where(sa.or_(p.id.in_(given), p.id.in_(members)))).scalars())
+
+
+def matrix(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row a permission: its name, its kind, whether it is administrative, and which of `known` roles hold it."""
+    return [
+        {
+            "permission": names(bit)[0], "kind": "object" if bit & OBJECT else "function", "administrative": bool(bit & ADMINISTRATIVE),
+            "roles": [one["name"] for one in known if names(bit)[0] in one["permissions"]],
+        }
+        for bit in Permission if bit & (OBJECT | FUNCTION)
+    ]
 
 
 def names(permissions: Permission) -> list[str]:

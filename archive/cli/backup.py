@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def drill(session: Session, folder: Path | None, full: bool, key_file: Path | No
 
     node = session.node
     with output.progress(quiet=session.as_json) as track:
-        found = Drill(node.core).run(session.subject, folder, _way(full=full, key_file=key_file, recovery_kit=None, track=track))
+        found = Drill(node.core).run(session.subject, folder, _way(session, full=full, key_file=key_file, recovery_kit=None, track=track))
     return _answer(session, found, f"the backup of {found.made_at:%Y-%m-%d %H:%M} UTC can be restored")
 
 
@@ -102,7 +103,7 @@ def restore(
         shutil.copyfile(kept, session.config_path)
     try:
         with output.progress(quiet=session.as_json) as track:
-            way = _way(full=full, key_file=key_file, recovery_kit=recovery_kit, track=track)
+            way = _way(session, full=full, key_file=key_file, recovery_kit=recovery_kit, track=track)
             found = services.restore(folder, session.config, way)
     except BaseException:
         if written:
@@ -115,14 +116,18 @@ def restore(
     return _answer(session, found, f"restored to {found.storage} as of {found.made_at:%Y-%m-%d %H:%M} UTC; next: archive serve")
 
 
-def _way(*, full: bool, key_file: Path | None, recovery_kit: Path | None, track: output.Tracker) -> Any:
+def _way(
+    session: Session, *, full: bool, key_file: Path | None, recovery_kit: Path | None, track: output.Tracker
+) -> Any:
+    from archive.cli.unlock import offered
     from archive.node import open_node
     from archive.services.clock import utc_now
     from archive.services.restore import Way
 
     return Way(
         opening=lambda config, keyring: open_node(config, keyring=keyring, role="serve"), clock=utc_now, mode="full" if full else "quick",
-        key_file=key_file, recovery_kit=recovery_kit, operator=operator(), progress=track,
+        key_file=key_file, recovery_kit=recovery_kit, passphrase=partial(offered, session.passphrase_file),
+        operator=operator(), progress=track,
     )
 
 

@@ -8,6 +8,7 @@ import socket
 import tomllib
 from pathlib import Path
 
+from archive.config import parse
 from archive.errors import ConfigurationError
 
 FIRST = """\
@@ -65,15 +66,71 @@ def open_to_network(path: Path, address: str) -> None:
         changed = set_key(changed, table, key, value)
     _check(changed, changes, path)
     if changed != text:
-        fresh = path.with_name(path.name + ".new")
-        fresh.write_text(changed, encoding="utf-8")
-        fresh.chmod(path.stat().st_mode & 0o777)
-        fresh.replace(path)
+        _replace(path, changed)
+
+
+def add_witness(path: Path, name: str, url: str, key: str) -> None:
+    """Write a witness into the configuration.
+
+    Raises:
+        ConfigurationError: there is one of that name, or the file cannot be changed so.
+    """
+    text = path.read_text(encoding="utf-8")
+    known = tomllib.loads(text).get("witness", {}).get("known", [])
+    if any(one.get("name") == name for one in known):
+        message = f"there is a witness {name} already"
+        raise ConfigurationError(message, remedy=f"give 'archive witness remove {name}' first, or another name")
+    if not known:
+        text = re.sub(r"(?m)^known\s*=\s*\[\s*\][^\n]*\n", "", text)
+    lines = [f"{field} = {_quoted(value)}" for field, value in (("name", name), ("url", url), ("key", key))]
+    added = "\n".join([text.rstrip("\n"), "", "[[witness.known]]", *lines]) + "\n"
+    _replace_witnesses(path, added, [*known, {"name": name, "url": url, "key": key}])
+
+
+def remove_witness(path: Path, name: str) -> None:
+    """Take a witness out of the configuration.
+
+    Raises:
+        ConfigurationError: there is none of that name, or the file cannot be changed so.
+    """
+    text = path.read_text(encoding="utf-8")
+    known = tomllib.loads(text).get("witness", {}).get("known", [])
+    left = [one for one in known if one.get("name") != name]
+    if left == known:
+        message = f"there is no witness {name} in {path}"
+        raise ConfigurationError(message, remedy="'archive witness list' shows them")
+    parts = re.split(r"(?m)^(?=[ \t]*\[)", text)
+    own = re.compile(rf"(?m)^[ \t]*name\s*=\s*[\"']{re.escape(name)}[\"']")
+    kept = [part for part in parts if not (re.match(r"[ \t]*\[\[\s*witness\s*\.\s*known\s*\]\]", part) and own.search(part))]
+    _replace_witnesses(path, "".join(kept), left)
+
+
+def _replace_witnesses(path: Path, text: str, meant: list[dict[str, str]]) -> None:
+    try:
+        written = parse(tomllib.loads(text), path).witness.known
+        sound = [(one.name, one.url, one.key) for one in written] == [(one["name"], one["url"], one["key"]) for one in meant]
+    except tomllib.TOMLDecodeError:
+        sound = False
+    if not sound:
+        message = f"{path} is written in a form this command does not change"
+        raise ConfigurationError(message, remedy="edit [[witness.known]] there yourself, as config.example.toml shows")
+    _replace(path, text)
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.chmod(path.stat().st_mode & 0o777)
+    fresh.replace(path)
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def set_key(text: str, table: str, key: str, value: str) -> str:
     """Return the text of a TOML file with one string key set, in place when it is there."""
-    quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    quoted = _quoted(value)
     lines = text.splitlines()
     head = re.compile(r"\s*\[([^\[\]]+)\]\s*(#.*)?$")
     heads = {index: match[1].strip() for index, line in enumerate(lines) if (match := head.match(line))}

@@ -27,11 +27,19 @@ def _set_json(ctx: click.Context, _parameter: click.Parameter, value: bool) -> N
         ctx.ensure_object(Session).as_json = True
 
 
+def _set_passphrase_file(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Session).passphrase_file = value
+
+
 def everywhere() -> list[click.Parameter]:
     """Return the options every command takes, before or after its name."""
     return [
         click.Option(["--config"], type=click.Path(path_type=Path, dir_okay=False), callback=_set_config, expose_value=False,
                      metavar="FILE", help="The configuration; default $ARCHIVE_CONFIG, else ./config.toml."),
+        click.Option(["--passphrase-file"], type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), expose_value=False,
+                     callback=_set_passphrase_file, metavar="FILE",
+                     help="Its first line opens the keyring; - reads standard input. Default: key file, systemd credential, terminal."),
         click.Option(["--json"], is_flag=True, callback=_set_json, expose_value=False, help="Answer in JSON for a program."),
     ]
 
@@ -71,9 +79,10 @@ def archive() -> None:
 
 
 COMMANDS = (
-    "running", "state", "users", "grants", "peers", "tokens", "imports", "worklist", "mpps", "commitments", "forward",
-    "instances", "holds", "purge", "checks", "ledger", "alerts", "keys", "rebuild", "backup", "viewers", "webhooks", "conformance",
-    "service",
+    "running", "state", "users", "identities", "roles", "grants", "policy", "approvals", "rules", "reviews", "peers", "tokens",
+    "shares", "albums", "requests", "break_glass", "imports", "worklist", "mpps", "commitments", "forward", "instances", "holds",
+    "purge", "shred", "checks", "ledger", "witness", "alerts", "collector", "keys", "key_drill", "rekey", "rebuild", "backup",
+    "viewers", "webhooks", "conformance", "service",
 )
 """Modules of this room that attach commands, in the order `--help` shows them."""
 

@@ -51,6 +51,7 @@ def add(
     if (certificate is not None) + (issue is not None) + bool(networks or plain) != 1:
         message = "say how the peer is known: --certificate FILE, --issue DIR, or without TLS --network CIDR or --plain"
         raise InvalidRequest(message, remedy=f"archive peer add {name} --aet {ae_titles[0]} --issue {name}-certificate")
+    session.changes_keys = issue is not None  # the authority's key stays with who opened the keyring
     made = session.node.peers.add(
         session.subject, name, ae_titles, certificate=certificate.read_bytes() if certificate else None, issue=issue,
         address=address, roles=roles, networks=networks, plain=plain, issuer=issuer, datastore=datastore,
@@ -110,6 +111,7 @@ def renew(session: Session, name: str, certificate: Path | None, issue: Path | N
     if (certificate is None) == (issue is None):
         message = "name either --issue DIR or --certificate FILE"
         raise InvalidRequest(message, remedy=f"archive peer renew {name} --issue DIR")
+    session.changes_keys = issue is not None  # the authority's key stays with who opened the keyring
     made = session.node.peers.renew(
         session.subject, name, certificate=certificate.read_bytes() if certificate else None, issue=issue
     )

@@ -21,7 +21,6 @@ def attach(archive: click.Group) -> None:
 @click.pass_obj
 def rebuild_index(session: Session) -> int:
     """Make the index again from the sealed records; one that is lost or damaged with ledger and users beside it. Stop the archive first."""
-    from archive.keys.keyring import Keyring
     from archive.node import open_node
     from archive.serve.state import RunLock
     from archive.services import lost
@@ -31,7 +30,7 @@ def rebuild_index(session: Session) -> int:
     config = session.config
     lock = RunLock(config)  # never under a serving archive
     try:
-        keyring = Keyring.open(config)
+        keyring = session.keyring()
         standing = lost.prepare(config, keyring, at=utc_now())
         node = open_node(config, keyring=keyring, role="serve")
         try:

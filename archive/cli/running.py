@@ -45,7 +45,7 @@ def up(session: Session, demo: bool, lan: str | None, recovery_kit: Path | None)
     config = session.config
     made = None
     if setup.is_initialised(config):
-        _migrate(config)
+        _migrate(session)
     else:
         made = setup.initialise(config, admin="admin", recovery_kit=recovery_kit)
     owners = [made.admin] if made is not None else []
@@ -105,18 +105,18 @@ def db() -> None:
 @click.pass_obj
 def upgrade(session: Session) -> None:
     """Bring the databases to this release's schema; stop the archive first."""
-    _migrate(session.config)
+    _migrate(session)
     session.answer({"upgraded": True}, "the databases have this release's schema")
 
 
-def _migrate(config: Config) -> None:
-    from archive.keys.keyring import Keyring
+def _migrate(session: Session) -> None:
     from archive.serve.state import RunLock
     from archive.services import setup
 
+    config = session.config
     lock = RunLock(config)  # never under a serving archive
     try:
-        setup.make_databases(config, Keyring.open(config))
+        setup.make_databases(config, session.opened())
     finally:
         lock.release()
 
@@ -137,7 +137,7 @@ def _serve(
             print(f"archive: read-only: {status.read_only}\n  what to do: run 'archive doctor'", file=sys.stderr)
         print("READY", flush=True)
 
-    start.serve(config, on_ready=ready, first=first, told=told)
+    start.serve(config, session.opened, on_ready=ready, first=first, told=told)
 
 
 def _load_demo(session: Session, node: Any) -> None:

@@ -12,6 +12,7 @@ import click
 
 from archive.cli.main import Group
 from archive.cli.session import Session
+from archive.cli.unlock import CREDENTIAL
 from archive.config import Config
 from archive.errors import ConfigurationError
 
@@ -33,12 +34,17 @@ def service() -> None:
 @click.option("--user", default="", metavar="NAME", help="Whom the service runs as; default: the owner of the storage folder.")
 @click.option("--directory", type=click.Path(path_type=Path, file_okay=False), default=SYSTEM, show_default=True,
               help="Where the unit goes.")
+@click.option("--passphrase-credential", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="The file systemd hands the service the keyring's passphrase from; keep it root's alone.")
+@click.option("--encrypted", is_flag=True, help="That file was made by `systemd-creds encrypt`.")
 @click.option("--print", "only_print", is_flag=True, help="Print the unit instead of installing it.")
 @click.pass_obj
-def install(session: Session, user: str, directory: Path, only_print: bool) -> None:
+def install(
+    session: Session, user: str, directory: Path, passphrase_credential: Path | None, encrypted: bool, only_print: bool
+) -> None:
     """Write a hardened systemd unit that runs `archive serve` with this configuration."""
     config = session.config
-    unit = unit_for(config, user or owner_of(config))
+    unit = unit_for(config, user or owner_of(config), credential(passphrase_credential, encrypted=encrypted))
     if only_print:
         session.answer({"unit": unit}, unit.rstrip())
         return
@@ -68,7 +74,15 @@ def owner_of(config: Config) -> str:
         return str(uid)
 
 
-def unit_for(config: Config, user: str) -> str:
+def credential(file: Path | None, *, encrypted: bool) -> str:
+    """Return the line by which systemd hands over the passphrase (systemd.exec(5)), or nothing."""
+    if file is None:
+        return ""
+    path = str(file.resolve()).replace("%", "%%")
+    return f"LoadCredential{'Encrypted' if encrypted else ''}={CREDENTIAL}:{path}\n"
+
+
+def unit_for(config: Config, user: str, more: str = "") -> str:
     """Return the text of the unit."""
     writable = [config.storage_dir]
     if not config.keys_dir.is_relative_to(config.storage_dir):
@@ -85,7 +99,7 @@ Wants=network-online.target
 Type=exec
 User={user}
 ExecStart={_quoted(sys.executable)} -m archive --config {_quoted(config.path)} serve
-WorkingDirectory=/
+{more}WorkingDirectory=/
 Restart=on-failure
 RestartSec=5
 TimeoutStopSec=60

@@ -15,16 +15,17 @@ from archive.access.subject import Subject
 from archive.cli import output
 from archive.config import Config, load
 from archive.errors import InvalidRequest
+from archive.keys.keyring import Keyring
 
-OpenNode = Callable[[Config], Any]
+OpenNode = Callable[[Config, Keyring], Any]
 
 
-def _open_node(config: Config) -> Any:
+def _open_node(config: Config, keyring: Keyring) -> Any:
     from archive.node import open_node
     from archive.serve import state
 
     serving = state.read_status(config)
-    return open_node(config, role="cli", read_only=serving.read_only if serving is not None else "")
+    return open_node(config, keyring=keyring, role="cli", read_only=serving.read_only if serving is not None else "")
 
 
 class Session:
@@ -35,8 +36,13 @@ class Session:
         self._open_node = open_node
         self._node: Any = None
         self._config: Config | None = None
+        self._keyring: Keyring | None = None
         self.config_path = Path(os.environ.get("ARCHIVE_CONFIG") or "config.toml")
         self.as_json = False
+        self.passphrase_file: Path | None = None
+        self.recovery_kit: Path | None = None
+        self.changes_keys = False
+        """Whether the command needs more of the keyring than an archive that serves hands out."""
 
     @property
     def config(self) -> Config:
@@ -61,8 +67,33 @@ class Session:
             ConfigurationError, Unavailable.
         """
         if self._node is None:
-            self._node = self._open_node(self.config)
+            self._node = self._open_node(self.config, self.keyring(beside=not self.changes_keys))
         return self._node
+
+    def keyring(self, *, beside: bool = False) -> Keyring:
+        """Open the keyring by what was given, its key file or a passphrase; `beside` a serving archive, take its keys rather than ask.
+
+        Raises:
+            KeysUnavailable.
+        """
+        from archive.cli.unlock import unlock
+
+        if self.recovery_kit is not None:
+            found = Keyring.open(self.config, recovery_kit=self.recovery_kit)
+        else:
+            found = unlock(self.config, given=self.passphrase_file, beside=beside)
+        if "index" in found.waiting():
+            from archive.services import clock, index_key
+
+            index_key.settle(self.config, found, at=clock.utc_now())
+        return found
+
+    def opened(self) -> Keyring:
+        """Return the whole keyring, asked for once: `archive up` migrates with it and serves."""
+        if self._keyring is None:
+            self._keyring = self.keyring()
+        self._keyring.stay_current()
+        return self._keyring
 
     @property
     def subject(self) -> Subject:

@@ -16,6 +16,7 @@ from archive.errors import ArchiveError
 from archive.services.backup import STAMP
 from archive.services.clock import utc_now
 from archive.services.health import Check, backup_check
+from archive.services.witness_state import agreements
 
 
 def attach(archive: click.Group) -> None:
@@ -41,13 +42,18 @@ def status(session: Session) -> int:
         message = "the archive is starting or stopping" if serving else "the archive is not running; start it with 'archive serve'"
         session.answer(answer, message)
         return failures.FAILED
-    answer = {"name": config.archive.name, "ae_title": config.dimse.ae_title, **state.as_json(found), "warnings": warnings}
+    witnesses = agreements(config)
+    answer = {
+        "name": config.archive.name, "ae_title": config.dimse.ae_title, **state.as_json(found), "warnings": warnings,
+        "witnesses": [asdict(one) for one in witnesses],
+    }
     lines = [
         f"{'ready' if found.ready else 'starting'} since {output.text(found.started_at)}",
         f"web             {found.http.public_url}",
         f"DICOM over TLS  {_address(found.dimse_tls)}", f"DICOM plain     {_address(found.dimse_plain)}",
         *([f"read-only       {found.read_only}"] if found.read_only else []),
         *(f"{one.role:<15} process {one.pid}, restarted {one.restarts} times" for one in found.processes),
+        *(f"outside witness {one.name} agrees: {output.text(one.at)}, {one.size} events" for one in witnesses),
         *(f"warning         {one}" for one in warnings),
     ]
     session.answer(answer, "\n".join(lines))

@@ -217,6 +217,8 @@ def _security(config: Config) -> Row:
         "dimse": f"BCP 195 (RFC 9325): TLS 1.2 and 1.3, {tls.CIPHERS}, certificates on both sides",
         "web": {"built-in": "TLS 1.3, certificate of the archive's own authority", "files": "TLS 1.3, certificate of the operator's",
                 "off": "none: behind a proxy or on loopback"}[config.http.tls],
-        "user_identity": "DICOMweb: Bearer or Basic with an API token, or the browser's session; DIMSE: the peer's certificate",
-        "audit": "each access, before its answer, in a signed ledger (PS3.15 A.5 event ids)",
+        "user_identity": "DICOMweb: Bearer or Basic with an API token, or the browser's session; DIMSE: the peer's certificate, and the "
+                         "user it proves by user identity negotiation (2: password, 5: JWT or API token), over TLS",
+        "audit": "each access, before its answer, in a signed ledger; told over TLS syslog where configured: Audit Trail Message Format "
+                 "Profile (PS3.15 A.5) and Audit Trail Message Transmission Profile - SYSLOG-TLS (A.6)",
     }

@@ -1,4 +1,4 @@
-"""`archive user`, `group` and `role`: who may come, and what each may do besides seeing images."""
+"""`archive user` and `group`: who may come, and who belongs together."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from archive.cli.when import WHEN
 
 def attach(archive: click.Group) -> None:
     """Add the commands of this file."""
-    for command in (user, group, role):
-        archive.add_command(command)
+    archive.add_command(user)
+    archive.add_command(group)
 
 
 @click.group("user", cls=Group)
@@ -28,12 +28,18 @@ def user() -> None:
 @click.option("--role", "roles", multiple=True, metavar="ROLE", help="What the user may do; may be given several times.")
 @click.option("--password-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
               help="The password is its first line; else it is asked for.")
+@click.option("--no-password", is_flag=True, help="It signs in with another system alone: archive user bind.")
 @click.option("--full-name", default="", metavar="TEXT")
 @click.option("--email", default="", metavar="ADDRESS")
 @click.pass_obj
-def user_add(session: Session, name: str, roles: tuple[str, ...], password_file: Path | None, full_name: str, email: str) -> None:
+def user_add(
+    session: Session, name: str, roles: tuple[str, ...], password_file: Path | None, no_password: bool, full_name: str, email: str
+) -> None:
     """Add user NAME."""
-    password = password_from(password_file, f"Password of {name}")
+    if no_password and password_file is not None:
+        message = "--password-file and --no-password exclude each other"
+        raise click.UsageError(message)
+    password = None if no_password else password_from(password_file, f"Password of {name}")
     made = session.node.accounts.add_user(session.subject, name, roles=roles, password=password, full_name=full_name, email=email)
     session.answer(made, f"user {name} added (id {made['id']}); what {name} sees is up to grants: archive grant add --to {name} …")
 
@@ -164,69 +170,3 @@ def group_leave(session: Session, group_name: str, name: str) -> None:
 def group_remove(session: Session, name: str) -> None:
     """Remove a group; what it gave its members ends."""
     session.answer(session.node.accounts.remove_group(session.subject, name), f"{name} is removed")
-
-
-@click.group("role", cls=Group)
-def role() -> None:
-    """Roles name permissions; grants and users refer to them."""
-
-
-@role.command("list")
-@click.pass_obj
-def role_list(session: Session) -> None:
-    """List roles."""
-    session.rows(session.node.accounts.list_roles(session.subject), "id", "name", "builtin", "permissions")
-
-
-@role.command("show")
-@click.argument("name")
-@click.pass_obj
-def role_show(session: Session, name: str) -> None:
-    """Show a role."""
-    session.answer(session.node.accounts.show_role(session.subject, name))
-
-
-@role.command("add")
-@click.argument("name")
-@click.option("--permission", "permissions", multiple=True, required=True, metavar="P", help="For example search, metadata, pixels.")
-@click.pass_obj
-def role_add(session: Session, name: str, permissions: tuple[str, ...]) -> None:
-    """Add role NAME."""
-    made = session.node.accounts.add_role(session.subject, name, permissions)
-    session.answer(made, f"role {name} added (id {made['id']})")
-
-
-@role.command("sign-in")
-@click.argument("name", metavar="ROLE")
-@click.option("--second-factor/--no-second-factor", "second_factor", default=None, help="Whether the password alone is not enough.")
-@click.option("--idle-minutes", type=click.IntRange(0, 525600), metavar="N", help="A session ends after this much quiet; 0: as configured.")
-@click.option("--absolute-hours", type=click.IntRange(0, 8760), metavar="N", help="And after this in any case; 0: as configured.")
-@click.pass_obj
-def role_sign_in(
-    session: Session, name: str, second_factor: bool | None, idle_minutes: int | None, absolute_hours: int | None
-) -> None:
-    """Set what ROLE asks of how its holders sign in."""
-    made = session.node.accounts.role_signs_in(
-        session.subject, name, second_factor=second_factor, idle_minutes=idle_minutes, absolute_hours=absolute_hours
-    )
-    session.answer(made, f"{name}: {'a second factor' if made['second_factor'] else 'the password alone'}")
-
-
-@role.command("assign")
-@click.argument("name", metavar="ROLE")
-@click.option("--to", required=True, metavar="SUBJECT", help="A user, group or peer.")
-@click.option("--from", "since", type=WHEN, metavar="WHEN", help="Counts from then; default now.")
-@click.option("--until", type=WHEN, metavar="WHEN", help="Ends then; default never.")
-@click.pass_obj
-def role_assign(session: Session, name: str, to: str, since: datetime | None, until: datetime | None) -> None:
-    """Let SUBJECT do what ROLE may do besides seeing images."""
-    session.answer(session.node.accounts.assign_role(session.subject, to, name, since=since, until=until), f"{to} has the role {name}")
-
-
-@role.command("withdraw")
-@click.argument("name", metavar="ROLE")
-@click.option("--from", "subject", required=True, metavar="SUBJECT", help="A user, group or peer.")
-@click.pass_obj
-def role_withdraw(session: Session, name: str, subject: str) -> None:
-    """Take a role away again."""
-    session.answer(session.node.accounts.withdraw_role(session.subject, subject, name), f"{subject} has the role {name} no more")

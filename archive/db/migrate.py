@@ -93,7 +93,7 @@ def _literal(path: Path) -> str:
 
 
 def create_all(database: Database, *, keystore: bool = False) -> None:
-    """Create every table at once, for tests; an archive gets its schema from the migrations."""
+    """Create every table at once, for tests and for scratch databases; an archive gets its schema from the migrations."""
     with database.begin() as tx:
         tx = tx.execution_options(**{guard.OPTION: guard.Token("schema")})  # noqa: PLW2901 # the same connection under a token
         (keystore_metadata if keystore else metadata).create_all(tx)

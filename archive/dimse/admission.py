@@ -14,13 +14,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pynetdicom.pdu import A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation, SOPClassExtendedNegotiation
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation, SOPClassExtendedNegotiation, UserIdentityNegotiation
 
 from archive.access.permissions import Permission
 from archive.config import Dimse
-from archive.dimse import contexts, models
+from archive.dimse import contexts, models, user_identity
 from archive.dimse.contexts import Answered, Proposed, Role
 from archive.dimse.extended import Extended, agree
+from archive.dimse.user_identity import UserIdentity
 from archive.errors import ArchiveError, Denied
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ class Proposal:
     contexts: tuple[Proposed, ...]
     roles: dict[str, Role]
     maximum_pdu_bytes: int  # that the requestor takes; 0: no limit
-    encoded: bytes
+    encoded: bytes = field(repr=False)
     extended: dict[str, bytes] = field(default_factory=dict)
     """Application information by SOP class (PS3.7 D.3.3.5)."""
+    identity: UserIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ CALLING_AE_NOT_RECOGNISED = Rejection(1, 1, 3, "peer not recognised")
 CALLED_AE_NOT_RECOGNISED = Rejection(1, 1, 7, "called AE title not recognised")
 PROTOCOL_VERSION_NOT_SUPPORTED = Rejection(1, 2, 2, "protocol version not supported")
 TEMPORARY_CONGESTION = Rejection(2, 3, 1, "the archive cannot decide now")
+USER_NOT_PROVEN = Rejection(2, 2, 1, "the user it speaks for was not proven")
 LOCAL_LIMIT_EXCEEDED = Rejection(2, 3, 2, "too many associations")
 
 
@@ -104,6 +107,8 @@ class Acceptance:
     contexts: tuple[Answered, ...]
     roles: tuple[Role, ...]
     extended: tuple[Extended, ...] = ()
+    tells_user: bool = False
+    """Whether the answer says that the user it speaks for was proven, as it was asked to."""
 
 
 def abort_pdu(reason: int) -> bytes:
@@ -185,6 +190,9 @@ def _parse(encoded: bytes) -> Proposal:
             maximum_pdu_bytes=int(primitive.maximum_length_received or 0),
             encoded=encoded,
             extended=extended,
+            identity=next(
+                (user_identity.of(item) for item in primitive.user_information if isinstance(item, UserIdentityNegotiation)), None
+            ),
         )
     except Exception as error:  # the library has no error class of its own for a malformed PDU
         raise ProtocolError(INVALID_PARAMETER_VALUE) from error
@@ -210,6 +218,25 @@ def decide(
         return PROTOCOL_VERSION_NOT_SUPPORTED
     if proposal.application_context != APPLICATION_CONTEXT:
         return APPLICATION_CONTEXT_NOT_SUPPORTED
+    known = _admitted(proposal, peers, config, address=address, certificate=certificate, tls=tls)
+    if isinstance(known, Rejection):
+        return known
+    admission, proven = known
+    settings = admission.settings
+    answered, roles = contexts.answer(
+        proposal.contexts, proposal.roles, may_store=admission.may_store, may_query=admission.may_query,
+        private=takes_private(admission, config), preferred=settings.transfer_syntaxes,
+        functions=frozenset(uid for uid, need in FUNCTIONS.items() if admission.functions & need),
+    )
+    accepted = frozenset(context.abstract_syntax for context in answered if context.result == contexts.ACCEPTED)
+    tells = proven and proposal.identity is not None and proposal.identity.wants_response
+    return Acceptance(admission, proposal, answered, roles, agree(proposal.extended, accepted), tells)
+
+
+def _admitted(
+    proposal: Proposal, peers: Peers, config: Dimse, *, address: str, certificate: bytes | None, tls: bool
+) -> tuple[Admission, bool] | Rejection:
+    """Return who calls, and whether the user it speaks for was proven."""
     try:
         admission = peers.admit(
             calling_ae_title=proposal.calling_ae_title,
@@ -222,14 +249,13 @@ def decide(
         return CALLING_AE_NOT_RECOGNISED
     except ArchiveError:
         return TEMPORARY_CONGESTION
-    settings = admission.settings
-    strict = config.called_ae_strict if settings.called_ae_strict is None else settings.called_ae_strict
+    own = admission.settings.called_ae_strict
+    strict = config.called_ae_strict if own is None else own
     if strict and proposal.called_ae_title not in (config.ae_title, *config.aliases):
         return CALLED_AE_NOT_RECOGNISED
-    answered, roles = contexts.answer(
-        proposal.contexts, proposal.roles, may_store=admission.may_store, may_query=admission.may_query,
-        private=takes_private(admission, config), preferred=settings.transfer_syntaxes,
-        functions=frozenset(uid for uid, need in FUNCTIONS.items() if admission.functions & need),
-    )
-    accepted = frozenset(context.abstract_syntax for context in answered if context.result == contexts.ACCEPTED)
-    return Acceptance(admission, proposal, answered, roles, agree(proposal.extended, accepted))
+    try:
+        return user_identity.narrowed(admission, proposal.identity, peers, tls=tls)
+    except Denied:
+        return USER_NOT_PROVEN
+    except ArchiveError:
+        return TEMPORARY_CONGESTION

@@ -206,7 +206,7 @@ def data_pdus(
 
 def associate_ac(
     request: bytes, contexts: Iterable[Answered], roles: Iterable[Role], *, maximum_pdu_bytes: int,
-    extended: Iterable[tuple[str, bytes]] = (),
+    extended: Iterable[tuple[str, bytes]] = (), tells_user: bool = False,
 ) -> bytes:
     """Return the A-ASSOCIATE-AC for an A-ASSOCIATE-RQ (PS3.8 9.3.3); AE titles and reserved fields are sent back as they came."""
     items = [_item(0x10, b"1.2.840.10008.3.1.1.1")]
@@ -221,6 +221,8 @@ def associate_ac(
     for sop_class_uid, information in extended:
         uid = sop_class_uid.encode("ascii", "replace")
         user.append(_item(0x56, struct.pack(">H", len(uid)) + uid + information))
+    if tells_user:
+        user.append(_item(0x59, struct.pack(">H", 0)))  # PS3.7 D.3.3.7.2: of these forms it is empty
     body = struct.pack(">HH", 1, 0) + request[10:74] + b"".join(items) + _item(0x50, b"".join(user))
     return _HEADER.pack(ASSOCIATE_AC, len(body)) + body
 

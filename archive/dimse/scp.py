@@ -19,7 +19,7 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.pdu_primitives import P_DATA, SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.pdu_primitives import P_DATA, SCP_SCU_RoleSelectionNegotiation, UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
@@ -215,6 +215,10 @@ class Negotiation(ACSE):
             item.sop_class_uid = role.sop_class_uid
             item.scu_role, item.scp_role = role.scu, role.scp
             self.acceptor.add_negotiation_item(item)
+        if self._acceptance.tells_user:
+            told = UserIdentityNegotiation()
+            told.server_response = b""
+            self.acceptor.add_negotiation_item(told)
         self.send_accept()
         evt.trigger(association, evt.EVT_ACCEPTED, {})
         association.is_established = True

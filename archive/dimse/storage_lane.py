@@ -75,7 +75,7 @@ class StorageAssociation:
         try:
             self._stream.send(pdus.associate_ac(
                 acceptance.proposal.encoded, acceptance.contexts, acceptance.roles, maximum_pdu_bytes=self._config.max_pdu_bytes,
-                extended=[(one.sop_class_uid, one.information) for one in acceptance.extended],
+                extended=[(one.sop_class_uid, one.information) for one in acceptance.extended], tells_user=acceptance.tells_user,
             ))
             while self._one():
                 pass

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause, bindparam
@@ -18,12 +18,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from archive.access import policy, predicate
 from archive.access.policy import Scope
-from archive.access.predicate import Shape
+from archive.access.shape import Shape
 from archive.db.prepared import Prepared
 from archive.db.tables import access_study, boundary_item, grants, series, study
 
 FIRST, LARGEST = 64, 4096
 """Studies in the first window, and in any."""
+
+BOUNDARIES = tuple(f"boundary {number}" for number in range(8))
+"""The kinds of lead that a subject's boundaries give: those of four tokens, and of what shares further."""
 
 _TOKEN = policy.system("rebuild")
 LAST_TEXT = "\U0010ffff"
@@ -60,16 +63,18 @@ class Lead:
     """What gives the candidates: the studies by date, those that grants of some principals speak about, or those of a boundary.
 
     `named` are the studies by date again, where few meet what narrows them: these are put in order, and others not passed over.
+    A boundary is one of BOUNDARIES, the innermost first.
     """
 
-    kind: Literal["study", "named", "grants", "boundary"]
+    kind: str
     subjects: tuple[int, ...] = ()
 
 
 def lead(tx: sa.Connection, scope: Scope, datastore_id: int) -> Lead:
     """Return what leads the scope's searches of a datastore."""
-    if scope.shape.boundary and not _bounded_by_everything(scope.shape).scalar(tx, scope.parameters, scope.token):
-        return Lead("boundary")
+    for number in range(scope.shape.boundaries):  # the innermost that names less than the whole datastore
+        if not _all_within(scope.shape, number).scalar(tx, {**scope.parameters, "datastore": datastore_id}, scope.token):
+            return Lead(BOUNDARIES[number])
     callers = scope.all(tx, _callers(scope.shape), {"datastore": datastore_id})
     if any(row.wide for row in callers):
         return Lead("study")
@@ -81,8 +86,8 @@ def within(kind: str, shape: Shape, pk: ColumnElement[int]) -> list[ColumnElemen
 
     Its parameters are `datastore`, `low` and `high`, dates inclusive.
     """
-    if kind == "boundary":
-        return [pk.in_(_bounded(shape))]
+    if kind in BOUNDARIES:
+        return [pk.in_(_bounded(shape, BOUNDARIES.index(kind)))]
     if kind == "study":
         return []
     of, kind_of_date = _WITHIN, _WITHIN.c.study_date.type
@@ -152,10 +157,12 @@ def _callers(shape: Shape) -> Prepared:
     return Prepared(sa.select(caller.c.id, wide.label("wide")))
 
 
-@lru_cache(maxsize=64)
-def _bounded_by_everything(shape: Shape) -> Prepared:
+@lru_cache(maxsize=256)
+def _all_within(shape: Shape, number: int) -> Prepared:
+    """Whether a boundary names everything, or the datastore."""
     i = _ITEM
-    return Prepared(sa.select(sa.exists(sa.select(1).select_from(i).where(i.c.boundary_id == shape.boundary_id(), i.c.scope_key == 0))))
+    whole = i.c.scope_key.in_([sa.literal_column("0", sa.BigInteger()), bindparam("datastore", type_=sa.BigInteger()) * 4])
+    return Prepared(sa.select(sa.exists(sa.select(1).select_from(i).where(i.c.boundary_id == shape.boundary_id(number), whole))))
 
 
 @lru_cache(maxsize=256)
@@ -185,8 +192,8 @@ def _arm(number: int, kind: str, shape: Shape, narrow: Narrow | None) -> sa.Sele
     ]  # fmt: skip
     if kind == "grants":
         wanted.append(of.c.subject_id == bindparam(f"subject_{number}", type_=sa.BigInteger()))
-    if kind == "boundary":
-        wanted.append(pk.in_(_bounded(shape)))
+    if kind in BOUNDARIES:
+        wanted.append(pk.in_(_bounded(shape, BOUNDARIES.index(kind))))
     if narrow is not None:
         wanted += narrow.conditions(pk)
     chosen = (
@@ -196,10 +203,10 @@ def _arm(number: int, kind: str, shape: Shape, narrow: Narrow | None) -> sa.Sele
     return chosen.with_hint(of, "INDEXED BY ix_study_order", "sqlite") if kind == "named" else chosen
 
 
-def _bounded(shape: Shape) -> sa.CompoundSelect[Any]:
+def _bounded(shape: Shape, number: int) -> sa.CompoundSelect[Any]:
     """The studies a boundary names, by themselves, their patient or a series."""
     i, st, se = _ITEM, study.alias("bounded_study"), _SE
-    inside = i.c.boundary_id == shape.boundary_id()
+    inside = i.c.boundary_id == shape.boundary_id(number)
     return sa.union_all(
         sa.select(i.c.scope_key // 4).where(inside, i.c.scope_key % 4 == 2),
         sa.select(st.c.id).join(i, st.c.patient_pk == i.c.scope_key // 4).where(inside, i.c.scope_key % 4 == 1),

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause
 
 from archive.access import predicate
-from archive.access.predicate import Shape
+from archive.access.shape import Shape
 from archive.db.tables import instance, series
 from archive.dicom.attributes import ATTRIBUTES, Attribute, Level
 from archive.index.columns import SEVERAL

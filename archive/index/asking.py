@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement
 
 from archive.access import predicate
 from archive.access.policy import Scope
-from archive.access.predicate import Shape
+from archive.access.shape import Shape
 from archive.db.prepared import Prepared
 from archive.db.tables import series
 from archive.dicom.attributes import Attribute, Level

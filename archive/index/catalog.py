@@ -85,6 +85,7 @@ class Inserted:
     key_id: bytes
     differing: tuple[str, ...]
     patient_moved: bool = False
+    series_new: bool = False  # also one that had been emptied
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +249,9 @@ def insert(tx: sa.Connection, entry: Entry) -> Inserted:
         _LOCK_STUDY.first(tx, where, TOKEN)
     found = _FIND_PLACE.first(tx, where, TOKEN)
     assert found is not None  # the datastore's own row
-    if emptied.filled(tx, found, entry.ref.key_id, scanned, at):
+    refilled = emptied.filled(tx, found, entry.ref.key_id, scanned, at)
+    series_new = refilled or found.series_pk is None
+    if refilled:
         found = _FIND_PLACE.first(tx, where, TOKEN)
         assert found is not None
     place = _study_of(tx, entry, found)
@@ -274,7 +277,7 @@ def insert(tx: sa.Connection, entry: Entry) -> Inserted:
     instance_pk = insert_row(tx, instance, stored)
     _GROW_SERIES.run(tx, {"pk": series_pk, "at": at}, TOKEN)
     _GROW_STUDY.run(tx, {"pk": place.pk, "more": int(not found.n_instances), "at": at}, TOKEN)
-    return Inserted(instance_pk, series_pk, place.pk, place.key_id, tuple(sorted(different)), place.moved)
+    return Inserted(instance_pk, series_pk, place.pk, place.key_id, tuple(sorted(different)), place.moved, series_new)
 
 
 def _differing(

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause
 
 from archive.access import predicate
-from archive.access.predicate import Shape
+from archive.access.shape import Shape
 from archive.db.tables import instance, series, study
 from archive.dicom.attributes import BY_KEYWORD, Attribute, Level
 from archive.dicom.matching import Empty, Range, UidList, Universal, matches

@@ -14,7 +14,7 @@ from sqlalchemy import bindparam
 
 from archive.access import predicate
 from archive.access.policy import Scope
-from archive.access.predicate import Shape
+from archive.access.shape import Shape
 from archive.db import guard
 from archive.db.engine import Database
 from archive.db.location import RecordRef

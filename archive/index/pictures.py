@@ -12,7 +12,7 @@ from sqlalchemy import bindparam
 
 from archive.access import policy, predicate
 from archive.access.policy import Scope
-from archive.access.predicate import Shape
+from archive.access.shape import Shape
 from archive.db import guard
 from archive.db.location import RecordRef
 from archive.db.prepared import Prepared

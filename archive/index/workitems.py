@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement
 
 from archive.access import predicate
 from archive.access.policy import Scope
-from archive.access.predicate import Shape
+from archive.access.shape import Shape
 from archive.db.tables import grants, patient, series, study, workitem, workitem_study
 from archive.dicom.matching import Match, Single, UidList
 from archive.dicom.workitem import ISSUER_OF_PATIENT_ID, PATIENT_ID, SOP_INSTANCE_UID, STATE, Dataset, studies_of, text_of
@@ -45,7 +45,7 @@ def visible(shape: Shape) -> ColumnElement[bool]:
         sa.not_(_denied(shape, _DENY.c.scope_key == 0)),
         sa.not_(sa.exists(of_patient.where(_denied(shape, _DENY.c.scope_key == _PT.c.id * 4 + 1)))),
     ]
-    if shape.boundary:
+    if shape.boundaries:
         clauses.append(sa.exists(of_study.where(seen)))
     return sa.and_(*clauses)
 

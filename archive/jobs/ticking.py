@@ -1,4 +1,4 @@
-"""Work in a thread of its own beside the background worker: webhooks and alerts, whose receivers may be slow and hold up nothing else."""
+"""Work in threads beside the background worker: webhooks, alerts, audit messages, whose receivers may be slow and hold nothing up."""
 
 from __future__ import annotations
 

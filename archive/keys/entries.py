@@ -22,7 +22,7 @@ from archive.errors import KeysUnavailable
 from archive.keys.sealing import KEY_BYTES, WrongKey, canonical, derive, format_instant, parse_instant, seal, unseal
 
 Purpose = Literal["kek", "index", "keystore", "audit", "pepper", "instance", "log", "log-pq", "ca"]
-State = Literal["active", "retiring", "retired"]
+State = Literal["active", "retiring", "retired", "coming"]
 SigningPurpose = Literal["instance", "log", "log-pq"]
 SIGNING: tuple[SigningPurpose, ...] = ("instance", "log", "log-pq")
 ALGORITHMS: dict[str, str] = {"instance": "Ed25519", "log": "Ed25519", "log-pq": "ML-DSA-44"}
@@ -57,8 +57,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         }
 
 
-def make(purpose: Purpose, *, at: datetime, datastore: bytes = b"", secret: bytes = b"") -> Entry:
-    """Return a new active entry; `secret` only for keys made elsewhere or from a fixed seed."""
+def make(purpose: Purpose, *, at: datetime, datastore: bytes = b"", secret: bytes = b"", state: State = "active") -> Entry:
+    """Return a new entry; `secret` only for keys made elsewhere or from a fixed seed."""
     secret = secret or os.urandom(KEY_BYTES)
     public = b""
     if purpose in SIGNING:
@@ -68,7 +68,7 @@ def make(purpose: Purpose, *, at: datetime, datastore: bytes = b"", secret: byte
         entry_id = derive(secret, b"strongroom/kek-id", 16)
     else:
         entry_id = os.urandom(16)
-    return Entry(id=entry_id, purpose=purpose, state="active", created_at=at, datastore=datastore, public=public, secret=secret)
+    return Entry(id=entry_id, purpose=purpose, state=state, created_at=at, datastore=datastore, public=public, secret=secret)
 
 
 def make_ca(private_key: bytes, public: bytes, *, at: datetime) -> Entry:
@@ -151,6 +151,7 @@ class PublicKey:
     public: bytes
     not_before: datetime
     not_after: datetime | None = None
+    state: State = "active"
 
 
 class Signer:

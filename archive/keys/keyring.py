@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import secrets
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,18 @@ import msgspec
 from archive.config import Config
 from archive.errors import InvalidRequest, KeysUnavailable, NotFound
 from archive.keys import entries, keyring_file, private_files, slots
-from archive.keys.entries import SIGNING, AuditKey, Entry, Kek, PublicKey, Purpose, Signer, SigningPurpose
+from archive.keys.entries import SIGNING, AuditKey, Entry, Kek, Purpose, Signer, SigningPurpose
 from archive.keys.keyring_file import KeyringFile
-from archive.keys.sealing import KEY_BYTES, Keyed, derive
+from archive.keys.opened import OpenedKeys, handed_over
+from archive.keys.passphrase import unwrap, wrap
+from archive.keys.sealing import KEY_BYTES
 from archive.keys.slots import Slot
 
+_UNSEEN = (-1, -1)
 _FIRST: tuple[Purpose, ...] = ("index", "keystore", "audit", "pepper", "instance", "log", "log-pq")
 
 
-class _Handed(msgspec.Struct, frozen=True):
-    """What a worker process gets: opened entries, no root."""
-
-    archive: str
-    generation: int
-    entries: list[Entry]
-
-
-class Keyring:
+class Keyring(OpenedKeys):
     """An opened keyring; share it between threads.
 
     Changes are written to keyring.json before they count. A keyring from `from_bytes` has no root and changes nothing.
@@ -45,15 +40,12 @@ class Keyring:
         path: Path | None = None,
     ) -> None:
         """Hold opened entries; use `create`, `open` or `from_bytes`."""
-        self.archive_uuid = archive_uuid
-        self.generation = generation
+        super().__init__(archive_uuid, entries, generation=generation)
         self._archive = uuid.UUID(archive_uuid).bytes
-        self._entries = entries
         self._root = root
         self._slots = slots or []
         self._path = path
-        self._pepper: dict[str, bytes] = {}
-        self._keyed: dict[str, Keyed] = {}
+        self._seen = _stamp(path)
 
     def __repr__(self) -> str:
         """Name the archive without showing a key."""
@@ -91,11 +83,11 @@ class Keyring:
         return ring
 
     @classmethod
-    def open(cls, config: Config, *, recovery_kit: Path | None = None) -> Keyring:
-        """Open with the configured key file, or with a recovery kit.
+    def open(cls, config: Config, *, recovery_kit: Path | None = None, passphrase: str | None = None) -> Keyring:
+        """Open with the configured key file, or with a recovery kit or passphrase.
 
         Raises:
-            KeysUnavailable: absent, open to others, not ours, damaged, or the key file or kit opens no slot.
+            KeysUnavailable: absent, open to others, not ours, damaged, or what is given opens no slot.
         """
         path = config.keys_dir / "keyring.json"
         if not path.exists():
@@ -107,16 +99,22 @@ class Keyring:
         archive = uuid.UUID(file.archive).bytes
         if recovery_kit is not None:
             root = slots.open_with_kit(file.slots, archive, recovery_kit)
+        elif passphrase is not None:
+            root = unwrap(file.slots, archive, passphrase)
         else:
             root = slots.open_with_key_file(file.slots, archive, config.key_file)
-        keyring_file.authenticate(file, root, path)
-        opened = [entries.from_json(fields, root, archive) for fields in file.entries]
-        return cls(file.archive, opened, root=root, slots=list(file.slots), path=path, generation=file.generation)
+        return cls.unsealed(file, root, path)
 
-    def to_bytes(self) -> bytes:
-        """Return the opened entries for a worker process, without root and CA key; for a checked local socket only."""
-        handed = [msgspec.structs.replace(entry, secret=b"") if entry.purpose == "ca" else entry for entry in self._entries]
-        return msgspec.msgpack.encode(_Handed(self.archive_uuid, self.generation, handed))
+    @classmethod
+    def unsealed(cls, file: KeyringFile, root: bytes, path: Path) -> Keyring:
+        """Return the keyring of a file that its root opens.
+
+        Raises:
+            KeysUnavailable: changed, or damaged.
+        """
+        keyring_file.authenticate(file, root, path)
+        opened = [entries.from_json(fields, root, uuid.UUID(file.archive).bytes) for fields in file.entries]
+        return cls(file.archive, opened, root=root, slots=list(file.slots), path=path, generation=file.generation)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Keyring:
@@ -125,110 +123,26 @@ class Keyring:
         Raises:
             KeysUnavailable: other bytes.
         """
-        try:
-            handed = msgspec.msgpack.decode(data, type=_Handed)
-        except (msgspec.DecodeError, ValueError) as error:
-            message = "what was handed over is not a keyring"
-            raise KeysUnavailable(message, remedy="restart the archive") from error
-        return cls(handed.archive, handed.entries, generation=handed.generation)
+        archive, opened, generation = handed_over(data)
+        return cls(archive, opened, generation=generation)
 
-    # --- keys --------------------------------------------------------------------------------------------------------------------
-
-    def _only(self, purpose: Purpose) -> Entry:
-        """Return the newest active entry of a purpose."""
-        found = [entry for entry in self._entries if entry.purpose == purpose and entry.state == "active" and entry.secret]
-        if not found:
-            message = f"the keyring holds no {purpose} key"
-            raise KeysUnavailable(message, remedy="put keyring.json back from its backup, or do this at the console")
-        return found[-1]
-
-    @cached_property
-    def index_key(self) -> bytes:
-        """The raw key of the embedded index."""
-        return self._only("index").secret
-
-    @cached_property
-    def keystore_key(self) -> bytes:
-        """The raw key of the embedded keystore."""
-        return self._only("keystore").secret
-
-    def pepper(self, label: str) -> bytes:
-        """Return the sub-key of one use of the pepper."""
-        key = self._pepper.get(label)
-        if key is None:
-            key = self._pepper[label] = derive(self._only("pepper").secret, b"strongroom/v1/pepper\0" + label.encode())
-        return key
-
-    def pseudonym(self, label: str, value: str | bytes) -> bytes:
-        """Return 32 bytes that stand for `value` and say nothing about it without the pepper."""
-        if (keyed := self._keyed.get(label)) is None:
-            keyed = self._keyed[label] = Keyed(self.pepper(label))
-        return keyed.digest(value.encode() if isinstance(value, str) else value)
-
-    def kek(self, datastore: bytes) -> Kek:
-        """Return the key-encryption key that wraps new data keys of a datastore.
+    def stay_current(self) -> None:
+        """Take in what another process changed, if the file is another one by now: what is made from here on is made with its keys.
 
         Raises:
-            KeysUnavailable: the datastore has none.
+            KeysUnavailable: it cannot be read.
         """
-        for kek in reversed(self.keks()):
-            if kek.datastore == datastore and kek.active:
-                return kek
-        message = "the datastore has no key-encryption key in this keyring"
-        raise KeysUnavailable(message, remedy="restart the archive if the datastore is new, else put keyring.json back")
-
-    def keks(self) -> list[Kek]:
-        """Return every key-encryption key that still opens something, oldest first."""
-        return [
-            Kek(entry.id, entry.secret, entry.datastore, entry.state == "active")
-            for entry in self._entries
-            if entry.purpose == "kek" and entry.secret
-        ]
-
-    @cached_property
-    def current_audit_key(self) -> AuditKey:
-        """The key that seals audit bodies now."""
-        entry = self._only("audit")
-        return AuditKey(entry.id, entry.secret)
-
-    def audit_key(self, key_id: bytes) -> AuditKey | None:
-        """Return the key that sealed a body, or None when it was destroyed."""
-        for entry in self._entries:
-            if entry.purpose == "audit" and entry.id == key_id and entry.secret:
-                return AuditKey(entry.id, entry.secret)
-        return None
-
-    @cached_property
-    def instance_signer(self) -> Signer:
-        """The key that signs statements."""
-        return Signer(self._only("instance"))
-
-    @cached_property
-    def log_signers(self) -> tuple[Signer, Signer]:
-        """The Ed25519 and ML-DSA-44 keys that sign checkpoints."""
-        return Signer(self._only("log")), Signer(self._only("log-pq"))
-
-    def public_keys(self) -> list[PublicKey]:
-        """Return every public key that ever signed here, oldest first."""
-        return [
-            PublicKey(entry.id.hex(), purpose, entries.ALGORITHMS[purpose], entry.public, entry.created_at, entry.not_after)
-            for entry in self._entries
-            for purpose in SIGNING
-            if entry.purpose == purpose
-        ]
-
-    @property
-    def ca_key(self) -> Entry | None:
-        """The certificate authority's key pair, or None when there is none yet; a worker has the public half only."""
-        return next((entry for entry in reversed(self._entries) if entry.purpose == "ca" and entry.state == "active"), None)
-
-    def describe(self) -> list[dict[str, str]]:
-        """Return every entry without its secret: id, purpose, state, datastore, created_at, not_after."""
-        return [{name: value for name, value in entry.fields().items() if name != "public"} for entry in self._entries]
+        if self._root and self._seen != _stamp(self._path):
+            self.refresh()
 
     def refresh(self) -> bool:
         """Take in what another process changed (KeysUnavailable: not readable); False when nothing is new or there is no root."""
-        if not self._root or self._path is None or (file := keyring_file.load(self._path)).generation <= self.generation:
+        if not self._root or self._path is None:
+            return False
+        seen = _stamp(self._path)
+        file = keyring_file.load(self._path)
+        self._seen = seen
+        if file.generation <= self.generation:
             return False
         keyring_file.authenticate(file, self._root, self._path)
         self._entries = [entries.from_json(fields, self._root, self._archive) for fields in file.entries]
@@ -294,18 +208,61 @@ class Keyring:
             for entry in self._entries
         ])
 
-    def rotate_signer(self, purpose: SigningPurpose, *, at: datetime) -> Signer:
-        """Replace a signing key: the old public key is kept for ever with its end, the old private key is destroyed."""
-        made = entries.make(purpose, at=at)
+    # --- one key after another (docs/format.md 5) ----------------------------------------------------------------------------------
+
+    def waiting(self) -> frozenset[Purpose]:
+        """Return the purposes whose rotation was begun and not brought to its end."""
+        return frozenset(
+            entry.purpose for entry in self._entries
+            if entry.state == "coming" or (entry.purpose in (*SIGNING, "index") and entry.state == "retiring")
+        )
+
+    def coming(self, purpose: Purpose) -> Entry | None:
+        """Return the key that is to be the next of a purpose."""
+        return next((entry for entry in self._entries if entry.purpose == purpose and entry.state == "coming"), None)
+
+    def in_use(self, purpose: Purpose) -> Entry:
+        """Return the key that counts now; KeysUnavailable where there is none."""
+        return self._only(purpose)
+
+    def prepare(self, purposes: Sequence[Purpose], *, at: datetime) -> None:
+        """Let a next key of each be known; one that is there already stays."""
+        missing = [purpose for purpose in purposes if self.coming(purpose) is None]
+        if missing:
+            self._replace([*self._entries, *(entries.make(purpose, at=at, state="coming") for purpose in missing)])
+
+    def handover_signers(self, purpose: SigningPurpose) -> tuple[Signer, Signer]:
+        """Return the key that signs and the one that is to sign, which announce the change together.
+
+        Raises:
+            KeysUnavailable: none is to come.
+        """
+        fresh = self.coming(purpose)
+        if fresh is None:
+            message = f"no {purpose} key is to come"
+            raise KeysUnavailable(message, remedy="begin the rotation: archive key rotate")
+        return Signer(self._only(purpose)), Signer(fresh)
+
+    def activate(self, purposes: Sequence[Purpose]) -> None:
+        """Make the coming key of each the one that counts; the earlier one waits for its end."""
+        having = [purpose for purpose in purposes if self.coming(purpose) is not None]
+        after = {"active": "retiring", "coming": "active"}
         self._replace([
-            *(
-                msgspec.structs.replace(entry, state="retired", not_after=at, secret=b"")
-                if entry.purpose == purpose and entry.state == "active" else entry
-                for entry in self._entries
-            ),
-            made,
+            msgspec.structs.replace(entry, state=after[entry.state]) if entry.purpose in having and entry.state in after else entry
+            for entry in self._entries
         ])
-        return Signer(made)
+
+    def retire(self, purposes: Sequence[Purpose], *, at: datetime) -> None:
+        """Destroy the secrets of the keys of these that wait for their end; public halves stay for ever."""
+        self._replace([
+            msgspec.structs.replace(entry, state="retired", not_after=at, secret=b"")
+            if entry.purpose in purposes and entry.state == "retiring" else entry
+            for entry in self._entries
+        ])
+
+    def give_up(self, purpose: Purpose) -> None:
+        """Drop a key that was to come and that nothing was made with yet."""
+        self._replace([entry for entry in self._entries if (entry.purpose, entry.state) != (purpose, "coming")])
 
     def set_ca_key(self, private_key: bytes, public: bytes, *, at: datetime) -> Entry:
         """Keep a certificate authority's key (PKCS#8 DER, SubjectPublicKeyInfo DER) in the place of any earlier one."""
@@ -325,17 +282,22 @@ class Keyring:
         """Return id, kind, label and created_at of every slot."""
         return [{"id": slot.id, "kind": slot.kind, "label": slot.label, "created_at": slot.created_at} for slot in self._slots]
 
-    def slot_add(self, *, at: datetime, key_file: Path | None = None, recovery_kit: Path | None = None, label: str = "") -> str:
-        """Add a slot for a key file (made when absent) or for a new recovery kit, and return its id.
+    def slot_add(
+        self, *, at: datetime, key_file: Path | None = None, recovery_kit: Path | None = None, passphrase: str | None = None,
+        label: str = "",
+    ) -> str:
+        """Add a slot for a key file (made when absent), a new recovery kit or a passphrase, and return its id.
 
         Raises:
-            InvalidRequest: not exactly one of the two. KeysUnavailable.
+            InvalidRequest: not exactly one of the three, or the passphrase is too weak. KeysUnavailable.
         """
         self._require_root()
-        if (key_file is None) == (recovery_kit is None):
-            message = "name either a key file or a recovery kit"
+        if [key_file, recovery_kit, passphrase].count(None) != 2:
+            message = "name either a key file, a recovery kit or a passphrase"
             raise InvalidRequest(message)
-        if recovery_kit is not None:
+        if passphrase is not None:
+            slot = wrap(self._root, self._archive, passphrase, label=label or "passphrase", at=at)
+        elif recovery_kit is not None:
             slot = self._new_kit(recovery_kit, label=label or "recovery kit", at=at)
         else:
             assert key_file is not None
@@ -385,10 +347,6 @@ class Keyring:
             raise
         self._forget_derived()
 
-    def _forget_derived(self) -> None:
-        for name in ("index_key", "keystore_key", "current_audit_key", "instance_signer", "log_signers"):
-            self.__dict__.pop(name, None)
-
     def _write(self, *, first: bool = False) -> None:
         self._require_root()
         assert self._path is not None
@@ -397,4 +355,13 @@ class Keyring:
             [entries.to_json(entry, self._root, self._archive) for entry in self._entries],
         )
         keyring_file.store(self._path, file, self._root, first=first)
-        self.generation = file.generation
+        self.generation, self._seen = file.generation, _UNSEEN
+
+
+def _stamp(path: Path | None) -> tuple[int, int]:
+    """Tell one content of keyring.json from the next: each is a file of its own, put in the place of the last."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        found = None
+    return (0, 0) if found is None else (found.st_ino, found.st_mtime_ns)

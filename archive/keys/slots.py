@@ -1,4 +1,4 @@
-"""Ways to open the keyring: each slot holds the root wrapped for a key file or for an offline recovery kit.
+"""Ways to open the keyring: each slot holds the root wrapped for a key file, an offline recovery kit, or a passphrase.
 
 Source: docs/format.md 5.
 """
@@ -37,11 +37,16 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     """One way to open the keyring, as it stands in keyring.json."""
 
     id: str
-    kind: Literal["key-file", "recovery"]
+    kind: Literal["key-file", "recovery", "passphrase"]
     label: str
     created_at: str
     key_id: str = ""
     public: str = ""
+    kdf: str = ""
+    salt: str = ""
+    memory_kib: int = 0
+    iterations: int = 0
+    lanes: int = 0
     blob: str = ""
 
     def header(self) -> bytes:
@@ -51,7 +56,8 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         return canonical(fields)
 
 
-def _bound(prefix: bytes, archive: bytes, slot: Slot) -> bytes:
+def bound(prefix: bytes, archive: bytes, slot: Slot) -> bytes:
+    """Return the context a slot's blob is sealed in."""
     return prefix + b"\0" + archive + slot.header()
 
 
@@ -93,7 +99,7 @@ def _key_file_id(key: bytes) -> str:
 def wrap_for_key_file(root: bytes, archive: bytes, key: bytes, *, label: str, at: datetime) -> Slot:
     """Return a slot that a key file opens."""
     slot = Slot(id=secrets.token_hex(4), kind="key-file", label=label, created_at=format_instant(at), key_id=_key_file_id(key))
-    sealed = seal(derive(key, b"strongroom/v1/slot"), root, _bound(b"strongroom/v1/slot", archive, slot))
+    sealed = seal(derive(key, b"strongroom/v1/slot"), root, bound(b"strongroom/v1/slot", archive, slot))
     return msgspec.structs.replace(slot, blob=base64.b64encode(sealed).decode())
 
 
@@ -108,7 +114,7 @@ def open_with_key_file(slots: list[Slot], archive: bytes, path: Path) -> bytes:
     for slot in slots:
         if slot.kind == "key-file" and hmac.compare_digest(slot.key_id, key_id):
             try:
-                return unseal(derive(key, b"strongroom/v1/slot"), _blob(slot), _bound(b"strongroom/v1/slot", archive, slot))
+                return unseal(derive(key, b"strongroom/v1/slot"), blob_of(slot), bound(b"strongroom/v1/slot", archive, slot))
             except WrongKey:
                 raise _damaged(slot) from None
     message = f"wrong key file: {path} opens no slot of this keyring"
@@ -139,7 +145,7 @@ def wrap_for_recovery(root: bytes, archive: bytes, secret: bytes, *, label: str,
         MLKEM768PublicKey.from_public_bytes(public[:_MLKEM_PUBLIC_BYTES]),
         X25519PublicKey.from_public_bytes(public[_MLKEM_PUBLIC_BYTES:]),
     )
-    sealed = _SUITE.encrypt(root, key, _bound(b"strongroom/v1/recovery", archive, slot))
+    sealed = _SUITE.encrypt(root, key, bound(b"strongroom/v1/recovery", archive, slot))
     return msgspec.structs.replace(slot, blob=base64.b64encode(sealed).decode())
 
 
@@ -159,7 +165,7 @@ def open_with_kit(slots: list[Slot], archive: bytes, path: Path) -> bytes:
     for slot in slots:
         if slot.kind == "recovery" and hmac.compare_digest(slot.public, public):
             try:
-                return _SUITE.decrypt(_blob(slot), _private_key(secret), _bound(b"strongroom/v1/recovery", archive, slot))
+                return _SUITE.decrypt(blob_of(slot), _private_key(secret), bound(b"strongroom/v1/recovery", archive, slot))
             except (InvalidTag, ValueError):
                 raise _damaged(slot) from None
     message = "wrong recovery kit: it opens no slot of this keyring"
@@ -238,7 +244,12 @@ When the key file is lost
 """
 
 
-def _blob(slot: Slot) -> bytes:
+def blob_of(slot: Slot) -> bytes:
+    """Return the wrapped root of a slot.
+
+    Raises:
+        KeysUnavailable: not base64.
+    """
     try:
         return base64.b64decode(slot.blob, validate=True)
     except binascii.Error:

@@ -42,6 +42,10 @@ class Kind(Enum):
     SENT = ("sent", "110104", "", "R")
     EXPORTED = ("exported", "110106", "", "R")
     SHARED = ("shared", "110106", "", "C")
+    SHARE_CHANGED = ("share-changed", "110106", "", "U")
+    SHARE_OPENED = ("share-opened", "110114", "110122", "E")
+    SHARE_CLOSED = ("share-closed", "110114", "110123", "E")
+    ALBUM_CHANGED = ("album-changed", "110113", "110135", "U")
     COMMITTED = ("committed", "110103", "", "R")
     REJECTED = ("rejected", "110103", "", "D")
     RESTORED = ("restored", "110103", "", "U")
@@ -68,6 +72,9 @@ class Kind(Enum):
     GRANTED = ("granted", "110113", "110135", "C")
     REVOKED = ("revoked", "110113", "110135", "D")
     USER_CHANGED = ("user-changed", "110113", "110137", "U")
+    RULE_CHANGED = ("rule-changed", "110113", "110135", "U")
+    ACCESS_REVIEWED = ("access-reviewed", "110113", "110135", "U")
+    APPROVAL = ("approval", "110113", "", "E")
     ROLE_CHANGED = ("role-changed", "110113", "110136", "U")
     TOKEN_CHANGED = ("token-changed", "110113", "110137", "U")
     PASSWORD_CHANGED = ("password-changed", "110113", "110137", "U")
@@ -84,8 +91,11 @@ class Kind(Enum):
     AUDIT_READ = ("audit-read", "110101", "", "R")
     CHECKPOINT_ACKNOWLEDGED = ("checkpoint-acknowledged", "110113", "110129", "E")
     ALERT = ("alert", "110113", "", "E")
+    WITNESS = ("witness", "110113", "", "E")
     BREAK_GLASS_STARTED = ("break-glass-started", "110113", "110127", "E")
     BREAK_GLASS_STOPPED = ("break-glass-stopped", "110113", "110138", "E")
+    BREAK_GLASS_REVIEWED = ("break-glass-reviewed", "110113", "", "U")
+    ACCESS_REQUESTED = ("access-requested", "110113", "110135", "E")
 
     def __init__(self, label: str, event_id: str, type_code: str, action: Action) -> None:
         """Take apart the row above."""
@@ -132,6 +142,8 @@ class Event:
     bytes: int = 0
     detail: Detail = field(default_factory=dict)
     stored: StoredRef | None = None
+    document: str = ""
+    """Hex SHA-256 of the signed document in `detail`, where it carries one (docs/format.md 8.1)."""
 
 
 def body_of(event: Event, at: datetime) -> bytes:
@@ -151,12 +163,16 @@ def body_of(event: Event, at: datetime) -> bytes:
 
 
 def _subject(subject: Subject) -> dict[str, Any]:
+    who = subject.person
     known: dict[str, Any] = {
-        "address": subject.address, "session": subject.session_id, "token": subject.token_id, "peer": subject.peer_id,
+        "address": subject.address, "session": subject.session_id, "token": who.token_id, "peer": subject.peer_id,
         "association": subject.association, "user_agent": subject.user_agent[:256], "operator": subject.operator,
+        "approved_by": None if subject.second is None else subject.second.principal_id,
+        "share": subject.share_id, "share_session": subject.share_session_id, "recipient": subject.recipient,
+        "through": "" if who is subject else subject.name,
     }
     return {
-        "principal": subject.principal_id, "name": subject.name, "kind": subject.kind, "via": subject.via,
+        "principal": who.principal_id, "name": who.name, "kind": who.kind, "via": subject.via,
         **{name: value for name, value in known.items() if value not in {None, ""}},
     }
 
@@ -175,7 +191,7 @@ def leaf_of(
     }
     subject = event.subject
     if subject is not None:
-        leaf["p"] = principal_pseudonym(keyring, subject.principal_id)
+        leaf["p"] = principal_pseudonym(keyring, subject.person.principal_id)
         session = _session(subject)
         if session:
             leaf["s"] = keyring.pseudonym("ledger/session", session)[:16].hex()
@@ -185,6 +201,8 @@ def leaf_of(
             leaf["om"] = digest_of(refs)
     if event.instances:
         leaf["i"] = event.instances
+    if event.document:
+        leaf["doc"] = event.document
     if event.stored is not None:
         leaf["stmt"] = event.stored.statement_sha256.hex()
         leaf["obj"] = event.stored.object_id.hex()
@@ -212,6 +230,8 @@ def principal_pseudonym(keyring: Keyring, principal_id: int) -> str:
 
 
 def _session(subject: Subject) -> str:
+    if subject.share_session_id is not None:
+        return f"share:{subject.share_session_id}"
     if subject.session_id is not None:
         return f"session:{subject.session_id}"
     if subject.token_id is not None:

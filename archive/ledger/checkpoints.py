@@ -62,6 +62,12 @@ def latest(tx: sa.Connection) -> Checkpoint | None:
     return None if row is None else Checkpoint(row.size, bytes(row.root), row.at, bytes(row.note))
 
 
+def of_size(tx: sa.Connection, size: int) -> Checkpoint | None:
+    """Return the checkpoint of a size, or None."""
+    row = tx.execute(sa.select(checkpoint).where(checkpoint.c.size == size)).first()
+    return None if row is None else Checkpoint(row.size, bytes(row.root), row.at, bytes(row.note))
+
+
 def make(tx: sa.Connection, keyring: Keyring, at: datetime, *, heartbeat: bool = False) -> Checkpoint | None:
     """Sign the log as it stands, or return None when nothing is new; `heartbeat` signs the last size again.
 

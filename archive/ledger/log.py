@@ -54,6 +54,7 @@ class AuditFilter:
     since: datetime | None = None
     until: datetime | None = None
     outcome: int | None = None
+    actions: tuple[str, ...] = ()
     failed: bool = False
     before: int | None = None
     limit: int = 100
@@ -98,7 +99,7 @@ class Ledger:
         subject = event.subject
         _EVENT.run(tx, {
             "n": n, "at": at, "kind": event.kind.label, "action": event.kind.action, "outcome": event.outcome,
-            "principal_id": None if subject is None else subject.principal_id,
+            "principal_id": None if subject is None else subject.person.principal_id,
             "peer_id": None if subject is None else subject.peer_id,
             "instances": event.instances, "body": self._bodies.seal(n, salt, body),
         })
@@ -125,6 +126,8 @@ class Ledger:
             query = query.where(audit_event.c.at < wanted.until)
         if wanted.outcome is not None:
             query = query.where(audit_event.c.outcome == wanted.outcome)
+        if wanted.actions:
+            query = query.where(audit_event.c.action.in_(wanted.actions))
         if wanted.failed:
             query = query.where(audit_event.c.outcome != 0)
         if wanted.before is not None:

@@ -21,8 +21,10 @@ from archive.keys.entries import PublicKey, Signer
 from archive.keys.sealing import decode_base64
 
 ED25519 = 0x01
+COSIGNATURE = 0x04
 ML_DSA_44 = 0x06
 _ED25519_BYTES = 64
+_COSIGNATURE_BYTES = 8 + 64
 _ML_DSA_BYTES = 8 + 2420
 _DASH = "\N{EM DASH} "
 _MAX_BYTES = 1 << 20
@@ -48,13 +50,18 @@ class Verifier:
         return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(bytes([self.kind]) + self.public).decode()}"
 
     @property
+    def kid(self) -> str:
+        """The key's id in the keyring."""
+        return hashlib.sha256(self.public).digest()[:16].hex()
+
+    @property
     def fingerprint(self) -> str:
         """What people compare: hex SHA-256 of the verifier key."""
         return hashlib.sha256(str(self).encode()).hexdigest()
 
     @classmethod
-    def parse(cls, text: str) -> Verifier:
-        """Return the verifier of a verifier key.
+    def parse(cls, text: str, kinds: frozenset[int] = frozenset({ED25519, ML_DSA_44})) -> Verifier:
+        """Return the verifier of a verifier key of one of these types.
 
         Raises:
             LedgerBroken: not one, or of a type that does not sign checkpoints here.
@@ -65,7 +72,7 @@ class Verifier:
             verifier = cls(parts[0], data[0], data[1:])
         except (IndexError, ValueError):
             raise _broken("this is not a verifier key") from None
-        if verifier.kind not in {ED25519, ML_DSA_44} or verifier.key_id.hex() != parts[1] or not verifier.name:
+        if verifier.kind not in kinds or verifier.key_id.hex() != parts[1] or not verifier.name:
             raise _broken("this is not a verifier key of a checkpoint")
         return verifier
 
@@ -91,9 +98,14 @@ def origin_of(archive_uuid: str) -> str:
     return f"strongroom/{archive_uuid}"
 
 
+def text_of(origin: str, size: int, root: bytes) -> bytes:
+    """Return the text of a checkpoint, which is what is signed."""
+    return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n".encode()
+
+
 def write(origin: str, size: int, root: bytes, signers: tuple[Signer, Signer], at: datetime) -> bytes:
     """Return a signed checkpoint; the signers are Ed25519 and ML-DSA-44."""
-    text = f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n"
+    text = text_of(origin, size, root).decode()
     seconds = int(at.timestamp())
     classic, quantum = signers
     cosigned = seconds.to_bytes(8, "big") + quantum.sign(_cosigned(origin, seconds, size, root))
@@ -111,16 +123,27 @@ def read(note: bytes, known: Sequence[Verifier]) -> Note:
     Raises:
         LedgerBroken: not a checkpoint, a known key's signature is wrong, or one type is missing (V13).
     """
-    parsed = _parse(note)
+    parsed = parse(note)
     found: dict[int, datetime | None] = {}
     for name, key_id, signature in parsed.signatures:
         for key in known:
             if (key.name, key.key_id) == (name, key_id) and name == parsed.origin:
-                found[key.kind] = _verify(key, signature, parsed)
+                found[key.kind] = verify(key, signature, parsed)
     signed_at = found.get(ML_DSA_44)
     if ED25519 not in found or signed_at is None:
         raise _broken("the checkpoint is not signed by both keys of this log")
     return Note(parsed.origin, parsed.size, parsed.root, signed_at)
+
+
+def signed_by(note: bytes, known: Sequence[Verifier]) -> list[Verifier]:
+    """Return the known keys that a note names as its signers; whether they signed it is for `read` to say.
+
+    Raises:
+        LedgerBroken: not a checkpoint (V13).
+    """
+    parsed = parse(note)
+    named = {(name, key_id) for name, key_id, _ in parsed.signatures}
+    return [key for key in known if (key.name, key.key_id) in named]
 
 
 def claims(note: bytes) -> tuple[int, bytes]:
@@ -129,12 +152,14 @@ def claims(note: bytes) -> tuple[int, bytes]:
     Raises:
         LedgerBroken: not a checkpoint (V13).
     """
-    parsed = _parse(note)
+    parsed = parse(note)
     return parsed.size, parsed.root
 
 
 @dataclass(frozen=True, slots=True)
-class _Parsed:
+class Parsed:
+    """A checkpoint's text and signature lines (key name, key id, signature), nothing of them verified."""
+
     origin: str
     size: int
     root: bytes
@@ -142,35 +167,54 @@ class _Parsed:
     signatures: list[tuple[str, bytes, bytes]]
 
 
-def _verify(key: Verifier, signature: bytes, parsed: _Parsed) -> datetime | None:
+def verify(key: Verifier, signature: bytes, parsed: Parsed) -> datetime | None:
+    """Check a signature by this key, and return the time it says; types that say none, None.
+
+    Raises:
+        LedgerBroken: it does not verify (V13).
+    """
     try:
         if key.kind == ED25519 and len(signature) == _ED25519_BYTES:
             Ed25519PublicKey.from_public_bytes(key.public).verify(signature, parsed.text)
             return None
         if key.kind == ML_DSA_44 and len(signature) == _ML_DSA_BYTES:
             seconds = int.from_bytes(signature[:8], "big")
-            message = _cosigned(parsed.origin, seconds, parsed.size, parsed.root)
+            message = _cosigned(parsed.origin, seconds, parsed.size, parsed.root, key.name)
             MLDSA44PublicKey.from_public_bytes(key.public).verify(signature[8:], message)
+            return datetime.fromtimestamp(seconds, UTC)
+        if key.kind == COSIGNATURE and len(signature) == _COSIGNATURE_BYTES:
+            seconds = int.from_bytes(signature[:8], "big")
+            Ed25519PublicKey.from_public_bytes(key.public).verify(signature[8:], cosigned_text(parsed.text, seconds))
             return datetime.fromtimestamp(seconds, UTC)
     except (InvalidSignature, ValueError, OverflowError, OSError):
         pass
     raise _broken("a signature of the checkpoint is wrong")
 
 
-def _cosigned(origin: str, seconds: int, size: int, root: bytes) -> bytes:
-    name = origin.encode()
-    named = bytes([len(name)]) + name
-    return b"subtree/v1\n\0" + named + seconds.to_bytes(8, "big") + named + bytes(8) + size.to_bytes(8, "big") + root
+def cosigned_text(text: bytes, seconds: int) -> bytes:
+    """Return what a cosignature of type 04 signs of a checkpoint's text."""
+    return b"cosignature/v1\ntime %d\n" % seconds + text
 
 
-def _parse(note: bytes) -> _Parsed:
+def _cosigned(origin: str, seconds: int, size: int, root: bytes, cosigner: str = "") -> bytes:
+    named = [bytes([len(name)]) + name for name in ((cosigner or origin).encode(), origin.encode())]
+    return b"subtree/v1\n\0" + named[0] + seconds.to_bytes(8, "big") + named[1] + bytes(8) + size.to_bytes(8, "big") + root
+
+
+def parse(note: bytes, *, extensions: bool = False) -> Parsed:
+    """Return the parts of a checkpoint, unverified; one of another log may have `extensions`: lines behind the root.
+
+    Raises:
+        LedgerBroken: not a checkpoint (V13).
+    """
     try:
         whole = note.decode() if len(note) <= _MAX_BYTES else ""
     except UnicodeDecodeError:
         whole = ""
     text, blank, signatures = whole.rpartition("\n\n")
     lines = text.split("\n")
-    if not blank or len(lines) != 3 or not lines[0] or not _SIZE.fullmatch(lines[1]) or not signatures.endswith("\n"):
+    usual = len(lines) == 3 or (extensions and len(lines) > 3 and all(lines[3:]))
+    if not blank or not usual or not lines[0] or not _SIZE.fullmatch(lines[1]) or not signatures.endswith("\n"):
         raise _broken("this is not a checkpoint")
     if _CONTROL.search(whole):
         raise _broken("this is not a checkpoint")
@@ -178,7 +222,7 @@ def _parse(note: bytes) -> _Parsed:
     if len(root) != 32:
         raise _broken("this is not a checkpoint")
     parsed = [_signature(line) for line in signatures[:-1].split("\n")]
-    return _Parsed(lines[0], int(lines[1]), root, (text + "\n").encode(), parsed)
+    return Parsed(lines[0], int(lines[1]), root, (text + "\n").encode(), parsed)
 
 
 def _signature(line: str) -> tuple[str, bytes, bytes]:

@@ -21,8 +21,9 @@ from archive.errors import InvalidRequest, LedgerBroken, NotFound
 from archive.keys.entries import PublicKey
 from archive.keys.keyring import Keyring
 from archive.keys.sealing import canonical, decode_base64
-from archive.ledger import checkpoints, nodes, notes, statements, tree
+from archive.ledger import checkpoints, cosignatures, nodes, notes, statements, tree, witnessed
 from archive.ledger.notes import ED25519, Verifier
+from archive.ledger.trust import Chain, carried
 
 HEADER = "c2sp.org/tlog-proof@v1"
 _MAX_BYTES = 1 << 20
@@ -33,6 +34,8 @@ class _Extra(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     leaf: str
     keys: list[str]
     statement: str = ""
+    document: str = ""
+    announcements: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,11 @@ class Checked:
     statement: dict[str, Any] | None
     trusted: bool
     fingerprints: tuple[str, ...]
+    witnesses: tuple[tuple[str, datetime], ...] = ()
+    """Name of each witness whose key was given and who cosigned the checkpoint, and when."""
+    document: dict[str, Any] | None = None
+    announced: tuple[str, ...] = ()
+    """Fingerprints of keys that count because keys of the checker's announced them."""
 
 
 def verifier_keys(keyring: Keyring) -> list[Verifier]:
@@ -60,12 +68,12 @@ def verifier_keys(keyring: Keyring) -> list[Verifier]:
 
 
 def prove(tx: sa.Connection, keyring: Keyring, n: int) -> str:
-    """Return the proof of event `n` under the latest checkpoint.
+    """Return the proof of event `n` under the latest checkpoint that a witness cosigned, or else the latest of all.
 
     Raises:
         NotFound: no such event, or none signed yet. LedgerBroken: the log is not what was signed.
     """
-    checkpoint = checkpoints.latest(tx)
+    checkpoint = _checkpoint(tx, n)
     leaf = tx.execute(sa.select(ledger_leaf.c.data).where(ledger_leaf.c.n == n)).scalar()
     if leaf is None or checkpoint is None or n >= checkpoint.size:
         message = "there is no such event under a checkpoint"
@@ -73,26 +81,40 @@ def prove(tx: sa.Connection, keyring: Keyring, n: int) -> str:
     find = nodes.lookup(tx)
     path = tree.inclusion_proof(find, n, checkpoint.size)
     tree.verify_inclusion(tree.leaf_hash(bytes(leaf)), n, checkpoint.size, path, checkpoint.root)
-    extra = {"keys": [str(key) for key in verifier_keys(keyring)], "leaf": base64.b64encode(leaf).decode()}
+    extra: dict[str, Any] = {"keys": [str(key) for key in verifier_keys(keyring)], "leaf": base64.b64encode(leaf).decode()}
     envelope = tx.execute(sa.select(statement_table.c.envelope).where(statement_table.c.leaf == n)).scalar()
     if envelope is not None and statements.is_envelope(bytes(envelope)):  # of an event record nothing but its hash leaves
         extra["statement"] = base64.b64encode(envelope).decode()
+    extra |= carried(tx, keyring, n, document="doc" in _leaf(bytes(leaf), n))
     lines = [HEADER, f"extra {base64.b64encode(canonical(extra)).decode()}", f"index {n}"]
     lines += [base64.b64encode(part).decode() for part in path]
-    return "\n".join(lines) + "\n\n" + checkpoint.note.decode()
+    return "\n".join(lines) + "\n\n" + cosignatures.with_lines(checkpoint.note, witnessed.lines(tx, checkpoint.size)).decode()
+
+
+def _checkpoint(tx: sa.Connection, n: int) -> checkpoints.Checkpoint | None:
+    """Return the newest checkpoint over an event that a witness cosigned, else the newest of all."""
+    size = witnessed.newest_over(tx, n)
+    return checkpoints.latest(tx) if size is None else checkpoints.of_size(tx, size)
 
 
 def check(
-    text: str, *, trusted: Sequence[Verifier] | None = None, statement: bytes | None = None, leaf: bytes | None = None
+    text: str, *, trusted: Sequence[Verifier] | None = None, statement: bytes | None = None, leaf: bytes | None = None,
+    witnesses: Sequence[Verifier] = (),
 ) -> Checked:
     """Check a proof with public keys alone; `statement` (a DSSE envelope) or `leaf`, when given, must be what is proved.
+
+    Of `witnesses`, when given, at least one must have cosigned the checkpoint.
 
     Raises:
         InvalidRequest: the text is not a proof. LedgerBroken: it does not prove anything (V09, V11, V13).
     """
     parsed = _parse(text)
     keys = list(trusted) if trusted is not None else parsed.keys
-    note = notes.read(parsed.note, keys)
+    chain = Chain(notes.parse(parsed.note).origin, keys)
+    for envelope_of_keys in parsed.announcements:
+        chain.follow(envelope_of_keys)
+    note = notes.read(parsed.note, chain.keys)
+    chain.require(note.size, [key.kid for key in notes.signed_by(parsed.note, chain.keys)], "V13", "the checkpoint")
     tree.verify_inclusion(tree.leaf_hash(parsed.leaf), parsed.index, note.size, parsed.path, note.root)
     if leaf is not None and leaf != parsed.leaf:
         message = "the proof is of another event"
@@ -104,9 +126,18 @@ def check(
         if said.get("stmt") != statements.digest(envelope).hex():
             message = "the proof is of another statement"
             raise LedgerBroken(message, remedy="ask for the proof of this instance", verdict="V11")
-        signed = statements.verify(envelope, _instance_keys(keys, note.origin))
+        signed = statements.verify(envelope, _instance_keys(chain.keys, note.origin))
+        chain.require(parsed.index, [signed["kid"]], "V09", "the statement")
+    document = chain.document(parsed.document, said, parsed.index) if parsed.document is not None else None
     prints = tuple(key.fingerprint for key in keys)
-    return Checked(parsed.index, said, note.origin, note.size, note.signed_at, signed, trusted is not None, prints)
+    seen = tuple((key.name, at) for key, at in cosignatures.found(notes.parse(parsed.note), witnesses).items())
+    if witnesses and not seen:
+        message = "none of these witnesses cosigned the checkpoint"
+        raise LedgerBroken(message, remedy="ask for a proof that was made after the witness agreed", verdict="V14")
+    return Checked(
+        parsed.index, said, note.origin, note.size, note.signed_at, signed, trusted is not None, prints, seen, document,
+        tuple(key.fingerprint for key in chain.added),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +148,8 @@ class _Parsed:
     keys: list[Verifier]
     statement: bytes | None
     note: bytes
+    document: str | None
+    announcements: list[str]
 
 
 def _parse(text: str) -> _Parsed:
@@ -136,6 +169,8 @@ def _parse(text: str) -> _Parsed:
             [Verifier.parse(key) for key in extra.keys],
             decode_base64(extra.statement) if extra.statement else None,
             note.encode(),
+            decode_base64(extra.document).decode() if extra.document else None,
+            [decode_base64(one).decode() for one in extra.announcements],
         )
     except (ValueError, msgspec.DecodeError, LedgerBroken) as error:
         raise _not_a_proof() from error

@@ -21,6 +21,7 @@ from archive.errors import ArchiveError, LedgerBroken
 from archive.keys.keyring import Keyring
 from archive.keys.sealing import parse_instant
 from archive.ledger import checkpoints, files, nodes, notes, objects, statements, tree
+from archive.ledger.announcements import Succession
 from archive.ledger.audit import MAX_LEAF_OBJECTS, digest_of, principal_pseudonym
 from archive.ledger.bodies import Bodies, commitment, parse
 
@@ -86,6 +87,7 @@ class Verifier:
         self._latest_at = from_micros(0)
         self._uncovered: tuple[datetime, bool] | None = None  # time of the oldest event without a checkpoint; whether a start followed
         self._signed: dict[int, sa.Row[Any]] = {}
+        self._succession = Succession()
         self._covered = 0  # events that have the rows of their objects
         self.report = Report()
 
@@ -95,6 +97,9 @@ class Verifier:
         self._signed = {row.size: row for row in tx.execute(sa.select(checkpoint).order_by(checkpoint.c.size))}
         report.size = nodes.size(tx)
         self._covered = objects.covered(tx)
+        self._succession = Succession.of(tx, self._keyring)
+        for detail in self._succession.findings:
+            report.add("V13", detail)
         present = tx.execute(sa.select(sa.func.count()).select_from(ledger_leaf)).scalar_one()
         if report.size - present > MAX_FINDINGS:
             report.add("V11", f"{report.size - present} events are missing before event {report.size - 1}")
@@ -239,12 +244,16 @@ class Verifier:
         report.checkpoints += 1
         origin = notes.origin_of(self._keyring.archive_uuid)
         try:
-            note = notes.read(bytes(row.note), notes.verifiers(origin, self._keyring.public_keys()))
+            known = notes.verifiers(origin, self._keyring.public_keys())
+            note = notes.read(bytes(row.note), known)
+            signers = [key.kid for key in notes.signed_by(bytes(row.note), known)]
         except LedgerBroken as error:
             report.add("V13", f"checkpoint {row.size}: {error.message}")
             return
         if (note.origin, note.size, note.root) != (origin, row.size, bytes(row.root)) or note.signed_at != row.at.replace(microsecond=0):
             report.add("V13", f"checkpoint {row.size} is not the one that was signed")
+        if why := self._succession.checkpoint(signers, row.size, note.signed_at):
+            report.add("V13", f"checkpoint {row.size}: {why}")
         if self._tree.root() != note.root:
             report.add("V13", f"the first {row.size} events are not the ones that were signed")
         if self._uncovered is not None:

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
 
 def serve(
-    config: Config, *, on_ready: Callable[[state.Status], None], first: Callable[[Any], Any] = lambda _node: None,
-    told: Callable[[Any], None] = lambda _answer: None,
+    config: Config, opened: Callable[[], Keyring] | None = None, *, on_ready: Callable[[state.Status], None],
+    first: Callable[[Any], Any] = lambda _node: None, told: Callable[[Any], None] = lambda _answer: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `first` is called with the opened node before anyone is let in.
 
-    It may run in a process of its own: only what it returns comes back, to `told`.
+    `opened` returns the keyring; without it the key file opens it. `first` may run in a process of its own: only what it returns
+    comes back, to `told`.
 
     Raises:
         KeysUnavailable: the keyring is absent, open to others or does not open.
@@ -46,20 +47,27 @@ def serve(
     lock = state.RunLock(config)
     try:
         harden_process()
-        keyring = Keyring.open(config)
+        keyring = Keyring.open(config) if opened is None else opened()
         read_only, answer = called(lambda: prepare(config, keyring, first)) if FORKS else prepare(config, keyring, first)
+        keyring.refresh()  # what the start finished is in the file
         if not read_only:
             told(answer)
         if FORKS:
             preload()
         sockets, real = ports.open_sockets(config, viewer=viewers.installed(config) is not None)
 
-        def handover(keyring: Keyring) -> Handover:
-            return Handover(keyring=keyring.to_bytes(), config=real, read_only=read_only, generation=keyring.generation)
+        def handover(keyring: Keyring, why: str) -> Handover:
+            return Handover(keyring=keyring.to_bytes(), config=real, read_only=why, generation=keyring.generation)
+
+        def again() -> Handover:
+            held = keyring  # what opened it once is not asked for again
+            held.refresh()
+            looked = called(lambda: contradicted(config, held)) if FORKS else contradicted(config, held)
+            return handover(held, read_only or looked)
 
         supervisor.Supervisor(
-            real, handover(keyring), sockets, launch=launch if FORKS else None, on_ready=on_ready,
-            again=lambda: handover(Keyring.open(config)),
+            real, handover(keyring, read_only), sockets, launch=launch if FORKS else None, on_ready=on_ready,
+            again=again,
         ).run()
     finally:
         lock.release()
@@ -120,6 +128,17 @@ def prepare(config: Config, keyring: Keyring, first: Callable[[Any], Any]) -> tu
         node.close()
 
 
+def contradicted(config: Config, keyring: Keyring) -> str:
+    """Return what the ledger's anchors hold against it now, or nothing: a witness may have spoken since the start."""
+    from archive.node import open_node
+
+    node = open_node(config, keyring=keyring, role="serve")
+    try:
+        return node.oversight.rolled_back()
+    finally:
+        node.close()
+
+
 def web_certificate(config: Config) -> tuple[Path | None, Path | None]:
     """Return certificate and key of the web listener, or nothing when it speaks plain HTTP."""
     if config.http.tls == "off":
@@ -133,7 +152,9 @@ def node_of(handover: Handover, role: Role) -> Any:
     """Open a worker's node from what it was handed."""
     from archive.node import open_node
 
-    return open_node(handover.config, keyring=Keyring.from_bytes(handover.keyring), role=role, read_only=handover.read_only)
+    node = open_node(handover.config, keyring=Keyring.from_bytes(handover.keyring), role=role, read_only=handover.read_only)
+    node.witnesses.on_against = lambda: state.begin_anew(handover.config)  # every worker starts again, to read only
+    return node
 
 
 def web_application(handover: Handover) -> Any:
@@ -193,12 +214,16 @@ def run_background(link: Link) -> None:
         link.ready()
         ticking.start("webhooks", node.webhooks, stop, look_s=1.0)
         ticking.start("alerts", node.alerts, stop, look_s=5.0)
+        ticking.start("witnesses", node.witnesses, stop, look_s=2.0)
+        ticking.start("checkpoint mail", node.printed, stop, look_s=60.0)
+        ticking.start("audit log to syslog", node.audit_feed, stop, look_s=1.0)
         delivering = Delivering(node)
         delivering.start()
         node.upkeep.preparing.busy = processors.Processors().busy
         worker.run(node.upkeep, stop)
         delivering.stop()
         node.upkeep.finish()
+        node.witnesses.at_stop()
     finally:
         node.close()
 

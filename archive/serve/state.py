@@ -155,6 +155,13 @@ def reload_keyring(config: Config, generation: int, *, deadline_s: float = RELOA
         time.sleep(0.1)
 
 
+def begin_anew(config: Config) -> None:
+    """Let a serving archive replace its workers, which looks again at what is held against its ledger."""
+    status = read_status(config)
+    if status is not None:
+        os.kill(status.pid, signal.SIGHUP)
+
+
 def as_json(status: Status) -> dict[str, Any]:
     """Return the status as plain JSON values."""
     return msgspec.to_builtins(status)  # type: ignore[no-any-return]

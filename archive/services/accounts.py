@@ -1,4 +1,4 @@
-"""Users, groups and roles, and with services/rights.py the whole of access: each change with its event, in one transaction."""
+"""Users and groups, and with services/roles.py and rights.py the whole of access: each change with its event, in one transaction."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from archive.access import credentials, demands, factors, grants, passwords, policy, principals, roles, sessions, tokens
+from archive.access import credentials, factors, grants, passwords, policy, principals, roles, sessions, tokens
 from archive.access.grants import Terms
-from archive.access.permissions import Permission
+from archive.access.permissions import ADMINISTRATIVE, Permission
 from archive.access.subject import Subject
 from archive.db.types import FOREVER
-from archive.errors import Forbidden, NotFound
+from archive.errors import NotFound
 from archive.ledger.audit import Kind, secret_digest
-from archive.services.rights import PEOPLE, Rights, Row, When, instant, shown_token
+from archive.services import arrival_rules
+from archive.services.rights import Row, When, instant
+from archive.services.roles import Roles
 from archive.services.sessions import refuse_above
+from archive.services.tokens import PEOPLE, shown_token
+from archive.services.two_person import Wish, refuse_becoming
 
 WORDS = "abcdefghjkmnpqrstuvwxyz23456789"
 P = Permission
+MEMBERS: tuple[principals.Kind, ...] = ("user", "service", "device")
 
 
-class Accounts(Rights):
+class Accounts(Roles):
     """What user, group, role, grant, token and explain of the command line and the web do; every method asks its permission first."""
 
     # --- users ---
@@ -45,6 +50,7 @@ class Accounts(Rights):
             if phc is not None:
                 credentials.keep(tx, key, phc, must_change=must_change, at=at)
             for role in roles:
+                self._refuse_alone(tx, role)
                 self._assign(tx, subject, key, role, at)
             self._record(
                 tx, Kind.USER_CHANGED, subject, at, what="added", name=name, id=key, principal_kind="service" if service else "user",
@@ -112,6 +118,7 @@ class Accounts(Rights):
             self._refuse_above(tx, subject, row, at)
             # Whoever sets a password may sign in with it: that must not open images user-manage alone does not.
             self._refuse_into(tx, subject, row, at)
+            refuse_becoming(tx, subject, row, at, on=self._two_person)
             credentials.keep(tx, row["id"], phc, must_change=True, at=at)
             sessions.end_all(tx, row["id"], at=at)
             self._record(tx, Kind.PASSWORD_CHANGED, subject, at, what="reset", name=row["name"], id=row["id"],
@@ -131,6 +138,7 @@ class Accounts(Rights):
             row = principals.find(tx, ref, ("user",))
             self._refuse_above(tx, subject, row, at)
             self._refuse_into(tx, subject, row, at)
+            refuse_becoming(tx, subject, row, at, on=self._two_person)
             gone = factors.clear(tx, row["id"])
             sessions.end_all(tx, row["id"], at=at)
             self._record(tx, Kind.FACTOR_CHANGED, subject, at, what="reset", id=row["id"], name=row["name"], codes=[])
@@ -145,28 +153,36 @@ class Accounts(Rights):
     def _remove(self, subject: Subject, ref: str | int, kinds: tuple[principals.Kind, ...]) -> Row:
         def work(tx: sa.Connection, at: datetime) -> Row:
             row = principals.find(tx, ref, kinds)
-            self._refuse_above(tx, subject, row, at)
-            if row["kind"] == "group" and any(grant["effect"] == "deny" for grant in grants.listed(tx, at=at, to=row["id"])):
-                # As leaving it: with the group goes what it hides from its members.
-                policy.require(tx, subject, P.ROLE_MANAGE, at)
-                grants.refuse_self(tx, subject, row["id"])
-            principals.remove(tx, row["id"], row["name"], by=subject.principal_id, at=at)
-            self._record(tx, Kind.USER_CHANGED, subject, at, what="removed", name=row["name"], id=row["id"])
-            return {"id": row["id"], "name": row["name"]}
+            hides = row["kind"] == "group" and _hides(tx, row, at)
+            gone = self._gone(tx, subject, row, at)
+            if hides:
+                said = f"take away the group {row['name']}, which hides from its members"
+                self._second(subject, Wish("group-remove", said, P.USER_MANAGE | P.ROLE_MANAGE, {"group": row["id"]}))
+            return gone
 
         return self._change(subject, P.USER_MANAGE, work)
+
+    def _gone(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> Row:
+        self._refuse_above(tx, subject, row, at)
+        if row["kind"] == "group" and any(grant["effect"] == "deny" for grant in grants.listed(tx, at=at, to=row["id"])):
+            # As leaving it: with the group goes what it hides from its members.
+            policy.require(tx, subject, P.ROLE_MANAGE, at)
+            grants.refuse_self(tx, subject, row["id"])
+        principals.remove(tx, row["id"], row["name"], by=subject.principal_id, at=at)
+        self._record(tx, Kind.USER_CHANGED, subject, at, what="removed", name=row["name"], id=row["id"])
+        return {"id": row["id"], "name": row["name"]}
 
     # --- groups ---
 
     def add_group(self, subject: Subject, name: str, *, full_name: str = "") -> Row:
         """Add an empty group."""
 
-        def work(tx: sa.Connection, at: datetime) -> Row:
-            key = principals.add(tx, "group", name, at=at, full_name=full_name)
-            self._record(tx, Kind.USER_CHANGED, subject, at, what="group added", name=name, id=key, principal_kind="group")
-            return self._group(tx, principals.find(tx, key))
+        return self._change(subject, P.USER_MANAGE, lambda tx, at: self._new_group(tx, subject, name, full_name, at))
 
-        return self._change(subject, P.USER_MANAGE, work)
+    def _new_group(self, tx: sa.Connection, subject: Subject, name: str, full_name: str, at: datetime) -> Row:
+        key = principals.add(tx, "group", name, at=at, full_name=full_name)
+        self._record(tx, Kind.USER_CHANGED, subject, at, what="group added", name=name, id=key, principal_kind="group")
+        return self._group(tx, principals.find(tx, key))
 
     def list_groups(self, subject: Subject) -> list[Row]:
         """Return every group with its members."""
@@ -184,20 +200,32 @@ class Accounts(Rights):
         """
 
         def work(tx: sa.Connection, at: datetime) -> Row:
-            where, who = principals.find(tx, group, ("group",)), principals.find(tx, member, ("user", "service", "device"))
-            if roles.of(tx, where["id"], at=at) or any(row["state"] in ("active", "not yet") for row in grants.listed(
-                tx, at=at, to=where["id"]
-            )):
-                policy.require(tx, subject, P.ROLE_MANAGE, at)
-            grants.refuse_self(tx, subject, who["id"])
+            where, who = principals.find(tx, group, ("group",)), principals.find(tx, member, MEMBERS)
             start, end = instant(since, at) or at, instant(until, at) or FOREVER
-            Terms(not_before=start, not_after=end).check()
-            key = principals.join(tx, who["id"], where["id"], by=subject.principal_id, not_before=start, not_after=end)
-            self._record(tx, Kind.USER_CHANGED, subject, at, what="joined", group=where["name"], name=who["name"], id=who["id"],
-                         group_id=where["id"], since=start.isoformat(), until=end.isoformat())
-            return {"id": key, "group": where["name"], "member": who["name"], "from": start, "until": end}
+            made = self._joined(tx, subject, where, who, start, end, at)
+            if roles.coming(tx, where["id"], at=at) & ADMINISTRATIVE:
+                asked = {
+                    "group": where["id"], "member": who["id"], "since": None if since is None else start.isoformat(),
+                    "until": end.isoformat(),
+                }
+                self._second(subject, Wish("group-join", f"put {who['name']} into {where['name']}", P.USER_MANAGE | P.ROLE_MANAGE, asked))
+            return made
 
         return self._change(subject, P.USER_MANAGE, work)
+
+    def _joined(
+        self, tx: sa.Connection, subject: Subject, where: Row, who: Row, start: datetime, end: datetime, at: datetime
+    ) -> Row:
+        if roles.coming(tx, where["id"], at=at) or any(row["state"] in ("active", "not yet") for row in grants.listed(
+            tx, at=at, to=where["id"]
+        )) or arrival_rules.reach(tx, where["id"]):
+            policy.require(tx, subject, P.ROLE_MANAGE, at)
+        grants.refuse_self(tx, subject, who["id"])
+        Terms(not_before=start, not_after=end).check()
+        key = principals.join(tx, who["id"], where["id"], by=subject.principal_id, not_before=start, not_after=end)
+        self._record(tx, Kind.USER_CHANGED, subject, at, what="joined", group=where["name"], name=who["name"], id=who["id"],
+                     group_id=where["id"], since=start.isoformat(), until=end.isoformat())
+        return {"id": key, "group": where["name"], "member": who["name"], "from": start, "until": end}
 
     def leave_group(self, subject: Subject, group: str | int, member: str | int) -> Row:
         """Take a member out of a group.
@@ -208,17 +236,25 @@ class Accounts(Rights):
 
         def work(tx: sa.Connection, at: datetime) -> Row:
             where, who = principals.find(tx, group, ("group",)), principals.find(tx, member)
-            grants.refuse_self(tx, subject, who["id"])
-            if any(row["effect"] == "deny" for row in grants.listed(tx, at=at, to=where["id"])):
-                policy.require(tx, subject, P.ROLE_MANAGE, at)
-            if not principals.leave(tx, who["id"], where["id"]):
-                message = "that member is not in the group"
-                raise NotFound(message, remedy="'archive group list' shows who is")
-            self._record(tx, Kind.USER_CHANGED, subject, at, what="left", group=where["name"], name=who["name"], id=who["id"],
-                         group_id=where["id"])
-            return {"id": who["id"], "group": where["name"], "member": who["name"]}
+            made = self._left(tx, subject, where, who, at)
+            if _hides(tx, where, at):
+                asked = {"group": where["id"], "member": who["id"]}
+                said = f"take {who['name']} out of {where['name']}, which hides from its members"
+                self._second(subject, Wish("group-leave", said, P.USER_MANAGE | P.ROLE_MANAGE, asked))
+            return made
 
         return self._change(subject, P.USER_MANAGE, work)
+
+    def _left(self, tx: sa.Connection, subject: Subject, where: Row, who: Row, at: datetime) -> Row:
+        grants.refuse_self(tx, subject, who["id"])
+        if any(row["effect"] == "deny" for row in grants.listed(tx, at=at, to=where["id"])):
+            policy.require(tx, subject, P.ROLE_MANAGE, at)
+        if not principals.leave(tx, who["id"], where["id"]):
+            message = "that member is not in the group"
+            raise NotFound(message, remedy="'archive group list' shows who is")
+        self._record(tx, Kind.USER_CHANGED, subject, at, what="left", group=where["name"], name=who["name"], id=who["id"],
+                     group_id=where["id"])
+        return {"id": who["id"], "group": where["name"], "member": who["name"]}
 
     def remove_group(self, subject: Subject, ref: str | int) -> Row:
         """Take a group away; what it gave its members ends, and what it hid. One with a deny needs role-manage.
@@ -227,92 +263,6 @@ class Accounts(Rights):
             Forbidden: also for a group with a deny that one is in.
         """
         return self._remove(subject, ref, ("group",))
-
-    # --- roles ---
-
-    def list_roles(self, subject: Subject) -> list[Row]:
-        """Return every role and what it holds."""
-        return self._read(subject, P.USER_MANAGE | P.ROLE_MANAGE | P.PEER_MANAGE, lambda tx, _at: roles.listed(tx))
-
-    def show_role(self, subject: Subject, ref: str | int) -> Row:
-        """Return one role."""
-        return self._read(
-            subject, P.USER_MANAGE | P.ROLE_MANAGE | P.PEER_MANAGE, lambda tx, _at: roles.shown(roles.find(tx, ref))
-        )
-
-    def add_role(self, subject: Subject, name: str, permissions: Sequence[str]) -> Row:
-        """Add a role of the archive's own; a role is never changed afterwards."""
-        held = roles.parse(tuple(permissions))
-
-        def work(tx: sa.Connection, at: datetime) -> Row:
-            key = roles.add(tx, name, held, at=at)
-            self._record(tx, Kind.ROLE_CHANGED, subject, at, what="added", name=name, id=key, permissions=roles.names(held))
-            return roles.shown(roles.find(tx, key))
-
-        return self._change(subject, P.ROLE_MANAGE, work)
-
-    def role_signs_in(
-        self, subject: Subject, ref: str | int, *, second_factor: bool | None = None, idle_minutes: int | None = None,
-        absolute_hours: int | None = None,
-    ) -> Row:
-        """Set what a role asks of how its holders sign in; None leaves it, 0 takes the archive's own limit.
-
-        Raises:
-            Forbidden, NotFound, InvalidRequest.
-        """
-
-        def work(tx: sa.Connection, at: datetime) -> Row:
-            row = roles.find(tx, ref)
-            asked: Row = {
-                "second_factor": bool(row["mfa_level"]) if second_factor is None else second_factor,
-                "idle_s": row["idle_s"] if idle_minutes is None else idle_minutes * 60,
-                "max_session_s": row["max_session_s"] if absolute_hours is None else absolute_hours * 3600,
-            }
-            looser = (not asked["second_factor"] and row["mfa_level"]) or any(
-                row[name] and (not asked[name] or asked[name] > row[name]) for name in ("idle_s", "max_session_s")
-            )
-            if looser and subject.kind != "console" and row["name"] in roles.of(tx, subject.principal_id, at=at):
-                message = "nobody loosens what their own role asks"
-                raise Forbidden(message, remedy="ask another who manages roles, or use the command line on the server")
-            demands.put(tx, row["id"], **asked)
-            self._record(tx, Kind.ROLE_CHANGED, subject, at, what="sign-in", name=row["name"], role_id=row["id"], **asked)
-            return roles.shown(roles.find(tx, row["id"]))
-
-        return self._change(subject, P.ROLE_MANAGE, work)
-
-    def assign_role(self, subject: Subject, to: str | int, role: str, *, since: When = None, until: When = None) -> Row:
-        """Give a role's function permissions to a user, service, peer or group; never to oneself."""
-
-        def work(tx: sa.Connection, at: datetime) -> Row:
-            who = principals.find(tx, to)
-            start, end = instant(since, at) or at, instant(until, at) or FOREVER
-            Terms(not_before=start, not_after=end).check()
-            key = self._assign(tx, subject, who["id"], role, at, start, end)
-            self._record(tx, Kind.ROLE_CHANGED, subject, at, what="assigned", name=who["name"], id=who["id"], role=role,
-                         since=start.isoformat(), until=end.isoformat())
-            return {"id": key, "subject": who["name"], "role": role, "from": start, "until": end}
-
-        return self._change(subject, P.ROLE_MANAGE, work)
-
-    def withdraw_role(self, subject: Subject, of: str | int, role: str) -> Row:
-        """Take a role's function permissions away again."""
-
-        def work(tx: sa.Connection, at: datetime) -> Row:
-            who, what = principals.find(tx, of), roles.find(tx, role)
-            if not roles.withdraw(tx, who["id"], what["id"], at=at):
-                message = "that role is not assigned there"
-                raise NotFound(message, remedy="'archive user show' lists the roles of a user")
-            self._record(tx, Kind.ROLE_CHANGED, subject, at, what="withdrawn", name=who["name"], id=who["id"], role=what["name"])
-            return {"id": who["id"], "subject": who["name"], "role": what["name"]}
-
-        return self._change(subject, P.ROLE_MANAGE, work)
-
-    def _assign(
-        self, tx: sa.Connection, subject: Subject, to: int, role: str, at: datetime, *window: datetime
-    ) -> int:
-        grants.refuse_self(tx, subject, to)
-        start, end = window or (at, FOREVER)
-        return roles.assign(tx, to, roles.find(tx, role)["id"], by=subject.principal_id, at=at, not_before=start, not_after=end)
 
     # --- what answers show ---
 
@@ -336,6 +286,11 @@ class Accounts(Rights):
 
     def _refuse_above(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> None:
         refuse_above(tx, subject, row, at)
+
+
+def _hides(tx: sa.Connection, group: Row, at: datetime) -> bool:
+    """Whether a deny to a group counts now or later."""
+    return any(row["effect"] == "deny" and row["state"] in ("active", "not yet") for row in grants.listed(tx, at=at, to=group["id"]))
 
 
 def drawn_password() -> str:

@@ -28,9 +28,11 @@ from archive.db.tables import (
 from archive.ledger.audit import Kind, secret_digest
 from archive.ledger.log import AuditFilter, AuditRow
 from archive.services.core import Core
+from archive.services.opened import opened
 from archive.services.peer_settings import DEFAULTS, PeerSettings
 from archive.services.proven import proven
 from archive.services.retrace import Found, bodies, details
+from archive.services.sharing_check import sharing
 
 Row = dict[str, Any]
 
@@ -43,6 +45,8 @@ def admitted(core: Core, tx: sa.Connection) -> Iterator[Found]:
     yield from proven(core, tx)
     yield from _peers(core, tx)
     yield from _configuration(core, tx)
+    yield from opened(core, tx)
+    yield from sharing(core, tx)
 
 
 def _tokens(core: Core, tx: sa.Connection) -> Iterator[Found]:
@@ -50,9 +54,9 @@ def _tokens(core: Core, tx: sa.Connection) -> Iterator[Found]:
     ended: set[int] = set()
     for event in details(core, tx, Kind.TOKEN_CHANGED):
         if event.get("what") == "made":
-            made[event["id"]] = event
-        elif event.get("what") == "revoked":
-            ended.add(event["id"])
+            made.setdefault(event["id"], event)
+        elif event.get("what") == "revoked":  # newest first: what was made before had that number before
+            ended.update(key for key in (event["id"], *event.get("besides", ())) if key not in made)
     live = sa.select(api_token, principal.c.removed_at, boundary.c.owner_id, boundary.c.not_after.label("bounded_until")).join(
         principal, principal.c.id == api_token.c.principal_id).outerjoin(boundary, boundary.c.id == api_token.c.boundary_id)
     for row in tx.execute(live).all():
@@ -70,7 +74,8 @@ def _tokens(core: Core, tx: sa.Connection) -> Iterator[Found]:
         }
         bounds = _bounds(tx, row)
         wrong = any(name in said and said[name] != value for name, value in now.items())
-        bounded = sorted(tuple(one) for one in said["objects"])
+        wrong = wrong or (said.get("parent", 0), said.get("networks", [])) != (row.parent_id or 0, row.networks.split())
+        bounded = sorted([*(tuple(one) for one in said["objects"]), *(("datastore", name) for name in said.get("datastores", ()))])
         if wrong or sorted(bounds) != bounded or (row.boundary_id is not None and "owner" in said and (
             row.owner_id != row.principal_id or row.bounded_until != row.not_after
         )):
@@ -83,8 +88,13 @@ def _bounds(tx: sa.Connection, token: Any) -> list[tuple[str, str]]:
     items = tx.execute(query).all()
     if any(item.permissions != int(Permission(token.permissions) & OBJECT) for item in items):
         return [("", "")]
-    named = grants.named(tx, {item.scope_key for item in items})
-    return [(str(level), value) for level, value in (named[item.scope_key] for item in items)]
+    named = {**grants.named(tx, {item.scope_key for item in items}), **_whole(tx)}
+    return [(str(level), value) for level, value in (named.get(item.scope_key, ("", "")) for item in items)]
+
+
+def _whole(tx: sa.Connection) -> dict[int, tuple[str, str]]:
+    """Return what stands for each datastore as a whole."""
+    return {row.id * 4: ("datastore", row.name) for row in tx.execute(sa.select(datastore.c.id, datastore.c.name))}
 
 
 @dataclass(slots=True)

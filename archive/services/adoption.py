@@ -18,6 +18,7 @@ from archive.errors import DatabaseUnavailable, Unavailable
 from archive.index import catalog, columns, emptied, identity
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
+from archive.services import arrival_rules
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.state_events import commit_change, keep_statement
@@ -139,6 +140,7 @@ def _work(core: Core, arrival: Arrival, subject: Subject | None, door: str) -> C
             inserted = catalog.insert(tx, entry)
             if inserted.key_id != arrival.ref.key_id:
                 raise _key_changed(core, arrival.ref)
+            arrival_rules.arrived(core, tx, inserted, datastore_id=arrival.place.id, envelope=arrival.envelope, at=at)
             findings += tuple(Finding(tag, "differs from what the study or series already says") for tag in inserted.differing)
         else:
             if emptied.key_is_gone(tx, arrival.place.id, arrival.scanned.study_instance_uid, arrival.ref.key_id):

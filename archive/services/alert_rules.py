@@ -5,20 +5,17 @@ A rule is asked once for each batch of new events, and looks back as far as it n
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import sqlalchemy as sa
 
-from archive.config import Alerts
 from archive.db.tables import audit_event, audit_object, login_attempt
-from archive.errors import ArchiveError
 from archive.ledger.audit import Kind
-from archive.ledger.bodies import parse
-from archive.ledger.log import Ledger
+from archive.services.alert_look import SEEING, Found, Look, Rule, whence
+from archive.services.alert_persons import colleague_record, own_record, watched_record
+from archive.services.alert_travel import impossible_travel
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 OWN_HABIT = timedelta(days=30)
@@ -26,61 +23,9 @@ HABIT_FACTOR = 4
 SHORT = timedelta(minutes=10)
 KNOWN_FOR = timedelta(days=180)
 SIGN_INS = 500
-SEEING = tuple(kind.label for kind in (Kind.READ, Kind.SENT, Kind.EXPORTED, Kind.SHARED))
 LEAVING = tuple(kind.label for kind in (Kind.EXPORTED, Kind.SHARED))
 CERTIFICATE = ("certificate", "AE title")
 _E, _O = audit_event.c, audit_object.c
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A new event, without its body."""
-
-    n: int
-    at: datetime
-    kind: str
-    outcome: int
-    principal_id: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Something somebody should look at; `about` makes the next of its kind part of the same alert."""
-
-    rule: str
-    event: int
-    about: str
-    detail: dict[str, Any] = field(default_factory=dict)
-    principal_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a rule may use."""
-
-    tx: sa.Connection
-    ledger: Ledger
-    settings: Alerts
-    events: Sequence[Seen]
-
-    def of(self, *kinds: Kind) -> Iterator[Seen]:
-        """Yield the new events of some kinds."""
-        labels = {kind.label for kind in kinds}
-        return (one for one in self.events if one.kind in labels)
-
-    def body(self, n: int) -> dict[str, Any]:
-        """Return what an event says; nothing where it was erased or does not open, which verify tells of."""
-        try:
-            return parse(self.ledger.opening(self.tx, n)[1])
-        except ArchiveError:
-            return {}
-
-    def last_by_principal(self, labels: Sequence[str]) -> dict[int, Seen]:
-        """Return the newest event of those kinds of each principal among the new ones."""
-        return {one.principal_id: one for one in self.events if one.kind in labels and one.principal_id is not None}
-
-
-Rule = Callable[[Look], Iterator[Found]]
 
 
 def mass_look_up(look: Look) -> Iterator[Found]:
@@ -168,19 +113,35 @@ def audit_gap(look: Look) -> Iterator[Found]:
             yield Found("audit-gap", one.n, str(one.n), {"silent_s": int((one.at - before.at).total_seconds())})
 
 
+def witness_silent(look: Look) -> Iterator[Found]:
+    """A witness outside has not answered for longer than the configuration allows."""
+    for one in look.of(Kind.WITNESS):
+        said = look.body(one.n).get("detail") or {}
+        if said.get("what") == "silent":
+            yield Found("witness-silent", one.n, str(said.get("witness")), {name: said.get(name, 0) for name in ("witness", "hours")})
+
+
+def witness_against(look: Look) -> Iterator[Found]:
+    """A witness outside remembers another ledger, or was made to forget this one."""
+    for one in look.of(Kind.WITNESS):
+        said = look.body(one.n).get("detail") or {}
+        if said.get("what") in {"against", "begins anew"}:
+            yield Found("witness-against", one.n, str(said.get("witness")), {name: said.get(name, 0) for name in ("witness", "what")})
+
+
 def new_place(look: Look) -> Iterator[Found]:
     """A sign-in with a program and from a network that this account never came by, when it has come before."""
     for one in look.of(Kind.SIGNED_IN):
         if one.principal_id is None:
             continue
-        now = _whence(look.body(one.n))
+        now = whence(look.body(one.n))
         earlier = look.tx.execute(
             sa.select(_E.n).where(
                 _E.principal_id == one.principal_id, _E.kind == Kind.SIGNED_IN.label, _E.n < one.n, _E.at > one.at - KNOWN_FOR
             ).order_by(_E.n.desc()).limit(SIGN_INS)
         ).scalars().all()
-        known = [_whence(look.body(n)) for n in earlier]
-        if known and all(now[0] != network and now[1] != program for network, program in known):
+        known = [whence(look.body(n)) for n in earlier]
+        if known and all(now[0] != network and now[1] != program for network, program, _ in known):
             shown = {"network": now[0], "program": now[1][:100]}
             yield Found("new-device-and-network", one.n, str(one.principal_id), shown, one.principal_id)
 
@@ -195,12 +156,19 @@ RULES: dict[str, tuple[Literal["warning", "urgent"], str, Rule]] = {
     "break-glass": ("urgent", "somebody opened images by break-glass; review why", break_glass),
     "integrity": ("urgent", "a verification found something", integrity),
     "audit-gap": ("warning", "the archive started without having been stopped", audit_gap),
+    "witness-silent": ("warning", "a witness outside has not answered for long", witness_silent),
+    "witness-against": ("urgent", "a witness outside remembers another ledger than this one", witness_against),
     "new-device-and-network": ("warning", "a sign-in with a program and from a network this account never came by", new_place),
+    "impossible-travel": ("urgent", "two sign-ins of one account that nobody could travel between in that time", impossible_travel),
+    "own-record": ("warning", "somebody opened images of a patient of their own name", own_record),
+    "colleague-record": ("warning", "somebody opened images of a patient with a colleague's name", colleague_record),
+    "watched-record": ("urgent", "somebody opened images of a patient the clinic watches over", watched_record),
 }
 """Name -> severity, what it means, rule."""
 
 LOOKED_AT = tuple(sorted({*SEEING, *(kind.label for kind in (
     Kind.DENIED, Kind.SIGNED_IN, Kind.SIGNIN_FAILED, Kind.ASSOCIATION_REJECTED, Kind.BREAK_GLASS_STARTED, Kind.VERIFIED, Kind.STARTED,
+    Kind.WITNESS,
 ))}))
 """The kinds of events any rule begins with."""
 
@@ -229,15 +197,3 @@ def _count(tx: sa.Connection, who: int, labels: Sequence[str], since: datetime, 
     return int(tx.execute(sa.select(sa.func.count()).select_from(audit_event).where(
         _E.principal_id == who, _E.at > since, _E.at <= until, _E.kind.in_(labels)
     )).scalar_one())
-
-
-def _whence(body: dict[str, Any]) -> tuple[str, str]:
-    """Return network (/24, /64) and program of a sign-in."""
-    who, said = body.get("subject") or {}, body.get("detail") or {}
-    address = str(who.get("address") or said.get("address") or "")
-    try:
-        length = 24 if ipaddress.ip_address(address).version == 4 else 64
-        network = str(ipaddress.ip_network(f"{address}/{length}", strict=False))
-    except ValueError:
-        network = address
-    return network, str(who.get("user_agent") or said.get("user_agent") or "")

@@ -1,36 +1,40 @@
-"""Alerts: the background looks at each new event of the audit log by the rules of alert_rules.py, and what is found waits to be looked at.
+"""Alerts: the background looks at each new event by the rules of alert_rules.py, and at what lasts by alert_states.py; what is found waits.
 
 That an alert was raised, told and acknowledged is in the ledger: a row taken away from the table does not undo that.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
-from archive.db.tables import alert, archive_state, audit_event, principal
-from archive.errors import ArchiveError, InvalidRequest, NotFound
+from archive.db.tables import alert, archive_state, audit_event
+from archive.errors import InvalidRequest, NotFound
 from archive.ledger import nodes
 from archive.ledger.audit import Event, Kind
-from archive.services.alert_rules import LOOKED_AT, RULES, Found, Look, Seen
+from archive.services.alert_look import Found, Look, Seen
+from archive.services.alert_rules import LOOKED_AT, RULES
+from archive.services.alert_states import STATES
+from archive.services.alert_telling import Telling, shown
 from archive.services.changes import Changes
 from archive.services.core import Core
 from archive.services.mail import Mail
-
-log = logging.getLogger("archive.services")
 
 SEEN = "alerts_seen"
 AT_ONCE = 2000
 TOGETHER = timedelta(hours=24)
 """How long what is found again counts to an alert that is open."""
 
-MAIL_AGAIN = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
+STATES_EVERY = timedelta(minutes=1)
+MEANINGS = {name: (severity, text) for name, (severity, text, _) in (*RULES.items(), *STATES.items())}
+"""Rule -> its severity and what it means."""
+
 _A = alert.c
 
 
@@ -40,8 +44,13 @@ class Alerts(Changes):
     def __init__(self, core: Core, mail: Mail | None = None) -> None:
         """Work on an opened archive; `mail` sends, by the configuration unless given."""
         super().__init__(core.database, core.ledger, core.clock, read_only=core.read_only)
-        self._settings = core.config.alerts
+        self._config = core.config
+        files = {name: getattr(core.config.alerts, name) for name in ("geoip_file", "watched_patients")}
+        named = {name: str(core.config.resolve(path)) for name, path in files.items() if path}
+        self._settings = msgspec.structs.replace(core.config.alerts, **named)
         self._mail = mail or Mail(core.config)
+        self._telling = Telling(core, self._mail)
+        self._states_due: datetime | None = None
 
     # --- the background ---------------------------------------------------------------------------------------------------------------
 
@@ -65,8 +74,27 @@ class Alerts(Changes):
                     self._note(tx, upto)
             if not more:
                 break
-        self._tell(at)
+        if self._states_due is None or at >= self._states_due:
+            count += self._lasting(at)
+            self._states_due = at + STATES_EVERY
+        self._telling.tick(at, MEANINGS)
         return count
+
+    def _lasting(self, at: datetime) -> int:
+        """Raise what is wrong now and not yet told."""
+        with self._database.read() as tx:
+            told = {tuple(row) for row in tx.execute(sa.select(_A.rule, _A.about).where(_A.acknowledged_at.is_(None)))}
+            size = nodes.size(tx)
+            found = [
+                Found(name, max(size - 1, 0), one.about, one.detail, one.principal_id)
+                for name, (_severity, _text, state) in STATES.items() if name not in self._settings.without
+                for one in state(tx, at, self._config) if (name, one.about) not in told
+            ]
+        if found:
+            with self._database.begin() as tx:
+                for one in found:
+                    self._raise(tx, one, at)
+        return len(found)
 
     def _look(self) -> tuple[list[Found], int | None, bool]:
         with self._database.read() as tx:
@@ -93,8 +121,16 @@ class Alerts(Changes):
                 found += rule(look)
         return found
 
+    def raise_at_once(self, tx: sa.Connection, one: Found, at: datetime) -> None:
+        """Raise what must not wait for the next look, in the transaction of its event."""
+        if self._settings.enabled and one.rule not in self._settings.without:
+            self._raise(tx, one, at)
+
     def _raise(self, tx: sa.Connection, one: Found, at: datetime) -> None:
-        severity = RULES[one.rule][0]
+        again = sa.select(_A.id).where(_A.rule == one.rule, _A.about == one.about, _A.first_event <= one.event, _A.last_event >= one.event)
+        if tx.execute(again.limit(1)).first() is not None:
+            return  # it was raised at once
+        severity = MEANINGS[one.rule][0]
         open_one = tx.execute(sa.select(_A.id).where(
             _A.acknowledged_at.is_(None), _A.rule == one.rule, _A.about == one.about, _A.updated_at > at - TOGETHER
         ).order_by(_A.id.desc()).limit(1)).scalar()
@@ -105,7 +141,7 @@ class Alerts(Changes):
             return
         made = tx.execute(sa.insert(alert).values(
             rule=one.rule, about=one.about, severity=severity, principal_id=one.principal_id, detail=one.detail, first_event=one.event,
-            last_event=one.event, times=1, raised_at=at, updated_at=at, due_at=at if self._mail.wanted else None,
+            last_event=one.event, times=1, raised_at=at, updated_at=at, **self._telling.due(at),
         ))
         assert made.inserted_primary_key is not None
         detail = {"what": "raised", "alert": int(made.inserted_primary_key[0]), "rule": one.rule, "event": one.event, **one.detail}
@@ -117,24 +153,6 @@ class Alerts(Changes):
         if not tx.execute(there).rowcount:
             tx.execute(sa.insert(archive_state).values(name=SEEN, value=str(upto)))
 
-    def _tell(self, at: datetime) -> None:
-        """Send a mail for each alert that waits for one; what cannot be sent is tried again, later each time."""
-        if not self._mail.wanted:
-            return
-        with self._database.read() as tx:
-            due = [dict(row) for row in tx.execute(_shown(sa.select(alert).where(_A.due_at <= at).order_by(_A.id).limit(20))).mappings()]
-        for row in due:
-            try:
-                self._mail.send(f"[{row['severity']}] {RULES[row['rule']][1]}", _letter(row))
-            except ArchiveError as error:
-                wait = MAIL_AGAIN[min(row["attempts"], len(MAIL_AGAIN) - 1)]
-                values: dict[str, Any] = {"attempts": row["attempts"] + 1, "due_at": at + wait}
-                log.warning("an alert could not be mailed: %s", error.message, extra={"remedy": error.remedy})
-            else:
-                values = {"attempts": row["attempts"] + 1, "due_at": None, "told_at": at}
-            with self._database.begin(durable=False) as tx:
-                tx.execute(sa.update(alert).where(_A.id == row["id"]).values(values))
-
     # --- for who looks at them --------------------------------------------------------------------------------------------------------
 
     def list(self, subject: Subject, *, every: bool = False, limit: int = 100) -> list[dict[str, Any]]:
@@ -143,7 +161,7 @@ class Alerts(Changes):
         Raises:
             Forbidden.
         """
-        query = _shown(sa.select(alert)).order_by(_A.id.desc()).limit(limit)
+        query = shown(sa.select(alert)).order_by(_A.id.desc()).limit(limit)
         if not every:
             query = query.where(_A.acknowledged_at.is_(None))
         return self._read(subject, Permission.AUDIT, lambda tx, _at: [_told(row) for row in tx.execute(query).mappings()])
@@ -160,12 +178,14 @@ class Alerts(Changes):
 
         def work(tx: sa.Connection, at: datetime) -> dict[str, Any]:
             mine = sa.update(alert).where(_A.id == number, _A.acknowledged_at.is_(None))
-            values = {"acknowledged_at": at, "acknowledged_by": subject.principal_id, "note": note[:2000], "due_at": None}
+            values = {
+                "acknowledged_at": at, "acknowledged_by": subject.principal_id, "note": note[:2000], "due_at": None, "hook_due_at": None,
+            }
             if not tx.execute(mine.values(values)).rowcount:
                 message = "there is no such open alert"
                 raise NotFound(message, remedy="'archive alert list' shows them")
             self._record(tx, Kind.ALERT, subject, at, what="acknowledged", alert=number, note=note[:2000])
-            return _told(tx.execute(_shown(sa.select(alert).where(_A.id == number))).mappings().one())
+            return _told(tx.execute(shown(sa.select(alert).where(_A.id == number))).mappings().one())
 
         return self._change(subject, Permission.AUDIT, work)
 
@@ -187,23 +207,10 @@ def open_count(tx: sa.Connection) -> int:
     return int(tx.execute(sa.select(sa.func.count()).select_from(alert).where(_A.acknowledged_at.is_(None))).scalar_one())
 
 
-def _shown(query: sa.Select[Any]) -> sa.Select[Any]:
-    return query.add_columns(principal.c.name.label("who")).outerjoin(principal, principal.c.id == _A.principal_id)
-
-
 def _told(row: Any) -> dict[str, Any]:
     names: Sequence[str] = (
         "id", "rule", "severity", "detail", "first_event", "last_event", "times", "raised_at", "updated_at", "told_at", "acknowledged_at",
         "note",
     )
-    return {**{name: row[name] for name in names}, "who": row["who"] or "", "text": RULES[row["rule"]][1] if row["rule"] in RULES else ""}
+    return {**{name: row[name] for name in names}, "who": row["who"] or "", "text": MEANINGS.get(row["rule"], ("", ""))[1]}
 
-
-def _letter(row: dict[str, Any]) -> str:
-    facts = "".join(f"  {name.replace('_', ' ')}: {value}\n" for name, value in row["detail"].items())
-    who = f"Account: {row['who']}\n" if row["who"] else ""
-    return (
-        f"{RULES[row['rule']][1]}\n\n{who}{facts}At: {row['raised_at']:%Y-%m-%d %H:%M:%S} UTC\nEvent: {row['first_event']}\n\n"
-        f"Look at it with 'archive audit search --before {row['last_event'] + 1}', then close it with\n"
-        f"'archive alert acknowledge {row['id']} --note TEXT'.\n"
-    )

@@ -27,7 +27,7 @@ from archive.db.engine import Database
 from archive.db.tables import archive_state, segment
 from archive.errors import IntegrityError, InvalidRequest, NotFound, SealBroken, Unavailable
 from archive.keys import private_files, sealing
-from archive.ledger import checkpoints, files, nodes, notes, recover
+from archive.ledger import checkpoints, files, nodes, notes, recover, witnessed
 from archive.ledger.audit import Event, Kind
 from archive.services import denials, manifest, setup, snapshot
 from archive.services.core import Core
@@ -76,6 +76,9 @@ class Backup:
         core = self._core
         with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.CONFIGURE, core.clock())
+        if keys and not core.config.key_file.exists():
+            message = "there is no key file that a backup could hold: something else opens the keyring"
+            raise InvalidRequest(message, remedy="leave --with-keys out, and keep the passphrase or a recovery kit elsewhere")
         core.require_writable()  # one that was rolled back must not take the place of a newer copy
         try:
             _refuse_foreign(core, folder.resolve())
@@ -215,6 +218,8 @@ class _Run:
         for done, path in enumerate(path for path in wanted if ".p/" not in path):
             self._again(source / path, f"ledger/{path}")
             self._progress("files of the ledger", done, len(wanted))
+        for name in witnessed.agreeing(source):
+            self._copy(source / witnessed.FOLDER / name, f"ledger/{witnessed.FOLDER}/{name}")
         for path_ in snapshot.files(source)[:1]:
             self._copy(path_, f"ledger/{snapshot.FOLDER}/{path_.name}")
 

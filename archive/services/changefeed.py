@@ -109,13 +109,13 @@ class ChangeFeed:
 
     def _sealed(self, subject: Subject, datastore: str, place: Place) -> str:
         packed = place.leaf.to_bytes(8, "big", signed=True) + place.position.to_bytes(8, "big")
-        sealed = sealing.seal(self._core.keyring.pepper("change-cursor"), packed, _whose(subject, datastore))
+        sealed = self._core.keyring.seal("change-cursor", packed, _whose(subject, datastore))
         return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
     def _opened(self, subject: Subject, datastore: str, cursor: str) -> Place:
         try:
             sealed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-            packed = sealing.unseal(self._core.keyring.pepper("change-cursor"), sealed, _whose(subject, datastore))
+            packed = self._core.keyring.unseal("change-cursor", sealed, _whose(subject, datastore))
         except (sealing.WrongKey, binascii.Error, ValueError) as error:
             message = "since is no cursor of this feed"
             raise InvalidQuery(message, remedy="give the 'next' of an earlier answer, or leave it out to begin at the beginning") from error

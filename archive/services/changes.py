@@ -12,9 +12,10 @@ from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.engine import Database
-from archive.errors import Forbidden
+from archive.errors import AwaitsApproval, Forbidden
 from archive.ledger.audit import Event, Kind
 from archive.ledger.log import Ledger
+from archive.services import two_person
 from archive.services.clock import Clock, utc_now
 from archive.services.core import refuse_when
 
@@ -24,6 +25,8 @@ Work = Callable[[sa.Connection, datetime], T]
 
 class Changes:
     """The frame of every administrative use case."""
+
+    _two_person = False  # whether two people decide about what `_second` names
 
     def __init__(self, database: Database, ledger: Ledger, clock: Clock = utc_now, *, read_only: str = "") -> None:
         """Keep what every change needs; `read_only` says why nothing may change now."""
@@ -40,6 +43,27 @@ class Changes:
             with self._database.begin() as tx:
                 _check(tx, subject, need, at)
                 return work(tx, at)
+        except two_person.Proposal as proposal:
+            raise self._awaits(subject, proposal.wish, at) from None
+        except Forbidden as refusal:
+            self._denied(subject, refusal, at)
+            raise
+
+    def _second(self, subject: Subject, wish: two_person.Wish) -> None:
+        """Leave the transaction, everything undone, where two people decide and only one has: it is asked for instead.
+
+        To be called last, when everything else was found to hold.
+
+        Raises:
+            two_person.Proposal.
+        """
+        if self._two_person and subject.second is None:
+            raise two_person.Proposal(wish)
+
+    def _awaits(self, subject: Subject, wish: two_person.Wish, at: datetime) -> AwaitsApproval:
+        room = two_person.Room(self._database, self._ledger, self._ledger.keyring)
+        try:
+            return two_person.ask(room, subject, wish, at=at)
         except Forbidden as refusal:
             self._denied(subject, refusal, at)
             raise

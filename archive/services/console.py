@@ -15,3 +15,14 @@ def console(core: Core, operator: str) -> Subject:
     """
     with core.database.read() as tx:
         return Subject(bootstrap.console_id(tx), principals.CONSOLE, "console", "console", operator=operator)
+
+
+def acting_as(core: Core, who: Subject, user: str) -> Subject:
+    """Return a user as the console acts in their place: with their grants, and the operating system's user in each event.
+
+    Raises:
+        NotFound, DatabaseUnavailable.
+    """
+    with core.database.read() as tx:
+        row = principals.find(tx, user, ("user",))
+    return Subject(row["id"], row["name"], "user", "console", operator=who.operator)

@@ -90,8 +90,9 @@ class Disclosure:
         said, who = body.get("detail") or {}, body.get("subject") or {}
         objects = [(kind, value) for kind, value in body.get("objects", ())]
         mine = [value for kind, value in objects if kind == "study" and value in known]
+        name = who.get("name") or names.get(row.principal_id or 0, "the archive")
         return {
-            "event": row.n, "at": row.at, "who": who.get("name") or names.get(row.principal_id or 0, "the archive"),
+            "event": row.n, "at": row.at, "who": f"{name}, by share link {who['share']}" if "share" in who else name,
             "kind": who.get("kind", ""), "action": row.kind, "what": str(said.get("what", "")),
             "study_instance_uid": mine[0] if len(mine) == 1 else "", "studies": mine,
             "series_instance_uid": next((value for kind, value in objects if kind == "series"), ""),
@@ -135,8 +136,8 @@ def _because(tx: sa.Connection, row: AuditRow, about: list[Known]) -> list[dict[
         for grant in grants.reaching(tx, row.principal_id, one.datastore_id, list(one.scope_keys), at=row.at):
             ended = grant["revoked_at"]
             if grant["effect"] == "allow" and grant["from"] <= row.at < grant["until"] and (ended is None or ended > row.at):
-                shown = {name: grant[name] for name in ("subject", "role", "level", "object", "reason")}
-                found[grant["id"]] = {"grant": grant["id"], **shown}
+                shown = {name: grant[name] for name in ("subject", "level", "object", "reason")}
+                found[grant["id"]] = {"grant": grant["id"], "role": grant["role"] or grant["kind"], **shown}
     return list(found.values())
 
 

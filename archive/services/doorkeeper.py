@@ -13,7 +13,7 @@ import logging
 import os
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from archive.ledger.log import Ledger
 from archive.services.changes import Changes
 from archive.services.clock import Clock
 from archive.services.peer_settings import DEFAULTS, PeerSettings
+from archive.services.peer_users import PeerUsers, no_tls
 
 LOG = logging.getLogger("archive.services")
 
@@ -87,6 +88,7 @@ class Doorkeeper(Changes):
         super().__init__(database, ledger, clock, read_only=read_only)
         self._keyring = keyring
         self._config = config
+        self._users = PeerUsers(database, ledger, keyring, config, clock)
         self._plain_networks = tuple(ipaddress.ip_network(text, strict=False) for text in config.dimse.plain.networks)
 
     def admit(
@@ -107,6 +109,31 @@ class Doorkeeper(Changes):
         self._refused(caller, found, at)
         message = "the peer is not recognised"
         raise Forbidden(message, remedy="'archive peer pending' lists who was refused, 'archive peer enrol' lets one in")
+
+    def on_behalf(
+        self, admission: Admission, *, name: str = "", password: str = "", token: str = "", tls: bool
+    ) -> Admission:
+        """Return what a peer may do for a user it proves by name and password, or by a token: what both may.
+
+        Raises:
+            Denied: not proven, or not over TLS. DatabaseUnavailable, Unavailable.
+        """
+        if not tls:
+            raise no_tls()
+        device = admission.subject
+        user = self._users.by_token(device, token) if token else self._users.by_password(device, name, password)
+        subject = replace(device, narrowed_by=user)
+        with self._database.read() as tx:
+            functions = policy.functions_of(tx, subject, self._clock())
+        return replace(admission, subject=subject, functions=functions, may_store=bool(functions & STORING))
+
+    def note_claim(self, admission: Admission, name: str) -> None:
+        """Note that a peer names a user without a proof; nothing changes by it.
+
+        Raises:
+            Unavailable.
+        """
+        self._users.claimed(admission.subject, name)
 
     def turned_away(self, *, address: str, reason: str, certificate: bytes | None) -> None:
         """Record a TLS handshake that failed; what the peer is called never came.

@@ -29,9 +29,11 @@ from archive.db.tables import (
     recovery_code,
     role,
     role_assignment,
+    rule_grant,
 )
 from archive.ledger.audit import KINDS, Kind, secret_digest
 from archive.ledger.bodies import Bodies, parse
+from archive.services import bound, opened, rules_check, sharing_check
 from archive.services.core import Core
 from archive.services.snapshot import CHANGING
 from archive.services.targets import NOWHERE, Placed
@@ -59,13 +61,14 @@ class Later:
         self._came: dict[int, tuple[str, str]] = {}
         self._proofs: dict[int, list[tuple[Detail, datetime]]] = {}
         self._asked: dict[str, Detail] = {}
+        self._opened: list[tuple[Kind, Detail, datetime]] = []
         self.taken = self.ended = 0
 
     def take(self, kind: Kind, body: Detail, at: datetime) -> None:
         """Take the next event."""
         said, what = body["detail"], str(body["detail"].get("what"))
         who = said.get("id") or body.get("subject", {}).get("principal")
-        if self._of_factors_or_roles(kind, what, said, at):
+        if self._of_factors_or_roles(kind, what, said | {"objects": body["objects"]}, at):
             return
         if kind is Kind.REVOKED:
             self._revoked[said["id"]] = at
@@ -74,7 +77,7 @@ class Later:
             if "subject" in said:  # the first owner came by an event that has no id
                 self._came.setdefault(said["subject"], (said["to"], "user"))
         elif kind is Kind.TOKEN_CHANGED and what == "revoked":
-            self._end(api_token, api_token.c.id == said["id"], at)
+            self._end(api_token, api_token.c.id.in_([said["id"], *said.get("besides", ())]), at)
         elif kind is Kind.PASSWORD_CHANGED:
             self._password(int(who), said)
         elif kind in (Kind.USER_CHANGED, Kind.ROLE_CHANGED, Kind.PEER_CHANGED):
@@ -84,13 +87,23 @@ class Later:
                 self._states[said["id"], _PAIRS[what], said.get("group"), said.get("role")] = (what, kind, said, at)
 
     def _of_factors_or_roles(self, kind: Kind, what: str, said: Detail, at: datetime) -> bool:
-        if kind is Kind.FACTOR_CHANGED:
+        if kind in opened.KINDS:
+            self._opened.append((kind, said, at))
+        elif kind is Kind.FACTOR_CHANGED:
             self._proofs.setdefault(said["id"], []).append((said, at))
         elif kind is Kind.ROLE_CHANGED and what == "sign-in":
             asks = {"mfa_level": int(said["second_factor"]), "idle_s": said["idle_s"], "max_session_s": said["max_session_s"]}
             self._asked[said["name"]] = asks
         elif kind is Kind.ROLE_CHANGED and what == "added":
             self._role(said, at)
+        elif kind is Kind.USER_CHANGED and what in ("bound", "unbound"):
+            bound.later(self._tx, said, self._tell)
+        elif kind in sharing_check.KINDS:
+            sharing_check.later(self._tx, said, at)
+        elif kind is Kind.RULE_CHANGED:
+            rules_check.later(self._tx, said, at, self._tell)
+        elif kind is Kind.ROLE_CHANGED and what in ("changed", "removed") and "role_id" in said:
+            self._role_changed(what, said, at)
         else:
             return kind is Kind.PASSWORD_CHANGED and what == "remade"
         return True
@@ -114,6 +127,8 @@ class Later:
             self._grant(number, said, objects, at)
         for number, at in self._revoked.items():
             self._end(grants, grants.c.id == number, at)
+        for kind, said, at in self._opened:
+            opened.later(tx, kind, said, at)
         number_on(tx, (principal, grants, role, peer))
 
     # -------------------------------------------------------------------------------------------------------------------------------
@@ -165,6 +180,17 @@ class Later:
             bits = int(roles.parse(tuple(said["permissions"])))
             row = {"id": said["id"], "name": said["name"], "permissions": bits, "builtin": False, "created_at": at}
             self._tx.execute(sa.insert(role), row)
+
+    def _role_changed(self, what: str, said: Detail, at: datetime) -> None:
+        """A role is what it was made last, and its grants with it: the grants themselves are those of the snapshot."""
+        row = self._tx.execute(sa.select(role).where(role.c.name == said["name"])).mappings().first()
+        if row is None or row["builtin"]:
+            return
+        if what == "removed":
+            self._tx.execute(sa.update(role).where(role.c.id == row["id"]).values(removed_at=at))
+        else:
+            roles.put(self._tx, row["id"], roles.parse(tuple(said["permissions"])))
+        self.taken += 1
 
     def _gone(self, key: int, name: str, kind: str) -> None:
         """Keep the place of somebody who came since, so that nobody new is taken for them in the ledger."""
@@ -232,16 +258,21 @@ class Later:
             return
         place = tx.execute(sa.select(datastore.c.id).where(datastore.c.name == said["datastore"])).scalar()
         to = tx.execute(sa.select(principal.c.id).where(principal.c.id == said.get("subject"))).scalar()
-        what = tx.execute(sa.select(role).where(role.c.name == said["role"])).first()
-        if place is None or to is None or what is None:
+        what = tx.execute(sa.select(role).where(role.c.name == said["role"])).first() if said["role"] else None
+        if place is None or to is None or (what is None and said["role"]):
             return
+        bits = int(roles.parse(tuple(said["permissions"]))) if what is None else what.permissions
         deny = said["effect"] == "deny"
         tx.execute(sa.insert(grants), {
-            "id": number, "datastore_id": place, "subject_id": to, "effect": 0 if deny else 1, "role_id": what.id,
-            "permissions": what.permissions, "scope_key": NOWHERE, "modality": said.get("modality", ""),
+            "id": number, "datastore_id": place, "subject_id": to, "effect": 0 if deny else 1,
+            "role_id": None if what is None else what.id, "permissions": bits, "scope_key": NOWHERE, "modality": said.get("modality", ""),
             "not_before": datetime.fromisoformat(said["from"]), "not_after": datetime.fromisoformat(said["until"]),
             "revoked_at": None if deny else self._revoked.get(number, self._at), "reason": said.get("reason", ""), "created_at": at,
+            "kind": said.get("kind", "standing"), "depth_left": said.get("depth", 0), "parent_id": said.get("parent"),
+            "need_context": said.get("need_context", 0), **said.get("conditions", {}),
         })
+        if "rule" in said:
+            tx.execute(sa.insert(rule_grant), {"grant_id": number, "rule_id": said["rule"]})
         self._about.setdefault(grants, {})[number] = (place, _target(said["level"], objects))
         if deny:
             self.taken += 1

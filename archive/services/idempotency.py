@@ -45,8 +45,9 @@ class Idempotency:
         if not 1 <= len(key) <= LONGEST_KEY or not key.isascii() or not key.isprintable():
             raise InvalidRequest(f"an Idempotency-Key has 1 to {LONGEST_KEY} printable characters", remedy="send a new UUID with each call")
         core = self._core
-        mac = core.keyring.pseudonym("idempotency", f"{subject.principal_id}\0{key}")
-        secret = core.keyring.pseudonym("idempotency-answer", f"{subject.principal_id}\0{key}")
+        who = _client(subject)
+        mac = core.keyring.pseudonym("idempotency", f"{who}\0{key}")
+        secret = core.keyring.pseudonym("idempotency-answer", f"{who}\0{key}")
         digest = hashlib.sha256(request).digest()
         kept = self._begin(subject, mac, digest, core.clock())
         if kept is not None:
@@ -87,6 +88,13 @@ class Idempotency:
         if row.sealed_answer is None:
             raise _unknown()
         return bytes(row.sealed_answer)
+
+
+def _client(subject: Subject) -> str:
+    """A token or a link is a client of its own: what was told to another that acts for the same user is not for it."""
+    if subject.token_id is None and subject.share_id is None:
+        return str(subject.principal_id)
+    return f"{subject.principal_id}/{subject.token_id or ''}/{subject.share_id or ''}"
 
 
 def _unknown() -> StateConflict:

@@ -8,16 +8,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from archive.access import policy
+from archive.access import passwords, policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import datastore
-from archive.errors import KeysUnavailable
+from archive.errors import KeysUnavailable, NotFound
 from archive.ledger import checkpoints
 from archive.ledger.audit import Event, Kind
-from archive.services import datastores, denials
+from archive.services import datastores, denials, key_changes
 from archive.services.core import Core
 from archive.services.datastores import Datastore
+from archive.services.two_person import Wish, demand
 
 Reload = Callable[[], None]
 
@@ -56,9 +57,28 @@ class KeyringAdmin:
         self._require(subject)
         with core.database.read() as tx:
             place = datastores.find(tx, name)
+        asked = {"which": "kek", "datastore": place.name}
+        subject = demand(core, subject, Wish("key-rotate", f"rotate the key-encryption key of {place.name}", Permission.KEY_MANAGE, asked))
         # Two rotations at once could each destroy what the other goes on with.
         with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
             return self._rotate(subject, place, reload, progress)
+
+    def replace(self, subject: Subject, which: key_changes.Which, *, reload: Reload = lambda: None) -> dict[str, Any]:
+        """Put a new key in the place of the one that signs statements, of those that sign checkpoints, or of the pepper.
+
+        `reload` is called when every process must take the keyring as it is now. An interrupted one is finished by the next start, or
+        by giving this again.
+
+        Raises:
+            Forbidden, KeysUnavailable, DatabaseUnavailable, VaultUnavailable, LedgerBroken.
+        """
+        core = self._core
+        core.require_writable()
+        self._require(subject)
+        subject = demand(core, subject, Wish("key-rotate", f"rotate the {which} key", Permission.KEY_MANAGE, {"which": which}))
+        with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
+            done = key_changes.rotate(core, subject, which, reload=reload)
+        return {"keys": [{"purpose": one[0], "old": one[1], "new": one[2]} for one in done.keys], "event": done.event}
 
     def _rotate(self, subject: Subject, place: Datastore, reload: Reload, progress: Callable[[int], None]) -> dict[str, Any]:
         core = self._core
@@ -67,7 +87,7 @@ class KeyringAdmin:
         # Until every worker holds the new key, all go on with the old one; afterwards none can.
         core.keystore.wrap_under(place.uid, self._in_use(place.uid))
         fresh = core.keyring.add_kek(place.uid, at=at)
-        self._record(subject, {"what": "kek-added", "datastore": place.name, "key": fresh.id.hex()})
+        self.note(subject, {"what": "kek-added", "datastore": place.name, "key": fresh.id.hex()})
         reload()
         core.keystore.wrap_under(place.uid, fresh.id)
         rewrapped = core.keystore.rewrap(place.uid, progress=progress)
@@ -79,7 +99,7 @@ class KeyringAdmin:
                     raise KeysUnavailable(message, remedy="run 'archive key rotate' again")
                 core.keyring.destroy_kek(kek.id, at=core.clock())
                 destroyed += 1
-        self._record(subject, {"what": "kek-rotated", "datastore": place.name, "key": fresh.id.hex(), "rewrapped": rewrapped})
+        self.note(subject, {"what": "kek-rotated", "datastore": place.name, "key": fresh.id.hex(), "rewrapped": rewrapped})
         return {"key": fresh.id.hex(), "rewrapped": rewrapped, "destroyed": destroyed}
 
     def _in_use(self, datastore: bytes) -> bytes:
@@ -87,18 +107,38 @@ class KeyringAdmin:
         core = self._core
         return core.keystore.wrapping(datastore) or core.keyring.kek(datastore).id
 
-    def slot_add(self, subject: Subject, *, key_file: Path | None = None, recovery_kit: Path | None = None, label: str = "") -> str:
-        """Add a key file or a recovery kit that opens the keyring, and return the slot's id.
+    def slot_add(
+        self, subject: Subject, *, key_file: Path | None = None, recovery_kit: Path | None = None, passphrase: str | None = None,
+        label: str = "", instead: str = "",
+    ) -> str:
+        """Add what opens the keyring from now on, `instead` of another slot when one is named, and return the slot's id.
 
         Raises:
-            Forbidden, InvalidRequest, KeysUnavailable.
+            Forbidden, InvalidRequest, NotFound, KeysUnavailable.
         """
         self._require(subject)
-        slot = self._core.keyring.slot_add(at=self._core.clock(), key_file=key_file, recovery_kit=recovery_kit, label=label)
+        core = self._core
+        if passphrase is not None:
+            passwords.check_new(passphrase)
+        core.keyring.refresh()
+        if instead and not any(one["id"] == instead for one in core.keyring.slots()):
+            message = "there is no such slot"
+            raise NotFound(message, remedy="see 'archive key slot list'")
+        asked = {
+            "key_file": "" if key_file is None else str(key_file), "recovery_kit": "" if recovery_kit is None else str(recovery_kit),
+            "passphrase": passphrase is not None, "label": label, "instead": instead,
+        }
+        subject = demand(core, subject, Wish("slot-add", "add what opens the keyring", Permission.KEY_MANAGE, asked))
+        slot = core.keyring.slot_add(
+            at=core.clock(), key_file=key_file, recovery_kit=recovery_kit, passphrase=passphrase, label=label,
+        )
+        kind = next(one["kind"] for one in core.keyring.slots() if one["id"] == slot)
         try:
-            self._record(subject, {"what": "slot-added", "slot": slot, "kind": "recovery" if recovery_kit else "key-file"})
+            self.note(subject, {"what": "slot-added", "slot": slot, "kind": kind})
+            if instead:
+                self.slot_remove(subject, instead)
         except BaseException:
-            self._core.keyring.slot_remove(slot)  # nothing opens the keyring that the ledger does not know of
+            core.keyring.slot_remove(slot)  # nothing opens the keyring that the ledger does not know of
             raise
         return slot
 
@@ -110,6 +150,7 @@ class KeyringAdmin:
         """
         self._require(subject)
         core = self._core
+        subject = demand(core, subject, Wish("slot-remove", f"remove slot {slot_id}", Permission.KEY_MANAGE, {"slot": slot_id}))
         with core.database.begin() as tx:
             event = Event(Kind.KEY_CHANGED, subject=subject, detail={"what": "slot-removed", "slot": slot_id})
             core.ledger.record(tx, event, at=core.clock())
@@ -125,7 +166,8 @@ class KeyringAdmin:
         with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.KEY_MANAGE, core.clock())
 
-    def _record(self, subject: Subject, detail: dict[str, Any]) -> None:
+    def note(self, subject: Subject, detail: dict[str, Any]) -> None:
+        """Record a change of the keys that was made."""
         core = self._core
         with core.database.begin() as tx:
             core.ledger.record(tx, Event(Kind.KEY_CHANGED, subject=subject, detail=detail), at=core.clock())

@@ -13,6 +13,7 @@ from archive.ledger.audit import Event, Kind
 from archive.services.core import Core
 
 CONFIGURATION = "configuration_sha256"
+TWO_PERSON = "two_person"
 
 
 def started(core: Core) -> None:
@@ -27,14 +28,24 @@ def started(core: Core) -> None:
         core.ledger.record(tx, Event(Kind.STARTED, detail={"software": __version__}), at=at)
         opened = {"what": "keyring opened", "generation": core.keyring.generation}
         core.ledger.record(tx, Event(Kind.KEY_USED, detail=opened), at=at)
-        known = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == CONFIGURATION)).scalar()
-        if known == digest:
-            return
-        if known is None:
-            tx.execute(sa.insert(archive_state).values(name=CONFIGURATION, value=digest))
-        else:
-            tx.execute(sa.update(archive_state).where(archive_state.c.name == CONFIGURATION).values(value=digest))
-        core.ledger.record(tx, Event(Kind.CONFIGURED, detail={"what": "configuration file", "sha256": digest}), at=at)
+        if _became(tx, CONFIGURATION, digest, "") is not None:
+            core.ledger.record(tx, Event(Kind.CONFIGURED, detail={"what": "configuration file", "sha256": digest}), at=at)
+        on = core.config.policy.two_person
+        if _became(tx, TWO_PERSON, "on" if on else "off", "off") is not None:
+            # Whoever writes the configuration can end the rule of two; that they did stays here.
+            core.ledger.record(tx, Event(Kind.CONFIGURED, detail={"what": "two_person", "on": on}), at=at)
+
+
+def _became(tx: sa.Connection, name: str, value: str, first: str) -> str | None:
+    """Keep a value, and return it when it is another than before; before the first it was `first`."""
+    known = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == name)).scalar()
+    if (first if known is None else known) == value:
+        return None
+    if known is None:
+        tx.execute(sa.insert(archive_state).values(name=name, value=value))
+    else:
+        tx.execute(sa.update(archive_state).where(archive_state.c.name == name).values(value=value))
+    return value
 
 
 def stopped(core: Core) -> None:

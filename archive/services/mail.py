@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+from collections.abc import Sequence
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 
@@ -20,6 +21,7 @@ class Mail:
         """Read nothing yet."""
         self._settings = config.alerts
         self._name = config.archive.name
+        self._ca_file = config.resolve(config.alerts.smtp_ca_file) if config.alerts.smtp_ca_file else None
         self._password_file = config.resolve(config.alerts.smtp_password_file) if config.alerts.smtp_password_file else None
 
     @property
@@ -27,8 +29,13 @@ class Mail:
         """Whether anybody is to be mailed."""
         return bool(self._settings.mail_to and self._settings.smtp_host)
 
-    def send(self, subject: str, text: str) -> None:
-        """Send one mail to everybody named.
+    @property
+    def works(self) -> bool:
+        """Whether there is a mail server at all."""
+        return bool(self._settings.smtp_host)
+
+    def send(self, subject: str, text: str, *, to: Sequence[str] = ()) -> None:
+        """Send one mail: to those who look after the archive, or to whom it is for.
 
         Raises:
             Undeliverable: the server cannot be reached, or does not take it.
@@ -37,13 +44,13 @@ class Mail:
         message = EmailMessage()
         message["Subject"] = f"Strongroom {self._name}: {subject}"
         message["From"] = settings.mail_from
-        message["To"] = ", ".join(settings.mail_to)
+        message["To"] = ", ".join(to or settings.mail_to)
         message["Date"] = formatdate(localtime=True)
         message["Message-ID"] = make_msgid(domain="strongroom.invalid")
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(text)
         try:
-            context = ssl.create_default_context(cafile=settings.smtp_ca_file or None)
+            context = ssl.create_default_context(cafile=self._ca_file)
             if settings.smtp_tls == "tls":
                 server: smtplib.SMTP = smtplib.SMTP_SSL(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_S, context=context)
             else:

@@ -61,6 +61,20 @@ def post(url: str, body: bytes, headers: Mapping[str, str], limits: Limits) -> i
     Raises:
         InvalidRequest, Undeliverable.
     """
+    return _asked(url, body, headers, limits, 0)[0]
+
+
+def fetch(url: str, limits: Limits, *, most_bytes: int, headers: Mapping[str, str] | None = None, form: bytes | None = None) -> bytes:
+    """Return the body of a 2xx answer to a GET, or to a POST of a form.
+
+    Raises:
+        InvalidRequest, Undeliverable: also for a body longer than `most_bytes`.
+    """
+    kind = {} if form is None else {"Content-Type": "application/x-www-form-urlencoded"}
+    return _asked(url, form, {"Accept": "application/json", "User-Agent": "strongroom", **kind, **(headers or {})}, limits, most_bytes)[1]
+
+
+def _asked(url: str, body: bytes | None, headers: Mapping[str, str], limits: Limits, most_bytes: int) -> tuple[int, bytes]:
     target = _target(url, limits)
     address = _resolved(target, limits)
     try:
@@ -71,7 +85,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], limits: Limits) -> i
     watchdog.daemon = True
     watchdog.start()
     try:
-        return _exchange(sock, target, body, headers, limits)
+        return _exchange(sock, target, body, headers, limits, most_bytes)
     except ssl.SSLError as error:
         raise _failed(f"TLS: {error.reason or type(error).__name__}") from None
     except (OSError, http.client.HTTPException) as error:
@@ -81,7 +95,9 @@ def post(url: str, body: bytes, headers: Mapping[str, str], limits: Limits) -> i
         sock.close()
 
 
-def _exchange(sock: socket.socket, target: _Target, body: bytes, headers: Mapping[str, str], limits: Limits) -> int:
+def _exchange(
+    sock: socket.socket, target: _Target, body: bytes | None, headers: Mapping[str, str], limits: Limits, most_bytes: int
+) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT_S)
     if target.secure:
         context = ssl.create_default_context(cafile=limits.ca_file or None)
@@ -91,13 +107,16 @@ def _exchange(sock: socket.socket, target: _Target, body: bytes, headers: Mappin
         default = {True: 443, False: 80}[target.secure]
         host = f"[{target.host}]" if ":" in target.host else target.host
         named = host if target.port == default else f"{host}:{target.port}"
-        connection.request("POST", target.path, body, {**headers, "Host": named, "Connection": "close"})
-        status = connection.getresponse().status
+        connection.request("GET" if body is None else "POST", target.path, body, {**headers, "Host": named, "Connection": "close"})
+        answer = connection.getresponse()
+        status, held = answer.status, answer.read(most_bytes + 1) if most_bytes else b""
     finally:
         connection.close()
     if not 200 <= status < 300:
         raise _failed(f"answered {status}")
-    return status
+    if len(held) > most_bytes:
+        raise _failed("the answer is too long")
+    return status, held
 
 
 def _cut(sock: socket.socket) -> None:

@@ -10,18 +10,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from archive.access import policy, principals
+from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import held, instance
 from archive.errors import IntegrityError, InvalidRequest, NotFound, VaultUnavailable
-from archive.ledger import checkpoints, files, proofs
+from archive.ledger import checkpoints, cosignatures, files, proofs, witnessed
 from archive.ledger.audit import KINDS, Event, Kind, ObjectRef
 from archive.ledger.log import AuditFilter
 from archive.ledger.verify import Report, Verifier, of_files
-from archive.services import denials
+from archive.services import audit_search, denials, witness_check
 from archive.services.commitments import receipt_leaf
 from archive.services.core import Core
+
+ACTIONS = ("C", "R", "U", "D", "E")
+OUTCOMES = (0, 4, 8, 12)
+"""Success, minor, serious and major failure (PS3.15 A.5)."""
 
 
 class Oversight:
@@ -36,12 +40,27 @@ class Oversight:
     def search(
         self, subject: Subject, *, user: str | None = None, patient: str | None = None, study: str | None = None,
         series: str | None = None, kinds: Sequence[str] = (), since: datetime | None = None, until: datetime | None = None,
-        failed: bool = False, before: int | None = None, limit: int = 100,
+        failed: bool = False, before: int | None = None, limit: int = 100, actions: Sequence[str] = (), outcome: int | None = None,
+        network: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Return events, newest first; looking is an event too.
+        """Return events, newest first, as `page` does, without saying where to go on."""
+        return self.page(
+            subject, user=user, patient=patient, study=study, series=series, kinds=kinds, since=since, until=until, failed=failed,
+            before=before, limit=limit, actions=actions, outcome=outcome, network=network,
+        )[0]
+
+    def page(
+        self, subject: Subject, *, user: str | None = None, patient: str | None = None, study: str | None = None,
+        series: str | None = None, kinds: Sequence[str] = (), since: datetime | None = None, until: datetime | None = None,
+        failed: bool = False, before: int | None = None, limit: int = 100, actions: Sequence[str] = (), outcome: int | None = None,
+        network: str | None = None,
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """Return events, newest first, and the number to go on before; looking is an event too.
+
+        With a `network` (CIDR) so many events are opened at most, so there may be fewer than `limit`, and more to come.
 
         Raises:
-            Forbidden; NotFound: no such user; InvalidRequest: no such kind of event.
+            Forbidden; NotFound: no such user; InvalidRequest: no such kind of event, action or network.
         """
         core = self._core
         at = core.clock()
@@ -50,34 +69,49 @@ class Oversight:
         if unknown:
             message = f"there is no kind of event {unknown[0]!r}"
             raise InvalidRequest(message, remedy=f"one of: {', '.join(sorted(KINDS))}")
+        if any(action not in ACTIONS for action in actions) or outcome not in (None, *OUTCOMES):
+            message = "an action is one of C, R, U, D, E and an outcome one of 0, 4, 8, 12"
+            raise InvalidRequest(message)
+        inside = None if network is None else audit_search.network(network)
         objects = [("patient", patient), ("study", study), ("series", series)]
         named = [ObjectRef(kind, value) for kind, value in objects if value]  # type: ignore[arg-type] # the three words of ObjectRef
         if len(named) > 1:
             message = "name one of patient, study and series"
             raise InvalidRequest(message)
         with core.database.read() as tx:
-            principal = None if user is None else int(principals.find(tx, user, ("user", "service", "device", "console"))["id"])
+            principal = None if user is None else audit_search.person(tx, user)
             wanted = AuditFilter(
                 principal_id=principal, kinds=tuple(KINDS[kind] for kind in kinds), obj=named[0] if named else None, since=since,
-                until=until, failed=failed, before=before, limit=min(max(limit, 1), 10_000),
+                until=until, failed=failed, before=before, limit=min(max(limit, 1), 10_000), actions=tuple(actions), outcome=outcome,
             )
-            rows = core.ledger.search(tx, wanted)
-        event = Event(Kind.AUDIT_READ, subject=subject, objects=tuple(named), instances=len(rows), detail={"kinds": list(kinds)})
+            found = audit_search.find(core.ledger, tx, wanted, inside)
+        rows = found.rows
+        detail = {"kinds": list(kinds), **({"network": str(inside)} if inside is not None else {})}
+        event = Event(Kind.AUDIT_READ, subject=subject, objects=tuple(named), instances=len(rows), detail=detail)
         with core.database.begin() as tx:
             core.ledger.record(tx, event, at=at)
-        return [{**asdict(row), "id": row.n, "at": row.at.isoformat()} for row in rows]
+        return [{**asdict(row), "id": row.n, "at": row.at.isoformat()} for row in rows], found.before
 
     # --- ledger --------------------------------------------------------------------------------------------------------------------
 
-    def verify_ledger(self, subject: Subject) -> dict[str, Any]:
+    def verify_ledger(self, subject: Subject, *, witnesses: Sequence[str] = ()) -> dict[str, Any]:
         """Check every leaf, checkpoint, body and file; return ok, size, root and findings.
 
+        Of `witnesses` (verifier keys) each must have signed a checkpoint of this log, as the stored cosignatures show.
+
         Raises:
-            Forbidden.
+            Forbidden; LedgerBroken: no verifier key of a witness.
         """
         self._require(subject)
+        keys = [cosignatures.parse_key(one) for one in witnesses]
         report = verify_ledger(self._core)
+        with self._core.database.read() as tx:
+            agreed = witness_check.agreeing(self._core, tx, keys)
+        for key, size, _at in agreed:
+            if not size:
+                report.add("V14", f"the witness {key.name} has signed no checkpoint of this log that is kept here")
         return {
+            "witnesses": [{"name": key.name, "size": size, "at": at} for key, size, at in agreed],
             "ok": report.ok, "size": report.size, "root": report.root.hex(), "checkpoints": report.checkpoints, "erased": report.erased,
             "findings": [{"code": finding.code, "detail": finding.detail} for finding in report.findings],
         }
@@ -106,7 +140,9 @@ class Oversight:
         core = self._core
         try:
             with core.database.read() as tx:
-                checkpoints.check_anchor(tx, core.keyring, _anchors(core), acknowledged=_acknowledged(core, tx))
+                given_up = acknowledged(core, tx)
+                checkpoints.check_anchor(tx, core.keyring, [*_anchors(core), *_witnessed(core)], acknowledged=given_up)
+                witnessed.check_claims(tx, witnessed.claims(core.config.ledger_dir), acknowledged=given_up)
         except IntegrityError as error:
             return f"{error.message} ({error.verdict})"
         return ""
@@ -124,8 +160,9 @@ class Oversight:
         if not reason.strip():
             message = "a reason is needed"
             raise InvalidRequest(message, remedy="say why with --reason")
+        against = [*_anchors(core), *_witnessed(core), *witnessed.claims(core.config.ledger_dir)]
         with core.database.begin() as tx:
-            core.ledger.record(tx, checkpoints.acknowledgement(_anchors(core), subject=subject, reason=reason), at=core.clock())
+            core.ledger.record(tx, checkpoints.acknowledgement(against, subject=subject, reason=reason), at=core.clock())
 
     # -------------------------------------------------------------------------------------------------------------------------------
 
@@ -153,7 +190,9 @@ def verify_ledger(core: Core) -> Report:
     heartbeat = timedelta(minutes=core.config.ledger.heartbeat_minutes)
     with core.database.read() as tx:
         verifier = Verifier(tx, core.keyring, heartbeat=heartbeat)
-        report = verifier.run(anchors=_anchors(core), acknowledged=_acknowledged(core, tx), directory=None)
+        given_up = acknowledged(core, tx)
+        report = verifier.run(anchors=_anchors(core), acknowledged=given_up, directory=None)
+        witness_check.findings(core, tx, report, given_up)
     with _no_new_checkpoint(core), core.database.read() as tx:
         for finding in of_files(tx, core.config.ledger_dir):
             report.add(finding.code, finding.detail)
@@ -178,7 +217,11 @@ def _anchors(core: Core) -> list[bytes | None]:
     return [files.read_checkpoint(core.config.ledger_dir), None if anchor is None else anchor.note]
 
 
-def _acknowledged(core: Core, tx: sa.Connection) -> frozenset[str]:
+def _witnessed(core: Core) -> list[bytes]:
+    return witnessed.anchors(core.config.ledger_dir)
+
+
+def acknowledged(core: Core, tx: sa.Connection) -> frozenset[str]:
     """Return the digests of the notes whose rollback someone has acknowledged."""
     rows = core.ledger.search(tx, AuditFilter(kinds=(Kind.CHECKPOINT_ACKNOWLEDGED,), limit=1000))
     return frozenset(note for row in rows if row.body is not None for note in row.body["detail"]["notes"])

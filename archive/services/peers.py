@@ -13,10 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.access import policy, principals, roles
-from archive.access.permissions import Permission
+from archive.access.permissions import ADMINISTRATIVE, Permission
 from archive.access.subject import Subject
 from archive.db.tables import datastore, peer, peer_ae_title, peer_network, pending_peer, principal
-from archive.errors import InvalidRequest, NotFound
+from archive.errors import InvalidRequest, NotFound, StateConflict
 from archive.keys import ca
 from archive.ledger.audit import Kind
 from archive.services.doorkeeper import Admission, Doorkeeper
@@ -206,7 +206,11 @@ class Peers(Doorkeeper):
         if not set(names) <= ORDINARY_ROLES:
             policy.require(tx, subject, P.ROLE_MANAGE, at)
         for name in names:
-            roles.assign(tx, principal_id, roles.find(tx, name)["id"], by=subject.principal_id, at=at)
+            row = roles.find(tx, name)
+            if self._config.policy.two_person and row["permissions"] & ADMINISTRATIVE:
+                message = "it takes two people to give a role that administers"
+                raise StateConflict(message, remedy=f"add the peer without it, then 'archive role assign {name}'")
+            roles.assign(tx, principal_id, row["id"], by=subject.principal_id, at=at)
 
     def _record_change(self, tx: sa.Connection, subject: Subject, at: datetime, what: str, row: Row) -> None:
         self._record(

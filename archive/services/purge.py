@@ -27,6 +27,7 @@ from archive.services.core import Core
 from archive.services.purge_finish import finish
 from archive.services.purged import carry_out
 from archive.services.state_events import commit_change
+from archive.services.two_person import Wish, demand
 
 _TOKEN = policy.system("shred")
 AT_ONCE = 500
@@ -86,11 +87,12 @@ class Purge:
 
     def run(
         self, subject: Subject | None, datastore: str | None = None, *, study: str | None = None, before: datetime | None = None,
-        reason: str, dry_run: bool = False, limit: int | None = None, progress: Progress = lambda *_args: None,
+        reason: str, dry_run: bool = False, limit: int | None = None, progress: Progress = lambda *_args: None, whole: bool = False,
     ) -> Purged:
         """Take away what was rejected: of a study, or what was rejected before a time, or both; `subject` None is the archive itself.
 
         A study that is named and on hold refuses; else studies on hold are passed over. `limit` is of events.
+        `whole` is the study that is shredded, all of it and its key by one event: that the subject may is known then.
 
         Raises:
             NotFound: nothing rejected there that the subject may purge.
@@ -112,7 +114,7 @@ class Purge:
         with core.database.read() as tx:
             places = None if datastore is None else self._place(tx, subject, datastore, at)
             told = retrace.said(tx)
-            groups = list(self._groups(tx, subject, told, report, places, study, before, at))
+            groups = list(self._groups(tx, None if whole else subject, told, report, places, study, before, at, whole=whole))
             kept = self._held(tx, groups, at)
         if study is not None and any((one.datastore, one.study_instance_uid) in kept for one in groups):
             message = "the study is on hold, and nothing of it may be purged"
@@ -122,10 +124,11 @@ class Purge:
         if not groups and study is not None and not report.doubted:
             message = "there is nothing rejected under that UID"
             raise NotFound(message, remedy="only what was rejected can be purged: 'archive delete' comes first")
+        subject = subject and self._seconded(subject, datastore, study, before, reason, idle=dry_run or not groups)
         studies = set()
         for done, group in enumerate(groups[:limit]):
             progress("instances purged", report.instances, sum(len(one.items) for one in groups))
-            if not dry_run and not self._one(subject, group, told, reason, report):
+            if not dry_run and not self._one(subject, group, told, reason, report, whole=whole):
                 continue
             studies.add((group.datastore_id, group.study_instance_uid))
             report.instances += len(group.items)
@@ -137,6 +140,17 @@ class Purge:
             report.keys += finish(core).keys
         return report
 
+    def _seconded(
+        self, subject: Subject, datastore: str | None, study: str | None, before: datetime | None, reason: str, *, idle: bool
+    ) -> Subject:
+        if idle:
+            return subject
+        until = "" if before is None else before.isoformat()
+        asked = {"datastore": datastore or "", "study": study or "", "before": until, "reason": reason}
+        what = [f"of study {study}"] * bool(study) + ([] if before is None else [f"rejected before {before:%Y-%m-%d %H:%M} UTC"])
+        said = f"purge what was rejected: {', '.join(what)}"
+        return demand(self._core, subject, Wish("purge", said, Permission.NONE, asked, reason))
+
     # --- what is to go -------------------------------------------------------------------------------------------------------------
 
     def _place(self, tx: sa.Connection, subject: Subject | None, name: str, at: datetime) -> int:
@@ -146,7 +160,7 @@ class Purge:
 
     def _groups(
         self, tx: sa.Connection, subject: Subject | None, told: retrace.Said, report: Purged, place: int | None, study_uid: str | None,
-        before: datetime | None, at: datetime,
+        before: datetime | None, at: datetime, *, whole: bool = False,
     ) -> Iterator[_Group]:
         """Yield what went out of sight, and with it what it had taken the place of."""
         places = {row.id: row for row in tx.execute(sa.select(datastore))}
@@ -164,8 +178,9 @@ class Purge:
             report.doubted = self._unsaid(tx, told, study_uid, place)
         for (where, uid), by_id in sorted(found.items(), key=lambda one: one[0]):
             items = list(by_id.values())
-            for start in range(0, len(items), AT_ONCE):
-                yield _Group(where, places[where].name, bytes(places[where].uid), uid, items[start : start + AT_ONCE])
+            step = len(items) if whole else AT_ONCE
+            for start in range(0, len(items), step):
+                yield _Group(where, places[where].name, bytes(places[where].uid), uid, items[start : start + step])
 
     def _rows(
         self, tx: sa.Connection, subject: Subject | None, objects: list[bytes], place: int | None, study_uid: str | None, at: datetime
@@ -173,7 +188,7 @@ class Purge:
         shown = ("object_id", "key_id", "segment_id", "record_offset", "record_bytes", "datastore_id", "sop_instance_uid")
         live = (
             sa.select(*[instance.c[name] for name in shown], instance.c.series_pk, study.c.study_instance_uid)
-            .select_from(instance.join(_SE, _SE.c.id == instance.c.series_pk).join(study, study.c.id == _SE.c.study_pk))
+            .select_from(instance.join(ANY_SE, ANY_SE.c.id == instance.c.series_pk).join(study, study.c.id == ANY_SE.c.study_pk))
             .where(instance.c.object_id.in_(objects), instance.c.rejected_at.is_not(None))
         )
         waiting = sa.select(*[held.c[name] for name in shown], sa.null().label("series_pk"), held.c.study_instance_uid).where(
@@ -182,7 +197,8 @@ class Purge:
         queries: list[tuple[sa.Select[Any], Any]] = [(live, study.c.study_instance_uid), (waiting, held.c.study_instance_uid)]
         if subject is not None and subject.kind != "console":
             scope = policy.scope_of(subject, Permission.PURGE, at)
-            queries = [(live.where(predicate.series_condition(_SE, scope.shape)), study.c.study_instance_uid)]  # what waits is nobody's yet
+            # What waits is nobody's yet.
+            queries = [(live.where(predicate.series_condition(ANY_SE, scope.shape)), study.c.study_instance_uid)]
         for query, uid in queries:
             if study_uid is not None:
                 query = query.where(uid == study_uid)  # noqa: PLW2901 # narrowed
@@ -225,7 +241,9 @@ class Purge:
 
     # --- one event -----------------------------------------------------------------------------------------------------------------
 
-    def _one(self, subject: Subject | None, group: _Group, told: retrace.Said, reason: str, report: Purged) -> bool:
+    def _one(
+        self, subject: Subject | None, group: _Group, told: retrace.Said, reason: str, report: Purged, *, whole: bool = False
+    ) -> bool:
         core = self._core
         at = core.clock()
         objects = sorted(group.items, key=lambda one: one.object_id)
@@ -238,10 +256,13 @@ class Purge:
             return False
         with core.database.read() as tx:
             keys = self._keys_gone(tx, group)
+        if whole and keys != {one.key_id for one in objects}:
+            report.changed += 1  # something came meanwhile
+            return False
         self._drop_packs(objects)
         more = {
             "places": [[one.place[0].hex(), *one.place[1:]] for one in objects], "keys": sorted(key.hex() for key in keys),
-            "replaced": [one.object_id.hex() for one in objects if one.replaced],
+            "replaced": [one.object_id.hex() for one in objects if one.replaced], **({"shred": True} if whole else {}),
         }
 
         def work(tx: sa.Connection, stored: StoredRef) -> int:
@@ -340,7 +361,7 @@ class Purge:
 
 
 # The condition leaves out series without live instances, which is what is purged.
-_SE = sa.select(
+ANY_SE = sa.select(
     series.c.id, series.c.datastore_id, series.c.patient_pk, series.c.study_pk, series.c.study_date, series.c.department_id,
     series.c.restricted, series.c.modality, sa.literal_column("1", sa.Integer).label("n_instances"),
 ).subquery("rejected_series")

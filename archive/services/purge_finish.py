@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.db.tables import held, instance, purged, purged_key
 from archive.errors import LedgerBroken
+from archive.services import receipts
 from archive.services.core import Core
 from archive.services.purged import announced, places_of
 from archive.vault.vault import Location
@@ -60,11 +61,14 @@ def _keys(core: Core, leaf: int, change: dict[str, Any], done: Finished) -> None
     due = sa.select(purged_key.c.key_id).where(purged_key.c.leaf == leaf, purged_key.c.destroyed_at.is_(None))
     with core.database.read() as tx:
         keys = [bytes(one) for one in tx.execute(due).scalars() if bytes(one).hex() in change["keys"]]
+    successor = bytes.fromhex(change["fresh"]) if "fresh" in change else None
     for key_id in keys:
         at = core.clock()
-        core.keystore.shred(key_id, at=at, reason="purge")
+        core.keystore.shred(key_id, at=at, reason="shred" if change.get("shred") else "purge", successor=successor)
         with core.database.begin() as tx:
             tx.execute(sa.update(purged_key).where(purged_key.c.key_id == key_id).values(destroyed_at=at))
+            if change.get("shred") and tx.execute(due.limit(1)).first() is None:
+                receipts.give(core, tx, change, leaf=leaf, at=at)
         done.keys += 1
 
 

@@ -13,7 +13,7 @@ from archive.db.tables import datastore, statement
 from archive.errors import InstanceConflict, InvalidRequest, NotFound
 from archive.index import catalog
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
-from archive.services import denials
+from archive.services import arrival_rules, denials
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.records import decode
@@ -80,7 +80,8 @@ class Reconcile:
         row, place = self._open(subject, held_id, reason)
         at = core.clock()
         ref = catalog.ref_of(row, place.uid)
-        meta = decode(core.vault.sections(ref).meta)
+        sections = core.vault.sections(ref)
+        meta = decode(sections.meta)
         entry = catalog.Entry(
             datastore_id=place.id, scanned=meta.scanned, ref=ref, sha256=bytes(row.sha256), leaf=row.leaf, stored_at=at,
             issuer=meta.issuer,
@@ -91,10 +92,12 @@ class Reconcile:
                 message = "that instance has been decided already"
                 raise InvalidRequest(message)
             try:
-                let_in(core, tx, entry, by=subject.principal_id)
+                inserted = let_in(core, tx, entry, by=subject.principal_id)
             except InstanceConflict as error:
                 message = "its study or series UID belongs to another study, so it cannot join as it is"
                 raise InvalidRequest(message, remedy="reject it, and send it again with right UIDs") from error
+            if inserted is not None:
+                arrival_rules.arrived(core, tx, inserted, datastore_id=place.id, envelope=sections.statement, at=at)
             return self._record(tx, "accepted", row, subject, reason, stored)
 
         commit_change(
@@ -150,16 +153,18 @@ class Reconcile:
         return self._core.ledger.record(tx, event, at=self._core.clock())
 
 
-def let_in(core: Core, tx: sa.Connection, entry: catalog.Entry, *, by: int | None) -> None:
+def let_in(core: Core, tx: sa.Connection, entry: catalog.Entry, *, by: int | None) -> catalog.Inserted | None:
     """Put an instance that waited among the others; one that has its SOP Instance UID gives way, and is kept out of sight.
+
+    Returns:
+        What was added; nothing where it took another's place.
 
     Raises:
         InstanceConflict: its study or series UID belongs to another.
     """
     twin = catalog.find_instance(tx, entry.datastore_id, entry.scanned.sop_instance_uid)
     if twin is None:
-        catalog.insert(tx, entry)
-        return
+        return catalog.insert(tx, entry)
     meta = decode(core.vault.sections(twin.ref).meta)
     replaced = catalog.Entry(
         datastore_id=entry.datastore_id, scanned=meta.scanned, ref=twin.ref, sha256=twin.sha256, leaf=_leaf(tx, twin.ref.object_id),
@@ -170,6 +175,7 @@ def let_in(core: Core, tx: sa.Connection, entry: catalog.Entry, *, by: int | Non
         catalog.restore(tx, [twin.instance_pk], at=entry.stored_at)  # who accepts an instance wants it seen
     pk = catalog.insert_held(tx, "conflict", "replaced by a data manager", replaced)
     catalog.decide_held(tx, pk, "rejected", by=by, at=entry.stored_at)
+    return None
 
 
 def _leaf(tx: sa.Connection, object_id: bytes) -> int:

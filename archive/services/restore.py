@@ -22,7 +22,7 @@ from archive.access import policy
 from archive.config import Config, DatabaseSection, Keys
 from archive.db import migrate
 from archive.db.copies import copy_rows
-from archive.db.tables import association_slot, login_attempt, principal, segment, session
+from archive.db.tables import association_slot, login_attempt, principal, segment, session, share_code, share_session
 from archive.errors import ConfigurationError, KeysUnavailable
 from archive.index import access_study
 from archive.keys import private_files
@@ -87,6 +87,7 @@ class Way:
     mode: Mode = "quick"
     key_file: Path | None = None
     recovery_kit: Path | None = None
+    passphrase: Callable[[], str | None] = lambda: None
     operator: str = ""
     progress: Progress = lambda *_args: None
 
@@ -176,7 +177,7 @@ def _staged(folder: Path, config: Config, stage: Path, way: Way, *, keeping: Kee
 
 
 def _keys(chosen: Path, inside: Config, config: Config, way: Way) -> tuple[Config, Keyring]:
-    """Open the backup's keyring with a key file (given, in its place, or in the backup) or a recovery kit; no key file is copied."""
+    """Open the backup's keyring with a key file (given, in its place, in the backup), a recovery kit or a passphrase; no file is copied."""
     try:
         private_files.write(inside.keys_dir / "keyring.json", (chosen / "keyring.json").read_bytes())
     except FileNotFoundError:
@@ -187,9 +188,12 @@ def _keys(chosen: Path, inside: Config, config: Config, way: Way) -> tuple[Confi
         keyring.slot_add(at=way.clock(), key_file=inside.key_file, label="made at a restore")
         return inside, keyring
     given = way.key_file or next((path for path in (config.key_file, chosen / "root.key") if path.exists()), None)
+    if given is None and (passphrase := way.passphrase()) is not None:
+        return inside, Keyring.open(inside, passphrase=passphrase)
     if given is None:
         message = "the backup was made without keys, and nothing was given that opens its keyring"
-        raise KeysUnavailable(message, remedy="give --key-file FILE (the archive's root.key) or --recovery-kit FILE")
+        raise KeysUnavailable(message, remedy="give --key-file FILE (the archive's root.key), --recovery-kit FILE or "
+                              "--passphrase-file FILE")
     inside = msgspec.structs.replace(inside, keys=Keys(key_file=str(given.resolve())))
     return inside, Keyring.open(inside)
 
@@ -265,7 +269,7 @@ def _move(stage: Path, config: Config, given: Path) -> None:
     config.run_dir.mkdir(mode=0o700, exist_ok=True)
     private_files.make_directory(config.keys_dir)
     private_files.make_directory(config.key_file.parent)
-    if not config.key_file.exists():
+    if not config.key_file.exists() and given.exists():  # none where a passphrase opened the keyring
         private_files.write(config.key_file, given.read_bytes())
     private_files.write(config.keys_dir / "keyring.json", (keys / "keyring.json").read_bytes())
     shutil.rmtree(stage)
@@ -281,11 +285,12 @@ def _settle(core: Core, report: Restored, digest: str, way: Way) -> None:
     if Oversight(core).rolled_back():
         Oversight(core).acknowledge(subject, reason=reason)
     with core.database.begin() as tx:
-        for table in (session, login_attempt, association_slot):  # of the machine that was: everybody signs in again
+        for table in (session, login_attempt, association_slot, share_session, share_code):  # everybody signs in again
             tx.execute(sa.delete(table))
         access_study.refill(tx, core.clock())
         catchup.set_due(tx)
-        tx.execute(sa.delete(session))  # who signed out since is not signed in again
+        for table in (session, share_session, share_code):  # who signed out since is not signed in again, no used code counts again
+            tx.execute(sa.delete(table))
         detail = {"what": "restored from a backup", "made_at": report.made_at.isoformat(), "manifest": digest}
         core.ledger.record(tx, Event(Kind.REBUILT, subject=subject, detail=detail), at=core.clock())
     done, replayed = CatchUp(core).run(), Replay(core).run()

@@ -16,12 +16,13 @@ import sqlalchemy as sa
 
 from archive.access import grants as access_grants
 from archive.access import policy, roles
-from archive.access.permissions import BUILTIN_ROLES
+from archive.access.permissions import BUILTIN_ROLES, Permission
 from archive.db.tables import audit_event, grants, held, instance, ledger_leaf, patient, principal, role, segment, series, statement, study
 from archive.errors import ArchiveError
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter, AuditRow
 from archive.services.core import Core
+from archive.services.passed_on import passed_on
 from archive.services.state_events import decode_change
 
 _HIDDEN = {"rejected": True, "restored": False}
@@ -186,7 +187,7 @@ def granted(core: Core, tx: sa.Connection) -> Iterator[Found]:
     given = {row["id"]: row for row in details(core, tx, Kind.GRANTED) if "id" in row}
     revoked = {row["id"] for row in details(core, tx, Kind.REVOKED)}
     bits = {row.id: row.permissions for row in tx.execute(sa.select(role.c.id, role.c.permissions))}
-    names = ("id", "role_id", "permissions", "subject_id", "hard", "kind", "depth_left", "need_context")
+    names = ("id", "role_id", "permissions", "subject_id", "hard", "kind", "depth_left", "parent_id")
     raw = {row.id: row for row in tx.execute(sa.select(*[grants.c[name] for name in names], principal.c.removed_at).join(
         principal, principal.c.id == grants.c.subject_id
     ))}
@@ -206,20 +207,24 @@ def granted(core: Core, tx: sa.Connection) -> Iterator[Found]:
             yield "V12", f"grant {number} was ended by no event", ""
         level = row["level"]
         told = (
-            row["effect"], row["role"], row["datastore"], row["from"].isoformat(), row["until"].isoformat(),
+            row["effect"], row["role"] or "", row["datastore"], row["from"].isoformat(), row["until"].isoformat(),
             row["conditions"].get("modality", ""),
         )
         said = tuple(event.get(name) for name in ("effect", "role", "datastore", "from", "until", "modality"))
         # A study that finds its patient takes a grant on the nameless one along, as a grant on itself.
         moved = event.get("level") == "patient" and level == "study"
         elsewhere = level != event.get("level") or (level != "everything" and [level, row["object"]] not in event["objects"])
-        others = {name for name in row["conditions"] if name != "modality"} or row["need_context"]
+        conditions = {name: value for name, value in row["conditions"].items() if name != "modality"}
+        others = conditions != event.get("conditions", {}) or row["need_context"] != event.get("need_context", 0)
         if told != said or (elsewhere and not moved) or others or event.get("subject") not in (None, raw[number].subject_id):
             yield "V12", f"grant {number} is not the one that was given", ""
-        if (raw[number].hard, raw[number].kind, raw[number].depth_left) != (False, "standing", 0):
+        sort = (event.get("kind", "standing"), event.get("depth", 0), event.get("parent", 0))
+        if (raw[number].hard, raw[number].kind, raw[number].depth_left, raw[number].parent_id or 0) != (False, *sort):
             yield "V12", f"grant {number} is of another kind than was given", ""
-        if raw[number].permissions != bits.get(raw[number].role_id):
+        chosen = roles.names(Permission(raw[number].permissions)) if raw[number].role_id is None else None
+        if chosen != event.get("permissions") or (chosen is None and raw[number].permissions != bits.get(raw[number].role_id)):
             yield "V12", f"grant {number} covers other permissions than its role", ""
+    yield from passed_on(tx, given)
     yield from _roles(core, tx)
 
 
@@ -234,11 +239,18 @@ def _roles(core: Core, tx: sa.Connection) -> Iterator[Found]:
             int(told.get("second_factor", False)), told.get("idle_s", 0), told.get("max_session_s", 0)
         ):
             yield "V12", f"the role {one.name} asks something else of sign-ins than was set", ""
-    added = {row["name"]: set(row["permissions"]) for row in details(core, tx, Kind.ROLE_CHANGED) if row.get("what") == "added"}
-    for row in roles.listed(tx):
-        said = set(roles.names(BUILTIN_ROLES[row["name"]])) if row["name"] in BUILTIN_ROLES else added.get(row["name"])
-        if set(row["permissions"]) != said:
-            yield "V12", f"the role {row['name']} holds other permissions than when it was made", ""
+    there: dict[str, set[str] | None] = {}  # after the last event about it, which comes first; None: removed
+    for event in details(core, tx, Kind.ROLE_CHANGED):
+        if event.get("what") in ("added", "changed", "removed"):
+            there.setdefault(event["name"], set(event["permissions"]) if event["what"] != "removed" else None)
+    for row in tx.execute(sa.select(role)):
+        held: set[str] | None = set(roles.names(Permission(row.permissions)))
+        if row.name in BUILTIN_ROLES:
+            said: set[str] | None = set(roles.names(BUILTIN_ROLES[row.name]))
+        else:
+            said = there.get(row.name, set())
+        if (held if row.removed_at is None else None) != said:
+            yield "V12", f"the role {row.name} holds other permissions than it was given", ""
 
 
 def closed(core: Core, tx: sa.Connection) -> Iterator[Found]:

@@ -13,13 +13,24 @@ import sqlalchemy as sa
 
 from archive.db.copies import number_on
 from archive.db.tables import (
+    access_request,
+    access_review,
+    access_review_item,
+    album,
+    album_grant,
+    album_item,
+    album_share,
     api_token,
     audit_event,
+    auto_rule,
     boundary,
     boundary_item,
+    break_glass,
     credential,
     datastore,
+    external_identity,
     factor,
+    grant_lineage,
     grants,
     hold,
     membership,
@@ -30,6 +41,8 @@ from archive.db.tables import (
     recovery_code,
     role,
     role_assignment,
+    rule_grant,
+    share_link,
 )
 from archive.db.types import Instant
 from archive.keys import sealing
@@ -48,15 +61,21 @@ LATEST = timedelta(seconds=30)
 """How long a change of access may wait for its snapshot."""
 TABLES = (
     datastore, principal, membership, role, role_assignment, grants, boundary, boundary_item, credential, api_token, peer, peer_ae_title,
-    peer_network, hold, factor, recovery_code,
+    peer_network, hold, factor, recovery_code, external_identity, auto_rule, rule_grant, access_review, access_review_item,
+    grant_lineage, access_request, break_glass,
+    share_link, album, album_item, album_share, album_grant,
 )
 CHANGING = (
     Kind.GRANTED, Kind.REVOKED, Kind.USER_CHANGED, Kind.ROLE_CHANGED, Kind.TOKEN_CHANGED, Kind.PASSWORD_CHANGED, Kind.PEER_CHANGED,
-    Kind.KEY_CHANGED, Kind.CONFIGURED, Kind.FACTOR_CHANGED,
+    Kind.KEY_CHANGED, Kind.CONFIGURED, Kind.FACTOR_CHANGED, Kind.RULE_CHANGED,
+    Kind.BREAK_GLASS_STARTED, Kind.BREAK_GLASS_STOPPED, Kind.BREAK_GLASS_REVIEWED,
+    Kind.SHARED, Kind.SHARE_CHANGED, Kind.ALBUM_CHANGED,
 )
-LATER = (hold, factor, recovery_code)
+LATER = (hold, factor, recovery_code, external_identity, auto_rule, rule_grant, access_review, access_review_item,
+         grant_lineage, access_request, break_glass,
+         share_link, album, album_item, album_share, album_grant)
 """Tables that snapshots of earlier releases do not have."""
-WRITTEN_FOR = (*CHANGING, Kind.HOLD_ADDED, Kind.HOLD_REMOVED)
+WRITTEN_FOR = (*CHANGING, Kind.ACCESS_REVIEWED, Kind.HOLD_ADDED, Kind.HOLD_REMOVED, Kind.ACCESS_REQUESTED)
 FILES = SnapshotFiles("access", b"SRSNAP1\0", b"strongroom/v1/access\0", "access-snapshot", FOLDER, KEPT)
 
 

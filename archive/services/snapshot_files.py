@@ -46,7 +46,7 @@ class SnapshotFiles:
         """
         leaves: int = body["leaves"]
         packed = zlib.compress(sealing.canonical(body))
-        sealed = self.magic + sealing.seal(keyring.pepper(self.label), packed, self._aad(keyring, leaves))
+        sealed = self.magic + keyring.seal(self.label, packed, self._aad(keyring, leaves))
         path = ledger_dir / self.folder / f"{leaves:020d}"
         try:
             private_files.make_directory(path.parent)
@@ -68,7 +68,7 @@ class SnapshotFiles:
         try:
             if not data.startswith(self.magic):
                 raise sealing.WrongKey
-            packed = sealing.unseal(keyring.pepper(self.label), data[len(self.magic):], self._aad(keyring, leaves))
+            packed = keyring.unseal(self.label, data[len(self.magic):], self._aad(keyring, leaves))
             body = msgspec.json.decode(zlib.decompressobj().decompress(packed, _LIMIT))
             if (body["v"], body["leaves"]) != (1, leaves):
                 raise sealing.WrongKey

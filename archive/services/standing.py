@@ -50,7 +50,7 @@ class _Said:
                 self.roles.setdefault((key, one), []).append((at, FOREVER.isoformat()))
         elif what in ("enabled", "disabled") and key in self.who:
             self.who[key].enabled = what == "enabled"
-        elif what in ("removed", "peer removed") and key in self.who:
+        elif what in ("removed", "peer removed") and key in self.who and kind != Kind.ROLE_CHANGED.label:
             self._remove(key)
         elif what in ("joined", "left"):
             place = (key, row.get("group_id", self.ids.get(str(row["group"]), 0)))

@@ -14,18 +14,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db.tables import boundary_item, datastore, grants, patient, series, study, study_name_fts
+from archive.db.tables import album_item, boundary_item, datastore, grants, patient, series, study, study_name_fts
 from archive.index.identity import insert_row
 from archive.services.core import Core
 
 Target = tuple[str, ...]
 GONE: Target = ("gone",)
 EVERYTHING: Target = ("everything",)
+DATASTORE: Target = ("datastore",)
 NOWHERE = -1
 """A scope key no row has."""
 
 _TOKEN = policy.system("rebuild")
-SCOPED = (grants, boundary_item)
+SCOPED = (grants, boundary_item, album_item)
 
 
 Placed = tuple[int, Target]
@@ -42,6 +43,8 @@ def _targets(tx: sa.Connection, table: sa.Table) -> dict[int, Placed]:
     found: dict[int, Placed] = {
         row.id: (0, EVERYTHING if row.scope_key == 0 else GONE) for row in tx.execute(sa.select(table.c.id, key))
     }
+    whole = sa.select(table.c.id, datastore.c.id.label("place")).join_from(table, datastore, datastore.c.id == key // 4)
+    found |= {row.id: (row.place, DATASTORE) for row in tx.execute(whole.where(key % 4 == 0, key > 0))}
     pt, st, se = patient.alias(), study.alias(), series.alias()
     of_patient = (
         sa.select(table.c.id, pt.c.datastore_id, pt.c.issuer, pt.c.patient_id, pt.c.synthetic, st.c.study_instance_uid)
@@ -79,6 +82,8 @@ class Resolver:
         """Return the scope key of a target in a datastore; of what is gone, one that nothing has."""
         if target == EVERYTHING:
             return 0
+        if target == DATASTORE:
+            return datastore_id * 4
         if target == GONE:
             return NOWHERE
         found = self._known.get((datastore_id, target))

@@ -11,10 +11,13 @@ from functools import partial
 
 import sqlalchemy as sa
 
+from archive.access import shares
 from archive.db.tables import login_attempt, pending_peer, purged, segment, session
 from archive.ledger import checkpoints, files, nodes
 from archive.ledger.audit import Event, Kind
 from archive.services import association_log, candidates, hold_rows, idempotency, lifecycle, worklist
+from archive.services.alerts import Alerts
+from archive.services.break_glass import BreakGlass
 from archive.services.core import Core
 from archive.services.deliveries import forget_delivered
 from archive.services.preparing import Preparing
@@ -26,6 +29,7 @@ from archive.services.workitem_watch import WorkitemWatch
 
 CHECKPOINT_EVERY = timedelta(seconds=1)
 SWEEP_EVERY = timedelta(minutes=5)
+ENDED_EVERY = timedelta(minutes=1)
 HEAL_EVERY = timedelta(hours=1)
 UNSETTLED_AT_MOST = timedelta(minutes=10)
 WAL_EVERY = timedelta(seconds=30)
@@ -48,7 +52,8 @@ class Upkeep:
         self._work = WorkSnapshots(core)
         self._published = False
         self._swept_at = self._healed_at = self._purged_at = datetime.fromtimestamp(0, core.clock().tzinfo)
-        self._wal_at = self._checkpoint_at = self._swept_at
+        self._wal_at = self._checkpoint_at = self._ended_at = self._swept_at
+        self._break_glass = BreakGlass(core, Alerts(core))
 
     def tick(self) -> None:
         """Do what is due now.
@@ -67,6 +72,9 @@ class Upkeep:
             self._checkpoint_at = at
             self._snapshots.tick()
             self._work.tick()
+        if at - self._ended_at >= ENDED_EVERY:
+            self._break_glass.tick(at)
+            self._ended_at = at
         self._hash_segments()
         self.preparing.tick(at)
         if at - self._wal_at >= WAL_EVERY:
@@ -117,6 +125,7 @@ class Upkeep:
         at = core.clock()
         signed = False
         with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+            core.keyring.stay_current()
             with core.database.read() as tx:
                 latest = checkpoints.latest(tx)
                 size = nodes.size(tx)  # what is recorded meanwhile is the next one's: under load there would be no end
@@ -187,6 +196,7 @@ class Upkeep:
             association_log.sweep(tx, at)
             worklist.sweep(tx, at)
             idempotency.sweep(tx, at)
+            shares.sweep(tx, at)
 
 
 def _taken_out(tx: sa.Connection, segment_id: bytes) -> int:

@@ -10,6 +10,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
@@ -24,8 +25,10 @@ from archive.db.tables import datastore, held, instance, ledger_leaf, patient, p
 from archive.errors import ArchiveError
 from archive.index import catalog
 from archive.ledger import statements
+from archive.ledger.announcements import Succession
 from archive.ledger.audit import Event, Kind
-from archive.services import admitted, agreement, candidates, denials, hold_rows, purge_check, retrace, standing
+from archive.ledger.bodies import parse
+from archive.services import admitted, agreement, bound, candidates, denials, hold_rows, purge_check, retrace, rules_check, standing
 from archive.services.core import Core
 from archive.services.oversight import verify_ledger
 from archive.services.packs import Packs
@@ -99,6 +102,7 @@ class Verify:
                 checks = (
                     retrace.closed(core, tx), retrace.shape(tx), retrace.hidden(tx), retrace.granted(core, tx), standing.stands(core, tx),
                     admitted.admitted(core, tx), candidates.led(core, tx), hold_rows.stand(core, tx), purge_check.gone(core, tx),
+                    rules_check.ruled(core, tx), bound.bound(core, tx),
                 )
                 found = chain.from_iterable(checks)
                 for code, detail, uid in found:
@@ -167,6 +171,7 @@ class Verify:
         done = 0
         with self._core.database.read() as tx:
             compared = agreement.Agreement(retrace.said(tx))
+            succession = Succession.of(tx, self._core.keyring)
         for rows, places, total in self._pages(study_instance_uid):
             with self._core.database.read() as tx:
                 compared.page(tx, rows)
@@ -175,7 +180,7 @@ class Verify:
                 if subset < 1.0 and random.random() >= subset:  # noqa: S311 # a sample, not a secret
                     continue
                 report.checked += 1
-                self._record(report, row, places.get(row.datastore_id, _NOWHERE), compared)
+                self._record(report, row, places.get(row.datastore_id, _NOWHERE), compared, succession)
             if progress is not None:
                 progress(done, total)
         if subset >= 1.0:
@@ -224,7 +229,7 @@ class Verify:
                 last = rows[-1].id
                 yield list(rows), places, total
 
-    def _record(self, report: Report, row: Any, place: bytes, compared: agreement.Agreement) -> None:
+    def _record(self, report: Report, row: Any, place: bytes, compared: agreement.Agreement, succession: Succession) -> None:
         core = self._core
         uid = row.sop_instance_uid
         try:
@@ -238,14 +243,14 @@ class Verify:
                     digest.update(view)
                 if digest.digest() != bytes(row.sha256) or digest.digest() != sections.sha256:
                     report.add("V08", "the bytes are not the ones that were hashed on arrival", uid)
-            self._signed(report, row, sections.statement)
+            self._signed(report, row, sections.statement, succession)
             for code, detail, of in compared.add(row, decode(sections.meta)):
                 report.add(code, detail, of)
         except ArchiveError as error:
             compared.skip(row)
             report.add(error.verdict or "V01", error.message, uid)
 
-    def _signed(self, report: Report, row: Any, sealed: bytes) -> None:
+    def _signed(self, report: Report, row: Any, sealed: bytes, succession: Succession) -> None:
         core = self._core
         uid = row.sop_instance_uid
         if row.envelope is None or bytes(row.envelope) != sealed:
@@ -263,15 +268,28 @@ class Verify:
         wrong = sorted(name for name, value in said.items() if signed.get(name) != value)
         if wrong:
             report.add("V10", f"the index says otherwise than the signed statement: {', '.join(wrong)}", uid)
-        if row.statement_leaf != row.leaf or not self._in_ledger(row.leaf, row, sealed):
+        leaf = self._leaf(row.leaf)
+        if row.statement_leaf != row.leaf or not self._in_ledger(leaf, row, sealed):
             report.add("V11", "the ledger does not hold this instance's statement", uid)
+        elif succession.early(signed["kid"], row.leaf):
+            report.add("V09", "the statement does not verify: its key was not announced yet", uid)
+        elif succession.late(signed["kid"], leaf) and not self._replayed(row.leaf):
+            report.add("V09", "the statement does not verify: its key was retired before", uid)
 
-    def _in_ledger(self, n: int, row: Any, sealed: bytes) -> bool:
+    def _replayed(self, n: int) -> bool:
+        """Whether what was sealed long before was taken in by that event."""
+        core = self._core
+        with suppress(ArchiveError), core.database.read() as tx:
+            return bool(parse(core.ledger.opening(tx, n)[1])["detail"].get("replayed"))
+        return False
+
+    def _leaf(self, n: int) -> dict[str, Any]:
         with self._core.database.read() as tx:
             data = tx.execute(sa.select(ledger_leaf.c.data).where(ledger_leaf.c.n == n)).scalar()
-        if data is None:
-            return False
-        leaf = msgspec.json.decode(bytes(data))
+        return {} if data is None else dict(msgspec.json.decode(bytes(data)))
+
+    @staticmethod
+    def _in_ledger(leaf: dict[str, Any], row: Any, sealed: bytes) -> bool:
         said = leaf.get("obj"), leaf.get("stmt"), leaf.get("len")
         return bool(said == (bytes(row.object_id).hex(), hashlib.sha256(sealed).hexdigest(), row.record_bytes))
 

@@ -10,7 +10,8 @@ import hmac
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -239,7 +240,7 @@ class Keystore:
             self._by_id.pop(key_id, None)
 
     def state(self, key_id: bytes) -> str | None:
-        """Return active, retiring or shredded; None for a key that never was here.
+        """Return active, coming, retiring or shredded; None for a key that never was here.
 
         Raises:
             DatabaseUnavailable.
@@ -247,8 +248,47 @@ class Keystore:
         with self._database.read() as tx:
             return tx.execute(sa.select(data_key.c.state).where(data_key.c.key_id == key_id)).scalar()
 
-    def shred(self, key_id: bytes, *, at: datetime, reason: str) -> None:
-        """Overwrite a data key for good; again is harmless.
+    def renew(self, datastore: bytes, study_instance_uid: str, *, at: datetime) -> StudyKey:
+        """Return the key that is to be the study's next: it opens records, and `for_study` does not seal under it yet.
+
+        Raises:
+            SealBroken: V05. DatabaseUnavailable, OutOfSpace.
+        """
+        study_ref = self._keyring.pseudonym("keystore/study", datastore + study_instance_uid.encode())
+        where = sa.and_(data_key.c.datastore == datastore, data_key.c.study_ref == study_ref, data_key.c.state == "coming")
+        with self._database.begin(durable=True) as tx:
+            row = tx.execute(sa.select(data_key).where(where)).first()
+            if row is None:
+                values = self._fresh(self._wrapping(tx, datastore), datastore, study_ref, at) | {"state": "coming"}
+                tx.execute(sa.insert(data_key).values(values))
+                row = tx.execute(sa.select(data_key).where(where)).one()
+        return self._remember(self._opened(row))
+
+    def drop_coming(self, datastore: bytes, study_instance_uid: str, *, at: datetime) -> None:
+        """Destroy a study's key that was to come, when nothing is left that could be sealed under it.
+
+        Raises:
+            DatabaseUnavailable, OutOfSpace.
+        """
+        study_ref = self._keyring.pseudonym("keystore/study", datastore + study_instance_uid.encode())
+        where = sa.and_(data_key.c.datastore == datastore, data_key.c.study_ref == study_ref, data_key.c.state == "coming")
+        with self._database.read() as tx:
+            found = [bytes(one) for one in tx.execute(sa.select(data_key.c.key_id).where(where)).scalars()]
+        for key_id in found:
+            self.shred(key_id, at=at, reason="shred")
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A read transaction of the keystore's own database.
+
+        Raises:
+            DatabaseUnavailable.
+        """
+        with self._database.read() as tx:
+            yield tx
+
+    def shred(self, key_id: bytes, *, at: datetime, reason: str, successor: bytes | None = None) -> None:
+        """Overwrite a data key for good, and let its `successor` seal from then on; again is harmless.
 
         Raises:
             DatabaseUnavailable, OutOfSpace.
@@ -256,6 +296,8 @@ class Keystore:
         gone = {"wrapped": bytes(WRAPPED_BYTES), "kcv": bytes(8), "state": "shredded", "shredded_at": at, "shred_reason": reason}
         with self._database.begin(durable=True) as tx:
             tx.execute(sa.update(data_key).where(data_key.c.key_id == key_id, data_key.c.state != "shredded").values(gone))
+            if successor is not None:
+                tx.execute(sa.update(data_key).where(data_key.c.key_id == successor, data_key.c.state == "coming").values(state="active"))
         self.forget(key_id)
         self._database.checkpoint()
 

@@ -11,7 +11,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from archive.web import api, body, cors, headers, permissions, probes, problems
+from archive.web import api, body, cors, headers, permissions, probes, problems, rate
 from archive.web.context import KEY, SLOTS, Node, slots
 from archive.web.dicomweb import routes
 from archive.web.streaming import Answer
@@ -44,6 +44,7 @@ def create_app(node: Node) -> Flask:
     app.url_map.strict_slashes = False
     # The order is the order of a request: its id, then whether it may go on, then its body.
     app.before_request(_begin)
+    rate.register(app, node.config.http.requests_per_second)
     permissions.register(app)
     app.before_request(_take_body)
     headers.register(app)

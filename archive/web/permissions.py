@@ -12,7 +12,7 @@ from flask import Flask, g, request
 from archive.access.demands import Standing
 from archive.access.permissions import Permission
 from archive.errors import Forbidden
-from archive.web import session
+from archive.web import session, share_session
 from archive.web.context import archive
 
 DICOMWEB_BLUEPRINTS = frozenset({"dicomweb", "datastores"})
@@ -20,10 +20,14 @@ DICOMWEB_BLUEPRINTS = frozenset({"dicomweb", "datastores"})
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What an endpoint needs: nothing (`public`), or a credential and the permission its service asks for (NONE: any)."""
+    """What an endpoint needs: nothing (`public`), or a credential and the permission its service asks for (NONE: any).
+
+    `share`: an opened share link, and no other credential.
+    """
 
     need: Permission = Permission.NONE
     public: bool = False
+    share: bool = False
 
 
 PUBLIC = Rule(public=True)
@@ -82,10 +86,21 @@ ENDPOINTS: dict[str, Rule] = {
 
 FRESH = frozenset({
     "dicomweb.delete_study", "dicomweb.delete_series", "dicomweb.delete_instance", "dicomweb.study_zip", "dicomweb.series_zip",
-    "api.grant_add", "api.grant_revoke", "api.token_add", "api.user_password", "api.user_role_add", "api.user_role_remove",
-    "api.user_remove", "api.group_join", "api.group_leave", "api.role_add", "api.role_sign_in", "api.user_factors_reset",
+    "api.study_shred",
+    "api.grant_add", "api.grant_revoke", "api.access_request_decide", "api.break_glass_open", "pages.break_glass", "pages.access_decision",
+    "api.rule_add", "api.rule_enable", "api.rule_apply", "api.rule_remove",
+    "api.review_decide", "api.review_close", "pages.review_decide", "pages.review_close",
+    "api.token_add", "api.user_password", "api.user_role_add", "api.user_role_remove",
+    "api.user_remove", "api.identity_bind", "api.identity_unbind", "api.group_join", "api.group_leave",
+    "api.group_remove", "api.role_add", "api.role_change", "api.role_remove",
+    "api.policy_apply", "api.approval_approve", "pages.approval_approve",
+    "pages.approval_refuse",
+    "api.approval_refuse",
+    "api.role_sign_in", "api.user_factors_reset",
     "api.my_totp_begin", "api.my_factor_remove", "api.my_recovery_codes", "pages.factor_add", "pages.factor_remove", "pages.codes",
-    "pages.passkey_add_options",
+    "pages.passkey_add_options", "api.share_add", "api.share_code", "pages.share", "pages.share_code",
+    "api.user_add", "api.user_change", "api.peer_add", "api.peer_set", "api.peer_renew", "api.peer_remove", "api.peer_enrol",
+    "api.forward_rule_add", "api.webhook_add", "api.album_share", "api.syslog_again",
 })
 """What a browser's session does only within minutes of its user having proved who they are; a token has its own bounds instead."""
 
@@ -94,8 +109,8 @@ BEFORE_CHANGE = frozenset({"pages.password", "pages.logout"})
 
 BEFORE_FACTOR = BEFORE_CHANGE | {
     "pages.factors", "pages.factor_add", "pages.factor_confirm", "pages.passkey_add_options", "pages.passkey_add", "pages.confirm",
-    "pages.confirm_passkey_options", "pages.confirm_passkey", "api.my_factors", "api.my_totp_begin", "api.my_totp_confirm",
-    "api.session", "api.session_confirm",
+    "pages.confirm_passkey_options", "pages.confirm_passkey", "pages.confirm_oidc", "api.my_factors", "api.my_totp_begin",
+    "api.my_totp_confirm", "api.session", "api.session_confirm",
 }
 """What a session may do whose user's role asks for a second factor that is not set up yet."""
 
@@ -171,6 +186,10 @@ def enforce() -> None:
         raise LookupError(message)
     if rule.public:
         session.refuse_foreign_forms()
+        return
+    blueprint, _, name = request.endpoint.rpartition(".")
+    if rule.share or share_session.comes_by_share(blueprint, name):
+        g.subject = share_session.authenticate()
         return
     asker = session.authenticate(dicomweb=request.blueprint in DICOMWEB_BLUEPRINTS)
     g.standing = None

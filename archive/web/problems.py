@@ -46,6 +46,7 @@ TABLE: dict[type[errors.ArchiveError], Line] = {
     errors.Denied: Line(HTTPStatus.FORBIDDEN),
     errors.Unauthenticated: Line(HTTPStatus.UNAUTHORIZED),
     errors.Forbidden: Line(HTTPStatus.FORBIDDEN),
+    errors.AwaitsApproval: Line(HTTPStatus.ACCEPTED),
     errors.NotFound: _ABSENT,
     errors.Unavailable: Line(HTTPStatus.SERVICE_UNAVAILABLE, retry_after_s=_LATER),
     errors.OutOfSpace: Line(HTTPStatus.INSUFFICIENT_STORAGE),
@@ -63,7 +64,7 @@ TABLE: dict[type[errors.ArchiveError], Line] = {
 }
 """One line for each class of archive/errors.py; a test demands it."""
 
-_TOLD = frozenset({400, 401, 403, 406, 409})
+_TOLD = frozenset({202, 400, 401, 403, 406, 409})
 """Statuses whose remedy is the caller's business; the others' is the operator's, and stays in the log."""
 
 
@@ -105,6 +106,8 @@ def answer(error: errors.ArchiveError) -> Response:
         request_id = note(error)
     if line.retry_after_s:
         headers["retry_after"] = str(line.retry_after_s)
+    if isinstance(error, errors.AwaitsApproval):
+        headers["location"] = f"/api/approvals/{error.approval}"
     # KeyShredded answers as NotFound in every byte, so the code is the line's, not the error's.
     code = errors.NotFound.code if line is _ABSENT else error.code
     response = problem(line.status, code=code, detail=detail, remedy=remedy, request_id=request_id, **headers)

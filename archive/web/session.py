@@ -35,13 +35,13 @@ class CrossSite(Forbidden):
 
 def cookie_name(config: Config) -> str:
     """Return the session cookie's name; the __Host- prefix needs Secure, so plain loopback addresses go without."""
-    return HOST_COOKIE if _secure(config) else PLAIN_COOKIE
+    return HOST_COOKIE if secure(config) else PLAIN_COOKIE
 
 
 def set_cookie(response: Response, token: str) -> None:
     """Hand the browser its session; gone when the browser closes, ended by the server earlier."""
     config = archive().config
-    response.set_cookie(cookie_name(config), token, path="/", secure=_secure(config), httponly=True, samesite="Strict")
+    response.set_cookie(cookie_name(config), token, path="/", secure=secure(config), httponly=True, samesite="Strict")
 
 
 def held() -> str:
@@ -53,7 +53,7 @@ def held() -> str:
 def clear_cookie(response: Response) -> None:
     """Take the session away from the browser."""
     config = archive().config
-    response.delete_cookie(cookie_name(config), path="/", secure=_secure(config), httponly=True, samesite="Strict")
+    response.delete_cookie(cookie_name(config), path="/", secure=secure(config), httponly=True, samesite="Strict")
 
 
 def authenticate(*, dicomweb: bool) -> Subject:
@@ -135,5 +135,6 @@ def origin_of(text: str) -> tuple[str, str, int | None] | None:
     return (parts.scheme, (parts.hostname or "").lower(), port) if parts.scheme and parts.hostname else None
 
 
-def _secure(config: Config) -> bool:
+def secure(config: Config) -> bool:
+    """Return whether browsers reach the archive over TLS."""
     return config.http.tls != "off" or config.archive.public_url.startswith("https://")

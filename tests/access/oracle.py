@@ -6,7 +6,8 @@ from datetime import datetime
 
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
-from tests.access.worlds import Row, World
+from tests.access import passed_on
+from tests.access.worlds import Row, World, lineage
 
 
 def caller_counts(w: World, subject: Subject, at: datetime) -> bool:
@@ -21,12 +22,42 @@ def caller_counts(w: World, subject: Subject, at: datetime) -> bool:
         if at >= session["idle_until"] or at >= session["absolute_until"]:
             return False
     if subject.token_id is not None:
-        token = w.of("api_token", subject.token_id)
-        if token["principal_id"] != me["id"] or token["revoked_at"] is not None or at >= token["not_after"]:
+        chain = lineage(w, w.of("api_token", subject.token_id))
+        if len(chain) != subject.token_depth:
             return False
-        if token["boundary_id"] != subject.boundary_id:
-            return False
-    return True
+        for token in chain:
+            if token["principal_id"] != me["id"] or token["revoked_at"] is not None or at >= token["not_after"]:
+                return False
+            if token["boundary_id"] is not None and token["boundary_id"] not in subject.boundary_ids:
+                return False
+    return subject.share_id is None or share_counts(w, subject, at)
+
+
+def share_counts(w: World, subject: Subject, at: datetime) -> bool:
+    """Whether the link is the principal's own and still good, binds the subject as it says, and is open."""
+    link, opened = w.of("share_link", subject.share_id or 0), w.of("share_session", subject.share_session_id or 0)
+    if link["owner_id"] != subject.principal_id or link["revoked_at"] is not None or at >= link["not_after"]:
+        return False
+    if link["token_id"] != subject.token_id or subject.boundary_ids[:1] != (link["boundary_id"],):
+        return False
+    if opened["share_id"] != link["id"] or opened["revoked_at"] is not None:
+        return False
+    return bool(at < opened["idle_until"] and at < opened["absolute_until"])
+
+
+def giver_may_share(w: World, grant: Row, se: Row, at: datetime) -> bool:
+    """Whether whoever put it into an album may do all that it gives and share it, by a grant that came by no album."""
+    giver = w.of("principal", grant["granted_by"])
+    if not giver["enabled"] or giver["removed_at"] is not None or giver["kind"] in ("console", "group"):
+        return False
+    them, needed = Subject(giver["id"], "", "user", "internal"), grant["permissions"] | int(Permission.SHARE)
+    theirs = [one for one in w.grants if applies(w, one, them, se, at)]
+    if any(one["effect"] == 0 and one["permissions"] & needed for one in theirs):
+        return False
+    return any(
+        one["effect"] == 1 and one.get("kind") != "shared" and one.get("parent_id") is None and not one["need_context"]
+        and not needed & ~one["permissions"] for one in theirs
+    )
 
 
 def identities(w: World, principal_id: int, at: datetime) -> set[int]:
@@ -46,6 +77,11 @@ def reaches(scope_key: int, se: Row) -> bool:
     return scope_key == 0 or (level == 1 and number == se["patient_pk"]) or (level == 2 and number == se["study_pk"]) or (
         level == 3 and number == se["id"]
     )
+
+
+def names(scope_key: int, se: Row) -> bool:
+    """Whether a boundary's key names the series: as a grant's, or its datastore as a whole."""
+    return reaches(scope_key, se) or scope_key == se["datastore_id"] * 4
 
 
 def applies(w: World, grant: Row, subject: Subject, se: Row, at: datetime) -> bool:
@@ -71,15 +107,18 @@ def sees(w: World, subject: Subject, need: Permission, at: datetime, se: Row) ->
     """Whether the caller may touch the series with every bit of `need`."""
     if se["n_instances"] == 0 or not caller_counts(w, subject, at):
         return False
+    if subject.narrowed_by is not None and not sees(w, subject.narrowed_by, need, at, se):
+        return False
     wanted = int(need | Permission.RESTRICTED) if se["restricted"] else int(need)
+    if subject.share_id is not None:
+        wanted |= int(Permission.SHARE)
     if subject.limit is not None and wanted & ~int(subject.limit):
         return False
-    if subject.boundary_id is not None:
-        boundary = w.of("boundary", subject.boundary_id)
+    for boundary in (w.of("boundary", key) for key in subject.boundary_ids):
         if boundary["owner_id"] != subject.principal_id or at >= boundary["not_after"]:
             return False
         items = [item for item in w.boundary_item if item["boundary_id"] == boundary["id"]]
-        if not any(not wanted & ~item["permissions"] and reaches(item["scope_key"], se) for item in items):
+        if not any(not wanted & ~item["permissions"] and names(item["scope_key"], se) for item in items):
             return False
     allowed = False
     for grant in w.grants:
@@ -87,8 +126,9 @@ def sees(w: World, subject: Subject, need: Permission, at: datetime, se: Row) ->
             continue
         if grant["effect"] == 0 and grant["permissions"] & wanted:
             return False
-        if grant["effect"] == 1 and not wanted & ~grant["permissions"] and not grant["need_context"] & ~subject.context:
-            allowed = True
+        fits = grant["effect"] == 1 and not wanted & ~grant["permissions"] and not grant["need_context"] & ~subject.context
+        if fits and passed_on.unbroken(w, grant, subject, se, wanted, at):
+            allowed = allowed or grant.get("kind") != "shared" or giver_may_share(w, grant, se, at)
     return allowed
 
 
@@ -100,7 +140,7 @@ def visible(w: World, subject: Subject, need: Permission, at: datetime) -> tuple
 
 def entire(w: World, subject: Subject, need: Permission, at: datetime) -> set[int]:
     """The ids of the studies whose stored counts may be shown: one unconditional allow covers each, and nothing can hide a part."""
-    if subject.boundary_id is not None or not caller_counts(w, subject, at):
+    if subject.boundary_ids or not caller_counts(w, subject, at):
         return set()
     if subject.limit is not None and need & ~subject.limit:
         return set()
@@ -110,16 +150,18 @@ def entire(w: World, subject: Subject, need: Permission, at: datetime) -> set[in
     ]
     if any(g["effect"] == 0 for g in mine):
         return set()
-    found = set()
+    found: set[int] = set()
+    besides = None if subject.narrowed_by is None else entire(w, subject.narrowed_by, need, at)
     for st in w.study:
         here = [g for g in mine if g["datastore_id"] == st["datastore_id"]]
         covering = [
             g for g in here
             if g["effect"] == 1 and not int(need) & ~g["permissions"] and not g["need_context"] & ~subject.context
+            and g.get("kind") != "shared" and g.get("parent_id") is None
             and (g["modality"], g["department_id"], g["study_date_from"], g["study_date_to"]) == ("", None, "", "")
             and g["scope_key"] in (0, st["patient_pk"] * 4 + 1, st["id"] * 4 + 2)
         ]
         restricted = any(se["restricted"] for se in w.series if se["study_pk"] == st["id"])
-        if covering and not restricted:
+        if covering and not restricted and (besides is None or st["id"] in besides):
             found.add(st["id"])
     return found

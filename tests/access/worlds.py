@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import reduce
+from operator import and_
 from random import Random
 from typing import Any
 
@@ -11,8 +13,10 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.access.permissions import Permission
+from archive.access.predicate import MOST_TOKENS
 from archive.access.subject import Subject
 from archive.db import tables
+from tests.access import passed_on
 
 BASE = datetime(2026, 1, 1, tzinfo=UTC)
 BITS = [Permission.SEARCH, Permission.METADATA, Permission.PIXELS, Permission.SEND]
@@ -36,6 +40,7 @@ class World:
     study: list[Row] = field(default_factory=list)
     series: list[Row] = field(default_factory=list)
     grants: list[Row] = field(default_factory=list)
+    grant_lineage: list[Row] = field(default_factory=list)
     boundary: list[Row] = field(default_factory=list)
     boundary_item: list[Row] = field(default_factory=list)
     session: list[Row] = field(default_factory=list)
@@ -116,11 +121,12 @@ def draw(seed: int) -> World:  # one table after the other
             "study_date_to": maybe(r, r.choice(["20210101", "20220101"]), 0.1, ""),
             **window(r), "revoked_at": maybe(r, hour(1), 0.15), "need_context": r.choice([0, 0, 0, 0, 1, 2]), "created_at": BASE,
         })
-    for key in (1, 2):
+    for key in (1, 2, 3):
         w.boundary.append({"id": key, "owner_id": r.choice([1, 1, 1, 2, 3]), "not_after": hour(r.choice([9, 9, 5]))})
         for _ in range(r.choice([0, 2, 4])):
             item = len(w.boundary_item) + 1
-            w.boundary_item.append({"id": item, "boundary_id": key, "permissions": bits(r), "scope_key": scope_key(r, w)})
+            named = scope_key(r, w) if r.random() < 0.8 else r.choice(w.datastore)["id"] * 4
+            w.boundary_item.append({"id": item, "boundary_id": key, "permissions": bits(r), "scope_key": named})
     for key in range(1, 5):
         w.session.append({
             "id": key, "token_sha256": bytes([key]) * 32, "principal_id": r.choice([1, 1, 1, 2]),
@@ -131,8 +137,17 @@ def draw(seed: int) -> World:  # one table after the other
         w.api_token.append({
             "id": key, "prefix": f"t{key}", "secret_hmac": bytes(32), "principal_id": r.choice([1, 1, 1, 2]),
             "boundary_id": r.choice([None, 1, 2]), "permissions": bits(r), "created_at": BASE,
-            "not_after": hour(r.choice([9, 9, 5])), "revoked_at": maybe(r, BASE, 0.2),
+            "not_after": hour(r.choice([9, 9, 5])), "revoked_at": maybe(r, BASE, 0.2), "parent_id": None,
         })
+    for key in range(5, 10):  # made with another, which one of any owner and state
+        above = r.choice(w.api_token)
+        w.api_token.append({
+            "id": key, "prefix": f"t{key}", "secret_hmac": bytes(32),
+            "principal_id": r.choice([above["principal_id"], above["principal_id"], 1]),
+            "boundary_id": r.choice([None, 1, 2, 3]), "permissions": bits(r), "created_at": BASE,
+            "not_after": hour(r.choice([9, 9, 9, 5])), "revoked_at": maybe(r, BASE, 0.1), "parent_id": above["id"],
+        })
+    passed_on.add(seed, w)
     return w
 
 
@@ -143,26 +158,41 @@ def scope_key(r: Random, w: World) -> int:
     return 0 if rows is None else r.choice(rows)["id"] * 4 + level
 
 
+def lineage(w: World, token: Row) -> list[Row]:
+    """Return a token and those it stands on, its own first."""
+    found = [token]
+    while found[-1]["parent_id"] is not None:
+        found.append(w.of("api_token", found[-1]["parent_id"]))
+    return found
+
+
 def callers(seed: int, w: World, count: int) -> list[tuple[Subject, Permission, datetime]]:
     """Return who asks for what, and when: mostly as they would really come in, sometimes with parts that do not fit."""
     r = Random(seed + 1_000_000)
     asked = []
     for _ in range(count):
         me = r.choice([1, 1, 1, 1, 1, 2, 3, 11])
-        session = token = boundary = limit = None
+        session = token = limit = None
+        depth, boundaries = 1, ()
         way = r.random()
         if way < 0.25:
             session = r.choice(w.session)["id"]
-        elif way < 0.5:
-            row = r.choice(w.api_token)
-            token, boundary, limit = row["id"], row["boundary_id"], Permission(row["permissions"])
+        elif way < 0.55:
+            chain = lineage(w, r.choice(w.api_token))
+            token, depth = chain[0]["id"], len(chain)
+            boundaries = tuple(row["boundary_id"] for row in chain if row["boundary_id"] is not None)
+            limit = Permission(reduce(and_, (row["permissions"] for row in chain)))
             if r.random() < 0.15:
-                boundary = r.choice([None, 1, 2])
-        elif way < 0.6:
-            boundary = r.choice([1, 2])
+                boundaries = r.choice([(), (1,), (2,), (1, 3)])
+            if r.random() < 0.2:
+                depth = r.choice([1, 2, 3, 4])
+        elif way < 0.65:
+            boundaries = tuple(r.sample([1, 2, 3], r.choice([1, 1, 2])))
         subject = Subject(
-            me, "someone", "user", "web", session_id=session, token_id=token, boundary_id=boundary, limit=limit,
-            context=r.choice([0, 1, 3, 3]),
+            me, "someone", "user", "web", session_id=session, token_id=token, token_depth=min(depth, MOST_TOKENS),
+            boundary_ids=boundaries, limit=limit, context=r.choice([0, 1, 3, 3]),
         )
+        if asked and Random(f"{seed} {len(asked)}").random() < 0.15:  # a draw of its own: what the others are stays as it was
+            subject = replace(subject, narrowed_by=replace(asked[-1][0], narrowed_by=None))
         asked.append((subject, r.choice(NEEDS), hour(r.choice([4, 5, 6, 8]))))
     return asked

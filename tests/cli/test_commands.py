@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -92,6 +93,18 @@ def test_users(run: Run, folder: Path) -> None:
     assert "gone" not in {one["name"] for one in run(0, "user", "list")}
 
 
+def test_who_a_user_is_elsewhere(run: Run, said: Callable[..., str], folder: Path) -> None:
+    run(0, "user", "add", "ola", "--no-password")
+    assert run(0, "user", "show", "ola")["password"] is False
+    assert run(2, "user", "add", "both", "--no-password", "--password-file", str(folder / "password"))["error"] == "usage"
+    made = run(0, "user", "bind", "ola", "--issuer", "https://login.example", "--subject", "o-1")
+    assert run(2, "user", "bind", "ola", "--subject", "o-2")["error"] == "invalid-request"  # no issuer is configured
+    assert [(one["user"], one["subject"]) for one in run(0, "user", "identities")] == [("ola", "o-1")]
+    assert "ola signs in with https://login.example no more" in said("user", "unbind", str(made["id"]))
+    assert run(1, "user", "unbind", str(made["id"]))["error"] == "not-found"
+    assert run(0, "user", "identities") == []
+
+
 def test_no_terminal_no_question(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     answer = run(2, "user", "add", "quiet")
@@ -112,6 +125,75 @@ def test_groups_and_roles(run: Run) -> None:
     assert run(2, "role", "add", "odd", "--permission", "fly")["error"] == "invalid-request"
     run(0, "role", "assign", "auditor", "--to", "anna", "--until", "1h")
     run(0, "role", "withdraw", "auditor", "--from", "anna")
+
+
+def test_roles_change_and_policy_as_text(run: Run, said: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(0, "role", "add", "scribe", "--permission", "search")
+    assert run(0, "role", "change", "scribe", "--add", "verify", "--reason", "text")["permissions"] == ["search", "verify"]
+    assert run(2, "role", "change", "scribe")["error"] == "invalid-request"
+    assert run(1, "role", "change", "owner", "--remove", "purge")["error"] == "state-conflict"
+    assert next(row for row in run(0, "role", "matrix") if row["permission"] == "verify")["roles"][-1] == "scribe"
+    run(0, "user", "add", "poly", "--password-file", str(_password(tmp_path)))
+    policy = tmp_path / "policy.toml"
+    run(0, "policy", "export", "--to", str(policy))
+    assert run(0, "policy", "test", str(policy))["changes"] == []
+    assert run(0, "policy", "apply", str(policy))["applied"] is False
+    more = '\n[[grant]]\nto = "poly"\nrole = "scribe"\neverything = true\n'
+    more += '[[expect]]\nsubject = "poly"\npermission = "audit"\ndecision = "allow"\n'
+    policy.write_text(policy.read_text().replace('["search", "verify"]', '["search"]') + more)
+    failed = run(1, "policy", "test", str(policy))
+    assert (failed["ok"], failed["failed"][0]["found"], len(failed["changes"])) == (False, "deny", 2)
+    assert run(1, "policy", "apply", str(policy), "--yes")["applied"] is False
+    policy.write_text(policy.read_text().replace('"allow"', '"deny"'))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert run(2, "policy", "apply", str(policy))["error"] == "invalid-request"
+    told = said("policy", "apply", str(policy), "--yes", "--reason", "as agreed")
+    assert "poly has scribe on everything" in told
+    assert "applied: 2 changes" in told
+    run(0, "policy", "apply", str(policy))
+    assert said("policy", "export").startswith("# The policy")
+    run(0, "grant", "revoke", str(run(0, "grant", "list", "--to", "poly")[0]["id"]))
+    run(0, "role", "remove", "scribe")
+
+
+def _password(folder: Path) -> Path:
+    path = folder / "their-password"
+    path.write_text("nine boats on a lake\n")
+    return path
+
+
+def test_two_people_at_the_command_line(
+    run: Run, said: Callable[..., str], folder: Path, tmp_path: Path
+) -> None:
+    for name in ("una", "duo"):
+        run(0, "user", "add", name, "--password-file", str(_password(tmp_path)))
+        run(0, "role", "assign", "security-officer", "--to", name)
+    before = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(before + "[policy]\ntwo_person = true\n")
+    try:
+        waits = run(3, "role", "add", "chief", "--permission", "role-manage")
+        assert waits["error"] == "awaits-approval"
+        [request] = run(0, "approval", "list")
+        number = str(request["id"])
+        assert run(0, "approval", "show", number)["said"] == "add the role chief with role-manage"
+        (tmp_path / "wrong").write_text("not the password\n")
+        run(3, "approval", "approve", number, "--as", "una", "--password-file", str(tmp_path / "wrong"))
+        assert run(0, "approval", "approve", number, "--as", "una", "--password-file", str(_password(tmp_path)))["state"] == "done"
+        assert run(0, "role", "show", "chief")["permissions"] == ["role-manage"]
+        run(3, "key", "slot", "add", "--key-file", str(tmp_path / "k"), "--label", "k")
+        number = str(run(0, "approval", "list")[0]["id"])
+        told = said("approval", "approve", number, "--as", "duo", "--password-file", str(_password(tmp_path)))
+        assert "gives the same command again" in told
+        slot = run(0, "key", "slot", "add", "--key-file", str(tmp_path / "k"), "--label", "k")["id"]
+        run(3, "key", "slot", "remove", slot)
+        run(0, "approval", "refuse", str(run(0, "approval", "list")[0]["id"]), "--note", "keep it")
+        assert [row["state"] for row in run(0, "approval", "list", "--all")] == ["refused", "done", "done"]
+    finally:
+        (folder / "config.toml").write_text(before)
+    run(0, "key", "slot", "remove", slot)
+    run(0, "role", "remove", "chief")
+    for name in ("una", "duo"):
+        run(0, "user", "remove", name)
 
 
 def test_import_and_its_report(run: Run, folder: Path, stored: Any) -> None:
@@ -162,6 +244,15 @@ def test_tokens(run: Run, said: Callable[..., str], stored: Any) -> None:
     assert [one["id"] for one in listed] == [made["id"]]
     assert made["token"] not in json.dumps(listed)
     run(0, "token", "revoke", str(made["id"]))
+    root = run(0, "token", "create", "--for", "anna", "--network", "10.0.0.0/8", "--whole-datastore", "clinical", "--label", "viewer")
+    below = run(0, "token", "create", "--for", "anna", "--under", root["prefix"], "--permission", "search")
+    assert (below["parent"], root["networks"], root["bounded_to"]) == (root["id"], ["10.0.0.0/8"], 1)
+    assert run(1, "token", "create", "--for", "anna", "--patient", "NOBODY", "--issuer", "X")["error"] == "not-found"
+    assert [one["depth"] for one in run(0, "token", "list", "--tree")][:3] == [0, 1, 0]
+    tree = said("token", "list", "--tree")
+    assert f"  {below['prefix']}" in tree
+    assert "with 1 made with it" in said("token", "revoke", root["prefix"])
+    assert {one["state"] for one in run(0, "token", "list", "--for", "anna")} == {"revoked"}
     text = said("token", "create", "--for", "anna")
     assert text.strip().startswith("sr_")
     assert "\n" not in text.strip()

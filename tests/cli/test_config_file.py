@@ -66,3 +66,24 @@ def test_a_form_it_does_not_understand_is_left_alone(tmp_path: Path) -> None:
 def test_any_string_survives(value: str) -> None:
     text = config_file.set_key('[a]\nb = "x" # c\n[d]\nb = "y"\n', "a", "b", value)
     assert tomllib.loads(text) == {"a": {"b": value}, "d": {"b": "y"}}
+
+
+def test_a_witness_is_written_beside_whatever_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    example = (Path(__file__).resolve().parents[2] / "config.example.toml").read_text()
+    for text in ("", "[archive]\nname = 'x' # ours", example, "[witness]\nevery_minutes = 7\nknown = []\n[http]\nport = 1\n"):
+        path.write_text(text)
+        before = load(path)
+        config_file.add_witness(path, "nas", "http://nas:7373", "key+one")
+        config_file.add_witness(path, "nas-2", "https://partner.example/w", "key+two")
+        assert [(one.name, one.key) for one in load(path).witness.known] == [("nas", "key+one"), ("nas-2", "key+two")]
+        config_file.remove_witness(path, "nas")
+        assert [one.name for one in load(path).witness.known] == ["nas-2"]
+        config_file.remove_witness(path, "nas-2")
+        assert load(path) == before
+    odd = '[witness]\nknown = [{name = "nas", url = "http://nas:1", key = "k"}]\n'
+    path.write_text(odd)
+    for change in (lambda: config_file.add_witness(path, "b", "http://b:1", "k"), lambda: config_file.remove_witness(path, "nas")):
+        with pytest.raises(ConfigurationError):
+            change()
+    assert path.read_text() == odd

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from archive.cli.service import owner_of, unit_for
+from archive.cli.service import credential, owner_of, unit_for
 from archive.config import Config, parse
 from archive.errors import ConfigurationError
 
@@ -35,6 +35,15 @@ def test_keys_elsewhere_are_writable_too_and_a_low_port_gets_its_capability(tmp_
     unit = unit_for(configured(tmp_path, keys={"directory": "/mnt/keys"}, http={"port": 443}), "clinic")
     assert f"ReadWritePaths={tmp_path}/storage /mnt/keys\n" in unit
     assert "AmbientCapabilities=CAP_NET_BIND_SERVICE\n" in unit
+
+
+def test_systemd_hands_the_passphrase_over(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    assert "LoadCredential" not in unit_for(config, "clinic")
+    for encrypted, word in ((False, "LoadCredential"), (True, "LoadCredentialEncrypted")):
+        unit = unit_for(config, "clinic", credential(tmp_path / "50%", encrypted=encrypted))
+        assert f"\n{word}=strongroom-passphrase:{tmp_path}/50%%\n" in unit
+        assert unit.index("[Service]") < unit.index(word) < unit.index("[Install]")
 
 
 def test_without_an_archive_nobody_owns_it(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
+from tests.journeys import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 READY_S = 90
 
@@ -88,10 +90,7 @@ class RunningArchive:
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command beside it."""
-        return subprocess.run(
-            [sys.executable, "-m", "archive", "--config", str(self.config), *arguments],
-            capture_output=True, text=True, input=stdin, env=self.environment(), timeout=120, check=False,
-        )
+        return warm.run(["--config", str(self.config), *arguments], stdin=stdin, env=self.environment())
 
     def json(self, *arguments: str) -> Any:
         """Run a command that must succeed and return its JSON answer."""

@@ -20,6 +20,7 @@ from archive.node import open_node
 from tests.crash import test_served_kills
 from tests.crash.promises import Promises
 from tests.crash.test_served_kills import ANSWER, SETTINGS, Load, kill_everything
+from tests.journeys import warm
 from tests.journeys.running import RunningArchive
 from tests.services import archives, catalogs
 
@@ -52,10 +53,7 @@ def check(config: Path, promises: Promises, *, repeat: bool) -> None:
 
 def command(archive: RunningArchive, config: Path, *arguments: str) -> tuple[int, Any, str]:
     """Run a command on some configuration; return its status, its answer and what it complained of."""
-    done = subprocess.run(
-        [sys.executable, "-m", "archive", "--config", str(config), "--json", *arguments], capture_output=True, text=True,
-        env=archive.environment(), timeout=300, check=False,
-    )
+    done = warm.run(["--config", str(config), "--json", *arguments], env=archive.environment(), timeout=300)
     return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
 
 

@@ -288,3 +288,51 @@ def test_a_page_that_is_not_there(visit: Visit) -> None:
     assert visit.go("/studies/1.2.3.4").status == 404
     visit.page.get_by_role("link", name="Back to the studies").click()
     visit.page.get_by_role("heading", name="Studies").wait_for()
+
+
+def test_a_study_is_shared_opened_with_a_code_and_ended(chromium: playwright_api.Browser, served: RunningArchive) -> None:
+    served.json("user", "add", "rad", "--password-file", str(served.folder / "password"))
+    served.json("grant", "add", "--to", "rad", "--role", "radiologist", "--everything")
+    with visiting(chromium, served, script=False) as sharer, visiting(chromium, served, script=True) as guest:
+        guest.allowed = ("401", "403", "404")  # what is refused, which Chromium reports too
+        sharer.go("/studies?name=demo&modality=CT")
+        sharer.sign_in("rad", PASSWORD)
+        sharer.page.locator("tbody a").first.click()
+        sharer.page.get_by_role("link", name="Share…").click()
+        sharer.page.get_by_label("With whom").fill("Dr Ott")
+        sharer.page.get_by_role("button", name="Look at it first").click()
+        sharer.page.get_by_role("heading", name="Share this?").wait_for()
+        sharer.page.get_by_role("button", name="Share", exact=True).click()
+        link = sharer.page.locator("#link").inner_text()
+        code = sharer.page.locator("#share-code").inner_text()
+
+        guest.page.goto(link)
+        assert urlsplit(guest.page.url).fragment == ""
+        guest.page.get_by_role("button", name="Open").click()
+        guest.page.get_by_label("Code").fill("000000" if code != "000000" else "111111")
+        guest.page.get_by_role("button", name="Show the images").click()
+        guest.page.get_by_text("The code is wrong").wait_for()
+        guest.page.get_by_label("Code").fill(code)
+        guest.page.get_by_role("button", name="Show the images").click()
+        guest.page.wait_for_url("**/shared")
+        assert "Dr Ott" in guest.page.locator("header").inner_text()
+        [cookie] = guest.page.context.cookies()
+        assert (cookie["name"], cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == ("__Host-share", True, True, "Strict")
+        guest.page.locator("tbody a").first.click()
+        guest.page.locator(".tiles a").first.click()
+        assert guest.picture()[:4] == b"\x89PNG"
+        inside = guest.page.url
+        guest.go("/studies")
+        guest.page.get_by_role("heading", name="Sign in").wait_for()  # to the archive they are nobody
+        guest.page.goto(inside)
+        guest.picture()
+
+        sharer.go("/shares")
+        sharer.page.get_by_role("button", name="End").click()
+        sharer.page.get_by_role("heading", name="Ended").wait_for()
+        guest.page.get_by_role("link", name="Next").click()
+        guest.page.get_by_role("heading", name="Closed").wait_for()
+        guest.page.goto(link)
+        guest.page.get_by_role("button", name="Open").click()
+        guest.page.get_by_text("opens nothing any more").wait_for()
+    assert link.partition("#")[2] not in served.log()

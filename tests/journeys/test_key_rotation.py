@@ -118,13 +118,15 @@ def test_keys_rotate_while_instances_come_in(archive: RunningArchive, tmp_path: 
     assert by_command("1.2.2") == "stored"
     with sender:
         rotated = archive.json("key", "rotate")
+        replaced = [archive.json("key", "rotate", which) for which in ("signing", "pepper")]
         count = len(sender.stored)
         deadline = time.monotonic() + 30
         while len(sender.stored) < count + 10 and time.monotonic() < deadline:
             time.sleep(0.05)
     assert rotated["destroyed"] == 1
     assert rotated["rewrapped"] >= 2
-    assert sender.refused == []
+    assert [[one["purpose"] for one in done["keys"]] for done in replaced] == [["instance"], ["pepper"]]
+    assert sender.refused == []  # with the token that was given out under the pepper of before
     assert len(sender.stored) > count
     # A command that was open all the time holds an older keyring, and takes the new one.
     assert by_command("1.2.3") == "stored"
@@ -136,8 +138,53 @@ def test_keys_rotate_while_instances_come_in(archive: RunningArchive, tmp_path: 
     assert archive.json("verify", "--full")["ok"]
     kinds = [one["state"] for one in archive.json("key", "list") if one["purpose"] == "kek"]
     assert sorted(kinds) == ["active", "retired"]
+    assert archive.json("ledger", "verify")["ok"]
     archive.stop()
+    assert archive.json("key", "rotate", "index")["key"]
     archive.start("serve")
     sender.session.headers["Authorization"] = f"Bearer {archive.token('admin')}"
     for study in ("1.2.1", "1.2.2", "1.2.3", "1.2.4", *list(sender.stored)[::5]):
         assert sender.read(study) == instance(study=study)
+
+
+PASSPHRASE = "kq7vw mh3xz pp2ra tn8bd"
+
+
+def test_a_passphrase_instead_of_the_key_file(archive: RunningArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = archive.run("--json", "key", "slot", "add", "--new-passphrase-file", "-", "--label", "safe", stdin=PASSPHRASE + "\n")
+    assert added.returncode == 0, added.stderr
+    slots = {one["kind"]: one["id"] for one in archive.json("key", "slot", "list")}
+    archive.json("key", "slot", "remove", slots["key-file"])
+    last = archive.run("--json", "key", "slot", "remove", slots["passphrase"], "--passphrase-file", "-", stdin=PASSPHRASE + "\n")
+    assert "last slot" in last.stderr
+    (archive.storage / "keys" / "root.key").unlink()
+    # Beside the archive that serves, commands that change no key take what its workers have; others ask.
+    assert archive.json("status")["ready"]
+    assert archive.json("user", "list")
+    refused = archive.run("--json", "key", "slot", "list")
+    assert refused.returncode == 4
+    assert "no terminal" in refused.stderr
+    archive.stop()
+    assert archive.run("user", "list").returncode == 4
+    wrong = archive.run("user", "list", "--passphrase-file", "-", stdin="another that is long enough\n")
+    assert (wrong.returncode, "wrong passphrase" in wrong.stderr) == (4, True)
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "strongroom-passphrase").write_text(PASSPHRASE + "\n")
+    with monkeypatch.context() as patched:
+        patched.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+        archive.start("serve")
+    sender = Sender(archive)
+    assert sender.store("1.2.60")
+    asked = archive.run("--json", "key", "rotate", "log", "--passphrase-file", "-", stdin=PASSPHRASE + "\n")
+    assert asked.returncode == 0, asked.stderr  # the archive takes the new keys without being asked again
+    assert sender.store("1.2.61")
+    for process in Path("/proc").glob("[0-9]*"):
+        for name in ("cmdline", "environ"):
+            try:
+                shown = (process / name).read_bytes()
+            except OSError:
+                continue
+            assert b"kq7vw mh3xz" not in shown
+    assert "kq7vw" not in archive.log()
+    assert archive.json("ledger", "verify")["ok"]

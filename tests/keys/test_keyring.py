@@ -209,7 +209,7 @@ def test_a_worker_gets_keys_but_no_root_and_no_ca_key(config: Config, keyring: K
     for change in (
         lambda: worker.add_kek(RESEARCH, at=now),
         lambda: worker.slot_add(at=now, key_file=tmp_path / "k"),
-        lambda: worker.rotate_signer("log", at=now),
+        lambda: worker.prepare(["log"], at=now),
     ):
         with pytest.raises(KeysUnavailable, match="worker process"):
             change()
@@ -298,10 +298,23 @@ def test_a_replaced_signer_keeps_its_public_key(config: Config, keyring: Keyring
 
     old = key_id(keyring)
     later = now + timedelta(days=1)
-    new = keyring.rotate_signer(purpose, at=later)  # type: ignore[arg-type]
+    keyring.prepare([purpose], at=later)  # type: ignore[list-item]
+    coming = keyring.coming(purpose)  # type: ignore[arg-type]
+    assert coming is not None
+    assert key_id(keyring) == old
+    assert coming.id.hex() in {key.kid for key in Keyring.from_bytes(keyring.to_bytes()).public_keys()}  # known before it counts
+    assert coming.secret not in keyring.to_bytes()
+    signing = next(entry.secret for entry in keyring._entries if entry.id.hex() == old)
+    keyring.activate([purpose])  # type: ignore[list-item]
+    assert keyring.waiting() == {purpose}
+    assert signing not in keyring.to_bytes()
+    keyring.retire([purpose], at=later)  # type: ignore[list-item]
     opened = Keyring.open(config)
-    assert key_id(keyring) == key_id(opened) == new.key_id != old
+    new = coming.id.hex()
+    assert key_id(keyring) == key_id(opened) == new != old
+    assert not any(entry.secret == signing for entry in opened._entries)
     known = {key.kid: key for key in opened.public_keys() if key.purpose == purpose}
     assert known[old].not_after == later
-    assert known[new.key_id].not_after is None
-    assert known[new.key_id].not_before == later
+    assert known[new].not_after is None
+    assert known[new].not_before == later
+    assert keyring.waiting() == frozenset()

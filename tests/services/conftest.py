@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ def access_keyring(tmp_path_factory: pytest.TempPathFactory) -> Keyring:
 def engine(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Settings of a whole archive, its index on each engine in turn."""
     return {} if request.param == "sqlite" else {"database": {"url": request.getfixturevalue("postgresql_url")}}
+
+
+@pytest.fixture
+def usually(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """As `engine`, SQLite alone where a test does not name others: `parametrize("usually", [...], indirect=True)`."""
+    name = getattr(request, "param", os.environ.get("ARCHIVE_TEST_USUALLY", "sqlite"))
+    return {} if name == "sqlite" else {"database": {"url": request.getfixturevalue("postgresql_url")}}
 
 
 @pytest.fixture

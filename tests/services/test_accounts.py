@@ -208,7 +208,7 @@ def test_tokens(office: Office) -> None:
     assert "token" not in a.list_tokens(office.console)[0]
     assert a.revoke_token(office.console, made["prefix"])["state"] == "revoked"
     assert office.seen(bearer) == set()
-    # nobody makes another's, and no token makes a token
+    # nobody makes another's, and none without a session or a token that counts
     for subject in (office.owner, ada, bearer):
         with pytest.raises(Forbidden):
             a.create_token(subject, owner="ada")

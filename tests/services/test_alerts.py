@@ -21,7 +21,9 @@ from archive.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.node import Node
 from archive.services.alert_rules import RULES
-from archive.services.alerts import AT_ONCE, MAIL_AGAIN, Alerts
+from archive.services.alert_states import STATES
+from archive.services.alert_telling import AGAIN
+from archive.services.alerts import AT_ONCE, Alerts
 from tests.services import archives
 
 MONDAY_NOON = datetime(2031, 3, 3, 12, 0, tzinfo=UTC)
@@ -173,6 +175,20 @@ def test_audit_gap(node: Node, clock: Clock) -> None:
     assert node.alerts.list(archives.the_console(node))[0]["detail"] == {"silent_s": 3 * 3600}
 
 
+def test_witnesses(node: Node) -> None:
+    plant(node, Kind.WITNESS, what="heard again", witness="nas")
+    assert raised(node) == []
+    plant(node, Kind.WITNESS, outcome=4, what="silent", witness="nas", hours=25)
+    assert [row["rule"] for row in raised_rows(node)] == ["witness-silent"]
+    plant(node, Kind.WITNESS, outcome=12, what="against", witness="nas", proven=1)
+    assert [row["rule"] for row in raised_rows(node)] == ["witness-against", "witness-silent"]
+
+
+def raised_rows(node: Node) -> list[dict[str, Any]]:
+    node.alerts.tick()
+    return node.alerts.list(archives.the_console(node))
+
+
 def test_new_device_and_network(node: Node) -> None:
     def sign_in(address: str, program: str) -> None:
         node.signin.password("mia", archives.PASSWORD, address=address, user_agent=program)
@@ -187,8 +203,8 @@ def test_new_device_and_network(node: Node) -> None:
 
 
 def test_every_rule_has_its_test() -> None:
-    here = Path(__file__).read_text(encoding="utf-8")
-    assert [name for name in RULES if here.count(f'"{name}"') < 1] == []
+    here = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    assert [name for name in (*RULES, *STATES) if here.count(f'"{name}"') < 1] == []
 
 
 def test_what_is_found_again_goes_on_until_somebody_looks(node: Node, clock: Clock) -> None:
@@ -303,7 +319,7 @@ def test_mail_is_sent_once_and_tried_again(tmp_path: Path, clock: Clock, postman
         kind.refuse = False
         node.alerts.tick()
         assert kind.got == [], "not before its time"
-        clock.pass_(seconds=MAIL_AGAIN[0].total_seconds())
+        clock.pass_(seconds=AGAIN[0].total_seconds())
         node.alerts.tick()
         node.alerts.tick()
         [text] = kind.got

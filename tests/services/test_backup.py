@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from archive.config import Config
 from archive.db.tables import segment
-from archive.errors import ArchiveError, ConfigurationError, KeysUnavailable
+from archive.errors import ArchiveError, ConfigurationError, InvalidRequest, KeysUnavailable
 from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
 from archive.services import backup as backups
@@ -342,3 +342,25 @@ def test_paths_in_a_list_that_lead_elsewhere_are_refused(tmp_path: Path, whole: 
         manifest.write(tmp_path, msgspec.structs.replace(said, files=[manifest.File(path, 0, "")]), keyring, utc_now())
         with pytest.raises(ArchiveError, match="leads elsewhere"):
             manifest.verified(tmp_path, keyring)
+
+
+def test_a_passphrase_opens_a_backup(tmp_path: Path) -> None:
+    config = archives.made(tmp_path / "archive")
+    with archives.opened(config) as node:
+        console = archives.the_console(node)
+        archives.store(node, archives.instance())
+        node.keys.slot_add(console, passphrase="kq7vw mh3xz pp2ra tn8bd")
+        node.keys.slot_remove(console, next(slot["id"] for slot in node.keyring.slots() if slot["kind"] == "key-file"))
+        config.key_file.unlink()
+        with pytest.raises(InvalidRequest, match="no key file"):
+            back_up(node, tmp_path / "backup", keys=True)
+        back_up(node, tmp_path / "backup")
+    with pytest.raises(KeysUnavailable, match="nothing was given"):
+        put_back(tmp_path / "backup", tmp_path / "first")
+    with pytest.raises(KeysUnavailable, match="wrong passphrase"):
+        put_back(tmp_path / "backup", tmp_path / "second", passphrase=lambda: "not the one it opens with")
+    put_there, report = put_back(tmp_path / "backup", tmp_path / "third", passphrase=lambda: "kq7vw mh3xz pp2ra tn8bd")
+    assert report.ok
+    assert not put_there.key_file.exists()
+    assert Keyring.open(put_there, passphrase="kq7vw mh3xz pp2ra tn8bd").archive_uuid == Keyring.open(
+        config, passphrase="kq7vw mh3xz pp2ra tn8bd").archive_uuid

@@ -11,6 +11,7 @@ import pytest
 from archive.errors import Forbidden
 from archive.ledger.log import AuditFilter
 from archive.node import Node
+from archive.services.audit_export import Span
 from archive.services.store import Source
 from tests.services import archives
 
@@ -27,6 +28,11 @@ ASKED: dict[str, Callable[[Node, object], object]] = {
     "keys": lambda node, eve: node.keys.list(eve),  # type: ignore[arg-type]
     "verify": lambda node, eve: node.verify.run(eve, "quick"),  # type: ignore[arg-type]
     "grants": lambda node, eve: node.accounts.list_grants(eve),  # type: ignore[arg-type]
+    "rules": lambda node, eve: node.arrival_rules.list(eve),  # type: ignore[arg-type]
+    "rules tried": lambda node, eve: node.arrival_rules.test(eve, "1.2.3"),  # type: ignore[arg-type]
+    "reviews": lambda node, eve: node.reviews.list(eve),  # type: ignore[arg-type]
+    "audit lines": lambda node, eve: node.audit_export.lines(eve, Span()),  # type: ignore[arg-type]
+    "replay": lambda node, eve: node.ledger_replay.at(eve, size=1),  # type: ignore[arg-type]
     "peers": lambda node, eve: node.peers.list(eve),  # type: ignore[arg-type]
 }
 

@@ -11,6 +11,7 @@ from archive.db.tables import instance
 from archive.dicom.recipe import Recipe
 from archive.errors import ArchiveError, DatabaseUnavailable, Unavailable
 from archive.ledger.log import Ledger
+from archive.services.audit_export import Span
 from archive.services.store import Source
 from tests.services import archives
 from tests.web import real
@@ -120,6 +121,8 @@ def test_t10_no_service_answers_anything_of_a_patient(deaf: Place) -> None:
         lambda: node.retrieve.bulk(admin, "clinical", SEEN, f"{SEEN}.1", f"{SEEN}.1.1", "7FE00010"),
         lambda: node.reconcile.list(console), lambda: node.oversight.search(console), lambda: node.accounts.list_grants(console),
         lambda: node.accounts.explain(console, "mia", SEEN), lambda: node.oversight.prove(console, f"{SEEN}.1.1"),
+        lambda: node.audit_export.lines(console, Span()), lambda: node.ledger_replay.at(console, size=1),
+        lambda: node.arrival_rules.test(console, SEEN), lambda: node.disclosure.of_patient(console, f"P{SEEN}"),
         lambda: node.accounts.show_user(console, "mia"), lambda: node.verify.run(console, "quick"),
         lambda: node.remove.reject(console, "clinical", "study", SEEN, reason="test"),
     ]

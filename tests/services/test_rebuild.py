@@ -13,7 +13,7 @@ from archive.access import policy
 from archive.access.grants import Target
 from archive.config import Config
 from archive.db.tables import instance, metadata, statement, study
-from archive.errors import DatabaseUnavailable, LedgerBroken
+from archive.errors import DatabaseUnavailable, LedgerBroken, NotFound
 from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
 from archive.services import lost
@@ -208,18 +208,28 @@ def test_a_lost_index_comes_back_with_ledger_and_access(folder: Path) -> None:
         node.upkeep.tick()
         node.accounts.add_group(console, "team")
         node.accounts.join_group(console, "team", "ward")
+        for name in ("narrowed", "over"):
+            node.accounts.add_role(console, name, ["search", "metadata"])
+        node.accounts.add_grant(console, to="team", role="narrowed", target=Target("study", "1.2.4"))
         peer = node.peers.add(console, "CT1", ae_titles=["CT1"], networks=["10.0.0.0/24"], roles=["modality"])
+        root = node.accounts.create_token(console, owner="admin", datastores=["clinical"], networks=["10.0.0.0/8"], label="tool")
+        left, right = (node.accounts.create_token(console, owner="admin", parent=root["id"], studies=["1.2.3"]) for _ in range(2))
+        ended = node.accounts.create_token(console, owner="admin", parent=left["id"])
         Snapshots(node.core).write()
+        node.accounts.revoke_token(console, left["id"])
         # Later than the snapshot: what takes away holds all the same, what gives does not.
         node.accounts.add_grant(console, to="gone", role="radiologist", target=Target("everything"))
         node.accounts.add_grant(console, to="ward", role="radiologist", target=Target("study", "1.2.4"), deny=True)
+        node.accounts.change_role(console, "narrowed", add=["pixels"], remove=["metadata"])
+        node.accounts.remove_role(console, "over")
         node.accounts.disable_user(console, "reader")
         node.accounts.reset_password(console, "ward")
         node.accounts.leave_group(console, "team", "ward")
         node.accounts.join_group(console, "team", "gone")
         node.accounts.assign_role(console, "gone", "auditor")
         node.accounts.add_user(console, "late", roles=["owner"], password=archives.PASSWORD)
-        node.accounts.create_token(console, owner="gone")
+        lost = node.accounts.create_token(console, owner="gone")
+        node.accounts.revoke_token(console, lost["id"])
         node.peers.remove(console, "CT1")
         node.peers.add(console, "CT2", ae_titles=["CT2"], networks=["10.0.1.0/24"], roles=["modality"])
         node.upkeep.checkpoint()
@@ -241,10 +251,25 @@ def test_a_lost_index_comes_back_with_ledger_and_access(folder: Path) -> None:
         assert set(catalogs.catalog(node, without=late)["instance"]) == set(before["catalog"]["instance"])
         assert seen(node) == saw | {"gone": {}}
         assert "1.2.3.1.3" not in seen(node)["admin"]
+        assert node.accounts.show_role(archives.the_console(node), "narrowed")["permissions"] == ["search", "pixels"]
+        assert "over" not in {one["name"] for one in node.accounts.list_roles(archives.the_console(node))}
         assert node.verify.run(archives.the_console(node), "full").findings == []
         assert node.oversight.verify_ledger(archives.the_console(node))["ok"]
         assert not node.accounts.show_user(archives.the_console(node), "reader")["enabled"]
-        assert node.accounts.list_tokens(archives.the_console(node)) == []
+        tokens = {one["id"]: one for one in node.accounts.list_tokens(archives.the_console(node))}
+        assert {key: one["state"] for key, one in tokens.items()} == {
+            root["id"]: "active", left["id"]: "revoked", right["id"]: "active", ended["id"]: "revoked",
+        }
+        assert tokens[right["id"]] == {name: value for name, value in right.items() if name != "token"}
+        handed = node.signin.bearer(right["token"], address="10.0.0.1")
+        assert set(node.retrieve.instances(handed, "clinical", "1.2.3")) == set(
+            node.retrieve.instances(archives.user(node), "clinical", "1.2.3")
+        )
+        with pytest.raises(NotFound):
+            node.retrieve.instances(handed, "clinical", "1.2.4")
+        new = node.accounts.create_token(archives.the_console(node), owner="admin", parent=root["id"])
+        assert new["id"] == lost["id"]  # the ledger tells of that one too, and keeps them apart
+        assert node.verify.run(archives.the_console(node), "quick").findings == []
         assert node.peers.list(archives.the_console(node)) == []
         assert "late" not in {one["name"] for one in node.accounts.list_users(archives.the_console(node))}
         assert node.peers.add(archives.the_console(node), "CT3", ae_titles=["CT3"], networks=["10.0.2.0/24"])["id"] > peer["id"] + 2

@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +95,18 @@ def test_a_revocation_lets_at_most_the_instance_under_way_finish(anywhere: Place
     assert b"Canary" in first
 
 
-@pytest.mark.parametrize("change", ["grant", "token", "user", "instance"])
+@pytest.mark.parametrize("change", ["grant", "token", "the token it was made with", "user", "instance"])
 def test_whatever_ends_the_right_ends_the_stream(place: Place, change: str) -> None:
     node, console = place.node, archives.the_console(place.node)
+    above = place.token.split("_")[1]
+    if change == "the token it was made with":
+        place = replace(place, token=node.accounts.create_token(console, owner="mia", studies=[SEEN], parent=above)["token"])
     stream = chunks(place, SERIES)
     next(stream)
     if change == "grant":
         node.accounts.add_grant(console, to="mia", role="researcher", target=Target("study", SEEN), deny=True)
-    elif change == "token":
-        node.accounts.revoke_token(console, place.token.split("_")[1])
+    elif "token" in change:
+        node.accounts.revoke_token(console, above)
     elif change == "user":
         node.accounts.disable_user(console, "mia")
     else:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from archive.keys.entries import SigningPurpose
+from archive.keys.keyring import Keyring
 from tests.tamper import world
 from tests.tamper.world import Sql, World
 
@@ -74,6 +77,10 @@ def _checkpoint(made: World) -> Path:
     return made.config.ledger_dir / "checkpoint"
 
 
+def _witnessed(made: World) -> Path:
+    return made.config.ledger_dir / "witness" / "nas"
+
+
 def _tile(kind: str) -> Callable[[World], Path]:
     return lambda made: next(path for path in sorted((made.config.ledger_dir / kind).rglob("*")) if path.is_file())
 
@@ -110,6 +117,31 @@ def rolled_back(*parts: str) -> Act:
                 for old in path.parent.glob(f"{path.name}*"):
                     old.unlink()
                 shutil.copy(kept / path.name, path)
+
+    return act
+
+
+def _unannounced(*purposes: SigningPurpose) -> Act:
+    """Put other keys into the keyring, by whoever has what opens it, without an event."""
+
+    def act(made: World) -> None:
+        ring, at = Keyring.open(made.config), datetime.now(UTC)
+        ring.prepare(purposes, at=at)
+        ring.activate(purposes)
+        ring.retire(purposes, at=at)
+
+    return act
+
+
+def _announced(*statements: str) -> Act:
+    """Replace the signing key as it is done, then run statements; `{n}` is the event that announced it."""
+
+    def act(made: World) -> None:
+        from tests.services import archives
+
+        with archives.opened(made.config) as node:
+            n = node.keys.replace(archives.the_console(node), "signing")["event"]
+        sql(*(one.format(n=n) for one in statements))(made)
 
     return act
 
@@ -243,6 +275,8 @@ TAMPERS = (
         f"VALUES ('AAAAAAAA', randomblob(32), {_ADMIN}, 2147483647, 1, 253402214400000000)"), "V12", "quick", "right"),
     Tamper("a revoked token counts again", sql("UPDATE api_token SET revoked_at = NULL WHERE revoked_at IS NOT NULL"), "V12", "quick", "right"),
     Tamper("a token's bounds are removed", sql("UPDATE api_token SET boundary_id = NULL"), "V12", "quick", "right"),
+    Tamper("a token no longer stands on the one it was made with", sql(
+        "UPDATE api_token SET parent_id = NULL WHERE parent_id IS NOT NULL"), "V12", "quick", "right"),
     Tamper("a token's bounds are widened", sql(
         "INSERT INTO boundary_item (boundary_id, permissions, scope_key) SELECT boundary_id, permissions, 0 FROM boundary_item"), "V12", "quick",
         "right"),
@@ -260,6 +294,9 @@ TAMPERS = (
     Tamper("a second factor is removed", sql("DELETE FROM factor"), "V12", "quick", "right"),
     Tamper("a second factor counts for another user", sql(f"UPDATE factor SET principal_id = {_EVE}"), "V12", "quick", "right"),
     Tamper("a used recovery code counts again", sql("UPDATE recovery_code SET used_at = NULL WHERE used_at IS NOT NULL"), "V12", "quick", "right"),
+    Tamper("somebody elsewhere becomes another user", sql(f"UPDATE external_identity SET principal_id = {_ADMIN}"), "V12", "quick", "right"),
+    Tamper("somebody elsewhere becomes a user", sql(
+        f"INSERT INTO external_identity (principal_id, issuer, subject, bound_at) VALUES ({_ADMIN}, 'https://idp', 'eve', 1)"), "V12", "quick", "right"),
     Tamper("a role asks for no second factor", sql("UPDATE role SET mfa_level = 1 - mfa_level WHERE name = 'auditor'"), "V12", "quick", "right"),
     Tamper("a password is removed", sql(f"DELETE FROM credential WHERE principal_id = {_EVE}"), "V12", "quick", "right"),
     Tamper("a peer is bound to another certificate", sql("UPDATE peer SET certificate_sha256 = randomblob(32), tls = 1 WHERE name = 'CT1'"), "V12",
@@ -282,6 +319,21 @@ TAMPERS = (
     Tamper("the keystore's anchor is removed", sql("DELETE FROM anchor WHERE name = 'checkpoint'", keystore=True), "V14", "quick", "right"),
     Tamper("the keystore's anchor is forged", sql("UPDATE anchor SET note = CAST(replace(CAST(note AS TEXT), 'strongroom/', 'strongroon/') AS BLOB) "
            "WHERE name = 'checkpoint'", keystore=True), "V14", "start", "right"),
+    # keys that follow one another
+    Tamper("a signing key is put in that was not announced", _unannounced("instance"), "V13", "quick", "right"),
+    Tamper("checkpoint keys are put in that were not announced", _unannounced("log", "log-pq"), "V13", "quick", "right"),
+    Tamper("the announcement of a key is made another event", _announced("UPDATE audit_event SET kind = 'key-used' WHERE n = {n}"), "V12 V13",
+           "quick", "right"),
+    Tamper("the announcement of a key is that of another event", _announced(
+        "UPDATE audit_event SET body = (SELECT o.body FROM audit_event o WHERE o.n = 3) WHERE n = {n}"), "V12 V13", "quick", "right"),
+    # witnesses
+    Tamper("what a witness agreed to is forged", sql("UPDATE witness_cosignature SET root = zeroblob(32)"), "V14", "quick", "right"),
+    Tamper("another witness's key is put in", sql("UPDATE witness SET verifier_key = 'nas+00000000+BAAA'"), "V14", "quick", "right"),
+    Tamper("a witness's cosignature is removed", sql("DELETE FROM witness_cosignature"), "", "", "right",
+           "the note beside the ledger says the same, and the witness itself remembers"),
+    Tamper("the checkpoint kept of a witness is removed", _file(Path.unlink, _witnessed), "", "", "right",
+           "the cosignature in the index says the same, and the witness itself remembers"),
+    Tamper("the checkpoint kept of a witness is changed", _file(lambda path: flip(path, 60), _witnessed), "V14", "start", "right"),
     # ledger
     Tamper("a leaf is rewritten with its hash", sql(
         "UPDATE ledger_leaf SET (data, hash) = (SELECT o.data, o.hash FROM ledger_leaf o WHERE o.n = 4) WHERE n = 3"), "V11 V13", "quick",
@@ -325,5 +377,5 @@ TAMPERS = (
     Tamper("the index, the keystore and the ledger's folder are rolled back", rolled_back("index", "keystore", "ledger"), "V15", "quick", "fewer",
            "the records of what came later stay, without a key"),
     Tamper("everything is rolled back", rolled_back("index", "keystore", "ledger", "segments"), "", "", "fewer",
-           "only who kept a checkpoint outside can tell: an outside witness"),
+           "only who kept a checkpoint outside can tell: a witness does, at the start"),
 )

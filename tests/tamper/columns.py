@@ -31,6 +31,7 @@ ROWS = {
     "credential": "principal_id = (SELECT id FROM principal WHERE name = 'eve')",
     "factor": "principal_id = (SELECT id FROM principal WHERE name = 'bob')",
     "recovery_code": "used_at IS NOT NULL",
+    "external_identity": "subject = 'bob-elsewhere'",
     "peer": "name = 'CT1'",
     "peer_ae_title": "ae_title = 'CT1'",
     "peer_network": "network = '127.0.0.1/32'",
@@ -42,6 +43,8 @@ ROWS = {
     "checkpoint": "size = (SELECT max(size) FROM checkpoint)",
     "data_key": "key_id = (SELECT key_id FROM data_key ORDER BY key_id LIMIT 1)",
     "anchor": "name = 'checkpoint'",
+    "witness": "name = 'nas'",
+    "witness_cosignature": "witness = 'nas'",
 }
 """The row that is edited, by table."""
 
@@ -111,7 +114,7 @@ SAID = {
         "V12": "principal_id group_id not_before not_after",
     },
     "role": {
-        "V12": "name permissions mfa_level idle_s max_session_s",
+        "V12": "name permissions mfa_level idle_s max_session_s removed_at",
     },
     "role_assignment": {
         "V12": "principal_id role_id not_before not_after revoked_at",
@@ -119,7 +122,7 @@ SAID = {
     "grants": {
         "V12": (
             "id datastore_id subject_id effect hard role_id permissions scope_key modality department_id study_date_from "
-            "study_date_to not_before not_after revoked_at need_context kind depth_left"
+            "study_date_to not_before not_after revoked_at need_context kind depth_left parent_id"
         ),
     },
     "boundary": {
@@ -132,7 +135,7 @@ SAID = {
         "V12": "id token_sha256 principal_id auth_level authn_at idle_s",
     },
     "api_token": {
-        "V12": "id secret_hmac principal_id boundary_id permissions not_after revoked_at",
+        "V12": "id secret_hmac principal_id boundary_id permissions not_after revoked_at parent_id networks",
     },
     "credential": {
         "V12": "principal_id kind data",
@@ -142,6 +145,9 @@ SAID = {
     },
     "recovery_code": {
         "V12": "principal_id code_hmac",
+    },
+    "external_identity": {
+        "V12": "principal_id issuer subject",
     },
     "peer": {
         "V12": (
@@ -184,36 +190,43 @@ SAID = {
     "anchor": {
         "V14": "name note",
     },
+    "witness": {
+        "V14": "name verifier_key",
+    },
+    "witness_cosignature": {
+        "V14": "witness size root at line",
+    },
 }
 """What `verify` (standard) says of an edited column: by table, the codes and the columns."""
 
 NOT_LOOKED_AT = {
     "a number of the row alone; nothing refers to it": (
-        "instance.id held.id series_pack.series_pk membership.id role.id role_assignment.id boundary_item.id credential.id factor.id recovery_code.id "
+        "instance.id held.id series_pack.series_pk membership.id role.id role_assignment.id boundary_item.id credential.id factor.id recovery_code.id external_identity.id "
         "peer_ae_title.id peer_network.id"
     ),
     "a date that decides nothing": (
         "datastore.created_at patient.created_at study.created_at study.updated_at series.created_at series.updated_at "
         "instance.stored_at held.decided_at held.created_at segment.created_at segment.closed_at principal.created_at "
         "principal.disabled_at role.created_at role_assignment.created_at grants.created_at session.created_at "
-        "api_token.created_at credential.created_at factor.created_at factor.confirmed_at recovery_code.created_at recovery_code.used_at peer.created_at data_key.created_at data_key.shredded_at"
+        "api_token.created_at credential.created_at factor.created_at factor.confirmed_at recovery_code.created_at recovery_code.used_at external_identity.bound_at peer.created_at data_key.created_at data_key.shredded_at"
     ),
     "who did it, and why, stands in the ledger": (
         "instance.rejected_by instance.rejected_reason held.reason held.decided_by membership.granted_by "
-        "role_assignment.granted_by grants.revoked_by grants.parent_id grants.granted_by grants.approved_by grants.reason "
+        "role_assignment.granted_by grants.revoked_by grants.granted_by grants.approved_by grants.reason "
         "api_token.created_by data_key.shred_reason"
     ),
     "shown to administrators only": (
-        "principal.full_name principal.email role.builtin factor.label boundary.label session.address session.user_agent "
+        "principal.full_name principal.email role.builtin factor.label boundary.label api_token.label session.address session.user_agent "
         "peer.certificate_not_after"
     ),
     "read by nothing: the study's own columns are shown": "patient.patient_name patient.patient_birth_date patient.patient_sex",
-    "moves with use": "session.last_seen_at session.idle_until api_token.last_used_at peer.last_seen_at factor.last_used_at factor.last_step factor.sign_count",
+    "moves with use": "session.last_seen_at session.idle_until api_token.last_used_at api_token.last_address peer.last_seen_at factor.last_used_at external_identity.last_used_at factor.last_step factor.sign_count",
     "can only end what it belongs to, and be asked for anew": "principal.security_epoch session.epoch session.absolute_until session.revoked_at api_token.prefix credential.must_change factor.credential_sha256",
     "a store to the study is refused; what is there opens by its own row": "study.key_id data_key.study_ref data_key.state",
     "a cache: what does not open or is of another generation is made again": "series.generation series_pack.generation series_pack.object_id series_pack.key_id series_pack.length",
     "the start looks at the files again and puts it right": "segment.state segment.replay_from segment.used archive_state.name archive_state.value",
     "the note beside it is signed, and counts": "anchor.size",
+    "the witness itself tells when it is asked next": "witness.size witness.since witness.agreed_at witness.problem witness.told_silent_at",
 }
 """Columns whose edit is no finding, by the reason."""
 

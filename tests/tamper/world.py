@@ -25,7 +25,7 @@ from archive.node import Node, open_node
 from archive.services.retrieve import Found
 from archive.services.signin import SecondAsked, SignedIn
 from archive.services.verify import Mode
-from tests.services import archives
+from tests.services import archives, witnessing
 
 ONE, TWO, BIG = "1.2.3", "1.2.4", "1.2.5"
 STUDIES = (ONE, TWO, BIG)
@@ -95,6 +95,7 @@ def build(folder: Path) -> World:
         for _ in range(4):
             node.upkeep._hash_segments()
         node.upkeep.checkpoint()
+        witnessing.agree(node, folder / "outside")
     return World(folder, given, {HIDDEN: given.pop(HIDDEN)}, metadata, pictures)
 
 
@@ -120,10 +121,14 @@ def _people(node: Node) -> None:
     ended = a.create_token(console, owner="admin")
     assert kept["id"] != ended["id"]
     a.revoke_token(console, ended["id"])
+    a.create_token(console, owner="admin", parent=kept["id"])
     node.peers.add(console, "CT1", ["CT1"], networks=["127.0.0.1/32"])
     node.peers.add(console, "CT2", ["CT2"], networks=["127.0.0.2/32"])
     node.peers.remove(console, "CT2")
     _second_factors(node)
+    node.identities.bind(console, "bob", issuer="https://idp.example", external_subject="bob-elsewhere")
+    gone = node.identities.bind(console, "bob", issuer="https://idp.example", external_subject="bob-before")
+    node.identities.unbind(console, gone["id"])
     node.signin.password("admin", archives.PASSWORD, address="127.0.0.1", user_agent="test")
     node.signin.sign_out(node.signin.password("admin", archives.PASSWORD, address="127.0.0.1", user_agent="test").subject)
 

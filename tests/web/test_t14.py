@@ -219,6 +219,21 @@ def of_zip(body: bytes) -> set[str]:
     return named
 
 
+def test_no_role_shows_anything_on_any_surface(place: Place) -> None:
+    """Every role there is, all assigned to one, and no grant: nothing, to a token with everything named."""
+    from archive.access import roles
+    from archive.access.permissions import BUILTIN_ROLES, FUNCTION, OBJECT
+
+    console, accounts = archives.the_console(place.node), place.node.accounts
+    everyone = Asker(place, "everyone")
+    for name in BUILTIN_ROLES:
+        accounts.assign_role(console, "everyone", name)
+    everyone.token = accounts.create_token(console, owner="everyone", permissions=roles.names(OBJECT | FUNCTION))["token"]
+    shown = everyone.surfaces() | everyone.studies()
+    assert len(shown) > 20
+    assert {name: found for name, found in shown.items() if found} == {}
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_t14_every_surface_shows_the_same(place: Place, seed: int) -> None:
     chance = random.Random(seed)

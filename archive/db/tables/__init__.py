@@ -26,6 +26,7 @@ from archive.db.tables.access import (
     session,
 )
 from archive.db.tables.alerts import alert
+from archive.db.tables.approvals import approval
 from archive.db.tables.catalog import (
     NAME_INDEX_POSTGRESQL,
     NAME_INDEX_SQLITE,
@@ -59,6 +60,10 @@ from archive.db.tables.derived import (
     TRIGGERS_SQLITE,
     access_study,
 )
+from archive.db.tables.external import (
+    external_identity,
+    external_state,
+)
 from archive.db.tables.factors import (
     factor,
     passkey_challenge,
@@ -80,12 +85,29 @@ from archive.db.tables.ledger import (
     ledger_node,
     statement,
 )
+from archive.db.tables.oversight import (
+    access_review,
+    access_review_item,
+    auto_rule,
+    rule_grant,
+)
 from archive.db.tables.removal import (
     hold,
     purged,
     purged_key,
 )
 from archive.db.tables.requests import idempotent_request
+from archive.db.tables.sharing import (
+    album,
+    album_grant,
+    album_item,
+    album_share,
+    share_code,
+    share_link,
+    share_session,
+)
+from archive.db.tables.temporary import access_request, break_glass, grant_lineage
+from archive.db.tables.witnesses import witness, witness_cosignature
 from archive.db.tables.workitems import (
     ups_event,
     ups_subscriber,
@@ -110,17 +132,27 @@ __all__ = [
     "SERIES_INDEX_SQLITE",
     "TRIGGERS_POSTGRESQL",
     "TRIGGERS_SQLITE",
+    "access_request",
+    "access_review",
+    "access_review_item",
     "access_study",
+    "album",
+    "album_grant",
+    "album_item",
+    "album_share",
     "alert",
     "anchor",
     "api_token",
+    "approval",
     "archive_state",
     "association_record",
     "association_slot",
     "audit_event",
     "audit_object",
+    "auto_rule",
     "boundary",
     "boundary_item",
+    "break_glass",
     "checkpoint",
     "commitment",
     "commitment_item",
@@ -129,8 +161,11 @@ __all__ = [
     "datastore",
     "delivery",
     "delivery_destination",
+    "external_identity",
+    "external_state",
     "factor",
     "forward_rule",
+    "grant_lineage",
     "grants",
     "held",
     "hold",
@@ -158,10 +193,14 @@ __all__ = [
     "recovery_code",
     "role",
     "role_assignment",
+    "rule_grant",
     "segment",
     "series",
     "series_pack",
     "session",
+    "share_code",
+    "share_link",
+    "share_session",
     "statement",
     "study",
     "study_name_fts",
@@ -169,6 +208,8 @@ __all__ = [
     "ups_subscriber",
     "ups_subscription",
     "webhook",
+    "witness",
+    "witness_cosignature",
     "workitem",
     "workitem_study",
     "worklist_entry",

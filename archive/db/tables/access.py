@@ -46,6 +46,7 @@ role = Table(
     Column("mfa_level", sa.SmallInteger, nullable=False, server_default="0"),  # 1: who has it signs in with a second factor
     Column("idle_s", sa.Integer, nullable=False, server_default="0"),  # of sessions, when stricter than configured; 0: as configured
     Column("max_session_s", sa.Integer, nullable=False, server_default="0"),
+    Column("removed_at", Instant, nullable=True),  # a removed role keeps its name, which ended grants and the ledger tell
 )
 
 role_assignment = Table(
@@ -90,6 +91,7 @@ grants = Table(
     Column("created_at", Instant, nullable=False),
     Index("ix_grants_subject", "subject_id", "effect", "scope_key"),
     Index("ix_grants_scope", "scope_key", "subject_id"),
+    Index("ix_grants_parent", "parent_id"),
 )
 
 boundary = Table(
@@ -107,7 +109,7 @@ boundary_item = Table(
     id_column(),
     Column("boundary_id", ForeignKey("boundary.id"), nullable=False),
     Column("permissions", sa.BigInteger, nullable=False),
-    Column("scope_key", sa.BigInteger, nullable=False),
+    Column("scope_key", sa.BigInteger, nullable=False),  # as of grants; or id*4 datastore
     Index("ix_boundary_item_scope", "boundary_id", "scope_key"),
 )
 
@@ -144,6 +146,10 @@ api_token = Table(
     Column("last_used_at", Instant, nullable=True),
     Column("revoked_at", Instant, nullable=True),
     Column("created_by", sa.BigInteger, nullable=True),
+    Column("parent_id", sa.BigInteger, nullable=True, index=True),  # the token it was made with
+    text_column("label"),
+    text_column("networks"),  # it is taken from, CIDR, spaces between; empty: any
+    text_column("last_address"),
 )
 
 credential = Table(

@@ -25,6 +25,9 @@ alert = Table(
     Column("told_at", Instant, nullable=True),  # by mail
     Column("attempts", sa.Integer, nullable=False, server_default="0"),
     Column("due_at", Instant, nullable=True),  # NULL: nobody is to be told, or has been
+    Column("hook_told_at", Instant, nullable=True),  # by webhook
+    Column("hook_attempts", sa.Integer, nullable=False, server_default="0"),
+    Column("hook_due_at", Instant, nullable=True),
     Column("acknowledged_at", Instant, nullable=True),
     Column("acknowledged_by", sa.BigInteger, nullable=True),
     text_column("note"),

@@ -1,11 +1,11 @@
-"""/api/grants, /api/explain, /api/tokens: who sees what, why, and what programs sign in with."""
+"""/api/grants, /api/explain: who sees what, and why."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import field
+from msgspec import Meta, field
 
 from archive.access.grants import Target
 from archive.access.permissions import Permission
@@ -37,13 +37,24 @@ class Grant(Told):
     granted_by: int
     created_at: datetime
     revoked_at: datetime | None
+    kind: str
+    parent: int | None
+    delegable: int
 
 
 class NewGrant(Taken):
-    """A grant to give: exactly one of everything, patient, study and series; RFC 3339 or counted from now (8h, 30d)."""
+    """A grant to give: exactly one of everything, patient, study and series; RFC 3339 or counted from now (8h, 30d).
+
+    With a role whoever manages roles gives it. Without one it is passed on from a grant of the caller's own (`parent`, else the one that
+    lasts longest): the permissions named, or to search, read and look, for seven days unless said. `delegable`: how many times it may be
+    passed on.
+    """
 
     to: str
-    role: str
+    role: str | None = None
+    permissions: tuple[str, ...] = ()
+    parent: int | None = None
+    delegable: Annotated[int, Meta(ge=0, le=100)] = 0
     everything: bool = False
     patient: str | None = None
     study: str | None = None
@@ -64,6 +75,12 @@ class GrantQuery(Taken):
     to: str | None = None
     ended: bool = False
     datastore: str | None = None
+
+
+class GivenQuery(Taken):
+    """With `ended` the expired and revoked ones too."""
+
+    ended: bool = False
 
 
 class Because(Taken):
@@ -90,43 +107,8 @@ class Explained(Told):
     level: str = ""
     enabled: bool = True
     permissions: list[str] = field(default_factory=list)
-
-
-class Token(Told):
-    """A token, without its secret; `token` is told once, when it is made."""
-
-    id: int
-    prefix: str
-    user: str
-    permissions: list[str]
-    bounded_to: int
-    until: datetime
-    state: str
-    created_at: datetime
-    last_used_at: datetime | None
-
-
-class TokenMade(Token):
-    """A token with its secret."""
-
-    token: str
-
-
-class NewToken(Taken):
-    """A token to make for oneself, signed in with the browser; bounded by what is named, and never more than its user may at its use."""
-
-    until: str | None = None
-    studies: tuple[str, ...] = ()
-    series: tuple[str, ...] = ()
-    permissions: tuple[str, ...] = ()
-    datastore: str = "clinical"
-    label: str = ""
-
-
-class TokenQuery(Taken):
-    """Whose tokens; others' only with user-manage."""
-
-    user: str | None = None
+    treatment: list[Row] = field(default_factory=list)
+    """What the archive knows of their having to do with the patient's treatment."""
 
 
 def _add(asked: Asked) -> Any:
@@ -137,9 +119,18 @@ def _add(asked: Asked) -> Any:
         raise InvalidRequest("a grant is on exactly one of everything, patient, study and series")
     level, value = named[0] if named else ("everything", "")
     target = Target(level, value, issuer=given.issuer, expected=given.expected)  # type: ignore[arg-type] # the four words of Level
+    if given.role is None:
+        if given.modality or given.deny or given.expected:
+            raise InvalidRequest("what is passed on is an allow, with the conditions of the grant it comes from")
+        return node().delegation.delegate(
+            subject(), to=given.to, target=target, permissions=given.permissions, datastore=given.datastore, since=given.since,
+            until=given.until, depth=given.delegable, parent=given.parent, reason=given.reason,
+        )
+    if given.permissions or given.parent is not None:
+        raise InvalidRequest("a grant of a role holds the role's permissions and stands on no other")
     return node().accounts.add_grant(
         subject(), to=given.to, role=given.role, target=target, datastore=given.datastore, since=given.since, until=given.until,
-        modality=given.modality, deny=given.deny, reason=given.reason,
+        modality=given.modality, deny=given.deny, reason=given.reason, delegable=given.delegable,
     )
 
 
@@ -153,29 +144,16 @@ def _explain(asked: Asked) -> Any:
     return node().accounts.explain(subject(), given.subject, given.uid, datastore=given.datastore)
 
 
-def _make_token(asked: Asked) -> Any:
-    given: NewToken = asked.body
-    return node().accounts.create_token(
-        subject(), owner=subject().principal_id, until=given.until, studies=given.studies, series=given.series,
-        permissions=given.permissions, datastore=given.datastore, label=given.label,
-    )
-
-
 OPERATIONS = (
     Operation("GET", "/grants", "grants", "List grants that count now or later, newest first", _P.ROLE_MANAGE, _listed, list[Grant],
               query=GrantQuery, tag="grants", refuses=(404,)),
-    Operation("POST", "/grants", "grant_add", "Give, or with deny hide, what a role may do", _P.ROLE_MANAGE, _add, Grant, NewGrant,
-              status=201, tag="grants", refuses=(404,)),
-    Operation("DELETE", "/grants/<number>", "grant_revoke", "End a grant at once", _P.ROLE_MANAGE,
+    Operation("POST", "/grants", "grant_add", "Give, or with deny hide, what a role may do, or pass on a part of a grant of one's own",
+              _P.NONE, _add, Grant, NewGrant, status=201, tag="grants", refuses=(404,)),
+    Operation("GET", "/me/grants", "my_grants", "List what one passed on", _P.NONE,
+              lambda asked: node().delegation.given(subject(), ended=asked.query.ended), list[Grant], query=GivenQuery, tag="grants"),
+    Operation("DELETE", "/grants/<number>", "grant_revoke", "End a grant at once, and all that was passed on from it", _P.NONE,
               lambda asked, number: node().accounts.revoke_grant(subject(), number, reason=asked.query.reason), Grant, query=Because,
-              tag="grants", refuses=(404,)),
+              tag="grants", refuses=(202, 404,)),
     Operation("GET", "/explain", "explain", "Say why somebody can or cannot see a study or series", _P.ROLE_MANAGE, _explain, Explained,
               query=ExplainQuery, tag="grants", refuses=(404,)),
-    Operation("GET", "/tokens", "tokens", "List one's own tokens, with user-manage everybody's", _P.NONE,
-              lambda asked: node().accounts.list_tokens(subject(), owner=asked.query.user), list[Token], query=TokenQuery, tag="tokens",
-              refuses=(404,)),
-    Operation("POST", "/tokens", "token_add", "Make a token; it is told this once", _P.NONE, _make_token, TokenMade, NewToken, status=201,
-              tag="tokens", refuses=(404,)),
-    Operation("DELETE", "/tokens/<ref>", "token_revoke", "End a token at once, by id or prefix", _P.NONE,
-              lambda _asked, ref: node().accounts.revoke_token(subject(), ref), Token, tag="tokens", refuses=(404,)),
 )

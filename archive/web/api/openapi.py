@@ -12,6 +12,7 @@ import msgspec
 from flask import Response
 
 from archive.services.idempotency import LONGEST_KEY
+from archive.web.api import paging
 from archive.web.api.operation import DIGITS, JSON, Operation, Text
 from archive.web.permissions import PUBLIC
 from archive.web.problems import title_of
@@ -111,6 +112,8 @@ def _parameters(one: Operation, schemas: dict[str, Any]) -> list[dict[str, Any]]
         if get_origin(member.type) is tuple:
             parameter |= {"style": "form", "explode": True}
         found.append(parameter)
+    if one.paged_by:
+        found += paging.PARAMETERS
     if one.creates:
         found.append({
             "name": "Idempotency-Key", "in": "header", "required": False,

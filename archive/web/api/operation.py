@@ -5,7 +5,7 @@ A request is read into its types and an answer written out of its own, so a body
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, get_origin
@@ -16,6 +16,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from archive.access.permissions import Permission
 from archive.errors import InvalidQuery, InvalidRequest, NotFound
+from archive.web.api import paging
 from archive.web.context import node, subject
 from archive.web.permissions import Rule
 
@@ -25,6 +26,7 @@ DIGITS = 15
 """How long a text of the query string and a number in a path may be."""
 
 _UNSAFE = "\0"
+_PAGES = (paging.LIMIT, paging.CURSOR)
 
 
 class Taken(msgspec.Struct, forbid_unknown_fields=True):
@@ -84,7 +86,7 @@ class Operation:
         Raises:
             InvalidRequest, InvalidQuery, UnsupportedMediaType, and what the view raises.
         """
-        asked = Asked(None if self.body is None else _body(self.body), _query(self.query))
+        asked = Asked(None if self.body is None else _body(self.body), _query(self.query, besides=_PAGES if self.paged_by else ()))
         named = {name: _part(name, text) for name, text in parts.items()}
         key = request.headers.get("Idempotency-Key")
         if key is None or not self.creates:
@@ -94,11 +96,17 @@ class Operation:
         return _answered(replay, before=before)
 
     @property
+    def paged_by(self) -> str:
+        """The field by which its list comes a page at a time; nothing: it does not."""
+        return paging.key_of(self.method, self.answer, self.query)
+
+    @property
     def creates(self) -> bool:
         """Whether it makes something, and so takes an Idempotency-Key."""
         return self.status == HTTPStatus.CREATED
 
     def _do(self, asked: Asked, named: dict[str, str | int]) -> Response:
+        limit, after = paging.taken(request.args) if self.paged_by else (None, None)
         done = self.view(asked, **named)
         if isinstance(done, Response):
             return done
@@ -107,7 +115,9 @@ class Operation:
         told = msgspec.convert(done, self.answer, from_attributes=True)
         if isinstance(told, Text):
             return Response(told.text, status=self.status, content_type=self.media_type)
-        return Response(msgspec.json.encode(told), status=self.status, content_type=JSON)
+        response = Response(status=self.status, content_type=JSON)
+        response.data = msgspec.json.encode(paging.paged(told, self.paged_by, limit, after, response) if limit else told)
+        return response
 
 
 def _kept(response: Response) -> bytes:
@@ -143,7 +153,7 @@ def _body(kind: Any) -> Any:
         raise InvalidRequest("the body is no JSON", remedy="see /api/openapi.json") from error
 
 
-def _query(kind: type[Taken]) -> Taken:
+def _query(kind: type[Taken], *, besides: Collection[str] = ()) -> Taken:
     """Return the query string: each name once, but for those that take a list.
 
     Raises:
@@ -152,6 +162,8 @@ def _query(kind: type[Taken]) -> Taken:
     lists = {one.encode_name for one in msgspec.structs.fields(kind) if get_origin(one.type) is tuple}
     given: dict[str, Any] = {}
     for name, values in request.args.lists():
+        if name in besides and len(values) == 1:
+            continue
         if any(len(value) > LONGEST_TEXT or _UNSAFE in value for value in values):
             raise InvalidQuery("a parameter is too long or holds a NUL")
         if len(values) != 1 and name not in lists:

@@ -11,7 +11,7 @@ from flask import Response, g
 from archive.access.permissions import Permission
 from archive.web import session
 from archive.web.api.operation import JSON, Asked, Operation, Taken, Told
-from archive.web.api.people import Role
+from archive.web.api.roles import Role
 from archive.web.context import archive, node, subject
 
 _P = Permission

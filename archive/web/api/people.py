@@ -1,4 +1,4 @@
-"""/api/users, /api/groups, /api/roles: who there is, and what each may do."""
+"""/api/users, /api/groups: who there is, and who belongs together."""
 
 from __future__ import annotations
 
@@ -154,27 +154,6 @@ class Left(Told):
     member: str
 
 
-class Role(Told):
-    """A role and what it holds; object permissions count through grants only."""
-
-    id: int
-    name: str
-    builtin: bool
-    permissions: list[str]
-    functions: list[str]
-    objects: list[str]
-    second_factor: bool
-    idle_minutes: int
-    absolute_hours: int
-
-
-class NewRole(Taken):
-    """A role to add; it is never changed afterwards."""
-
-    name: str
-    permissions: tuple[str, ...]
-
-
 def _add_user(asked: Asked) -> Any:
     given: NewUser = asked.body
     return node().accounts.add_user(
@@ -213,7 +192,7 @@ OPERATIONS = (
               lambda asked, user: node().accounts.reset_password(subject(), user, asked.body.password), Reset, NewPassword, tag="people",
               refuses=(404,)),
     Operation("POST", "/users/<user>/roles", "user_role_add", "Give a role's function permissions, for a time", _P.ROLE_MANAGE, _assign,
-              Assignment, NewAssignment, status=201, tag="people", refuses=(404,)),
+              Assignment, NewAssignment, status=201, tag="people", refuses=(202, 404,)),
     Operation("DELETE", "/users/<user>/roles/<role>", "user_role_remove", "Take a role away", _P.ROLE_MANAGE,
               lambda _asked, user, role: node().accounts.withdraw_role(subject(), user, role), Withdrawn, tag="people", refuses=(404,)),
     Operation("GET", "/groups", "groups", "List groups and their members", _P.USER_MANAGE,
@@ -222,16 +201,9 @@ OPERATIONS = (
               lambda asked: node().accounts.add_group(subject(), asked.body.name, full_name=asked.body.full_name), TheGroup, NewGroup,
               status=201, tag="people"),
     Operation("DELETE", "/groups/<group>", "group_remove", "Take a group away", _P.USER_MANAGE,
-              lambda _asked, group: node().accounts.remove_group(subject(), group), Gone, tag="people", refuses=(404,)),
+              lambda _asked, group: node().accounts.remove_group(subject(), group), Gone, tag="people", refuses=(202, 404,)),
     Operation("POST", "/groups/<group>/members", "group_join", "Put somebody into a group for a time", _P.USER_MANAGE, _join, Membership,
-              NewMember, status=201, tag="people", refuses=(404,)),
+              NewMember, status=201, tag="people", refuses=(202, 404,)),
     Operation("DELETE", "/groups/<group>/members/<member>", "group_leave", "Take somebody out of a group", _P.USER_MANAGE,
-              lambda _asked, group, member: node().accounts.leave_group(subject(), group, member), Left, tag="people", refuses=(404,)),
-    Operation("GET", "/roles", "roles", "List roles and what each holds", _P.USER_MANAGE,
-              lambda _asked: node().accounts.list_roles(subject()), list[Role], tag="people"),
-    Operation("GET", "/roles/<role>", "role_show", "Show a role", _P.USER_MANAGE,
-              lambda _asked, role: node().accounts.show_role(subject(), role), Role, tag="people", refuses=(404,)),
-    Operation("POST", "/roles", "role_add", "Add a role of the archive's own", _P.ROLE_MANAGE,
-              lambda asked: node().accounts.add_role(subject(), asked.body.name, asked.body.permissions), Role, NewRole, status=201,
-              tag="people"),
+              lambda _asked, group, member: node().accounts.leave_group(subject(), group, member), Left, tag="people", refuses=(202, 404,)),
 )

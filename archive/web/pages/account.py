@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response
 from archive.errors import ArchiveError, Rejected, Unauthenticated
 from archive.services.signin import WRONG_CODE, SecondAsked, SignedIn
 from archive.web import session
-from archive.web.context import archive, subject
+from archive.web.context import archive, node, subject
 
 FIELD_BYTES = 1024
 
@@ -19,12 +19,12 @@ def login() -> Response:
 
     target = local(request.values.get("next", "/studies"))
     if request.method == "GET":
-        return make_response(_sign_in(target=target))
+        return make_response(signing_in(target=target))
     name, password = request.form.get("name", "")[:FIELD_BYTES], request.form.get("password", "")[:FIELD_BYTES]
     try:
         begun = archive().signin.password(name, password, address=session.address(), user_agent=_agent(), replaced=session.held())
     except Unauthenticated as error:
-        return make_response(_sign_in(target=target, name=name, refusal=error.message, remedy=error.remedy), 401)
+        return make_response(signing_in(target=target, name=name, refusal=error.message, remedy=error.remedy), 401)
     if isinstance(begun, SecondAsked):
         return make_response(render_template("second.html", target=target, half=begun.half, kinds=begun.kinds, refusal=""))
     return signed_in(begun, target)
@@ -42,7 +42,7 @@ def second() -> Response:
         if error.message == WRONG_CODE:
             page = render_template("second.html", target=target, half=half, kinds={"totp"}, refusal=sentence(error))
             return make_response(page, 401)
-        return make_response(_sign_in(target=target, refusal=error.message, remedy=error.remedy), 401)
+        return make_response(signing_in(target=target, refusal=error.message, remedy=error.remedy), 401)
     return signed_in(begun, target)
 
 
@@ -53,9 +53,11 @@ def signed_in(begun: SignedIn, target: str) -> Response:
     return response
 
 
-def _sign_in(*, target: str, name: str = "", refusal: str = "", remedy: str = "") -> str:
+def signing_in(*, target: str, name: str = "", refusal: str = "", remedy: str = "") -> str:
+    """Return the page that asks for name and password, or offers another way."""
     works = archive().factors.passkeys_work
-    return render_template("login.html", target=target, name=name, refusal=refusal, remedy=remedy, passkeys=works)
+    return render_template("login.html", target=target, name=name, refusal=refusal, remedy=remedy, passkeys=works,
+                           elsewhere=node().oidc.offered)
 
 
 def _agent() -> str:

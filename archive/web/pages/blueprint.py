@@ -12,7 +12,7 @@ from archive.access.permissions import Permission
 from archive.errors import ArchiveError, Unauthenticated
 from archive.web import problems
 from archive.web.context import node
-from archive.web.pages import account, identity, image, shown, studies
+from archive.web.pages import account, albums, asking, duties, elsewhere, identity, image, ledger, reviews, shared, shares, shown, studies
 from archive.web.permissions import PUBLIC, SIGNED_IN, FactorMissing, PasswordMustChange, Rule, StepUp, declare
 
 RULES = {
@@ -21,6 +21,9 @@ RULES = {
     "pages.logout": SIGNED_IN,
     "pages.password": SIGNED_IN,
     "pages.second": PUBLIC,
+    "pages.oidc": PUBLIC,
+    "pages.oidc_back": PUBLIC,
+    "pages.confirm_oidc": SIGNED_IN,
     "pages.passkey_options": PUBLIC,
     "pages.passkey": PUBLIC,
     "pages.factors": SIGNED_IN,
@@ -36,17 +39,31 @@ RULES = {
     "pages.sessions": SIGNED_IN,
     "pages.session_end": SIGNED_IN,
     "pages.sessions_end": SIGNED_IN,
+    "pages.ledger_page": Rule(Permission.AUDIT),
+    **duties.RULES,
+    "pages.reviews": Rule(Permission.ROLE_MANAGE),
+    "pages.review_start": Rule(Permission.ROLE_MANAGE),
+    "pages.review": Rule(Permission.ROLE_MANAGE),
+    "pages.review_decide": Rule(Permission.ROLE_MANAGE),
+    "pages.review_close": Rule(Permission.ROLE_MANAGE),
     "pages.studies": Rule(Permission.SEARCH),
     "pages.study": Rule(Permission.SEARCH),
     "pages.ohif": Rule(Permission.SEARCH),
     "pages.series": Rule(Permission.SEARCH),
     "pages.thumbnail": Rule(Permission.PIXELS),
     "pages.picture": Rule(Permission.PIXELS),
+    **albums.RULES,
+    **shares.RULES,
+    **asking.RULES,
     "pages.favicon": PUBLIC,
 }
 
 
-_OWN = ("/studies", "/me/factors", "/me/sessions", "/dicomweb/studies/", "/datastores/")
+_OWN = (
+    *asking.OWN,
+    "/studies", "/admin/roles", "/admin/reviews", "/approvals", "/ledger/page", "/shares", "/albums",
+    "/me/factors", "/me/sessions", "/dicomweb/studies/", "/datastores/",
+)
 
 
 def register(app: Flask) -> None:
@@ -58,6 +75,9 @@ def register(app: Flask) -> None:
     pages.add_url_rule("/logout", "logout", account.logout, methods=["POST"])
     pages.add_url_rule("/me/password", "password", account.password, methods=["GET", "POST"])
     pages.add_url_rule("/login/second", "second", account.second, methods=["POST"])
+    pages.add_url_rule("/login/oidc", "oidc", elsewhere.begin)
+    pages.add_url_rule("/login/oidc/callback", "oidc_back", elsewhere.back)
+    pages.add_url_rule("/me/confirm/oidc", "confirm_oidc", elsewhere.confirm)
     pages.add_url_rule("/login/passkey/options", "passkey_options", identity.passkey_options, methods=["POST"])
     pages.add_url_rule("/login/passkey", "passkey", identity.passkey, methods=["POST"])
     pages.add_url_rule("/me/factors", "factors", identity.factors)
@@ -73,12 +93,20 @@ def register(app: Flask) -> None:
     pages.add_url_rule("/me/sessions", "sessions", identity.sessions)
     pages.add_url_rule("/me/sessions/<int:number>/end", "session_end", identity.session_end, methods=["POST"])
     pages.add_url_rule("/me/sessions/end", "sessions_end", identity.sessions_end, methods=["POST"])
+    pages.add_url_rule("/ledger/page", "ledger_page", ledger.page)
+    pages.add_url_rule("/admin/reviews", "reviews", reviews.reviews)
+    pages.add_url_rule("/admin/reviews/start", "review_start", reviews.start, methods=["POST"])
+    pages.add_url_rule("/admin/reviews/<int:number>", "review", reviews.review)
+    pages.add_url_rule("/admin/reviews/<int:number>/decide", "review_decide", reviews.decide, methods=["POST"])
+    pages.add_url_rule("/admin/reviews/<int:number>/close", "review_close", reviews.close, methods=["POST"])
     pages.add_url_rule("/studies", "studies", studies.studies)
     pages.add_url_rule("/studies/<study>", "study", studies.study)
     pages.add_url_rule("/studies/<study>/ohif", "ohif", studies.ohif)
     pages.add_url_rule("/studies/<study>/series/<series>", "series", image.series)
     pages.add_url_rule("/studies/<study>/series/<series>/thumbnail", "thumbnail", image.thumbnail)
     pages.add_url_rule("/studies/<study>/series/<series>/instances/<instance>/frames/<int:frame>/picture", "picture", image.picture)
+    for add in (duties.attach, albums.add, shares.add, asking.add):
+        add(pages)
     pages.register_error_handler(Unauthenticated, to_login)
     pages.register_error_handler(PasswordMustChange, to_password)
     pages.register_error_handler(FactorMissing, to_factors)
@@ -88,6 +116,7 @@ def register(app: Flask) -> None:
     pages.context_processor(words)
     declare(RULES)
     app.register_blueprint(pages)
+    shared.register(app)
     shown.register(app)
 
 
@@ -127,7 +156,8 @@ def to_confirm(error: StepUp) -> BaseResponse:
         request.blueprint != "pages" and (request.method != "GET" or request.headers.get("Sec-Fetch-Mode") != "navigate")
     ):
         return problems.answer(error)
-    target = request.full_path.rstrip("?") if request.method == "GET" else "/me/factors"
+    known = {**shares.back(), **duties.BACK, **reviews.back(), **asking.back()}
+    target = request.full_path.rstrip("?") if request.method == "GET" else known.get(request.endpoint or "", "/me/factors")
     return redirect(f"/me/confirm?next={quote(target, safe='')}", code=303)
 
 
@@ -140,7 +170,8 @@ def problem(error: ArchiveError) -> Response:
         problems.note(error)
     told = line.detail or error.message
     remedy = error.remedy if line.status < 500 else "try again in a moment; the archive's operator finds more with 'archive doctor'"
-    page = render_template("problem.html", title=line.status.phrase, told=told, remedy="" if line.status == 404 else remedy)
+    absent = line.status == 404
+    page = render_template("problem.html", title=line.status.phrase, told=told, remedy="" if absent else remedy, ask=absent)
     return make_response(page, line.status)
 
 
@@ -154,4 +185,7 @@ def local(target: str) -> str:
 
 def words() -> dict[str, object]:
     """What every template may say."""
-    return {"archive_name": node().config.archive.name, "version": __version__, "request_path": request.path}
+    return {
+        "archive_name": node().config.archive.name, "version": __version__, "request_path": request.path, "emergencies": asking.emergencies,
+        "two_person": node().config.policy.two_person,
+    }

@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response
 from archive.errors import ArchiveError, InvalidRequest, Unauthenticated
 from archive.services.signin import SignedIn
 from archive.web import session
-from archive.web.context import archive, subject
+from archive.web.context import archive, node, subject
 from archive.web.pages.account import FIELD_BYTES, sentence
 
 CODE_BYTES = 64
@@ -97,6 +97,7 @@ def confirm() -> Response:
     target = local(request.values.get("next", "/studies"))
     has = bool(archive().factors.listed(subject())["factors"])
     told = {"target": target, "user": subject().name, "by_code": has, "passkeys": archive().factors.passkeys_work}
+    told["elsewhere"] = node().oidc.offered
     if request.method == "GET":
         return make_response(render_template("confirm.html", refusal="", **told))
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import Response, make_response, render_template, request
@@ -15,7 +16,7 @@ from archive.services import pictures
 from archive.services.query import SearchRequest
 from archive.web.context import archive, subject
 from archive.web.pages import studies
-from archive.web.pages.shown import SeriesLine, value
+from archive.web.pages.shown import value
 
 SIZES = (512, 1024, 2048)
 DEFAULT_SIZE = 1024
@@ -32,12 +33,12 @@ class InstanceLine:
     frames: int
 
 
-def instances(study: str, series: str) -> list[InstanceLine]:
+def instances(study: str, series: str, datastore: str = studies.DATASTORE) -> list[InstanceLine]:
     """Return the series' visible instances in order."""
     answer = archive().query.find(
         subject(),
-        SearchRequest(level=Level.IMAGE, datastore=studies.DATASTORE, keys=(), study_instance_uid=study, series_instance_uid=series,
-                      limit=MOST, offset=0),
+        SearchRequest(level=Level.IMAGE, datastore=datastore, keys=(), study_instance_uid=study, series_instance_uid=series, limit=MOST,
+                      offset=0),
     )
     return [
         InstanceLine(value(row, "SOPInstanceUID"), value(row, "InstanceNumber"), max(1, _number(value(row, "NumberOfFrames"), 1)))
@@ -47,13 +48,19 @@ def instances(study: str, series: str) -> list[InstanceLine]:
 
 def series(study: str, series: str) -> BaseResponse:
     """Show one image of a series, with what leads to the others."""
-    line = studies.find_study(study)
-    found = archive().query.find(
-        subject(), SearchRequest(level=Level.SERIES, datastore=studies.DATASTORE, keys=(), study_instance_uid=study, limit=1000, offset=0)
-    ).rows
-    all_series = [SeriesLine.of(row) for row in found]
+    return make_response(render_template("series.html", user=subject().name, **told(study, series, "/studies", studies.DATASTORE)))
+
+
+def told(study: str, series: str, base: str, datastore: str) -> dict[str, Any]:
+    """Return what the page of an image says; its links begin with `base`.
+
+    Raises:
+        NotFound.
+    """
+    line = studies.find_study(study, datastore)
+    all_series = studies.series_of(study, datastore)
     shown = next((one for one in all_series if one.uid == series), None)
-    listed = instances(study, series) if shown is not None else []
+    listed = instances(study, series, datastore) if shown is not None else []
     if shown is None or not listed:
         message = "there is no such series"
         raise NotFound(message)
@@ -65,38 +72,36 @@ def series(study: str, series: str) -> BaseResponse:
     def picture(position: int) -> str:
         uid, frame = _place(listed, position)
         query = "?" + urlencode(keep) if keep else ""
-        return f"/studies/{study}/series/{series}/instances/{uid}/frames/{frame}/picture{query}"
+        return f"{base}/{study}/series/{series}/instances/{uid}/frames/{frame}/picture{query}"
 
     def page(position: int, **window: str) -> str:
-        return f"/studies/{study}/series/{series}?" + urlencode({"image": position, **(window or keep)})
+        return f"{base}/{study}/series/{series}?" + urlencode({"image": position, **(window or keep)})
 
-    presets = [(name, page(at, centre=c, width=w) if c else f"/studies/{study}/series/{series}?image={at}", (c, w) == (centre, width))
+    presets = [(name, page(at, centre=c, width=w) if c else f"{base}/{study}/series/{series}?image={at}", (c, w) == (centre, width))
                for name, c, w in PRESETS if shown.modality == "CT" or (not c and centre)]
-    return make_response(
-        render_template(
-            "series.html", study=line, series=shown, all_series=all_series, at=at, count=count, picture=picture(at),
-            previous=page(at - 1) if at > 1 else "", following=page(at + 1) if at < count else "", first=page(1),
-            last=page(count), centre=centre, width=width, presets=presets, user=subject().name,
-            ahead=[picture(position) for position in (at + 1, at - 1) if 1 <= position <= count],
-        )
-    )
+    return {
+        "study": line, "series": shown, "all_series": all_series, "at": at, "count": count, "picture": picture(at),
+        "previous": page(at - 1) if at > 1 else "", "following": page(at + 1) if at < count else "", "first": page(1),
+        "last": page(count), "centre": centre, "width": width, "presets": presets,
+        "ahead": [picture(position) for position in (at + 1, at - 1) if 1 <= position <= count],
+    }
 
 
-def picture(study: str, series: str, instance: str, frame: int) -> Response:
+def picture(study: str, series: str, instance: str, frame: int, datastore: str = studies.DATASTORE) -> Response:
     """One frame as PNG, never larger than asked."""
     centre, width = _window(request.args.get("centre", ""), request.args.get("width", ""))
     size = _number(request.args.get("size"), DEFAULT_SIZE)
     size = size if size in SIZES else DEFAULT_SIZE
     window = Window(float(centre), float(width)) if centre and width else None
     recipe = Recipe("png", window, Viewport(size, size))
-    drawn = archive().pictures.of_instance(subject(), studies.DATASTORE, study, series, instance, [frame], recipe)[0]
+    drawn = archive().pictures.of_instance(subject(), datastore, study, series, instance, [frame], recipe)[0]
     return Response(drawn.data(), mimetype=drawn.media_type)
 
 
-def thumbnail(study: str, series: str) -> Response:
+def thumbnail(study: str, series: str, datastore: str = studies.DATASTORE) -> Response:
     """The small picture that stands for a series, made before anyone asks."""
     drawn = archive().pictures.standing_for(
-        subject(), studies.DATASTORE, study, series, pictures.PREPARED, what=pictures.THUMBNAIL
+        subject(), datastore, study, series, pictures.PREPARED, what=pictures.THUMBNAIL
     )
     return Response(drawn.data(), mimetype=drawn.media_type)
 

@@ -18,6 +18,7 @@ def register(app: Flask) -> None:
     app.add_template_filter(date, "dicom_date")
     app.add_template_filter(time, "dicom_time")
     app.add_template_filter(thousands, "thousands")
+    app.add_template_filter(named, "dicom_name")
 
 
 def value(row: Row, keyword: str) -> str:
@@ -40,6 +41,11 @@ def person(group: str) -> str:
     family, given, middle, prefix, suffix = parts[:5]
     first = " ".join(part for part in (prefix, given, middle, suffix) if part)
     return ", ".join(part for part in (family, first) if part)
+
+
+def named(text: str) -> str:
+    """Return a PN value as the list shows it, each of its groups."""
+    return " · ".join(person(group) for group in text.split("=") if group)
 
 
 def date(text: str) -> str:

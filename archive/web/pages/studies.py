@@ -51,15 +51,13 @@ def studies() -> Response:
 def study(study: str) -> Response:
     """One study: who, when, and its series with a picture each."""
     line = find_study(study)
-    answer = archive().query.find(
-        subject(), SearchRequest(level=Level.SERIES, datastore=DATASTORE, keys=(), study_instance_uid=study, limit=1000, offset=0)
-    )
-    series = [SeriesLine.of(row) for row in answer.rows]
+    series = series_of(study)
     steps = node().steps.of_study(subject(), DATASTORE, study)
     elsewhere = viewers.installed(archive().config) is not None
     work = node().study_work.of(subject(), DATASTORE, study)
     return make_response(render_template(
         "study.html", study=line, series=series, user=subject().name, elsewhere=elsewhere, steps=steps, work=work,
+        shareable=node().shares.may_share(subject(), DATASTORE, study),
     ))
 
 
@@ -72,7 +70,13 @@ def ohif(study: str) -> Response:
     return redirect(f"{archive().config.viewer_url}/viewer?StudyInstanceUIDs={line.uid}")
 
 
-def find_study(uid: str) -> StudyLine:
+def series_of(uid: str, datastore: str = DATASTORE) -> list[SeriesLine]:
+    """Return the visible series of a study."""
+    asked = SearchRequest(level=Level.SERIES, datastore=datastore, keys=(), study_instance_uid=uid, limit=1000, offset=0)
+    return [SeriesLine.of(row) for row in archive().query.find(subject(), asked).rows]
+
+
+def find_study(uid: str, datastore: str = DATASTORE) -> StudyLine:
     """Return the study.
 
     Raises:
@@ -81,7 +85,7 @@ def find_study(uid: str) -> StudyLine:
     rows = []
     if UID.fullmatch(uid) and len(uid) <= 64:
         wanted = ((_attribute("StudyInstanceUID"), uid),)
-        asked = SearchRequest(level=Level.STUDY, datastore=DATASTORE, keys=wanted, limit=1, total=False)
+        asked = SearchRequest(level=Level.STUDY, datastore=datastore, keys=wanted, limit=1, total=False)
         rows = archive().query.find(subject(), asked).rows
     if not rows:
         message = "there is no such study"

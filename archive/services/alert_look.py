@@ -1,0 +1,83 @@
+"""What a rule of alerts looks at and what it answers: new events of the audit log, and what somebody should look at in them."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from archive.errors import ArchiveError
+from archive.ledger.audit import Kind
+from archive.ledger.bodies import parse
+from archive.ledger.log import Ledger
+from archive.sections import Alerts
+
+SEEING = tuple(kind.label for kind in (Kind.READ, Kind.SENT, Kind.EXPORTED, Kind.SHARED))
+"""The kinds of events by which somebody saw images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A new event, without its body."""
+
+    n: int
+    at: datetime
+    kind: str
+    outcome: int
+    principal_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something somebody should look at; `about` makes the next of its kind part of the same alert."""
+
+    rule: str
+    event: int
+    about: str
+    detail: dict[str, Any] = field(default_factory=dict)
+    principal_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a rule may use."""
+
+    tx: sa.Connection
+    ledger: Ledger
+    settings: Alerts
+    events: Sequence[Seen]
+
+    def of(self, *kinds: Kind) -> Iterator[Seen]:
+        """Yield the new events of some kinds."""
+        labels = {kind.label for kind in kinds}
+        return (one for one in self.events if one.kind in labels)
+
+    def body(self, n: int) -> dict[str, Any]:
+        """Return what an event says; nothing where it was erased or does not open, which verify tells of."""
+        try:
+            return parse(self.ledger.opening(self.tx, n)[1])
+        except ArchiveError:
+            return {}
+
+    def last_by_principal(self, labels: Sequence[str]) -> dict[int, Seen]:
+        """Return the newest event of those kinds of each principal among the new ones."""
+        return {one.principal_id: one for one in self.events if one.kind in labels and one.principal_id is not None}
+
+
+Rule = Callable[[Look], Iterator[Found]]
+
+
+def whence(body: dict[str, Any]) -> tuple[str, str, str]:
+    """Return network (/24, /64), program and address of a sign-in."""
+    who, said = body.get("subject") or {}, body.get("detail") or {}
+    address = str(who.get("address") or said.get("address") or "")
+    try:
+        length = 24 if ipaddress.ip_address(address).version == 4 else 64
+        network = str(ipaddress.ip_network(f"{address}/{length}", strict=False))
+    except ValueError:
+        network = address
+    return network, str(who.get("user_agent") or said.get("user_agent") or ""), address

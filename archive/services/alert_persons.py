@@ -1,0 +1,92 @@
+"""Rules about whose images were opened: one's own, a colleague's, somebody's the clinic watches over. What they find names no patient."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.db.tables import patient, principal, study
+from archive.dicom.matching import fold
+from archive.services.alert_look import SEEING, Found, Look, Seen
+
+_BETWEEN = re.compile(r"[\W_]+")
+
+
+def own_record(look: Look) -> Iterator[Found]:
+    """Somebody opened images of a patient who bears their own name."""
+    names = dict(_staff(look.tx))
+    for one, whose in _opened(look):
+        mine = names.get(one.principal_id or 0)
+        if mine and mine <= whose["words"]:
+            yield Found("own-record", one.n, str(one.principal_id), {"kind": one.kind}, one.principal_id)
+
+
+def colleague_record(look: Look) -> Iterator[Found]:
+    """Somebody opened images of a patient who bears the name of another user."""
+    names = _staff(look.tx)
+    for one, whose in _opened(look):
+        for colleague, words in names:
+            if colleague != one.principal_id and words <= whose["words"]:
+                yield Found("colleague-record", one.n, f"{one.principal_id} {colleague}", {"kind": one.kind}, one.principal_id)
+
+
+def watched_record(look: Look) -> Iterator[Found]:
+    """Somebody opened images of a patient whose PatientID stands in the file [alerts] watched_patients."""
+    watched = _watched(look.settings.watched_patients)
+    for one, whose in _opened(look) if watched else ():
+        if whose["patient_id"] in watched:
+            yield Found("watched-record", one.n, str(one.principal_id), {"kind": one.kind}, one.principal_id)
+
+
+def _staff(tx: sa.Connection) -> list[tuple[int, frozenset[str]]]:
+    """Return users and the words of their names, of those who have given name and family name."""
+    rows = tx.execute(sa.select(principal.c.id, principal.c.full_name).where(
+        principal.c.kind == "user", principal.c.removed_at.is_(None), principal.c.full_name != ""
+    ))
+    found = ((row.id, _words(row.full_name)) for row in rows)
+    return [(key, words) for key, words in found if len(words) > 1]
+
+
+def _opened(look: Look) -> Iterator[tuple[Seen, dict[str, Any]]]:
+    """Yield each new event of somebody seeing images, with whose they are."""
+    known: dict[str, list[dict[str, Any]]] = {}
+    for one in look.events:
+        if one.kind not in SEEING or one.principal_id is None or one.outcome:
+            continue
+        for kind, uid in look.body(one.n).get("objects") or []:
+            if kind == "study":
+                if uid not in known:
+                    known[uid] = _whose(look.tx, uid)
+                yield from ((one, whose) for whose in known[uid])
+
+
+def _whose(tx: sa.Connection, uid: str) -> list[dict[str, Any]]:
+    query = sa.select(study.c.patient_name_folded, patient.c.patient_id).join(patient, patient.c.id == study.c.patient_pk).where(
+        study.c.study_instance_uid == uid
+    )
+    rows = policy.run_as(tx, policy.system("alerts"), query).all()
+    return [{"words": _words(row.patient_name_folded), "patient_id": row.patient_id} for row in rows]
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(word for word in _BETWEEN.split(fold(name)) if word)
+
+
+def _watched(path: str) -> frozenset[str]:
+    if not path:
+        return frozenset()
+    try:
+        return _read(path, Path(path).stat().st_mtime_ns)
+    except OSError:
+        return frozenset()
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, _changed_ns: int) -> frozenset[str]:
+    return frozenset(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())

@@ -1,0 +1,60 @@
+"""The embedded index under a new key: encrypted anew in place, in one transaction of its own (docs/format.md 5).
+
+The coming key is in the keyring before a page is written with it; whichever of the two opens the file afterwards is the one that counts.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from archive.config import Config
+from archive.db import rekey
+from archive.errors import DatabaseUnavailable, InvalidRequest
+from archive.keys.keyring import Keyring
+from archive.ledger import checkpoints
+
+
+def replace(config: Config, keyring: Keyring, *, at: datetime) -> None:
+    """Encrypt the index under a new key and destroy the old one; nobody else may have it open.
+
+    Raises:
+        InvalidRequest: the index is on a server. DatabaseUnavailable: it is in use, damaged, or there is no space. KeysUnavailable.
+    """
+    if config.database.url:
+        message = "the index is on a database server, which looks after its own encryption"
+        raise InvalidRequest(message, remedy="rotate the other keys: kek, signing, log, pepper")
+    with checkpoints.sole_maker(config.run_dir / "rotate.lock"):
+        keyring.refresh()
+        _settle(config, keyring, at)
+        keyring.prepare(["index"], at=at)
+        coming = keyring.coming("index")
+        assert coming is not None
+        rekey.rekey(config.index_path, keyring.index_key, coming.secret)
+        _settle(config, keyring, at)
+
+
+def settle(config: Config, keyring: Keyring, *, at: datetime) -> None:
+    """Bring to its end a change of key that was cut short, if there was one.
+
+    Raises:
+        DatabaseUnavailable: neither key opens the index. KeysUnavailable.
+    """
+    if "index" not in keyring.waiting():
+        return
+    with checkpoints.sole_maker(config.run_dir / "rotate.lock"):
+        keyring.refresh()
+        _settle(config, keyring, at)
+
+
+def _settle(config: Config, keyring: Keyring, at: datetime) -> None:
+    coming = keyring.coming("index")
+    if coming is not None:
+        if rekey.opens(config.index_path, coming.secret):
+            keyring.activate(["index"])
+        elif not config.index_path.exists() or rekey.opens(config.index_path, keyring.index_key):
+            keyring.give_up("index")
+        else:
+            message = "neither the old nor the new key opens the index"
+            raise DatabaseUnavailable(message, remedy="put the index back from its backup, or run 'archive rebuild-index'")
+    if "index" in keyring.waiting():
+        keyring.retire(["index"], at=at)

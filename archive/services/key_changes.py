@@ -1,0 +1,129 @@
+"""Keys that follow one another: signing and checkpoint keys announced by the old and the new one, peppers (docs/format.md 5).
+
+Every step is durable before the next and may be done again, so that what a crash left half done is finished by the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import sqlalchemy as sa
+
+from archive.access import factors, recovery
+from archive.access.subject import Subject
+from archive.keys.entries import SIGNING, Purpose
+from archive.ledger import announcements, checkpoints, documents, nodes
+from archive.ledger.announcements import ANNOUNCED, RETIRED
+from archive.ledger.audit import Event, Kind, secret_digest
+from archive.services.core import Core
+from archive.services.upkeep import Upkeep
+
+log = logging.getLogger("archive.services")
+Which = Literal["signing", "log", "pepper"]
+PURPOSES: Final[dict[Which, tuple[Purpose, ...]]] = {"signing": ("instance",), "log": ("log", "log-pq"), "pepper": ("pepper",)}
+Reload = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """What took whose place: purpose, old id, new id; and by which event the change was announced."""
+
+    keys: tuple[tuple[str, str, str], ...]
+    event: int
+
+
+def rotate(core: Core, subject: Subject | None, which: Which, *, reload: Reload = lambda: None) -> Rotated:
+    """Put a new key in the place of one; what was begun before is brought to its end instead.
+
+    `reload` makes every process take the keyring as it is now. Inside the lock of rotations.
+
+    Raises:
+        KeysUnavailable, DatabaseUnavailable, VaultUnavailable, LedgerBroken.
+    """
+    keyring, purposes = core.keyring, PURPOSES[which]
+    keyring.refresh()
+    begun = keyring.waiting()
+    if not begun & set(purposes):
+        keyring.prepare(purposes, at=core.clock())
+    done = Rotated((), -1)
+    if any(keyring.coming(purpose) for purpose in purposes):
+        reload()  # whoever meets something of the new key knows it
+        done = _announce(core, subject, which)
+        Upkeep(core).checkpoint()  # what announces the change is signed by the old key
+        with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+            keyring.activate(purposes)
+        reload()  # from here on nobody makes anything with the old one
+    if which != "pepper":
+        _retire(core, subject, purposes)
+    return done
+
+
+def finish(core: Core) -> list[str]:
+    """Bring to their end the rotations that were cut short; return which. For the start, when nobody works yet.
+
+    Raises:
+        As rotate.
+    """
+    core.keyring.refresh()
+    found = [which for which, purposes in PURPOSES.items() if core.keyring.waiting() & set(purposes)]
+    for which in found:
+        with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
+            rotate(core, None, which)
+        log.warning("a rotation of keys that was cut short is finished (%s)", which)
+    return list(found)
+
+
+def _announce(core: Core, subject: Subject | None, which: Which) -> Rotated:
+    """Record the change, once; what it says is signed by the old key and the one that is to come."""
+    keyring = core.keyring
+    fresh = {purpose: keyring.coming(purpose) for purpose in PURPOSES[which]}
+    keys = [[purpose, keyring.in_use(purpose).id.hex(), one.id.hex()] for purpose, one in fresh.items() if one is not None]
+    said = tuple((one[0], one[1], one[2]) for one in keys)
+    at = core.clock()
+    with core.database.begin() as tx:
+        before = _announced(core, tx, keys)
+        if before is not None:
+            return Rotated(said, before)
+        detail: dict[str, Any] = {"what": ANNOUNCED, "keys": keys}
+        digest = ""
+        if which == "pepper":
+            _seal_factors(core, tx, subject)
+        else:
+            envelope = announcements.written(keyring, [one[0] for one in keys], after=nodes.size(tx), at=at)
+            detail["document"], digest = envelope, documents.digest(envelope).hex()
+        return Rotated(said, core.ledger.record(tx, Event(Kind.KEY_CHANGED, subject=subject, detail=detail, document=digest), at=at))
+
+
+def _announced(core: Core, tx: sa.Connection, keys: list[list[str]]) -> int | None:
+    """Return the event that announced these keys, where a rotation that was cut short had come so far."""
+    for event in announcements.events(tx, core.keyring):
+        if {(one.purpose, one.old, one.new) for one in event.changes} >= {tuple(one) for one in keys}:
+            return event.n
+    return None
+
+
+def _seal_factors(core: Core, tx: sa.Connection, subject: Subject | None) -> None:
+    """Seal second factors under the pepper to come; an event says what they are now."""
+    for who in factors.seal_anew(tx, core.keyring):
+        detail = {
+            "what": "rebuilt", "id": who, "because": "the pepper was replaced",
+            "factors": [[one.id, secret_digest(one.sealed), one.kind] for one in factors.of(tx, who)],
+            "codes": [secret_digest(one) for one in recovery.kept(tx, who)],
+        }
+        core.ledger.record(tx, Event(Kind.FACTOR_CHANGED, subject=subject, detail=detail), at=core.clock())
+
+
+def _retire(core: Core, subject: Subject | None, purposes: Sequence[Purpose]) -> None:
+    """Say that the old keys sign no more, then destroy their private halves."""
+    keyring = core.keyring
+    old = [one["id"] for one in keyring.describe() if one["purpose"] in purposes and one["state"] == "retiring"]
+    if not old or not set(purposes) <= set(SIGNING):
+        return
+    with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+        with core.database.begin() as tx:
+            event = Event(Kind.KEY_CHANGED, subject=subject, detail={"what": RETIRED, "keys": old})
+            core.ledger.record(tx, event, at=core.clock())
+        keyring.retire(purposes, at=core.clock())

@@ -1,0 +1,257 @@
+"""Re-keying: a study sealed anew under a new key, record by record; then the old records and the old key go as those of a purge do.
+
+The new records are new objects, each with a statement that names the one it replaces (docs/format.md 4, 8). They are sealed and synced
+before one transaction puts them in the place of the old; without it the next start frees them.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from archive.access import policy
+from archive.access.permissions import Permission
+from archive.access.subject import Subject
+from archive.db.batches import batches
+from archive.db.tables import data_key, datastore, held, instance, series, series_pack, study
+from archive.errors import ArchiveError, NotFound, SealBroken, StateConflict
+from archive.index import catalog
+from archive.keys.sealing import format_instant
+from archive.ledger import checkpoints, statements
+from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
+from archive.services import datastores, denials
+from archive.services.core import Core
+from archive.services.datastores import Datastore
+from archive.services.purge_finish import finish
+from archive.services.purged import carry_out
+from archive.services.state_events import commit_change, free, keep_statement
+from archive.services.statement import SOFTWARE
+from archive.vault.keystore import StudyKey
+from archive.vault.vault import RecordRef
+
+_TOKEN = policy.system("shred")
+ATTEMPTS = 3
+
+
+def rekeying(core: Core) -> AbstractContextManager[None]:
+    """Let one process at a time re-key or shred: a key that is to come is destroyed by nobody who does not know it is used."""
+    return checkpoints.sole_maker(core.config.run_dir / "rekey.lock")
+
+
+@dataclass(frozen=True, slots=True)
+class Rekeyed:
+    """What was sealed anew; `left` are studies that cannot be now: something of them is deleted or waits, and comes first."""
+
+    studies: int
+    instances: int
+    keys: int
+    left: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    row: Any
+    ref: RecordRef
+    envelope: bytes
+
+
+class Rekey:
+    """Needs the permission key-manage, or the console; it shows nothing of an image."""
+
+    def __init__(self, core: Core) -> None:
+        """Work on an opened archive."""
+        self._core = core
+
+    def study(
+        self, subject: Subject, study_instance_uid: str, *, reason: str = "re-keyed", datastore: str = datastores.DEFAULT
+    ) -> Rekeyed:
+        """Seal a study anew under a new key and destroy the old one.
+
+        Raises:
+            Forbidden; NotFound: no such study, or it holds nothing.
+            StateConflict: something of it is deleted or waits for a decision, or it changes all the time.
+            SealBroken: a record of it is damaged. ReadOnly, OutOfSpace, VaultUnavailable, DatabaseUnavailable.
+        """
+        core = self._core
+        self._require(subject)
+        with core.database.read() as tx:
+            place = datastores.find(tx, datastore)
+        with rekeying(core):
+            done = self._one(subject, place, study_instance_uid, reason)
+        return Rekeyed(1, done, finish(core).keys)
+
+    def older_than(self, subject: Subject, before: datetime, *, reason: str = "re-keyed") -> Rekeyed:
+        """Seal anew every study whose key is older; those that cannot be now are counted.
+
+        Raises:
+            Forbidden, SealBroken, ReadOnly, OutOfSpace, VaultUnavailable, DatabaseUnavailable.
+        """
+        core = self._core
+        self._require(subject)
+        studies = instances = keys = left = 0
+        for place, uid in self._due(before):
+            try:
+                with rekeying(core):
+                    instances += self._one(subject, place, uid, reason)
+            except (StateConflict, NotFound):
+                left += 1
+                continue
+            studies, keys = studies + 1, keys + finish(core).keys
+        return Rekeyed(studies, instances, keys, left)
+
+    # -------------------------------------------------------------------------------------------------------------------------------
+
+    def _require(self, subject: Subject) -> None:
+        core = self._core
+        core.require_writable()
+        with denials.recorded(core, subject), core.database.read() as tx:
+            policy.require(tx, subject, Permission.KEY_MANAGE, core.clock())
+
+    def _due(self, before: datetime) -> list[tuple[Datastore, str]]:
+        core = self._core
+        with core.keystore.reading() as tx:
+            old = set(tx.execute(
+                sa.select(data_key.c.key_id).where(data_key.c.created_at < before, data_key.c.state.in_(("active", "retiring")))
+            ).scalars())
+        with core.database.read() as tx:
+            places = {row.id: Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
+            query = sa.select(study.c.datastore_id, study.c.study_instance_uid, study.c.key_id).order_by(study.c.id)
+            rows = policy.run_as(tx, _TOKEN, query).all()
+        return [(places[row.datastore_id], row.study_instance_uid) for row in rows if bytes(row.key_id) in old]
+
+    def _one(self, subject: Subject, place: Datastore, uid: str, reason: str) -> int:
+        core = self._core
+        for last in (False,) * (ATTEMPTS - 1) + (True,):
+            with core.database.read() as tx:
+                rows = _rows(tx, place, uid)
+            fresh = core.keystore.renew(place.uid, uid, at=core.clock())
+            again: list[_Again] = []
+            try:
+                for row in rows:
+                    again.append(self._sealed(row, place, fresh))  # noqa: PERF401 # what is there is freed when one fails
+                self._commit(subject, place, uid, again, fresh, reason)
+            except BaseException as error:
+                for one in again:
+                    with suppress(ArchiveError):
+                        free(core, one.ref)
+                if isinstance(error, StateConflict) and not last:
+                    continue
+                raise
+            return len(again)
+        raise AssertionError
+
+    def _sealed(self, row: Any, place: Datastore, fresh: StudyKey) -> _Again:
+        """Seal one record again as a new object, with a statement that names the old one's."""
+        core = self._core
+        at = core.clock()
+        ref = catalog.ref_of(row, place.uid)
+        sections = core.vault.sections(ref)
+        said = dict(statements.verify(sections.statement, core.keyring.public_keys()))
+        writer = core.vault.writer(fresh, place.uid, kind=row.record_kind, at=at)
+        try:
+            for view in core.vault.read(ref):
+                writer.write(view)
+            if writer.sha256 != sections.trailer.sha256 or said["sha256"] != writer.sha256.hex():
+                message = "a record's bytes are not the ones its statement signs"
+                raise SealBroken(message, verdict="V08", remedy="run 'archive verify --full', and put the segment back from a backup")
+            del said["kid"]
+            core.keyring.stay_current()
+            said |= {
+                "obj": writer.object_id.hex(), "ver": said["ver"] + 1, "prev": statements.digest(sections.statement).hex(),
+                "recv": format_instant(max(at, core.keyring.instance_signer_since)), "sw": SOFTWARE,
+            }
+            envelope = statements.sign(core.keyring.instance_signer, said)
+            return _Again(row, writer.finish(sections.meta, envelope), envelope)
+        finally:
+            writer.abort()
+
+    def _commit(self, subject: Subject, place: Datastore, uid: str, again: list[_Again], fresh: StudyKey, reason: str) -> None:
+        core = self._core
+        at = core.clock()
+        old = sorted(again, key=lambda one: bytes(one.row.object_id))
+        objects = [bytes(one.row.object_id) for one in old]
+        keys = sorted({bytes(one.row.key_id).hex() for one in old})
+        more = {
+            "places": [[bytes(one.row.segment_id).hex(), one.row.record_offset, one.row.record_bytes] for one in old], "keys": keys,
+            "replaced": [one.hex() for one in objects], "fresh": fresh.key_id.hex(),
+        }
+        in_series = sorted({one.row.series_pk for one in old})
+        self._drop_packs(in_series)
+
+        def work(tx: sa.Connection, stored: StoredRef) -> int:
+            mine = (study.c.datastore_id == place.id, study.c.study_instance_uid == uid)
+            policy.run_as(tx, _TOKEN, sa.select(study.c.id).where(*mine).with_for_update()).all()
+            there = {(bytes(row.object_id), bytes(row.segment_id), row.record_offset) for row in _rows(tx, place, uid)}
+            if there != {(bytes(one.row.object_id), bytes(one.row.segment_id), one.row.record_offset) for one in old}:
+                message = "the study changed meanwhile"
+                raise StateConflict(message, remedy="give the command again")
+            for one in again:
+                event = Event(
+                    Kind.STORED, subject=subject, objects=(ObjectRef("study", uid),), instances=1, bytes=one.ref.part10_bytes,
+                    detail={"via": "rekey", "replaces": bytes(one.row.object_id).hex()},
+                    stored=StoredRef(statements.digest(one.envelope), one.ref.object_id, one.ref.location.record_bytes),
+                )
+                leaf = core.ledger.record(tx, event, at=at)
+                where = one.ref.location
+                policy.run_as(tx, _TOKEN, sa.update(instance).where(instance.c.id == one.row.id).values(
+                    object_id=one.ref.object_id, key_id=one.ref.key_id, segment_id=where.segment_id, record_offset=where.offset,
+                    record_bytes=where.record_bytes, plaintext_bytes=one.ref.plaintext_bytes, leaf=leaf,
+                ))
+                keep_statement(core, tx, one.ref, leaf, one.envelope)
+            for some in batches(in_series):
+                policy.run_as(tx, _TOKEN, sa.delete(series_pack).where(series_pack.c.series_pk.in_(some)))
+                grown = sa.update(series).where(series.c.id.in_(some)).values(generation=series.c.generation + 1)
+                policy.run_as(tx, _TOKEN, grown)
+            named = [f"{one.hex()}.seg" for one in sorted({bytes(one.row.segment_id) for one in old})]
+            event = Event(
+                Kind.PURGED, subject=subject, objects=(ObjectRef("study", uid),), instances=len(old), stored=stored,
+                bytes=sum(one.row.record_bytes for one in old),
+                detail={"reason": reason, "payload": stored.statement_sha256.hex(), "segments": named, "keys": len(keys), "rekeyed": 1},
+            )
+            leaf = core.ledger.record(tx, event, at=at)
+            change = {"study": uid, "objects": [one.hex() for one in objects], **more}
+            carry_out(core, tx, change, leaf=leaf, at=at)
+            policy.run_as(tx, _TOKEN, sa.update(study).where(*mine).values(key_id=fresh.key_id))
+            return leaf
+
+        commit_change(
+            core, "purged", datastore=place.uid, study_instance_uid=uid, objects=objects, reason=reason, at=at, work=work, more=more,
+        )
+        for one in again:
+            core.vault.settle(one.ref.location)
+
+    def _drop_packs(self, in_series: list[int]) -> None:
+        """Remove the kept metadata: a cache under the old key, made again when it is asked for."""
+        core = self._core
+        for some in batches(in_series):
+            with core.database.read() as tx:
+                kept = policy.run_as(tx, _TOKEN, sa.select(series_pack.c.object_id).where(series_pack.c.series_pk.in_(some)))
+                packs = [bytes(one) for one in kept.scalars()]
+            for one in packs:
+                core.vault.drop_blob(one)
+
+
+def _rows(tx: sa.Connection, place: Datastore, uid: str) -> list[Any]:
+    """Return every instance of a study.
+
+    Raises:
+        NotFound: none. StateConflict: something of it is out of sight, waits, or waited.
+    """
+    query = (
+        sa.select(instance).join(series, series.c.id == instance.c.series_pk).join(study, study.c.id == series.c.study_pk)
+        .where(study.c.datastore_id == place.id, study.c.study_instance_uid == uid).order_by(instance.c.id)
+    )
+    rows = list(policy.run_as(tx, _TOKEN, query).all())
+    if not rows:
+        message = "there is no study under that UID that holds anything"
+        raise NotFound(message, remedy="check the UID and the datastore")
+    waits = sa.select(held.c.id).where(held.c.datastore_id == place.id, held.c.study_instance_uid == uid).limit(1)
+    if any(row.rejected_at is not None for row in rows) or policy.run_as(tx, _TOKEN, waits).first() is not None:
+        message = "something of the study is deleted, waits for a decision, or was let in by one"
+        raise StateConflict(message, remedy="purge what is deleted ('archive purge --study'), decide what waits; what was let in cannot be "
+                            "re-keyed yet")
+    return rows
