@@ -11,10 +11,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db.tables import patient, principal, study
+from archive.db.tables import audit_event, patient, principal, study
 from archive.dicom.matching import fold
+from archive.ledger import objects
+from archive.ledger.audit import ObjectRef
 from archive.services.alert_look import SEEING, Found, Look, Seen
+from archive.services.treatment import related
 
+_E = audit_event.c
 _BETWEEN = re.compile(r"[\W_]+")
 
 
@@ -44,6 +48,18 @@ def watched_record(look: Look) -> Iterator[Found]:
             yield Found("watched-record", one.n, str(one.principal_id), {"kind": one.kind}, one.principal_id)
 
 
+def unrelated_after_hours(look: Look) -> Iterator[Found]:
+    """Somebody opened a study for the first time, outside working hours, and nothing says that they treat its patient."""
+    for one, whose in _opened(look):
+        local = one.at.astimezone()
+        if look.settings.working(local.weekday(), local.hour * 60 + local.minute):
+            continue
+        ref = ObjectRef("study", whose["uid"]).pseudonym(look.ledger.keyring)
+        before = sa.select(_E.n).where(_E.principal_id == one.principal_id, _E.kind.in_(SEEING), _E.n < one.n, _E.n.in_(objects.about(ref)))
+        if look.tx.execute(before.limit(1)).first() is None and not related(look.tx, one.principal_id or 0, whose["patient_pk"], one.at):
+            yield Found("unrelated-after-hours", one.n, str(one.principal_id), {"kind": one.kind}, one.principal_id)
+
+
 def _staff(tx: sa.Connection) -> list[tuple[int, frozenset[str]]]:
     """Return users and the words of their names, of those who have given name and family name."""
     rows = tx.execute(sa.select(principal.c.id, principal.c.full_name).where(
@@ -67,11 +83,13 @@ def _opened(look: Look) -> Iterator[tuple[Seen, dict[str, Any]]]:
 
 
 def _whose(tx: sa.Connection, uid: str) -> list[dict[str, Any]]:
-    query = sa.select(study.c.patient_name_folded, patient.c.patient_id).join(patient, patient.c.id == study.c.patient_pk).where(
+    query = sa.select(study.c.patient_name_folded, study.c.patient_pk, patient.c.patient_id).join(patient, patient.c.id == study.c.patient_pk).where(
         study.c.study_instance_uid == uid
     )
     rows = policy.run_as(tx, policy.system("alerts"), query).all()
-    return [{"words": _words(row.patient_name_folded), "patient_id": row.patient_id} for row in rows]
+    return [
+        {"uid": uid, "words": _words(row.patient_name_folded), "patient_pk": row.patient_pk, "patient_id": row.patient_id} for row in rows
+    ]
 
 
 def _words(name: str) -> frozenset[str]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from archive.db.tables import audit_event, audit_object, login_attempt
 from archive.ledger.audit import Kind
 from archive.services.alert_look import SEEING, Found, Look, Rule, whence
-from archive.services.alert_persons import colleague_record, own_record, watched_record
+from archive.services.alert_persons import colleague_record, own_record, unrelated_after_hours, watched_record
 from archive.services.alert_travel import impossible_travel
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -162,6 +162,9 @@ RULES: dict[str, tuple[Literal["warning", "urgent"], str, Rule]] = {
     "impossible-travel": ("urgent", "two sign-ins of one account that nobody could travel between in that time", impossible_travel),
     "own-record": ("warning", "somebody opened images of a patient of their own name", own_record),
     "colleague-record": ("warning", "somebody opened images of a patient with a colleague's name", colleague_record),
+    "unrelated-after-hours": (
+        "warning", "images opened for the first time, outside working hours, by somebody nothing ties to the patient", unrelated_after_hours,
+    ),
     "watched-record": ("urgent", "somebody opened images of a patient the clinic watches over", watched_record),
 }
 """Name -> severity, what it means, rule."""

@@ -92,6 +92,21 @@ def test_watched_record(node: Node) -> None:
     assert opens(node, "kim", "1.2.3") == []
 
 
+def test_unrelated_after_hours(node: Node, clock: Clock) -> None:
+    noon = clock.at
+    clock.at = noon.replace(hour=23)
+    archives.store(node, archives.instance(50, study="1.2.50", PatientID="P50", PatientName="A^B", ReferringPhysicianName="van den Berg^Ole"))
+    try:
+        assert opens(node, "kim", "1.2.4") == [], "opened before"
+        assert opens(node, "ole", "1.2.50") == [], "the referring physician"
+        assert opens(node, "kim", "1.2.50") == [("unrelated-after-hours", "kim")]
+        assert opens(node, "kim", "1.2.50") == []
+    finally:
+        clock.at = noon
+    archives.store(node, archives.instance(51, study="1.2.51", PatientID="P51", PatientName="C^D"))
+    assert opens(node, "kim", "1.2.51") == [], "within working hours"
+
+
 def signs_in(node: Node, address: str) -> list[str]:
     console = archives.the_console(node)
     for row in node.alerts.list(console):
