@@ -58,7 +58,8 @@ def listed(tx: sa.Connection) -> list[dict[str, Any]]:
     query = sa.select(_E.id, _P.name.label("user"), _E.issuer, _E.subject, _E.bound_at, _E.last_used_at).join(
         principal, _P.id == _E.principal_id
     )
-    return [dict(row) for row in tx.execute(query.order_by(_P.name, _E.id)).mappings()]
+    # "user" is a word of SQL: its name comes as SQLAlchemy's kind of string
+    return [{str(name): value for name, value in row.items()} for row in tx.execute(query.order_by(_P.name, _E.id)).mappings()]
 
 
 def bind(tx: sa.Connection, principal_id: int, issuer: str, subject: str, *, at: datetime) -> int:

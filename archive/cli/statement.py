@@ -10,22 +10,21 @@ from typing import Any
 from pydicom.uid import UID
 
 from archive import __version__
+from archive.access import roles
+from archive.access.permissions import Permission
 from archive.cli import statement_modality
 from archive.config import Config
 from archive.dicom import charsets, transcode, workitem
 from archive.dicom.attributes import ATTRIBUTES
 from archive.dicom.decode import DECODABLE
 from archive.dimse import contexts, models, pdus, status, tls
+from archive.dimse import permissions as dimse_permissions
 from archive.web import permissions, problems
 from archive.web.api import ROUTES, RULES
 from archive.web.dicomweb import capabilities, choices, media, routes, stow
 
 Row = dict[str, Any]
 
-_FUNCTIONS = {
-    models.WORKLIST: "SCP: C-FIND", models.MPPS: "SCP: N-CREATE, N-SET", models.COMMITMENT: "SCP: N-ACTION, N-EVENT-REPORT",
-}
-_OPERATION = {models.FIND: "C-FIND", models.MOVE: "C-MOVE", models.GET: "C-GET"}
 
 
 def of(config: Config) -> dict[str, Any]:
@@ -77,11 +76,30 @@ def _storage_note(config: Config) -> str:
 
 
 def _services() -> list[Row]:
-    rows = [{"uid": contexts.VERIFICATION, "name": UID(contexts.VERIFICATION).name, "role": "SCP and SCU: C-ECHO"}]
-    for uid in sorted(models.SERVED, key=_order):
-        role = _FUNCTIONS.get(uid) or f"SCP: {_OPERATION[uid.rpartition('.')[2]]}"
-        rows.append({"uid": uid, "name": UID(uid).name, "role": role})
+    rows = []
+    for uid in (contexts.VERIFICATION, *sorted(models.SERVED, key=_order)):
+        found = list(dimse_permissions.of(uid))
+        names = [one.name for one in found] + (["N-EVENT-REPORT"] if uid == models.COMMITMENT else [])
+        role = "SCP and SCU: " if uid == contexts.VERIFICATION else "SCP: "
+        rows.append({
+            "uid": uid, "name": UID(uid).name, "role": role + ", ".join(names), "needs": "; ".join(dict.fromkeys(map(_asks, found))),
+        })
     return rows
+
+
+def _asks(operation: dimse_permissions.Operation) -> str:
+    asked = _bits(operation.need)
+    if operation.to_itself:
+        asked += f", to itself {_bits(operation.to_itself)}"
+    if operation.of_destination:
+        asked += f"; {_bits(operation.of_destination)} of the destination"
+    if operation.of_objects:
+        asked += f"; {_bits(operation.of_objects)} or having stored it for each instance"
+    return asked
+
+
+def _bits(need: Permission) -> str:
+    return ", ".join(roles.names(need))
 
 
 def _named(uids: frozenset[str], note: str = "") -> list[Row]:
@@ -169,7 +187,7 @@ def _api() -> list[Row]:
 
 
 def _needs(rule: permissions.Rule | None) -> str:
-    return "" if rule is None else ", ".join(bit.name.lower().replace("_", "-") for bit in rule.need if bit.name)
+    return "" if rule is None else _bits(rule.need)
 
 
 def _frames() -> list[Row]:

@@ -70,7 +70,7 @@ def _network(made: Row) -> list[str]:
         _pairs({name.replace("_", " "): _said(value) for name, value in network.items() if name != "listeners"}),
         _table(["listener", "host", "port", "peers"], _cells(network["listeners"], "kind", "host", "port", "peers")),
         "## Services",
-        _table(["SOP class", "UID", "role"], _cells(made["sop_classes"]["services"], "name", "uid", "role")),
+        _table(["SOP class", "UID", "role", "needs"], _cells(made["sop_classes"]["services"], "name", "uid", "role", "needs")),
     ]
 
 

@@ -26,11 +26,11 @@ from pynetdicom.transport import AddressInformation
 from archive.config import Dimse
 from archive.dimse import command, records
 from archive.dimse.admission import Acceptance
-from archive.dimse.contexts import ACCEPTED, Answered
+from archive.dimse.contexts import ACCEPTED, VERIFICATION, Answered
 from archive.dimse.pdus import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from archive.dimse.receive import Endless, Reception
 from archive.dimse.records import Tally
-from archive.dimse.status import CANNOT_UNDERSTAND, SUCCESS, Answer
+from archive.dimse.status import CANNOT_UNDERSTAND, SOP_CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, Answer
 from archive.dimse.upper import PData, Transport, UpperLayer
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Terms:
 
 
 class MessageExchange(DIMSEServiceProvider):
-    """The DIMSE service provider: C-STORE-RQ is taken here, every other message goes the library's way."""
+    """The DIMSE service provider: C-STORE-RQ is taken here, C-ECHO-RQ goes the library's way, which would call every request a success."""
 
     def __init__(self, association: ServedAssociation, terms: Terms) -> None:
         """Begin without a message."""
@@ -91,6 +91,7 @@ class MessageExchange(DIMSEServiceProvider):
         self._context_id: int | None = None
         self._reception: Reception | None = None
         self._identifier_bytes = -1  # not negative while a data set of another message is expected
+        self._unknown: tuple[command.Request, int] | None = None  # the request whose data set that is, and what it is answered
 
     @property
     def receiving(self) -> bool:
@@ -142,17 +143,30 @@ class MessageExchange(DIMSEServiceProvider):
             self._identifier_bytes += len(data)
             if self._identifier_bytes > _MAXIMUM_IDENTIFIER_BYTES:
                 raise UnexpectedMessage
-            self._pass_on(context_id, control, bytes(data))
+            if self._unknown is None:
+                self._pass_on(context_id, control, bytes(data))
             if control & _LAST:
                 self._identifier_bytes = -1
                 self._context_id = None
+                self._refuse(context_id)
 
     def _begin(self, context: Answered, encoded: bytes) -> None:
         found = command.elements(encoded)
-        if command.command_field(found) != command.C_STORE_RQ:
+        field = command.command_field(found)
+        if field != command.C_STORE_RQ:
+            verifies = field == command.C_ECHO_RQ and context.abstract_syntax == VERIFICATION
+            if not (verifies or field == command.C_CANCEL_RQ or field & command.RESPONSE):
+                code = SOP_CLASS_NOT_SUPPORTED if field == command.C_ECHO_RQ else UNRECOGNISED_OPERATION
+                self._unknown = command.request(found), code
+                if command.has_data_set(found):
+                    self._identifier_bytes = 0
+                else:
+                    self._context_id = None
+                    self._refuse(context.context_id)
+                return
             if self.msg_queue.qsize() >= _MAXIMUM_WAITING_MESSAGES:
                 raise UnexpectedMessage
-            if command.command_field(found) == command.C_ECHO_RQ:
+            if verifies:
                 self._tally.add("C-ECHO", SUCCESS)
             self._pass_on(context.context_id, _COMMAND | _LAST, encoded)
             if self.message is None:
@@ -186,7 +200,17 @@ class MessageExchange(DIMSEServiceProvider):
 
     def _answer(self, context_id: int, request: command.StoreRequest, answer: Answer) -> None:
         self._tally.add("C-STORE", answer.status)
-        encoded = command.store_response(request, answer.status, answer.comment)
+        self._send(context_id, command.store_response(request, answer.status, answer.comment))
+
+    def _refuse(self, context_id: int) -> None:
+        """Answer the request that is not served here, once all of it has come."""
+        unknown, self._unknown = self._unknown, None
+        if unknown is not None:
+            request, code = unknown
+            self._tally.add("C-ECHO" if request.field == command.C_ECHO_RQ else "unknown", code)
+            self._send(context_id, command.response(request, code))
+
+    def _send(self, context_id: int, encoded: bytes) -> None:
         limit = self.maximum_pdu_size
         size = (limit if limit > 6 else _DEFAULT_PDU_BYTES) - 6
         for at in range(0, len(encoded), size):

@@ -177,12 +177,15 @@ class AuditFeed(Changes):
         Raises:
             Forbidden, Undeliverable; InvalidRequest: no collector.
         """
-        if not self.wanted:
-            message_ = "the audit log is told to nobody"
-            raise InvalidRequest(message_, remedy="set [syslog] host")
         event = Event(Kind.ALERT, subject=subject, detail={"what": "syslog tested"})
-        at = self._clock()
-        n = self._change(subject, Permission.CONFIGURE, lambda tx, at: self._ledger.record(tx, event, at=at))
+
+        def work(tx: sa.Connection, at: datetime) -> tuple[int, datetime]:
+            if not self.wanted:
+                said = "the audit log is told to nobody"
+                raise InvalidRequest(said, remedy="set [syslog] host")
+            return self._ledger.record(tx, event, at=at), at
+
+        n, at = self._change(subject, Permission.CONFIGURE, work)
         with self._database.read() as tx:
             one = occurrence(n, at, event.kind.label, 0, 0, self._body(tx, n))
         self._deliver([self._line(one)], self._collector)

@@ -46,17 +46,16 @@ class Identities(Changes):
         Raises:
             Forbidden: also for who may do more, or for a user with grants without role-manage. NotFound, InvalidRequest.
         """
-        where = issuer or self._only_issuer()
-        if where == self._config.ldap.url:
-            external_subject = normal(external_subject)
 
         def work(tx: sa.Connection, at: datetime) -> Row:
+            where = issuer or self._only_issuer()
+            known_as = normal(external_subject) if where == self._config.ldap.url else external_subject
             row = principals.find(tx, user, ("user",))
             self._refuse_into(tx, subject, row, at)
-            key = external.bind(tx, row["id"], where, external_subject, at=at)
+            key = external.bind(tx, row["id"], where, known_as, at=at)
             self._record(tx, Kind.USER_CHANGED, subject, at, what="bound", id=row["id"], name=row["name"], identity=key, issuer=where,
-                         sub=external_subject)
-            return {"id": key, "user": row["name"], "issuer": where, "subject": external_subject, "bound_at": at, "last_used_at": None}
+                         sub=known_as)
+            return {"id": key, "user": row["name"], "issuer": where, "subject": known_as, "bound_at": at, "last_used_at": None}
 
         return self._change(subject, Permission.USER_MANAGE, work)
 

@@ -85,9 +85,8 @@ class Webhooks(Changes):
         Raises:
             InvalidRequest, Forbidden, NotFound, ReadOnly.
         """
-        outgoing.check(url, self._limits)
-
         def work(tx: sa.Connection, at: datetime) -> dict[str, Any]:
+            outgoing.check(url, self._limits)
             whose = principals.find(tx, owner)
             if whose["kind"] not in {"user", "service"}:
                 message = "a webhook belongs to a user"
