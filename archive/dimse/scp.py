@@ -140,15 +140,19 @@ class MessageExchange(DIMSEServiceProvider):
                 self._context_id = None
                 self._answer(context_id, reception.request, reception.finish())
         else:
-            self._identifier_bytes += len(data)
-            if self._identifier_bytes > _MAXIMUM_IDENTIFIER_BYTES:
-                raise UnexpectedMessage
-            if self._unknown is None:
-                self._pass_on(context_id, control, bytes(data))
-            if control & _LAST:
-                self._identifier_bytes = -1
-                self._context_id = None
-                self._refuse(context_id)
+            self._take_identifier(context_id, control, data)
+
+    def _take_identifier(self, context_id: int, control: int, data: memoryview) -> None:
+        """Take a data set that is not stored: the library's, or nobody's."""
+        self._identifier_bytes += len(data)
+        if self._identifier_bytes > _MAXIMUM_IDENTIFIER_BYTES:
+            raise UnexpectedMessage
+        if self._unknown is None:
+            self._pass_on(context_id, control, bytes(data))
+        if control & _LAST:
+            self._identifier_bytes = -1
+            self._context_id = None
+            self._refuse(context_id)
 
     def _begin(self, context: Answered, encoded: bytes) -> None:
         found = command.elements(encoded)

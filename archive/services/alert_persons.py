@@ -83,9 +83,9 @@ def _opened(look: Look) -> Iterator[tuple[Seen, dict[str, Any]]]:
 
 
 def _whose(tx: sa.Connection, uid: str) -> list[dict[str, Any]]:
-    query = sa.select(study.c.patient_name_folded, study.c.patient_pk, patient.c.patient_id).join(patient, patient.c.id == study.c.patient_pk).where(
-        study.c.study_instance_uid == uid
-    )
+    query = sa.select(study.c.patient_name_folded, study.c.patient_pk, patient.c.patient_id).join(
+        patient, patient.c.id == study.c.patient_pk
+    ).where(study.c.study_instance_uid == uid)
     rows = policy.run_as(tx, policy.system("alerts"), query).all()
     return [
         {"uid": uid, "words": _words(row.patient_name_folded), "patient_pk": row.patient_pk, "patient_id": row.patient_id} for row in rows

@@ -163,7 +163,8 @@ RULES: dict[str, tuple[Literal["warning", "urgent"], str, Rule]] = {
     "own-record": ("warning", "somebody opened images of a patient of their own name", own_record),
     "colleague-record": ("warning", "somebody opened images of a patient with a colleague's name", colleague_record),
     "unrelated-after-hours": (
-        "warning", "images opened for the first time, outside working hours, by somebody nothing ties to the patient", unrelated_after_hours,
+        "warning", "images opened for the first time, outside working hours, by somebody nothing ties to the patient",
+        unrelated_after_hours,
     ),
     "watched-record": ("urgent", "somebody opened images of a patient the clinic watches over", watched_record),
 }

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import alert, archive_state, audit_event
-from archive.errors import InvalidRequest, NotFound
+from archive.errors import Denied, InvalidRequest, NotFound
 from archive.ledger import nodes
 from archive.ledger.audit import Event, Kind
 from archive.services.alert_look import Found, Look, Seen
@@ -165,6 +166,15 @@ class Alerts(Changes):
         if not every:
             query = query.where(_A.acknowledged_at.is_(None))
         return self._read(subject, Permission.AUDIT, lambda tx, _at: [_told(row) for row in tx.execute(query).mappings()])
+
+    def waiting(self, subject: Subject) -> int | None:
+        """Return how many alerts nobody has acknowledged; None to whoever may not look."""
+        with self._database.read() as tx:
+            try:
+                policy.require(tx, subject, Permission.AUDIT, self._clock())
+            except Denied:
+                return None
+            return open_count(tx)
 
     def acknowledge(self, subject: Subject, number: int, *, note: str) -> dict[str, Any]:
         """Close an alert, and say what it was.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -241,6 +240,7 @@ def test_the_page_shows_the_matrix_of_the_code() -> None:
     lines = ["| permission | kind | " + " | ".join(BUILTIN_ROLES) + " |", "|---|---|" + "---|" * len(BUILTIN_ROLES)]
     for row in matrix:
         kind = row["kind"] + (", administrative" if row["administrative"] else "")
-        lines.append(f"| `{row['permission']}` | {kind} | " + " | ".join("x" if name in row["roles"] else "" for name in BUILTIN_ROLES) + " |")
+        held = " | ".join("x" if name in row["roles"] else "" for name in BUILTIN_ROLES)
+        lines.append(f"| `{row['permission']}` | {kind} | {held} |")
     assert "\n".join(lines) in page
     assert {row["permission"] for row in matrix} == set(roles.names(FUNCTION | OBJECT))

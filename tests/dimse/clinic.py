@@ -28,6 +28,7 @@ from archive.dimse.worker import run_worker
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter, AuditRow
 from archive.node import Node
+from archive.services.clock import Clock, utc_now
 from tests.services.archives import made, opened, store, the_console
 
 FIND, MOVE, GET = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 2, 3))
@@ -149,13 +150,13 @@ def identifier(level: str, **keys: Any) -> Dataset:
 
 
 @contextmanager
-def clinic(folder: Path, *, sections: dict[str, Any] | None = None, **dimse: Any) -> Iterator[Clinic]:
+def clinic(folder: Path, *, sections: dict[str, Any] | None = None, clock: Clock = utc_now, **dimse: Any) -> Iterator[Clinic]:
     """Serve an archive made in `folder`."""
     config = made(folder, dimse={"plain": {"enabled": True, "port": 0, "networks": ["127.0.0.0/8"]}, **dimse}, **(sections or {}))
     stop, ready = threading.Event(), threading.Event()
     listening = [socket.create_server(("127.0.0.1", 0), backlog=64) for _ in range(2)]
     try:
-        with opened(config) as node, patch.object(listener_module, "_TICK_S", 0.02):  # how long stopping takes
+        with opened(config, clock=clock) as node, patch.object(listener_module, "_TICK_S", 0.02):  # how long stopping takes
             endpoints = [Endpoint(listening[0], tls=True), Endpoint(listening[1], tls=False)]
             worker = threading.Thread(target=run_worker, args=(node, endpoints, stop), kwargs={"ready": ready.set})
             worker.start()

@@ -154,6 +154,13 @@ class FakePeers:
         self.pending.append((calling_ae_title, address, certificate))
         raise Forbidden
 
+    def on_behalf(
+        self, admission: FakeAdmission, *, name: str = "", password: str = "", token: str = "", tls: bool
+    ) -> FakeAdmission:
+        """Whoever it is, the peer goes on as itself."""
+        assert name or token
+        return admission
+
     def turned_away(self, *, address: str, reason: str, certificate: bytes | None) -> None:
         self.away.append((address, reason, certificate))
 

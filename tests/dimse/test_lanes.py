@@ -318,7 +318,7 @@ USER_IDENTITY = struct.pack(">BBH", 0x58, 0, 18) + bytes((2, 1)) + struct.pack("
 
 @pytest.mark.parametrize("identified", [False, True])
 def test_set_up_is_the_same_in_both_lanes(own: Running, library: Running, identified: bool) -> None:
-    """Contexts, roles and the largest PDU; a user identity is read over, and its request never kept."""
+    """Contexts, roles and the largest PDU; the request of a user identity is never kept."""
     admission._parse.cache_clear()
     asked = [(CT, ["1.2.840.10008.1.2.4.70", EXPLICIT]), ("1.2.840.10008.5.1.4.1.1.4", ["1.2.3"]), (VERIFICATION, [EXPLICIT, IMPLICIT])]
     request = bytearray(associate_rq(asked, roles=[(CT, 1, 1)]))

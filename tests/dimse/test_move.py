@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from archive.dimse.requestor import MAXIMUM_CONTEXTS
 from archive.ledger.audit import Kind
 from archive.services import sending as sending_module
 from archive.services.sending import Selected
+from archive.services.signin import SignedIn
 from tests.conftest import free_port
 from tests.dimse.clinic import (
     EXPLICIT,
@@ -36,7 +38,8 @@ from tests.dimse.clinic import (
 )  # fmt: skip
 from tests.dimse.fakes import eventually
 from tests.dimse.test_scu import listening
-from tests.services.archives import instance, the_console
+from tests.services.archives import PASSWORD, instance, the_console
+from tests.services.ward import Clock
 
 EVERYTHING = Target("everything")
 
@@ -248,6 +251,66 @@ def test_a_revocation_of_the_destination_in_the_middle(made: Clinic, destination
     status, _ = move(made, "WS", "DST", "STUDY", StudyInstanceUID="1.2.3")
     assert len(receiver.received) in (3, 4)
     assert (status.Status, status.NumberOfFailedSuboperations) == (0xB000, 7 - len(receiver.received))
+
+
+@dataclass
+class Passing:
+    """A study of 200 instances, WS and DST in a group of their own each, mia who passes on what she is granted, and a clock set by hand.
+
+    The devices get the right by their groups, since people pass access on to people and groups.
+    """
+
+    clinic: Clinic
+    clock: Clock
+    receiver: Receiver
+    halfway: list[Callable[[], object]]
+    """What is done once 100 have come."""
+
+    def give(self, to: str, end: str = "") -> Callable[[], object]:
+        """Give a group the right, and return what ends it."""
+        node, console, study = self.clinic.node, the_console(self.clinic.node), Target("study", "1.2.3")
+        if not end.startswith("what"):
+            window = end.startswith("its window")
+            given = node.accounts.add_grant(console, to=to, role="both", target=study, until="5m" if window else None)
+            if window:
+                return lambda: setattr(self.clock, "at", given["until"])
+            return lambda: node.accounts.revoke_grant(console, given["id"])
+        begun = node.signin.password("mia", PASSWORD, address="192.0.2.7", user_agent="test")
+        assert isinstance(begun, SignedIn)
+        mia = node.signin.session(begun.token, address="192.0.2.7")
+        above = node.accounts.add_grant(console, to="mia", role="both", target=study, delegable=1)
+        node.delegation.delegate(mia, to=to, target=study, permissions=["send", "receive"], parent=above["id"])
+        return lambda: node.accounts.revoke_grant(console, above["id"])
+
+
+@pytest.fixture(scope="module")
+def passing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passing]:
+    clock, halfway = Clock(), list[Callable[[], object]]()
+    receiver = Receiver("DST", answers=lambda _event, n: 0 * bool(halfway[0]()) if n == 100 else 0)
+    with clinic(tmp_path_factory.mktemp("many"), clock=clock) as it:
+        console, accounts = the_console(it.node), it.node.accounts
+        it.put(*(instance(n, study="1.2.3", rows=1) for n in range(1, 201)), instance(1, study="1.2.4", PatientID="P2"))
+        accounts.add_role(console, "both", ["send", "receive", "delegate"])
+        accounts.add_user(console, "mia", roles=["radiologist"], password=PASSWORD)
+        for name, port in (("WS", None), ("DST", receiver.port)):
+            it.plain_peer(name, port=port, target=Target("study", "1.2.4"))  # without a grant of its own nothing is offered to it
+            accounts.add_group(console, f"of-{name}")
+            accounts.join_group(console, f"of-{name}", name)
+        yield Passing(it, clock, receiver, halfway)
+    receiver.close()
+
+
+@pytest.mark.parametrize("side", ["WS", "DST"])
+@pytest.mark.parametrize("end", ["it is revoked", "its window closes", "what it was passed on from is revoked"])
+def test_at_most_one_more_of_200_leaves_once_the_right_has_ended(passing: Passing, side: str, end: str) -> None:
+    other = passing.give("of-DST" if side == "WS" else "of-WS")
+    passing.halfway[:] = [passing.give(f"of-{side}", end)]
+    passing.receiver.received.clear()
+    status, _ = move(passing.clinic, "WS", "DST", "STUDY", StudyInstanceUID="1.2.3")
+    went = len(passing.receiver.received)
+    assert went in (100, 101)
+    assert (status.Status, counts(status)) == (0xB000, (went, 200 - went, 0))
+    other()
 
 
 def test_more_than_can_be_counted(made: Clinic, destination: Callable[..., Receiver], monkeypatch: pytest.MonkeyPatch) -> None:

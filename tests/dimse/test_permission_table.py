@@ -1,4 +1,4 @@
-"""The table of what DIMSE operations need is whole, and every row is so: each performed with no more than its right, and with all but it."""
+"""The table of what DIMSE operations need is whole, and every row is so: performed with no more than its right, and with all but that."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ GRANTED, HIDDEN, ABSENT = "1.2.77400", "1.2.77401", "1.2.77402"
 EVERYTHING = Target("everything")
 PRIVATE = "1.2.826.0.1.3680043.2.1545.9"
 ALL = FUNCTION | OBJECT
-ROWS = [pytest.param(row, id=f"{row.name}-{sorted(row.sop_classes)[0]}") for row in OPERATIONS]
+ROWS = [pytest.param(row, id=f"{row.name}-{min(row.sop_classes)}") for row in OPERATIONS]
 NEEDING = [row for row in ROWS if row.values[0].need]  # type: ignore[attr-defined]
 
 
 def class_of(row: Operation) -> str:
     """The SOP class a row is performed on: Study Root of the three models."""
     return CT if CT in row.sop_classes else next(
-        (uid for uid in sorted(row.sop_classes) if uid.startswith(models.STUDY_ROOT)), sorted(row.sop_classes)[0])
+        (uid for uid in sorted(row.sop_classes) if uid.startswith(models.STUDY_ROOT)), min(row.sop_classes))
 
 
 @dataclass

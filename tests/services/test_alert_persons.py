@@ -95,7 +95,8 @@ def test_watched_record(node: Node) -> None:
 def test_unrelated_after_hours(node: Node, clock: Clock) -> None:
     noon = clock.at
     clock.at = noon.replace(hour=23)
-    archives.store(node, archives.instance(50, study="1.2.50", PatientID="P50", PatientName="A^B", ReferringPhysicianName="van den Berg^Ole"))
+    said = {"PatientID": "P50", "PatientName": "A^B", "ReferringPhysicianName": "van den Berg^Ole"}
+    archives.store(node, archives.instance(50, study="1.2.50", **said))
     try:
         assert opens(node, "kim", "1.2.4") == [], "opened before"
         assert opens(node, "ole", "1.2.50") == [], "the referring physician"

@@ -23,11 +23,14 @@ from archive.db.tables import series, series_pack
 from archive.errors import NotFound, Unavailable
 from archive.index import locate, pictures
 from archive.node import Node
+from archive.services.signin import SignedIn
 from archive.vault.vault import Vault
 from tests.services import archives
+from tests.services.ward import Clock
 from tests.web import real
 from tests.web.real import SEEN, Place
 
+MANY = "1.2.200"
 SERIES = f"/dicomweb/studies/{SEEN}/series/{SEEN}.1"
 ACCEPT = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
 
@@ -112,6 +115,48 @@ def test_whatever_ends_the_right_ends_the_stream(place: Place, change: str) -> N
     else:
         node.remove.reject(console, "clinical", "instance", f"{SEEN}.1.2", reason="test")
     assert b"DICM" not in b"".join(stream)
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Clock]]:
+    """A study of 200 instances, kim with a token who has no right yet, mia who passes on what she is granted, a clock set by hand."""
+    clock = Clock()
+    with archives.opened(archives.made(tmp_path_factory.mktemp("many"), archive={"public_url": real.ORIGIN}), clock=clock) as node:
+        place = real.place(node)
+        for number in range(1, 201):
+            archives.store(node, archives.instance(number, study=MANY, rows=1))
+        console = archives.the_console(node)
+        node.accounts.add_user(console, "kim", roles=["radiologist"])
+        yield replace(place, token=node.accounts.create_token(console, owner="kim")["token"]), clock
+
+
+@pytest.mark.parametrize("end", ["it is revoked", "its window closes", "what it was passed on from is revoked"])
+def test_at_most_one_more_of_200_leaves_once_the_right_has_ended(ward: tuple[Place, Clock], end: str) -> None:
+    place, clock = ward
+    node, console, study = place.node, archives.the_console(place.node), Target("study", MANY)
+    if end.startswith("what"):
+        begun = node.signin.password("mia", archives.PASSWORD, address="192.0.2.7", user_agent="test")
+        assert isinstance(begun, SignedIn)
+        above = node.accounts.add_grant(console, to="mia", role="radiologist", target=study, delegable=1)
+        given = node.delegation.delegate(
+            node.signin.session(begun.token, address="192.0.2.7"), to="kim", target=study, permissions=["original"], parent=above["id"],
+        )
+    else:
+        given = above = node.accounts.add_grant(console, to="kim", role="radiologist", target=study, until="5m")
+    stream = chunks(place, f"/dicomweb/studies/{MANY}")
+    left = 0
+    while left < 100:
+        left += next(stream).count(b"DICM")
+    assert left == 100, "each leaves by itself"
+    if end.startswith("its window"):
+        clock.at = given["until"]
+    else:
+        node.accounts.revoke_grant(console, above["id"])
+    assert b"".join(stream).count(b"DICM") <= 1
+    unseen = place.ask("GET", f"/dicomweb/studies/{MANY}", headers=ACCEPT)
+    absent = place.ask("GET", f"/dicomweb/studies/{real.ABSENT}", headers=ACCEPT)
+    assert unseen.status_code == 404
+    assert (unseen.status_code, unseen.data) == (absent.status_code, absent.data)
 
 
 def test_the_scope_is_asked_once_for_each_instance(place: Place, asked: list[str]) -> None:

@@ -12,7 +12,22 @@ from archive.access.permissions import Permission
 from archive.errors import ArchiveError, Unauthenticated
 from archive.web import problems
 from archive.web.context import node
-from archive.web.pages import account, albums, asking, duties, elsewhere, identity, image, ledger, reviews, shared, shares, shown, studies
+from archive.web.pages import (
+    account,
+    albums,
+    alerts,
+    asking,
+    duties,
+    elsewhere,
+    identity,
+    image,
+    ledger,
+    reviews,
+    shared,
+    shares,
+    shown,
+    studies,
+)
 from archive.web.permissions import PUBLIC, SIGNED_IN, FactorMissing, PasswordMustChange, Rule, StepUp, declare
 
 RULES = {
@@ -53,6 +68,7 @@ RULES = {
     "pages.thumbnail": Rule(Permission.PIXELS),
     "pages.picture": Rule(Permission.PIXELS),
     **albums.RULES,
+    **alerts.RULES,
     **shares.RULES,
     **asking.RULES,
     "pages.favicon": PUBLIC,
@@ -60,7 +76,7 @@ RULES = {
 
 
 _OWN = (
-    *asking.OWN,
+    *asking.OWN, *alerts.OWN,
     "/studies", "/admin/roles", "/admin/reviews", "/approvals", "/ledger/page", "/shares", "/albums",
     "/me/factors", "/me/sessions", "/dicomweb/studies/", "/datastores/",
 )
@@ -105,7 +121,7 @@ def register(app: Flask) -> None:
     pages.add_url_rule("/studies/<study>/series/<series>", "series", image.series)
     pages.add_url_rule("/studies/<study>/series/<series>/thumbnail", "thumbnail", image.thumbnail)
     pages.add_url_rule("/studies/<study>/series/<series>/instances/<instance>/frames/<int:frame>/picture", "picture", image.picture)
-    for add in (duties.attach, albums.add, shares.add, asking.add):
+    for add in (duties.attach, albums.add, alerts.add, shares.add, asking.add):
         add(pages)
     pages.register_error_handler(Unauthenticated, to_login)
     pages.register_error_handler(PasswordMustChange, to_password)
@@ -187,5 +203,5 @@ def words() -> dict[str, object]:
     """What every template may say."""
     return {
         "archive_name": node().config.archive.name, "version": __version__, "request_path": request.path, "emergencies": asking.emergencies,
-        "two_person": node().config.policy.two_person,
+        "two_person": node().config.policy.two_person, "alerts_waiting": alerts.waiting,
     }

@@ -47,7 +47,7 @@ def test_from_start_to_the_signed_record(place: Place) -> None:
     page = get(place, begun.location).text
     assert "&lt;i&gt;Q3&lt;/i&gt;" in page
     assert SEEN in page
-    rows = {name: number for number, name in re.findall(r'name="row" value="(\d+)" aria-label="(\w+) ', page)}
+    rows = {name: number for number, name in re.findall(r'<label class="hidden" for="row-(\d+)">(\w+) ', page)}
     assert post(place, f"{begun.location}/decide", decision="revoke").status_code == 400  # nothing ticked
     assert post(place, f"{begun.location}/decide", decision="revoke", row=rows["boss"]).status_code == 403  # one's own
     done = post(place, f"{begun.location}/decide", decision="revoke", row=[rows["mia"]], note="left")
