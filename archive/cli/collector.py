@@ -15,7 +15,7 @@ def attach(archive: click.Group) -> None:
     audit.add_command(syslog)
 
 
-@click.group("syslog", cls=Group, default="status")
+@click.group("syslog", cls=Group)
 def syslog() -> None:
     """Audit messages to a collector over TLS, as [syslog] says (PS3.15 A.5 and A.6)."""
 
