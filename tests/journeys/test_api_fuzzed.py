@@ -95,7 +95,7 @@ def test_it_answers_as_its_document_says(archive: RunningArchive, monkeypatch: p
 # --- headers --------------------------------------------------------------------------------------------------------------------------
 
 HEADERS_TRIED = 100 * EXAMPLES
-MARK = "zQ7"
+MARK = "zQ7-echo"
 """In every value that is made up: nothing that is answered has it."""
 
 OBJECT_PATH = f"/dicomweb/studies/{STUDY}/series/{STUDY}.1/instances/{STUDY}.1.1"
@@ -116,7 +116,7 @@ OPEN = ("/login", "/s", "/healthz", "/favicon.ico", "/api/openapi.json")
 OPEN_WRITES = (("/s/open", b"word=x"), ("/s/code", b"code=1"), ("/login/second", b"code=1"), ("/login/passkey", b"{}"))
 
 TEXT = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=40).map(lambda text: f"{MARK}{text}".strip())
-HUGE = MARK * 2000
+HUGE = MARK * 800
 ODD: dict[str, list[str]] = {
     "Origin": ["null", f"https://{MARK}.example", "https://127.0.0.1:1", "https://[", f"javascript:{MARK}", "https://127.0.0.1.evil.example"],
     "Sec-Fetch-Site": ["cross-site", "same-site", "same-origin", "none", MARK, "same-origin, none"],
@@ -129,7 +129,7 @@ ODD: dict[str, list[str]] = {
     ],
     "Accept-Encoding": ["gzip;q=0, *;q=0", MARK, "gzip;q=x"], "Accept-Language": [MARK, "de;q=1e999"], "Accept-Charset": [MARK, ";q"],
     "Content-Type": [
-        "application/json; charset=zQ7", "multipart/related", 'multipart/related; boundary=""', "multipart/form-data", MARK, "/",
+        "application/json; charset=zQ7-echo", "multipart/related", 'multipart/related; boundary=""', "multipart/form-data", MARK, "/",
         "multipart/related; type=application/dicom; boundary=x", "application/x-www-form-urlencoded; charset=utf-7", "application/json",
     ],
     "Content-Encoding": ["gzip", MARK], "Expect": [MARK], "X-HTTP-Method-Override": ["DELETE"], "Forwarded": [f"for={MARK};host={MARK}"],
@@ -159,7 +159,7 @@ def basic(text: str | bytes) -> str:
 def wrong_credentials() -> st.SearchStrategy[list[tuple[str, str]]]:
     tokens, (token, session) = wrong_tokens(), (TOKENS["boss"], TOKENS["session"])
     headers = [f"{scheme}{one}" for one in tokens for scheme in ("Bearer ", "bearer\t", "Basic ", "")]
-    headers += [basic(f"boss:{one}") for one in tokens] + [basic(f"{who}:{token}") for who in ("admin", "bos", "b\0oss", "")]
+    headers += [basic(f"boss:{one}") for one in tokens] + [basic(f"{who}:{token}") for who in ("admin", "bos", "bo ss", "")]
     headers += [
         basic(b"boss:\xff\xfe"), basic(b"\xff" * 4000), basic("boss"), basic(":"), basic(f"boss:{archives.PASSWORD}"), "Basic ====",
         "Bearer", f"Digest username={MARK}", f"Negotiate {token}", f"Token {token}", f"Bearer: {token}", ",",
@@ -260,7 +260,7 @@ def test_nothing_but_a_right_credential_opens_a_door(archive: RunningArchive) ->
             answered[answer.status if answer is not None else 0] += 1
             if answer is not None:
                 check(answer)
-                led = answer.status in (302, 303) and (answer.getheader("Location") or "").startswith(("/login", "/s"))
+                led = answer.status in (302, 303) and (answer.getheader("Location") or "").partition("?")[0] in {"/login", "/s"}
                 assert answer.status >= 400 or led, (answer.status, answer.getheader("Location"))
 
         refused()
@@ -306,7 +306,7 @@ def test_a_session_led_here_by_another_site_and_lengths_that_are_wrong(archive: 
         for lines in (
             "Content-Length: abc", "Content-Length: -1", "Content-Length: +2", "Content-Length: 0x2", "Content-Length:",
             f"Content-Length: {'9' * 40}", "Content-Length: 99999999999", "Content-Length: 2\r\nContent-Length: 3",
-            "Content-Length: 2\r\nTransfer-Encoding: chunked", "Transfer-Encoding: zQ7", "Transfer-Encoding: chunked, zQ7",
+            "Content-Length: 2\r\nTransfer-Encoding: chunked", "Transfer-Encoding: zQ7-echo", "Transfer-Encoding: chunked, zQ7-echo",
         ):
             answer = wire.send(f"{head}Content-Type: application/json\r\n{lines}\r\n\r\n{{}}".encode())
             if answer is not None:
