@@ -55,6 +55,7 @@ ERRORS: dict[type[errors.ArchiveError], Answer] = {
     errors.Denied: Answer(NOT_AUTHORISED, "not authorised"),
     errors.Unauthenticated: Answer(NOT_AUTHORISED, "not authorised"),
     errors.Forbidden: Answer(NOT_AUTHORISED, "not authorised"),
+    errors.AwaitsApproval: Answer(NOT_AUTHORISED, "two people decide about it"),
     errors.NotFound: Answer(NO_SUCH_SOP_INSTANCE, "no such object"),
     errors.Unavailable: Answer(OUT_OF_RESOURCES, "the archive cannot store now; try again later"),
     errors.OutOfSpace: Answer(OUT_OF_RESOURCES, "the archive's disk is full"),

@@ -101,9 +101,9 @@ class Alerts(Changes):
         with self._database.read() as tx:
             size = nodes.size(tx)
             kept = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == SEEN)).scalar()
-            if kept is None:
+            if kept is None or not kept.isdigit() or int(kept) > size:
                 return [], size, False  # what was before alerts were there is not told now
-            if int(kept) >= size:
+            if int(kept) == size:
                 return [], None, False
             e = audit_event.c
             rows = tx.execute(

@@ -15,6 +15,7 @@ from archive.access import policy
 from archive.db.tables import datastore, delivery, instance
 from archive.dicom import scheduled
 from archive.errors import DigestMismatch, SealBroken
+from archive.keys import sealing
 from archive.node import Node
 from archive.services import work_snapshot, working
 from archive.services.restore import restore
@@ -149,7 +150,7 @@ def test_records_of_earlier_releases_make_the_same_rows(tmp_path: Path) -> None:
 def test_a_work_snapshot_of_an_earlier_release_opens_and_a_changed_one_does_not(tmp_path: Path) -> None:
     said = VECTORS["snapshot"]
     keys = {"work-snapshot": bytes.fromhex(said["key"])}
-    keyring: Any = SimpleNamespace(archive_uuid=said["archive"], pepper=keys.__getitem__)
+    keyring: Any = SimpleNamespace(archive_uuid=said["archive"], unseal=lambda label, data, aad: sealing.unseal(keys[label], data, aad))
     path, sealed = tmp_path / said["name"], base64.b64decode(said["sealed"])
     path.write_bytes(sealed)
     assert work_snapshot.read(keyring, path).tables == said["tables"]

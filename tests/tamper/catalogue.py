@@ -312,7 +312,7 @@ TAMPERS = (
         "CREATE TEMP TABLE was AS SELECT * FROM data_key",
         "UPDATE data_key SET wrapped = (SELECT w.wrapped FROM was w WHERE w.key_id <> data_key.key_id ORDER BY w.key_id LIMIT 1)",
         keystore=True), "V05", "quick", "refused"),
-    Tamper("a study's key is removed", sql("DELETE FROM data_key WHERE key_id = (SELECT min(key_id) FROM data_key)", keystore=True), "V05", "quick",
+    Tamper("a study's key is removed", sql("DELETE FROM data_key WHERE key_id = (SELECT key_id FROM data_key ORDER BY rowid LIMIT 1)", keystore=True), "V05", "quick",
            "refused"),
     Tamper("all keys are removed", sql("DELETE FROM data_key", keystore=True), "V05", "quick", "refused"),
     Tamper("a key is said to be shredded", sql("UPDATE data_key SET state = 'shredded'", keystore=True), "V05", "quick", "refused"),

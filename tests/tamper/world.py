@@ -58,6 +58,7 @@ class World:
 def build(folder: Path) -> World:
     """Three studies of three patients, held ones and conflicts, decided and not, users, groups, grants, tokens, peers and sessions."""
     config = archives.made(folder)
+    Path(config.path).write_text("", encoding="utf-8")  # what the start says of the configuration is a row too
     given: dict[str, bytes] = {}
     with archives.opened(config) as node:
         console = archives.the_console(node)

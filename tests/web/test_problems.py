@@ -24,7 +24,9 @@ def test_every_class_of_error_has_a_line() -> None:
 
 def test_the_branches_say_whose_fault_it_is() -> None:
     for kind, line in problems.TABLE.items():
-        if issubclass(kind, (errors.Rejected, errors.Denied, errors.NotFound)):
+        if kind is errors.AwaitsApproval:
+            assert line.status == 202, "taken, and not done yet"
+        elif issubclass(kind, (errors.Rejected, errors.Denied, errors.NotFound)):
             assert 400 <= line.status < 500
         elif issubclass(kind, errors.Unavailable):
             assert line.status in {503, 507}
