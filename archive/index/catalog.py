@@ -1,7 +1,6 @@
 """Rows of patients, studies, series and instances: added, rejected and restored with their counts, in the caller's transaction.
 
-Counts hold live instances only; a study or series whose last live instance was rejected keeps its row and is seen by nobody. On
-PostgreSQL whoever changes counts locks the study's row first.
+Counts hold live instances only; a study or series without one keeps its row, unseen. On PostgreSQL whoever counts locks the study first.
 """
 
 from __future__ import annotations

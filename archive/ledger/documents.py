@@ -19,19 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
 from archive.errors import LedgerBroken
 from archive.keys.entries import Signer
 from archive.keys.sealing import canonical, decode_base64
+from archive.ledger.dsse import Envelope, pae
 
 What = Literal["announcement", "receipt"]
-
-
-class _Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    keyid: str
-    sig: str
-
-
-class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    payload: str
-    payloadType: str  # noqa: N815 # DSSE's name
-    signatures: list[_Signature]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +54,7 @@ class Document:
 def sign(what: What, said: dict[str, Any], signers: Sequence[Signer]) -> str:
     """Return the envelope of a document, signed by each in that order."""
     payload = canonical(said)
-    signed = _pae(_type(what), payload)
+    signed = pae(_type(what), payload)
     return canonical({
         "payload": base64.b64encode(payload).decode(),
         "payloadType": _type(what),
@@ -84,7 +74,7 @@ def read(envelope: str) -> Document:
         LedgerBroken: not one, not in its one form, or of a kind this release does not know (V13).
     """
     try:
-        outer = msgspec.json.decode(envelope.encode(), type=_Envelope)
+        outer = msgspec.json.decode(envelope.encode(), type=Envelope)
         payload = decode_base64(outer.payload)
         signatures = tuple((one.keyid, decode_base64(one.sig)) for one in outer.signatures)
         said = msgspec.json.decode(payload, type=dict[str, Any])
@@ -95,7 +85,7 @@ def read(envelope: str) -> Document:
         raise refused("this is not a signed document of a kind that is known")
     if not _READERS[what](said):
         raise refused(f"the {what} lacks a field, or has one of another kind")
-    return Document(what, said, signatures, _pae(outer.payloadType, payload))
+    return Document(what, said, signatures, pae(outer.payloadType, payload))
 
 
 def refused(message: str) -> LedgerBroken:
@@ -105,11 +95,6 @@ def refused(message: str) -> LedgerBroken:
 
 def _type(what: What) -> str:
     return f"application/vnd.strongroom.{what}.v1+json"
-
-
-def _pae(kind: str, payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding."""
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind.encode(), len(payload), payload)
 
 
 def _announces(said: dict[str, Any]) -> bool:

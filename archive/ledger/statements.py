@@ -19,23 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from archive.errors import LedgerBroken
 from archive.keys.entries import PublicKey, Signer
 from archive.keys.sealing import canonical, decode_base64, format_instant, parse_instant
+from archive.ledger.dsse import Envelope, pae
 
 PAYLOAD_TYPE = "application/vnd.strongroom.statement.v1+json"
 _REQUIRED: dict[str, type] = {
     "v": int, "type": str, "ds": str, "obj": str, "ver": int, "prev": str, "sop": str, "cls": str, "study": str, "series": str,
     "ts": str, "size": int, "sha256": str, "ds_off": int, "coerced": list, "recv": str, "src": dict, "sw": str, "kid": str,
 }
-
-
-class _Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    keyid: str
-    sig: str
-
-
-class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    payload: str
-    payloadType: str  # noqa: N815 # DSSE's name
-    signatures: list[_Signature]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +72,7 @@ def sign(signer: Signer, statement: dict[str, Any]) -> bytes:
     return canonical({
         "payload": base64.b64encode(payload).decode(),
         "payloadType": PAYLOAD_TYPE,
-        "signatures": [{"keyid": signer.key_id, "sig": base64.b64encode(signer.sign(_pae(payload))).decode()}],
+        "signatures": [{"keyid": signer.key_id, "sig": base64.b64encode(signer.sign(pae(PAYLOAD_TYPE, payload))).decode()}],
     })
 
 
@@ -103,7 +93,7 @@ def verify(envelope: bytes, public_keys: Iterable[PublicKey]) -> dict[str, Any]:
         LedgerBroken: not an envelope, not canonical, an unknown key, a wrong signature, or signed outside the key's time (V09).
     """
     try:
-        outer = msgspec.json.decode(envelope, type=_Envelope)
+        outer = msgspec.json.decode(envelope, type=Envelope)
         payload = decode_base64(outer.payload)
         signature = decode_base64(outer.signatures[0].sig)
     except (msgspec.DecodeError, ValueError, IndexError) as error:
@@ -115,7 +105,7 @@ def verify(envelope: bytes, public_keys: Iterable[PublicKey]) -> dict[str, Any]:
     if key is None:
         raise _refused("it is signed by a key this archive never had")
     try:
-        Ed25519PublicKey.from_public_bytes(key.public).verify(signature, _pae(payload))
+        Ed25519PublicKey.from_public_bytes(key.public).verify(signature, pae(PAYLOAD_TYPE, payload))
         said = msgspec.json.decode(payload, type=dict[str, Any])
     except InvalidSignature:
         raise _refused("its signature is wrong") from None
@@ -145,12 +135,6 @@ def _plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(_plain(inner) for inner in value)
     return isinstance(value, str | int)
-
-
-def _pae(payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding."""
-    kind = PAYLOAD_TYPE.encode()
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
 def _refused(why: str) -> LedgerBroken:

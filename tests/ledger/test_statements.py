@@ -13,7 +13,7 @@ import pytest
 from archive.errors import LedgerBroken
 from archive.keys.keyring import Keyring
 from archive.keys.sealing import canonical
-from archive.ledger import statements
+from archive.ledger import dsse, statements
 from archive.ledger.statements import Origin
 from tests.ledger.conftest import fixed_keyring
 
@@ -31,7 +31,7 @@ def made(at: datetime, **other: Any) -> dict[str, Any]:
 def resigned(keyring: Keyring, statement: Any) -> bytes:
     """An envelope whose signature is right, whatever it says."""
     payload = statement if isinstance(statement, bytes) else canonical(statement)
-    signature = keyring.instance_signer.sign(statements._pae(payload))
+    signature = keyring.instance_signer.sign(dsse.pae(statements.PAYLOAD_TYPE, payload))
     return canonical({
         "payload": base64.b64encode(payload).decode(), "payloadType": statements.PAYLOAD_TYPE,
         "signatures": [{"keyid": keyring.instance_signer.key_id, "sig": base64.b64encode(signature).decode()}],
