@@ -94,6 +94,7 @@ def test_watched_record(node: Node) -> None:
 
 def test_unrelated_after_hours(node: Node, clock: Clock) -> None:
     noon = clock.at
+    opens(node, "kim", "1.2.4")
     clock.at = noon.replace(hour=23)
     said = {"PatientID": "P50", "PatientName": "A^B", "ReferringPhysicianName": "van den Berg^Ole"}
     archives.store(node, archives.instance(50, study="1.2.50", **said))
