@@ -14,7 +14,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from archive.config import Config
-from archive.dimse import contexts, tls
+from archive.dimse import contexts, tls, turns
 from archive.dimse.pdus import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from archive.dimse.scp import configure
 from archive.dimse.tls import TlsFiles
@@ -104,6 +104,7 @@ def call(
     )
     if not association.is_established:
         return EchoResult(False, _refusal(where, called_ae_title, association))
+    turns.settle(association)
     try:
         answer = association.send_c_echo()
     finally:

@@ -24,6 +24,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from archive.access.grants import Target
 from archive.dimse import listener as listener_module
 from archive.dimse.listener import Endpoint
+from archive.dimse.turns import settle
 from archive.dimse.worker import run_worker
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter, AuditRow
@@ -100,6 +101,7 @@ class Clinic:
             evt_handlers=handlers.get("evt_handlers"), tls_args=(context_of(tls), "127.0.0.1") if tls else None,
         )
         assert association.is_established
+        settle(association)
         try:
             yield association
         finally:

@@ -14,6 +14,7 @@ from pynetdicom import AE
 
 from archive.dimse import contexts
 from archive.dimse.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
+from archive.dimse.turns import settle
 from archive.errors import InvalidInstance
 from tests.dimse import rawpeer
 from tests.dimse.conftest import Running, StartNode
@@ -55,6 +56,7 @@ def test_pynetdicom_echo_and_release(node: Running) -> None:
     association = ae.associate("127.0.0.1", node.plain_port)
     assert association.is_established
     assert association.acceptor.maximum_length == 131072
+    settle(association)
     for _ in range(3):
         assert association.send_c_echo().Status == 0
     association.release()
