@@ -8,10 +8,14 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from archive.db.engine import Database
+from tests import databases
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRE_ALL = os.environ.get("ARCHIVE_TEST_REQUIRE_ALL") == "1"
@@ -114,18 +118,24 @@ def postgresql_url(postgresql_server: str) -> Iterator[str]:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator["Database"]:  # noqa: F821, UP037
-    """The index database with every table, on each engine in turn."""
-    from archive.db.engine import Database
-    from archive.db.migrate import create_all
+@pytest.fixture(scope="session")
+def emptied_databases(postgresql_server: str) -> databases.Emptied:
+    """PostgreSQL databases with every table, given out one after the other."""
+    return databases.Emptied(postgresql_server)
 
+
+@pytest.fixture(scope="session")
+def copied_databases(tmp_path_factory: pytest.TempPathFactory) -> databases.Copied:
+    """SQLite databases with every table."""
+    return databases.Copied(tmp_path_factory.mktemp("tables"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """The index database with every table, on each engine in turn."""
     if request.param == "sqlite":
-        opened = Database.embedded(tmp_path / "index.db", os.urandom(32), tmp_path / "writer.lock")
+        with closing(request.getfixturevalue("copied_databases").one(tmp_path)) as opened:
+            yield opened
     else:
-        opened = Database(request.getfixturevalue("postgresql_url"))
-    create_all(opened)
-    try:
-        yield opened
-    finally:
-        opened.close()
+        with request.getfixturevalue("emptied_databases").one() as url, closing(Database(url)) as opened:
+            yield opened

@@ -21,6 +21,7 @@ from archive.access.policy import Scope
 from archive.access.shape import Shape
 from archive.db.prepared import Prepared
 from archive.db.tables import access_study, boundary_item, grants, series, study
+from archive.index.slots import at_most
 
 FIRST, LARGEST = 64, 4096
 """Studies in the first window, and in any."""
@@ -198,7 +199,7 @@ def _arm(number: int, kind: str, shape: Shape, narrow: Narrow | None) -> sa.Sele
         wanted += narrow.conditions(pk)
     chosen = (
         sa.select(date.label("study_date"), time.label("study_time"), pk.label("study_pk"), sa.literal_column(str(number)).label("arm"))
-        .where(*wanted).order_by(date.desc(), time.desc(), pk.desc()).limit(bindparam("window", type_=sa.Integer()))
+        .where(*wanted).order_by(date.desc(), time.desc(), pk.desc()).limit(at_most("window"))
     )  # fmt: skip
     return chosen.with_hint(of, "INDEXED BY ix_study_order", "sqlite") if kind == "named" else chosen
 

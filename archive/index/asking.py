@@ -37,7 +37,7 @@ from archive.index.conditions import (
     conditions,
     speaks,
 )
-from archive.index.slots import Slot, Slots, Term, form_of
+from archive.index.slots import Slot, Slots, Term, at_most, form_of
 from archive.index.terms import named, names_of, narrows, roughly
 
 Row = dict[str, dict[str, Any]]
@@ -46,6 +46,7 @@ _LED_SE = series.alias("led_by_series")
 _SOME_DATES = Range("", "")
 _ALL = 1 << 62
 _FEW = 300
+_ONE = sa.literal_column("1", BIG)
 _LAST = sa.literal_column(str((1 << 63) - 1), BIG)
 """A row without a number comes after all that have one."""
 
@@ -198,7 +199,7 @@ def _naming(query: SearchQuery, slots: Slots) -> Prepared | None:
     for number, (attribute, term) in enumerate(query.keys):
         rowids = named(attribute, term, Slot(term, number, slots), bound("datastore", BIG)) if attribute is NAME else None
         if rowids is not None:
-            some = sa.select(rowids.subquery("rowids")).limit(_FEW).subquery("some")
+            some = sa.select(rowids.subquery("rowids")).limit(sa.literal_column(str(_FEW), BIG)).subquery("some")
             return Prepared(sa.select(sa.func.count()).select_from(some))
     return None
 
@@ -245,10 +246,10 @@ def _built(query: SearchQuery, shape: Shape, slots: Slots | None, *, sqlite: boo
     wanted = conditions(query, shape, slots, sqlite=sqlite)
     one = [speaks(query, shape, slots, sqlite=sqlite)] if level is Level.PATIENT else []
     if kind is None:
-        page = _ordered(query, [*wanted, *one]).limit(bound("left", BIG)).offset(bound("skipped", BIG))
+        page = _ordered(query, [*wanted, *one]).limit(at_most("left")).offset(bound("skipped", BIG))
         count = _counting(query, lambda asked: conditions(asked, shape, slots, sqlite=sqlite))
         return _Statements(answer, _answering(answer, query, page, shape, sqlite=sqlite), count, None)
-    page = _ordered(query, [_one_of(ST.c.id, sqlite), *wanted, *one, *_past(level)]).limit(bound("left", BIG))
+    page = _ordered(query, [_one_of(ST.c.id, sqlite), *wanted, *one, *_past(level)]).limit(at_most("left"))
     # The studies in their order, unless a name in the trigram index says which.
     by_date = kind == "study" and not any(narrows(attribute, term) for attribute, term in query.keys)
 
@@ -257,7 +258,7 @@ def _built(query: SearchQuery, shape: Shape, slots: Slots | None, *, sqlite: boo
         return [*conditions(asked, shape, slots, sqlite=sqlite, by_date=by_date), *among]
 
     hint = _BY_DATE if by_date else _BY_KEY
-    before = _ordered(query, [*through(query), *one]).limit(1).offset(bound("skipped", BIG)).with_hint(ST, hint, "sqlite")
+    before = _ordered(query, [*through(query), *one]).limit(_ONE).offset(bound("skipped", BIG)).with_hint(ST, hint, "sqlite")
     plain = kind != "study" and level is Level.STUDY and all(isinstance(term, Universal) for _, term in query.keys)
     count = _of_candidates(kind, shape, sqlite=sqlite) if plain else _counting(query, through, hint)
     return _Statements(answer, _answering(answer, query, page, shape, sqlite=sqlite), count, before)
@@ -291,11 +292,11 @@ def _counting(
         # All live instances of a series match when it does: their number stands there.
         query = replace(query, level=Level.SERIES)
         each = sa.select(SE.c.n_instances).select_from(FROM[query.level]).where(*wanted(query))
-        each = each.limit(bound("counted", BIG)).with_hint(ST, hint, "sqlite")
+        each = each.limit(at_most("counted")).with_hint(ST, hint, "sqlite")
         return sa.select(sa.func.sum(each.subquery().c.n_instances))
     else:
         each = sa.select(ROWS[level].c.id).select_from(FROM[level]).where(*wanted(query))
-    each = each.limit(bound("counted", BIG)).with_hint(ST, hint, "sqlite")
+    each = each.limit(at_most("counted")).with_hint(ST, hint, "sqlite")
     return sa.select(sa.func.count()).select_from(each.subquery())
 
 
@@ -305,7 +306,7 @@ def _of_candidates(kind: str, shape: Shape, *, sqlite: bool) -> sa.Select[Any]:
     each = sa.select(SE.c.study_pk).distinct().where(
         datastore == bound("datastore", BIG), predicate.series_condition(SE, shape), *access_study.within(kind, shape, SE.c.study_pk)
     )
-    return sa.select(sa.func.count()).select_from(each.limit(bound("counted", BIG)).subquery())
+    return sa.select(sa.func.count()).select_from(each.limit(at_most("counted")).subquery())
 
 
 def _ordered(query: SearchQuery, wanted: Sequence[ColumnElement[bool]]) -> sa.Select[Any]:

@@ -42,6 +42,20 @@ class Fuzzy:
 Term = Match | Fuzzy
 
 
+# SQLite looks at the value of a parameter that stands alone after LIMIT or GLOB when it plans, and so prepares the whole statement again
+# each time it is run with another: most of what a search costs. In an expression it does not.
+
+
+def at_most(name: str) -> ColumnElement[int]:
+    """Return a parameter for LIMIT."""
+    return sa.bindparam(name, type_=sa.BigInteger()) + sa.literal_column("0", sa.BigInteger())
+
+
+def unplanned(pattern: ColumnElement[str]) -> ColumnElement[str]:
+    """Return the pattern of a GLOB."""
+    return pattern.op("||")(sa.literal_column("''", _TEXT))
+
+
 class Slots:
     """The parameters of a statement and how each follows from the terms."""
 

@@ -18,7 +18,7 @@ from archive.dicom.attributes import BY_KEYWORD, Attribute
 from archive.dicom.matching import Empty, Range, Single, UidList, Universal, Wildcard
 from archive.errors import InvalidQuery
 from archive.index.columns import ONE_VALUE, SEVERAL, UID_COLUMNS
-from archive.index.slots import Fuzzy, Slot, Term
+from archive.index.slots import Fuzzy, Slot, Term, unplanned
 
 _AFTER_SEVERAL = chr(ord(SEVERAL) + 1)
 _WILD = re.compile(r"[*?]")
@@ -215,7 +215,7 @@ def _same(text: ColumnElement[str], term: Single | Wildcard, wanted: ColumnEleme
     if isinstance(term, Single):
         return text == wanted
     if sqlite:  # its LIKE ignores the case of ASCII letters
-        return text.op("GLOB", is_comparison=True)(wanted)
+        return text.op("GLOB", is_comparison=True)(unplanned(wanted))
     return text.like(wanted, escape="!")
 
 

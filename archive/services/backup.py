@@ -24,7 +24,7 @@ from archive.access.subject import Subject
 from archive.db import migrate
 from archive.db.copies import copy_file, copy_rows
 from archive.db.engine import Database
-from archive.db.tables import archive_state, segment
+from archive.db.tables import archive_state, purged
 from archive.errors import IntegrityError, InvalidRequest, NotFound, SealBroken, Unavailable
 from archive.keys import private_files, sealing
 from archive.ledger import checkpoints, files, nodes, notes, recover, witnessed
@@ -32,11 +32,12 @@ from archive.ledger.audit import Event, Kind
 from archive.services import denials, manifest, setup, snapshot
 from archive.services.core import Core
 from archive.services.manifest import CURRENT, SEGMENTS, SETS, Copied, File, Manifest
-from archive.services.segment_rows import FIRST_RECORD
+from archive.services.segment_rows import Noted, noted
 from archive.vault.disk import translated
 
 LAST_AT, LAST_PLACE = "last_backup_at", "last_backup_place"
 STAMP = "last-backup"
+PASSES = 5
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -275,29 +276,34 @@ class _Run:
         self._add(target.name, copied)
 
     def _segments(self) -> None:
+        """Copy every segment; those that were written meanwhile once more where something was purged, for the event that says so."""
         core = self._core
-        rows = self._noted()
-        found = core.vault.segments.files()
-        self._report.segments = len(found)
-        for done, file in enumerate(found):
-            self._progress("segments", done, len(found))
-            try:
-                self._segment(file.segment_id, file.name, rows.get(file.name))
-            except (FileNotFoundError, SealBroken):
-                continue  # gone meanwhile; looked at again below
-        there = {Path(file.path).name.split(".")[0] for file in self._files if file.path.endswith(".seg")}
-        for name, sha256 in self._noted().items():
+        rows, whole = noted(core.database), set[str]()
+        for _ in range(PASSES):
+            known, purges = noted(core.database), self._purges()
+            found = [file for file in core.vault.segments.files() if file.name not in whole]
+            again = {Path(file.name).stem for file in found}
+            self._files = [one for one in self._files if _of(one) not in again]
+            self._report.segments = len(found) + len(whole)
+            for done, file in enumerate(found):
+                self._progress("segments", done, len(found))
+                with suppress(FileNotFoundError, SealBroken):  # gone meanwhile; looked at again below
+                    self._segment(file.segment_id, file.name, known.get(file.name, Noted()))
+            whole |= {name for name, one in known.items() if one.closed_bytes}
+            if self._purges() == purges:
+                break
+        there = {_of(file) for file in self._files}
+        for name, one in noted(core.database).items():
             if name in rows and Path(name).stem not in there:
-                self._missing(name, sha256)
+                self._missing(name, one.sha256)
 
-    def _noted(self) -> dict[str, str | None]:
-        """Return the names of segments that hold something, with their hashes where they are known."""
+    def _purges(self) -> int | None:
+        """Return by which event something was purged last."""
         with self._core.database.read() as tx:
-            rows = tx.execute(sa.select(segment).where(sa.or_(segment.c.used > 0, segment.c.replay_from > FIRST_RECORD)))
-            return {row.name: None if row.sha256 is None else bytes(row.sha256).hex() for row in rows}
+            return tx.execute(sa.select(sa.func.max(purged.c.leaf))).scalar()
 
-    def _segment(self, segment_id: bytes, name: str, sha256: str | None) -> None:
-        core = self._core
+    def _segment(self, segment_id: bytes, name: str, known: Noted) -> None:
+        core, sha256 = self._core, known.sha256
         source = core.config.segments_dir / name
         if sha256 is not None:
             shared, path = _shared(name, sha256)
@@ -309,11 +315,11 @@ class _Run:
                 self._add(path, copied)
                 return
             target.unlink()
-            if self._noted().get(name) != sha256:  # something was purged from it meanwhile
-                self._segment(segment_id, name, self._noted().get(name))
+            if (now := noted(core.database).get(name, Noted())).sha256 != sha256:  # something was purged from it meanwhile
+                self._segment(segment_id, name, now)
                 return
             self._report.problems.append(f"segment {name} is not what was closed (V03); it was copied as it is")
-        length = None if sha256 is not None else core.vault.used_bytes(segment_id)
+        length = None if sha256 is not None else known.closed_bytes or core.vault.used_bytes(segment_id)
         self._copy(source, f"{SEGMENTS}/{name}", length=length)
 
     def _kept(self, path: str, target: Path, sha256: str) -> bool:
@@ -381,11 +387,14 @@ def _shared(name: str, sha256: str) -> tuple[str, str]:
     return shared, f"../../{SEGMENTS}/{shared}"
 
 
+def _of(file: File) -> str:
+    """Return which segment a file of a backup is a copy of, or nothing."""
+    return Path(file.path).name.split(".")[0] if file.path.endswith(".seg") else ""
+
+
 def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-

@@ -6,6 +6,7 @@ late. So the marker is set in the transaction that makes the index late, and a s
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.db.tables import archive_state, datastore, segment
-from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, SealBroken
+from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, SealBroken, Unavailable
+from archive.keys.sealing import parse_instant
 from archive.ledger import statements
 from archive.ledger.audit import Event, ObjectRef, StoredRef
 from archive.ledger.audit import Kind as EventKind
@@ -23,6 +25,7 @@ from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.history import apply_change
 from archive.services.records import RecordMeta, decode
+from archive.services.rekey import Unknown
 from archive.services.segment_rows import FIRST_RECORD
 from archive.services.state_events import decode_change, is_known, keep_statement
 from archive.vault.vault import FoundRecord, Kind
@@ -49,6 +52,7 @@ class _Late:
     record: FoundRecord
     meta: RecordMeta | None = None
     envelope: bytes = b""
+    change: dict[str, Any] = field(default_factory=dict)
 
 
 def set_due(tx: sa.Connection) -> None:
@@ -94,10 +98,15 @@ class CatchUp:
             one for row in rows if not (row.state == "closed" and row.replay_from >= row.used) and not core.vault.in_use(bytes(row.id))
             for one in self._segment(bytes(row.id), row.replay_from, done)
         ]
-        for one in sorted(late, key=lambda one: one.at):
+        late.sort(key=lambda one: one.at)
+        rekeyed = Unknown((places[one.record.ref.datastore], one.change, one.at) for one in late if one.change)
+        late.sort(key=lambda one: rekeyed.after(one.change) or one.at)
+        with core.database.begin() as tx:
+            rekeyed.keys(tx)
+        for one in late:
             try:
                 if one.meta is not None:
-                    self._arrival(one, one.meta, places)
+                    self._arrival(one, one.meta, places, rekeyed)
                     done.instances += 1
                 else:
                     self._change(one)
@@ -105,9 +114,9 @@ class CatchUp:
             except InstanceConflict:
                 done.damaged.append("V10")
             except ArchiveError as error:
-                if not error.verdict:
+                if not error.verdict and type(error) is not Unavailable:
                     raise
-                done.damaged.append(error.verdict)
+                done.damaged.append(error.verdict or "V05")  # its study goes on under another key: it stays where it is
         with core.database.begin() as tx:
             tx.execute(sa.delete(archive_state).where(archive_state.c.name == DUE))
             detail = {"what": "caught up", "adopted": done.instances, "changes": done.changes, "damaged": len(done.damaged)}
@@ -131,26 +140,33 @@ class CatchUp:
     def _late(self, found: FoundRecord) -> _Late:
         if found.ref.kind == Kind.EVENT:
             payload = self._core.vault.read_range(found.ref, 0, found.ref.part10_bytes)
-            return _Late(datetime.fromisoformat(decode_change(payload)["at"]), found, envelope=payload)
+            change = decode_change(payload)
+            return _Late(datetime.fromisoformat(change["at"]), found, envelope=payload, change=change)
         sections = self._core.vault.sections(found.ref)
         meta = decode(sections.meta)
-        return _Late(datetime.fromisoformat(meta.received["at"]), found, meta, sections.statement)
+        at = datetime.fromisoformat(meta.received["at"])
+        with suppress(ArchiveError):  # told when its turn comes
+            signed = statements.verify(sections.statement, self._core.keyring.public_keys())
+            at = parse_instant(signed["recv"]) if signed["prev"] else at  # sealed again: its place is after what changed before
+        return _Late(at, found, meta, sections.statement)
 
-    def _arrival(self, one: _Late, meta: RecordMeta, places: dict[bytes, Datastore]) -> None:
+    def _arrival(self, one: _Late, meta: RecordMeta, places: dict[bytes, Datastore], rekeyed: Unknown) -> None:
         core, ref = self._core, one.record.ref
         if statements.verify(one.envelope, core.keyring.public_keys())["sha256"] != one.record.sha256.hex():
             message = "a record's bytes are not the ones its statement signs"
             raise DigestMismatch(message, verdict="V08")
         arrival = Arrival(
             place=places[ref.datastore], scanned=meta.scanned, ref=ref, sha256=one.record.sha256, issuer=meta.issuer, envelope=one.envelope,
-            at=one.at, replayed=True,
+            at=datetime.fromisoformat(meta.received["at"]), replayed=True,
         )
+        if rekeyed.taken(core, arrival):
+            return
         if not adopt(core, arrival, None, door=meta.received["via"]).kept:
             core.vault.forget([ref])
 
     def _change(self, one: _Late) -> None:
         core, ref = self._core, one.record.ref
-        change: dict[str, Any] = decode_change(one.envelope)
+        change = one.change
         kind = _KINDS.get(change["change"]) or working.KINDS.get(change["change"])
         if kind is None:
             message = "a change of state of a kind this release does not know"

@@ -166,7 +166,9 @@ def copy(source: Path, target: Path, *, length: int | None = None, step: Callabl
             if not count:
                 break
             digest.update(view[:count])
-            writing.write(view[:count])
+            done = 0
+            while done < count:  # a disk that is nearly full takes a part
+                done += writing.write(view[done:count])
             size += count
             left = None if left is None else left - count
             step(count)

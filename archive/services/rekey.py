@@ -6,7 +6,10 @@ before one transaction puts them in the place of the old; without it the next st
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, suppress
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,28 +21,53 @@ from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.batches import batches
 from archive.db.tables import data_key, datastore, held, instance, series, series_pack, study
-from archive.errors import ArchiveError, NotFound, SealBroken, StateConflict
+from archive.errors import CommitUncertain, NotFound, SealBroken, StateConflict
 from archive.index import catalog
 from archive.keys.sealing import format_instant
 from archive.ledger import checkpoints, statements
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
 from archive.services import datastores, denials
+from archive.services.adoption import Arrival
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.purge_finish import finish
 from archive.services.purged import carry_out
 from archive.services.state_events import commit_change, free, keep_statement
 from archive.services.statement import SOFTWARE
+from archive.vault.disk import translated
 from archive.vault.keystore import StudyKey
 from archive.vault.vault import RecordRef
 
 _TOKEN = policy.system("shred")
 ATTEMPTS = 3
+LOCK = "rekey.lock"
 
 
 def rekeying(core: Core) -> AbstractContextManager[None]:
     """Let one process at a time re-key or shred: a key that is to come is destroyed by nobody who does not know it is used."""
-    return checkpoints.sole_maker(core.config.run_dir / "rekey.lock")
+    return checkpoints.sole_maker(core.config.run_dir / LOCK)
+
+
+@contextmanager
+def nobody_rekeys(core: Core) -> Iterator[bool]:
+    """Whether nobody re-keys now; then nobody begins to while this lasts.
+
+    Raises:
+        VaultUnavailable: the lock file cannot be written.
+    """
+    try:
+        descriptor = os.open(core.config.run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise translated(error, "looking whether a study is being re-keyed") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +162,9 @@ class Rekey:
                 for row in rows:
                     again.append(self._sealed(row, place, fresh))  # noqa: PERF401 # what is there is freed when one fails
                 self._commit(subject, place, uid, again, fresh, reason)
-            except BaseException as error:
-                for one in again:
-                    with suppress(ArchiveError):
-                        free(core, one.ref)
+            except Exception as error:  # an interruption, or a commit without an answer, may have come after it: a start decides
+                for one in again if not isinstance(error, CommitUncertain) else ():
+                    free(core, one.ref)
                 if isinstance(error, StateConflict) and not last:
                     continue
                 raise
@@ -195,17 +222,8 @@ class Rekey:
                     detail={"via": "rekey", "replaces": bytes(one.row.object_id).hex()},
                     stored=StoredRef(statements.digest(one.envelope), one.ref.object_id, one.ref.location.record_bytes),
                 )
-                leaf = core.ledger.record(tx, event, at=at)
-                where = one.ref.location
-                policy.run_as(tx, _TOKEN, sa.update(instance).where(instance.c.id == one.row.id).values(
-                    object_id=one.ref.object_id, key_id=one.ref.key_id, segment_id=where.segment_id, record_offset=where.offset,
-                    record_bytes=where.record_bytes, plaintext_bytes=one.ref.plaintext_bytes, leaf=leaf,
-                ))
-                keep_statement(core, tx, one.ref, leaf, one.envelope)
-            for some in batches(in_series):
-                policy.run_as(tx, _TOKEN, sa.delete(series_pack).where(series_pack.c.series_pk.in_(some)))
-                grown = sa.update(series).where(series.c.id.in_(some)).values(generation=series.c.generation + 1)
-                policy.run_as(tx, _TOKEN, grown)
+                _name(core, tx, one.row.id, one.ref, core.ledger.record(tx, event, at=at), one.envelope)
+            _grown(tx, in_series)
             named = [f"{one.hex()}.seg" for one in sorted({bytes(one.row.segment_id) for one in old})]
             event = Event(
                 Kind.PURGED, subject=subject, objects=(ObjectRef("study", uid),), instances=len(old), stored=stored,
@@ -233,6 +251,63 @@ class Rekey:
                 packs = [bytes(one) for one in kept.scalars()]
             for one in packs:
                 core.vault.drop_blob(one)
+
+
+def _name(core: Core, tx: sa.Connection, instance_pk: int, ref: RecordRef, leaf: int, envelope: bytes) -> None:
+    """Let an instance's row name another record."""
+    policy.run_as(tx, _TOKEN, sa.update(instance).where(instance.c.id == instance_pk).values(
+        object_id=ref.object_id, key_id=ref.key_id, segment_id=ref.location.segment_id, record_offset=ref.location.offset,
+        record_bytes=ref.location.record_bytes, plaintext_bytes=ref.plaintext_bytes, leaf=leaf,
+    ))
+    keep_statement(core, tx, ref, leaf, envelope)
+
+
+def _grown(tx: sa.Connection, in_series: list[int]) -> None:
+    for some in batches(in_series):
+        policy.run_as(tx, _TOKEN, sa.delete(series_pack).where(series_pack.c.series_pk.in_(some)))
+        policy.run_as(tx, _TOKEN, sa.update(series).where(series.c.id.in_(some)).values(generation=series.c.generation + 1))
+
+
+class Unknown:
+    """Re-keyings that an index is too old to know of: a catch-up does them again, record by record, then each one's purge."""
+
+    def __init__(self, changes: Iterable[tuple[Datastore, dict[str, Any], datetime]]) -> None:
+        """Take the changes of state there are and when they were made, oldest first."""
+        self._changes: list[tuple[Datastore, dict[str, Any]]] = []
+        self._last: dict[str, datetime] = {}
+        for place, change, at in changes:
+            if "fresh" in change:
+                self._changes.append((place, change))
+                self._last[change["study"]] = at
+        self._replaced = {bytes.fromhex(one) for _, change in self._changes for one in change["replaced"]}
+
+    def after(self, change: dict[str, Any]) -> datetime | None:
+        """Return when a change is to be done that is one of them: with the study's last, for what an earlier one sealed is gone."""
+        return self._last.get(change["study"]) if "fresh" in change else None
+
+    def keys(self, tx: sa.Connection) -> None:
+        """Let studies name the keys that what comes next is sealed under."""
+        for place, change in self._changes:
+            old = [bytes.fromhex(one) for one in change["keys"]]
+            policy.run_as(tx, _TOKEN, sa.update(study).where(
+                study.c.datastore_id == place.id, study.c.study_instance_uid == change["study"], study.c.key_id.in_(old),
+            ).values(key_id=bytes.fromhex(change["fresh"])))
+
+    def taken(self, core: Core, arrival: Arrival) -> bool:
+        """Let the row of what one of them replaced name the record that came in its place; False where there is none."""
+        scanned, ref = arrival.scanned, arrival.ref
+        with core.database.begin() as tx:
+            twin = catalog.find_instance(tx, arrival.place.id, scanned.sop_instance_uid)
+            if twin is None or twin.ref.object_id not in self._replaced or twin.sha256 != arrival.sha256:
+                return False
+            event = Event(
+                Kind.STORED, objects=(ObjectRef("study", scanned.study_instance_uid),), instances=1, bytes=ref.part10_bytes,
+                detail={"via": "rekey", "replaces": twin.ref.object_id.hex(), "replayed": 1},
+                stored=StoredRef(statements.digest(arrival.envelope), ref.object_id, ref.location.record_bytes),
+            )
+            _name(core, tx, twin.instance_pk, ref, core.ledger.record(tx, event, at=core.clock()), arrival.envelope)
+            _grown(tx, [twin.series_pk])
+        return True
 
 
 def _rows(tx: sa.Connection, place: Datastore, uid: str) -> list[Any]:

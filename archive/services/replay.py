@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.tables import datastore, held, instance, segment
-from archive.errors import ArchiveError, DigestMismatch, SealBroken
+from archive.errors import ArchiveError, DigestMismatch, SealBroken, Unavailable
+from archive.index.emptied import is_gone
 from archive.ledger import statements
 from archive.ledger.audit import Event
 from archive.ledger.audit import Kind as EventKind
@@ -22,6 +23,7 @@ from archive.services.adoption import Arrival, adopt
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.records import decode
+from archive.services.rekey import nobody_rekeys
 from archive.services.segment_rows import FIRST_RECORD
 from archive.services.state_events import is_known
 from archive.vault.disk import padded
@@ -54,6 +56,10 @@ class Replay:
         Raises:
             DatabaseUnavailable, VaultUnavailable.
         """
+        with nobody_rekeys(self._core) as alone:
+            return self._run(alone)
+
+    def _run(self, alone: bool) -> Replayed:
         core = self._core
         done = Replayed()
         with core.database.read() as tx:
@@ -70,7 +76,7 @@ class Replay:
             if core.vault.segments.in_use(row.id):
                 continue  # an import beside us is writing it, and settles what it writes
             try:
-                used = self._segment(row.id, row.replay_from, places, done)
+                used = self._segment(row.id, row.replay_from, places, done, alone=alone)
             except SealBroken as error:
                 done.damaged.append(error.verdict)  # the file is gone; verify names what was in it, the rest goes on
                 continue
@@ -90,8 +96,8 @@ class Replay:
                 core.ledger.record(tx, Event(EventKind.REPLAYED, detail=detail), at=core.clock())
         return done
 
-    def _segment(self, segment_id: bytes, start: int, places: dict[bytes, Datastore], done: Replayed) -> int | None:
-        """Return the length the file can be cut to; None where damage asks for it to stay as it is."""
+    def _segment(self, segment_id: bytes, start: int, places: dict[bytes, Datastore], done: Replayed, *, alone: bool) -> int | None:
+        """Return the length the file can be cut to; None where damage, or a re-keying beside us, asks for it to stay as it is."""
         core = self._core
         used, whole = start, True
         for found in list(core.vault.scan(segment_id, start)):  # to the end before the file may go
@@ -108,21 +114,26 @@ class Replay:
                 continue
             ref = found.ref
             used = max(used, padded(ref.location.offset + ref.location.record_bytes))
-            with core.database.read() as tx:
-                known = is_known(tx, ref.object_id)
+            coming = not alone and core.keystore.state(ref.key_id) == "coming"
+            with core.database.read() as tx:  # after the key was looked at: what was committed meanwhile is known now
+                known, going = is_known(tx, ref.object_id), is_gone(tx, ref.key_id)
             if known:
                 continue
+            if coming:
+                whole = False  # a re-keying beside us is about to name it
+                continue
             try:
-                # A change is committed with FULL before it is acknowledged, so one without rows was never promised.
-                if ref.kind != Kind.EVENT and self._adopt(ref, found.sha256, places):
+                # A change is committed with FULL before it is acknowledged, so one without rows was never promised; nor was what
+                # lies under a key that is to be destroyed: whatever had been committed went with it, or was sealed anew.
+                if ref.kind != Kind.EVENT and not going and self._adopt(ref, found.sha256, places):
                     done.adopted += 1
                 else:
                     core.vault.forget([ref])
                     done.swept += 1
             except ArchiveError as error:
-                if not error.verdict:
+                if not error.verdict and type(error) is not Unavailable:
                     raise
-                done.damaged.append(error.verdict)
+                done.damaged.append(error.verdict or "V05")  # its study goes on under another key
                 whole = False
         return used if whole else None
 

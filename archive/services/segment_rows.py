@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import sqlalchemy as sa
 
 from archive.db.engine import Database
@@ -9,6 +11,28 @@ from archive.db.tables import segment
 from archive.services.clock import Clock
 
 FIRST_RECORD = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the index says of a segment: its hash where that is known, its length once it is closed."""
+
+    sha256: str | None = None
+    closed_bytes: int | None = None
+
+
+def noted(database: Database) -> dict[str, Noted]:
+    """Return what the index says of segments that hold something, by their names.
+
+    Raises:
+        DatabaseUnavailable.
+    """
+    with database.read() as tx:
+        rows = tx.execute(sa.select(segment).where(sa.or_(segment.c.used > 0, segment.c.replay_from > FIRST_RECORD)))
+        return {
+            row.name: Noted(None if row.sha256 is None else bytes(row.sha256).hex(), row.used if row.state == "closed" else None)
+            for row in rows
+        }
 
 
 class SegmentRows:

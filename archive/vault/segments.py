@@ -215,19 +215,23 @@ class DiskSegments:
 
     def _shut(self, segment: OpenSegment) -> None:
         """Cut and close a segment nobody writes to any more."""
+        cut = False
         with contextlib.suppress(OSError):
             if segment.used == BLOCK:
                 self._disk.unlink(self._path(segment.segment_id))
             else:
                 self._disk.truncate(segment.fd, segment.used)
                 self._disk.fdatasync(segment.fd)
+                cut = True
         segment.progress.end = segment.used
         segment.progress.closed = True
         os.close(segment.fd)
         if segment.used == BLOCK:
             self._gone(segment.segment_id)
-        else:
+        elif cut:
             self._closed(segment.segment_id, segment.used)
+        else:
+            log.warning("a segment could not be cut to its length; the next start does it")
 
     def _closed(self, segment_id: bytes, used: int) -> None:
         try:

@@ -32,7 +32,7 @@ class RecordWriter:
         kind: int, at: datetime, large_from: int, essential: bool = False, object_id: bytes | None = None,
     ) -> None:
         """Start a record; `object_id` is given when a record is sealed again."""
-        self.object_id = object_id or os.urandom(16)
+        self.object_id = object_id or _object_id(at)
         self.part10_bytes = 0
         self._key, self._kind = key, Kind(kind)
         self._segments, self._buffers, self._datastore, self._at = segments, buffers, datastore, at
@@ -217,3 +217,8 @@ class RecordWriter:
             skip = BLOCK
         if end > skip:
             large.write(self._base + skip, buffer[skip:end])
+
+
+def _object_id(at: datetime) -> bytes:
+    """Return a new object id: unique indexes over ids that follow the clock grow at their end, not in a page of their own for each."""
+    return max(0, int(at.timestamp() * 1000)).to_bytes(8, "big")[2:] + os.urandom(10)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -161,6 +161,14 @@ def test_resealing_keeps_contents_and_object(vault: Vault, key: StudyKey, keysto
     with pytest.raises(SealBroken):
         vault.read(old)
     assert whole(vault, new) == data
+
+
+def test_object_ids_follow_the_clock_and_differ_within_a_millisecond(vault: Vault, key: StudyKey, now: datetime) -> None:
+    times = [now + timedelta(milliseconds=number // 50) for number in range(200)]
+    ids = [put(vault, key, b"x", at).object_id for at in times]
+    assert {len(one) for one in ids} == {16}
+    assert len(set(ids)) == 200
+    assert [one[:6] for one in ids] == [int(at.timestamp() * 1000).to_bytes(6, "big") for at in times]
 
 
 def test_a_range_opens_only_the_chunks_it_touches(vault: Vault, key: StudyKey, now: datetime) -> None:
