@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import mmap
 import os
 import threading
 from collections import OrderedDict
@@ -10,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from archive.errors import SealBroken
-from archive.vault.disk import BLOCK, translated
+from archive.vault.disk import BLOCK, O_DIRECT, translated
 
 KEPT = 16
 """Opening costs 3 us; an open file is one of the descriptors a process may have."""
+
+_PIECE_BYTES = 1 << 20
 
 
 class _Reader:
@@ -21,8 +25,8 @@ class _Reader:
 
     __slots__ = ("fd",)
 
-    def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, path: Path, flags: int = 0) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -88,6 +92,35 @@ class Readers:
                 return offset
             raise translated(error, "reading a segment") from error
         return max(offset, found - found % BLOCK)
+
+    def digest(self, segment_id: bytes, *, direct: bool) -> bytes:
+        """Return SHA-256 of the whole file; with `direct` past the page cache where that is possible.
+
+        What is read once would push out of the cache what is read often, and filling it costs more than the hash.
+
+        Raises:
+            SealBroken: V01.
+            VaultUnavailable.
+        """
+        cached = self._reader(segment_id)
+        sha256, offset, piece = hashlib.sha256(), 0, memoryview(mmap.mmap(-1, _PIECE_BYTES))
+        try:
+            reader = _Reader(self._path(segment_id), O_DIRECT) if direct else cached
+        except OSError:
+            reader = cached
+        while True:
+            try:
+                count = os.preadv(reader.fd, [piece], offset)
+            except OSError as error:
+                # Refused: by the file system, or behind a piece that did not end at a block.
+                if error.errno != errno.EINVAL or reader is cached:
+                    raise translated(error, "reading a segment") from error
+                reader = cached
+                continue
+            if not count:
+                return sha256.digest()
+            sha256.update(piece[:count])
+            offset += count
 
     def forget(self, segment_id: bytes) -> None:
         """Drop the descriptor of a file that is gone."""

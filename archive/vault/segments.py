@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -269,17 +268,7 @@ class DiskSegments:
 
     def digest(self, segment_id: bytes) -> bytes:
         """Hash the whole file; see SegmentStore."""
-        sha256 = hashlib.sha256()
-        for piece in self._pieces(segment_id):
-            sha256.update(piece)
-        return sha256.digest()
-
-    def _pieces(self, segment_id: bytes) -> Iterator[memoryview]:
-        view = memoryview(bytearray(1 << 20))
-        offset = 0
-        while count := self.read_into(segment_id, offset, view):
-            yield view[:count]
-            offset += count
+        return self._readers.digest(segment_id, direct=self._direct)
 
     # --- state -----------------------------------------------------------------------------------------------------------------
 

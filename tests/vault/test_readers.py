@@ -1,32 +1,68 @@
-"""Descriptors for reading: few, shared, closed when others are read."""
+"""Descriptors for reading segments."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 from pathlib import Path
+from unittest import mock
 
-from archive.vault.readers import KEPT, Readers
+import pytest
 
+from archive.errors import SealBroken, VaultUnavailable
+from archive.vault.disk import O_DIRECT
+from archive.vault.readers import Readers
 
-def open_below(folder: Path) -> int:
-    held = 0
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            held += os.readlink(f"/proc/self/fd/{number}").startswith(str(folder))
-        except OSError:
-            continue
-    return held
+MIB = 1 << 20
+NAME = b"s" * 16
 
 
-def test_many_segments_take_few_descriptors(tmp_path: Path) -> None:
-    ids = [number.to_bytes(16) for number in range(3 * KEPT)]
-    for one in ids:
-        (tmp_path / one.hex()).write_bytes(one)
-    readers = Readers(lambda one: tmp_path / one.hex())
-    for one in [*ids, *ids]:
-        into = memoryview(bytearray(16))
-        assert readers.read_into(one, 0, into) == 16
-        assert bytes(into) == one
-        assert open_below(tmp_path) <= KEPT
-    readers.close()
-    assert not open_below(tmp_path)
+def one(folder: Path, size: int) -> tuple[Readers, bytes]:
+    data = os.urandom(size)
+    (folder / "segment").write_bytes(data)
+    return Readers(lambda _segment_id: folder / "segment"), hashlib.sha256(data).digest()
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, MIB - 1, MIB, MIB + 4096, 3 * MIB + 5])
+def test_a_whole_file_is_hashed(tmp_path: Path, size: int, direct: bool) -> None:
+    readers, digest = one(tmp_path, size)
+    assert readers.digest(NAME, direct=direct) == digest
+
+
+def test_past_the_page_cache_it_is_asked_for_and_what_refuses_it_is_read_through_it(tmp_path: Path) -> None:
+    readers, digest = one(tmp_path, 2 * MIB)
+    opening, flags = os.open, []
+
+    def refusing(path: Path, how: int) -> int:
+        flags.append(how)
+        if how & O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return opening(path, how)
+
+    with mock.patch("os.open", refusing):
+        assert readers.digest(NAME, direct=True) == digest
+    assert [bool(how & O_DIRECT) for how in flags] == [False, True]
+
+
+def test_pieces_that_end_between_blocks_are_gone_on_from_there(tmp_path: Path) -> None:
+    readers, digest = one(tmp_path, 2 * MIB + 100)
+    reading = os.preadv
+
+    def short(fd: int, into: list[memoryview], offset: int) -> int:
+        return reading(fd, [into[0][:70_000]], offset)  # O_DIRECT takes neither this length nor what begins behind it
+
+    with mock.patch("os.preadv", short):
+        assert readers.digest(NAME, direct=True) == digest
+
+
+def test_what_cannot_be_read_has_no_hash(tmp_path: Path) -> None:
+    readers, _ = one(tmp_path, MIB)
+    with mock.patch("os.preadv", side_effect=OSError(errno.EIO, "broken")), pytest.raises(VaultUnavailable):
+        readers.digest(NAME, direct=True)
+    (tmp_path / "segment").unlink()
+    readers.forget(NAME)
+    with pytest.raises(SealBroken) as missing:
+        readers.digest(NAME, direct=True)
+    assert missing.value.verdict == "V01"
