@@ -1,82 +1,86 @@
-"""The opened archive: every room built once, by hand, in the order they stand on each other."""
+"""The opened archive: what everything stands on built once, by hand, in order; a use case when it is first asked for."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
 from archive.config import Config
 from archive.errors import ArchiveError
 from archive.keys.hygiene import harden_process
 from archive.keys.keyring import Keyring
 from archive.ledger.log import Ledger
-from archive.services import key_changes, lifecycle, operations, setup
-from archive.services.access_requests import AccessRequests
-from archive.services.accounts import Accounts
-from archive.services.albums import Albums
-from archive.services.alerts import Alerts
-from archive.services.approvals import Approvals
-from archive.services.arrival_admin import ArrivalRules
-from archive.services.association_log import AssociationLog
-from archive.services.audit_export import AuditExport
-from archive.services.audit_feed import AuditFeed
-from archive.services.break_glass import BreakGlass
-from archive.services.catchup import CatchUp
-from archive.services.changefeed import ChangeFeed
+from archive.services import heads, setup
 from archive.services.clock import Clock, utc_now
-from archive.services.commitments import Commitments
 from archive.services.core import Core
-from archive.services.delegation import Delegation
-from archive.services.deliveries import Deliveries
-from archive.services.disclosure import Disclosure
-from archive.services.download import Download
-from archive.services.factors import Factors
-from archive.services.forwarding import Forwarding
-from archive.services.health import Health
-from archive.services.holds import Holds
-from archive.services.idempotency import Idempotency
-from archive.services.identities import Identities
-from archive.services.imports import Imports
-from archive.services.key_drill import KeyDrill
-from archive.services.keyring import KeyringAdmin
-from archive.services.ledger_replay import LedgerReplay
-from archive.services.mpps import ProcedureSteps
-from archive.services.oidc import Oidc
 from archive.services.oversight import Oversight
-from archive.services.peers import Peers
-from archive.services.pictures import Pictures
-from archive.services.policy_text import PolicyText
-from archive.services.printed import Printed
-from archive.services.purge import Purge
-from archive.services.purge_finish import finish
-from archive.services.query import Query
-from archive.services.reconcile import Reconcile
-from archive.services.rekey import Rekey
-from archive.services.remove import Remove
-from archive.services.replay import Replay
-from archive.services.retrieve import Retrieve
-from archive.services.reviews import Reviews
 from archive.services.segment_rows import SegmentRows
-from archive.services.sending import Sending
-from archive.services.sessions import Sessions
-from archive.services.share_door import ShareDoor
-from archive.services.shares import Shares
-from archive.services.shred import Shred
-from archive.services.signin import SignIn
-from archive.services.store import Store
-from archive.services.study_work import StudyWork
-from archive.services.tiles import Tiles
-from archive.services.upkeep import Upkeep
-from archive.services.verify import Verify
-from archive.services.webhooks import Webhooks
-from archive.services.witnesses import Witnesses
-from archive.services.workitem_watch import WorkitemWatch
-from archive.services.workitems import Workitems
-from archive.services.worklist import Worklist
+from archive.services.snapshot import Snapshots
+from archive.services.work_snapshot import WorkSnapshots
 from archive.vault.keystore import Keystore
 from archive.vault.segments import DiskSegments
 from archive.vault.vault import Vault
+
+if TYPE_CHECKING:
+    from archive.services.access_requests import AccessRequests
+    from archive.services.accounts import Accounts
+    from archive.services.albums import Albums
+    from archive.services.alerts import Alerts
+    from archive.services.approvals import Approvals
+    from archive.services.arrival_admin import ArrivalRules
+    from archive.services.association_log import AssociationLog
+    from archive.services.audit_export import AuditExport
+    from archive.services.audit_feed import AuditFeed
+    from archive.services.break_glass import BreakGlass
+    from archive.services.changefeed import ChangeFeed
+    from archive.services.commitments import Commitments
+    from archive.services.delegation import Delegation
+    from archive.services.deliveries import Deliveries
+    from archive.services.disclosure import Disclosure
+    from archive.services.download import Download
+    from archive.services.factors import Factors
+    from archive.services.forwarding import Forwarding
+    from archive.services.health import Health
+    from archive.services.holds import Holds
+    from archive.services.idempotency import Idempotency
+    from archive.services.identities import Identities
+    from archive.services.imports import Imports
+    from archive.services.key_drill import KeyDrill
+    from archive.services.keyring import KeyringAdmin
+    from archive.services.ledger_replay import LedgerReplay
+    from archive.services.mpps import ProcedureSteps
+    from archive.services.oidc import Oidc
+    from archive.services.peers import Peers
+    from archive.services.pictures import Pictures
+    from archive.services.policy_text import PolicyText
+    from archive.services.printed import Printed
+    from archive.services.purge import Purge
+    from archive.services.query import Query
+    from archive.services.reconcile import Reconcile
+    from archive.services.rekey import Rekey
+    from archive.services.remove import Remove
+    from archive.services.retrieve import Retrieve
+    from archive.services.reviews import Reviews
+    from archive.services.sending import Sending
+    from archive.services.sessions import Sessions
+    from archive.services.share_door import ShareDoor
+    from archive.services.shares import Shares
+    from archive.services.shred import Shred
+    from archive.services.signin import SignIn
+    from archive.services.store import Store
+    from archive.services.study_work import StudyWork
+    from archive.services.tiles import Tiles
+    from archive.services.upkeep import Upkeep
+    from archive.services.verify import Verify
+    from archive.services.webhooks import Webhooks
+    from archive.services.witnesses import Witnesses
+    from archive.services.workitem_watch import WorkitemWatch
+    from archive.services.workitems import Workitems
+    from archive.services.worklist import Worklist
 
 log = logging.getLogger("archive.services")
 Role = Literal["serve", "dimse", "web", "background", "cli"]
@@ -84,14 +88,9 @@ SMALL_SEGMENT = 64 << 20
 FIRST_SEGMENT = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
 class Node:
-    """Every use case of one process."""
+    """Every use case of one process: each is made once, when it is first asked for, and its module imported then."""
 
-    config: Config
-    keyring: Keyring
-    core: Core
-    role: Role
     signin: SignIn
     oidc: Oidc
     identities: Identities
@@ -149,12 +148,34 @@ class Node:
     health: Health
     upkeep: Upkeep
 
+    def __init__(self, core: Core, role: Role) -> None:
+        """Work on what `open_node` opened."""
+        self.config: Config = core.config
+        self.keyring: Keyring = core.keyring
+        self.core = core
+        self.role: Role = role
+        self._making = threading.RLock()  # one needs another
+
+    def __getattr__(self, name: str) -> Any:
+        """Make a use case; afterwards it is an attribute like any other."""
+        if name not in USE_CASES:
+            message = f"an archive has no {name}"
+            raise AttributeError(message)
+        with self._making:
+            if name not in self.__dict__:
+                self.__dict__[name] = _HOW.get(name, _of_core)(self, use_case(name))
+            return self.__dict__[name]
+
     def start(self) -> str:
         """Make good what a crash left, and return why only reading is allowed, or nothing.
 
         Raises:
             DatabaseUnavailable, VaultUnavailable.
         """
+        from archive.services import lifecycle
+        from archive.services.catchup import CatchUp
+        from archive.services.replay import Replay
+
         why = self.core.read_only or self.oversight.rolled_back() or self.witnesses.at_start()
         if not why:
             CatchUp(self.core).run()
@@ -165,12 +186,16 @@ class Node:
         return why
 
     def _finish_purges(self) -> None:
+        from archive.services.purge_finish import finish
+
         try:
             finish(self.core)
         except ArchiveError as error:
             log.warning("what is purged could not all be destroyed yet (%s); the upkeep goes on", error.code)
 
     def _finish_rotations(self) -> None:
+        from archive.services import key_changes
+
         try:
             key_changes.finish(self.core)
         except ArchiveError as error:
@@ -186,10 +211,85 @@ class Node:
 
     def _last_checkpoint(self) -> None:
         try:
-            self.upkeep.checkpoint()
-            self.upkeep.snapshot()
+            heads.sign(self.core)
+            WorkSnapshots(self.core).tick(now=True)
+            Snapshots(self.core).tick(patient=True)
         except ArchiveError:
             return  # the background worker, or the next command, does it
+
+
+USE_CASES: dict[str, str] = Node.__annotations__
+"""The attributes of a node that are made when asked for, and the class of each."""
+
+_ELSEWHERE = {"policy": "policy_text", "steps": "mpps", "arrival_rules": "arrival_admin", "keys": "keyring"}
+"""The modules that are not called as the attribute."""
+
+
+def use_case(name: str) -> Any:
+    """Import a use case and return its class."""
+    return getattr(import_module(f"archive.services.{_ELSEWHERE.get(name, name)}"), USE_CASES[name])
+
+
+def _of_core(node: Node, made: Any) -> Any:
+    return made(node.core)
+
+
+def _rights(node: Node, made: Any) -> Any:
+    core = node.core
+    return made(core.database, core.ledger, core.keyring, core.clock, default_issuer=core.config.identity.issuer,
+                read_only=core.read_only, two_person=core.config.policy.two_person)
+
+
+def _door(node: Node, made: Any) -> Any:
+    core = node.core
+    return made(core.database, core.ledger, core.keyring, core.config, core.clock)
+
+
+def _factors(node: Node, made: Any) -> Any:
+    core = node.core
+    return made(core.database, core.ledger, core.keyring, core.config, core.clock, read_only=core.read_only)
+
+
+def _identities(node: Node, made: Any) -> Any:
+    core = node.core
+    return made(core.database, core.ledger, core.config, core.clock, read_only=core.read_only)
+
+
+def _sessions(node: Node, made: Any) -> Any:
+    core = node.core
+    return made(core.database, core.ledger, core.clock, read_only=core.read_only)
+
+
+def _peers(node: Node, made: Any) -> Any:
+    core = node.core
+    return made(core.database, core.ledger, core.keyring, core.clock, core.config, read_only=core.read_only)
+
+
+def _query(node: Node, made: Any) -> Any:
+    return made(node.core.database, node.core.ledger, node.core.clock)
+
+
+def _approvals(node: Node, made: Any) -> Any:
+    from archive.services import operations
+
+    return made(node.core, operations.registry(node.accounts, node.policy, node.purge, node.shred))
+
+
+_HOW: dict[str, Callable[[Node, Any], Any]] = {
+    "signin": _door, "oidc": _door, "identities": _identities, "factors": _factors, "sessions": _sessions,
+    "accounts": _rights, "policy": _rights, "approvals": _approvals, "peers": _peers, "query": _query,
+    "forwarding": lambda node, made: made(node.core, node.sending, node.deliveries),
+    "imports": lambda node, made: made(node.core, node.store),
+    "break_glass": lambda node, made: made(node.core, node.alerts),
+    "webhooks": lambda node, made: made.of(node.core),
+}
+"""How those are made that take something else than the core."""
+
+
+def load() -> None:
+    """Import every use case: what forks afterwards shares them."""
+    for name in USE_CASES:
+        use_case(name)
 
 
 def open_node(
@@ -222,37 +322,4 @@ def open_node(
     if role == "cli" and not read_only:
         # No server has looked at the anchors for this command.
         core = replace(core, read_only=Oversight(core).rolled_back())
-    store, read_only, alerts = Store(core), core.read_only, Alerts(core)
-    sending, deliveries = Sending(core), Deliveries(core)
-    rights: dict[str, Any] = {
-        "default_issuer": config.identity.issuer, "read_only": read_only, "two_person": config.policy.two_person,
-    }
-    accounts = Accounts(database, core.ledger, keyring, clock, **rights)
-    policy_text, purge, shred = PolicyText(database, core.ledger, keyring, clock, **rights), Purge(core), Shred(core)
-    return Node(
-        config=config, keyring=keyring, core=core, role=role,
-        signin=SignIn(database, core.ledger, keyring, config, clock),
-        oidc=Oidc(database, core.ledger, keyring, config, clock),
-        identities=Identities(database, core.ledger, config, clock, read_only=read_only),
-        factors=Factors(database, core.ledger, keyring, config, clock, read_only=read_only),
-        sessions=Sessions(database, core.ledger, clock, read_only=read_only), shares=Shares(core), share_door=ShareDoor(core),
-        albums=Albums(core),
-        accounts=accounts, policy=policy_text, approvals=Approvals(core, operations.registry(accounts, policy_text, purge, shred)),
-        peers=Peers(database, core.ledger, keyring, clock, config, read_only=read_only),
-        store=store, query=Query(database, core.ledger, clock), retrieve=Retrieve(core), download=Download(core), sending=sending,
-        worklist=Worklist(core), steps=ProcedureSteps(core), study_work=StudyWork(core), commitments=Commitments(core),
-        deliveries=deliveries,
-        forwarding=Forwarding(core, sending, deliveries),
-        association_log=AssociationLog(core),
-        pictures=Pictures(core), workitems=Workitems(core), workitem_watch=WorkitemWatch(core),
-        changefeed=ChangeFeed(core), webhooks=Webhooks.of(core), imports=Imports(core, store),
-        remove=Remove(core), holds=Holds(core), idempotency=Idempotency(core), purge=purge, shred=shred,
-        key_drill=KeyDrill(core), rekey=Rekey(core),
-        reconcile=Reconcile(core), verify=Verify(core), oversight=Oversight(core), alerts=alerts,
-        witnesses=Witnesses(core), printed=Printed(core), tiles=Tiles(core), arrival_rules=ArrivalRules(core),
-        audit_export=AuditExport(core),
-        ledger_replay=LedgerReplay(core), reviews=Reviews(core),
-        audit_feed=AuditFeed(core), disclosure=Disclosure(core),
-        delegation=Delegation(core), access_requests=AccessRequests(core), break_glass=BreakGlass(core, alerts),
-        keys=KeyringAdmin(core), health=Health(core), upkeep=Upkeep(core),
-    )
+    return Node(core, role)

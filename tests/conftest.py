@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from archive.access import passwords
 from archive.db.engine import Database
 from tests import databases
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRE_ALL = os.environ.get("ARCHIVE_TEST_REQUIRE_ALL") == "1"
+if sys.dont_write_bytecode:  # hundreds of processes import the archive: each would compile it anew
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+databases.compile_once()
+COSTLY = {name: getattr(passwords, name) for name in ("MEMORY_KIB", "ITERATIONS")}
+passwords.MEMORY_KIB, passwords.ITERATIONS = 64, 1  # of thousands of passwords, in this process; tests about them ask for `costly`
 EXTRA_PATH = ("/usr/sbin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/15/bin")
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Import the modules of a whole run beginning at another place in each worker: what one has rewritten the others read."""
+    gc.disable()  # until everything is imported, of which nothing is garbage
+    worker: dict[str, Any] = getattr(session.config, "workerinput", {})
+    if worker and session.config.args == session.config.getini("testpaths"):
+        modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+        first = len(modules) * int(worker["workerid"].removeprefix("gw")) // int(worker["workercount"])
+        for module in [*modules[first:], *modules[:first]]:
+            with suppress(Exception):  # told of when it is collected
+                importlib.import_module(module)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: it is not looked through for garbage again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 def absent(what: str) -> None:
@@ -61,6 +90,16 @@ def corpus() -> Path:
 def now() -> datetime:
     """A fixed aware instant."""
     return datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+@pytest.fixture
+def costly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Passwords cost what they cost in service."""
+    for name, value in COSTLY.items():
+        monkeypatch.setattr(passwords, name, value)
+    passwords._nobody.cache_clear()
+    yield
+    passwords._nobody.cache_clear()
 
 
 def free_port() -> int:
@@ -124,18 +163,19 @@ def emptied_databases(postgresql_server: str) -> databases.Emptied:
     return databases.Emptied(postgresql_server)
 
 
-@pytest.fixture(scope="session")
-def copied_databases(tmp_path_factory: pytest.TempPathFactory) -> databases.Copied:
-    """SQLite databases with every table."""
-    return databases.Copied(tmp_path_factory.mktemp("tables"))
+@pytest.fixture
+def postgresql_index(emptied_databases: databases.Emptied) -> Iterator[str]:
+    """A PostgreSQL database with every table, all of them empty."""
+    with emptied_databases.one() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """The index database with every table, on each engine in turn."""
     if request.param == "sqlite":
-        with closing(request.getfixturevalue("copied_databases").one(tmp_path)) as opened:
+        with closing(databases.embedded(tmp_path)) as opened:
             yield opened
     else:
-        with request.getfixturevalue("emptied_databases").one() as url, closing(Database(url)) as opened:
+        with closing(Database(request.getfixturevalue("postgresql_index"))) as opened:
             yield opened

@@ -227,7 +227,7 @@ def reaching(
 ) -> list[dict[str, Any]]:
     """Return every grant and deny on those scopes to a principal and its groups, whatever its state."""
     shape = Shape()
-    values = {f"{shape.prefix}_me": principal_id, f"{shape.prefix}_now": at}
+    values = {f"{shape.prefix}_me": principal_id, **shape.at(at)}
     query = _query().where(
         predicate.is_caller(grants.c.subject_id, shape), grants.c.datastore_id == datastore_id,
         grants.c.scope_key.in_(scope_keys),

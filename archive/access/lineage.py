@@ -119,7 +119,7 @@ def resting(tx: sa.Connection, ids: set[int], *, at: datetime) -> set[int]:
     found: set[int] = set()
     for start in range(0, len(ids), 500):
         chosen = passed.where(grants.c.id.in_(sorted(ids)[start:start + 500]))
-        found |= set(tx.execute(chosen, {f"{shape.prefix}_now": at}).scalars())
+        found |= set(tx.execute(chosen, shape.at(at)).scalars())
     return found
 
 

@@ -282,14 +282,18 @@ def _measured(shape: Shape) -> Prepared:
 _DATASTORE_ID = Prepared(sa.select(tables.datastore.c.id).where(tables.datastore.c.name == sa.bindparam("name")))
 
 
+_shape = lru_cache(maxsize=256)(Shape)
+"""One object for each shape: statements are looked up by it, and two that are one are told to be so at once."""
+
+
 def _shape_of(subject: Subject, at: datetime, prefix: str) -> tuple[Shape, dict[str, Any]]:
     tokens = 0 if subject.token_id is None else subject.token_depth
     besides: Shape | None = None
     values: dict[str, Any] = {}
     if subject.narrowed_by is not None:
         besides, values = _shape_of(subject.narrowed_by, at, f"{prefix}{_BESIDES}")
-    shape = Shape(subject.session_id is not None, tokens, len(subject.boundary_ids), prefix, subject.share_id is not None, besides)
-    values |= {f"{prefix}_me": subject.principal_id, f"{prefix}_now": at}
+    shape = _shape(subject.session_id is not None, tokens, len(subject.boundary_ids), prefix, subject.share_id is not None, besides)
+    values |= {f"{prefix}_me": subject.principal_id, **shape.at(at)}
     named = ("session", subject.session_id), ("token", subject.token_id), ("share", subject.share_id)
     for name, value in (*named, ("share_session", subject.share_session_id)):
         if value is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy import BindParameter
 
-from archive.db.types import Instant
+from archive.db.types import to_micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,20 @@ class Shape:
         """The principal."""
         return sa.bindparam(f"{self.prefix}_me", type_=sa.BigInteger())
 
-    def now(self) -> BindParameter[object]:
-        """The instant asked about."""
-        return sa.bindparam(f"{self.prefix}_now", type_=Instant())
+    def now(self) -> BindParameter[int]:
+        """The instant asked about, as columns keep it: it stands in a statement twenty times, and `at` turns it into that once."""
+        return sa.bindparam(f"{self.prefix}_now", type_=sa.BigInteger())
+
+    def at(self, at: datetime) -> dict[str, int]:
+        """Return the value of `now`.
+
+        Raises:
+            TypeError: a naive datetime, which would mean another instant on another machine.
+        """
+        if at.tzinfo is None:
+            message = "a naive datetime reached the database"
+            raise TypeError(message)
+        return {f"{self.prefix}_now": to_micros(at)}
 
     def need(self) -> BindParameter[int]:
         """The permission bits wanted, all of them."""

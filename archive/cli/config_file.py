@@ -8,7 +8,6 @@ import socket
 import tomllib
 from pathlib import Path
 
-from archive.config import parse
 from archive.errors import ConfigurationError
 
 FIRST = """\
@@ -106,6 +105,8 @@ def remove_witness(path: Path, name: str) -> None:
 
 
 def _replace_witnesses(path: Path, text: str, meant: list[dict[str, str]]) -> None:
+    from archive.config import parse
+
     try:
         written = parse(tomllib.loads(text), path).witness.known
         sound = [(one.name, one.url, one.key) for one in written] == [(one["name"], one["url"], one["key"]) for one in meant]

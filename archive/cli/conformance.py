@@ -9,7 +9,6 @@ import click
 from archive.cli import output
 from archive.cli.main import Command
 from archive.cli.session import Session
-from archive.config import Config
 
 
 def attach(archive: click.Group) -> None:
@@ -24,6 +23,7 @@ def attach(archive: click.Group) -> None:
 def conformance(session: Session, markdown: bool, defaults: bool) -> None:
     """Print the DICOM conformance statement of this configuration."""
     from archive.cli import statement, statement_page
+    from archive.config import Config
 
     made: dict[str, Any] = statement.of(Config() if defaults else session.config)
     if session.as_json and not markdown:

@@ -10,7 +10,6 @@ import sys
 import traceback
 
 import click
-import msgspec
 
 from archive.errors import ArchiveError, ConfigurationError, Denied, InvalidQuery, InvalidRequest, Unavailable
 
@@ -73,6 +72,8 @@ def show_unexpected(error: BaseException, *, as_json: bool) -> int:
 
 def _print(code: str, message: str, remedy: str, *, as_json: bool) -> None:
     if as_json:
+        import msgspec
+
         print(msgspec.json.encode({"error": code, "message": message, "remedy": remedy}).decode(), file=sys.stderr)
     else:
         print(f"archive: {message}\n  what to do: {remedy}", file=sys.stderr)

@@ -7,7 +7,6 @@ import click
 from archive.cli.main import Group
 from archive.cli.session import Session
 from archive.errors import InvalidRequest
-from archive.services.forward_rules import Conditions
 
 
 def attach(archive: click.Group) -> None:
@@ -40,6 +39,8 @@ def add(
     called_ae: tuple[str, ...], station: tuple[str, ...], where: tuple[str, ...], hours: str, quiet: int, existing: bool, datastore: str,
 ) -> None:
     """Add rule NAME. Conditions of different kinds must all hold; of one kind, one. Patterns take * and ?."""
+    from archive.services.forward_rules import Conditions
+
     pairs = [one.partition("=") for one in where]
     if not all(keyword and equals for keyword, equals, _ in pairs):
         message = "--where takes KEYWORD=PATTERN"

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from archive import __version__
 from archive.cli import failures
 from archive.cli.session import Session
 from archive.errors import ArchiveError, Unavailable
@@ -72,25 +73,50 @@ class Group(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=Group)
-@click.version_option(package_name="strongroom", prog_name="Strongroom")
+COMMANDS = {
+    "up": ("running",), "init": ("running",), "serve": ("running",), "db": ("running",),
+    "status": ("state",), "doctor": ("state",),
+    "user": ("users", "identities"), "group": ("users",), "role": ("roles",),
+    "grant": ("grants",), "explain": ("grants",),
+    "policy": ("policy",), "approval": ("approvals",), "rule": ("rules",), "review": ("reviews",),
+    "peer": ("peers",), "token": ("tokens",),
+    "share": ("shares",), "album": ("albums",), "request": ("requests",), "break-glass": ("break_glass",),
+    "import": ("imports",), "worklist": ("worklist",), "mpps": ("mpps",), "commitments": ("commitments",), "forward": ("forward",),
+    "delete": ("instances",), "reconcile": ("instances",), "hold": ("holds",), "purge": ("purge",), "shred": ("shred",),
+    "verify": ("checks",),
+    "ledger": ("ledger",), "audit": ("ledger", "collector"), "witness": ("witness",), "alert": ("alerts",),
+    "key": ("keys", "key_drill", "rekey"),
+    "rebuild-index": ("rebuild",), "backup": ("backup",), "restore": ("backup",),
+    "viewer": ("viewers",), "webhook": ("webhooks",), "conformance": ("conformance",), "service": ("service",),
+}
+"""The modules of this room that make each command: imported when it is asked for, in this order."""
+
+
+class Top(Group):
+    """The commands of `archive`, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 # click's signature
+        """Return every command's name."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, None when there is none of that name."""
+        for name in COMMANDS.get(cmd_name, ()):
+            import_module(f"archive.cli.{name}").attach(self)
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Top)
+@click.version_option(__version__, prog_name="Strongroom")
 def archive() -> None:
     """Strongroom: an encrypted archive for medical images."""
 
 
-COMMANDS = (
-    "running", "state", "users", "identities", "roles", "grants", "policy", "approvals", "rules", "reviews", "peers", "tokens",
-    "shares", "albums", "requests", "break_glass", "imports", "worklist", "mpps", "commitments", "forward", "instances", "holds",
-    "purge", "shred", "checks", "ledger", "witness", "alerts", "collector", "keys", "key_drill", "rekey", "rebuild", "backup",
-    "viewers", "webhooks", "conformance", "service",
-)
-"""Modules of this room that attach commands, in the order `--help` shows them."""
-
-
 def load_commands() -> click.Group:
     """Return the whole command line, every group attached."""
-    for name in COMMANDS:
-        import_module(f"archive.cli.{name}").attach(archive)
+    context = click.Context(archive)
+    for command in COMMANDS:
+        archive.get_command(context, command)
     return archive
 
 
@@ -113,7 +139,7 @@ def run(arguments: Sequence[str], session: Session) -> int:
 def _run(arguments: Sequence[str], session: Session) -> int:
     try:
         with closing(session):
-            status = load_commands().main(list(arguments), prog_name="archive", standalone_mode=False, obj=session)
+            status = archive.main(list(arguments), prog_name="archive", standalone_mode=False, obj=session)
     except click.ClickException as error:
         return failures.show_usage(error, as_json=session.as_json or "--json" in arguments)
     except ArchiveError as error:

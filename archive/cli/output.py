@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
-import msgspec
-
 LINE_EVERY_S = 5.0
 
 
@@ -24,6 +22,8 @@ class Tracker(Protocol):
 
 def to_json(value: Any) -> str:
     """Return one line of JSON."""
+    import msgspec
+
     return msgspec.json.encode(_hexed(value), enc_hook=str).decode()
 
 
@@ -36,6 +36,8 @@ def _hexed(value: Any) -> Any:
         return [_hexed(one) for one in value]
     if isinstance(value, (str, int, float, bool, datetime)) or value is None:
         return value
+    import msgspec
+
     return _hexed(msgspec.to_builtins(value, builtin_types=(bytes, datetime), enc_hook=str))
 
 

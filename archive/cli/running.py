@@ -13,10 +13,10 @@ import click
 from archive.cli import config_file, output
 from archive.cli.main import Command, Group
 from archive.cli.session import Session, console, password_from
-from archive.config import Config
 from archive.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from archive.config import Config
     from archive.serve.state import Status
 
 RECOVERY_KIT = click.option("--recovery-kit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",

@@ -7,14 +7,16 @@ import pwd
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from archive.cli.main import Group
 from archive.cli.session import Session
-from archive.cli.unlock import CREDENTIAL
-from archive.config import Config
 from archive.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from archive.config import Config
 
 NAME = "strongroom.service"
 SYSTEM = Path("/etc/systemd/system")
@@ -76,6 +78,8 @@ def owner_of(config: Config) -> str:
 
 def credential(file: Path | None, *, encrypted: bool) -> str:
     """Return the line by which systemd hands over the passphrase (systemd.exec(5)), or nothing."""
+    from archive.cli.unlock import CREDENTIAL
+
     if file is None:
         return ""
     path = str(file.resolve()).replace("%", "%%")

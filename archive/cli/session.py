@@ -7,17 +7,17 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from archive.access.subject import Subject
 from archive.cli import output
-from archive.config import Config, load
 from archive.errors import InvalidRequest
-from archive.keys.keyring import Keyring
 
-OpenNode = Callable[[Config, Keyring], Any]
+if TYPE_CHECKING:
+    from archive.access.subject import Subject
+    from archive.config import Config
+    from archive.keys.keyring import Keyring
 
 
 def _open_node(config: Config, keyring: Keyring) -> Any:
@@ -31,7 +31,7 @@ def _open_node(config: Config, keyring: Keyring) -> Any:
 class Session:
     """One call of the command line; the archive is opened when first used."""
 
-    def __init__(self, open_node: OpenNode = _open_node) -> None:
+    def __init__(self, open_node: Callable[[Config, Keyring], Any] = _open_node) -> None:
         """`open_node` is another one in tests."""
         self._open_node = open_node
         self._node: Any = None
@@ -52,6 +52,8 @@ class Session:
             ConfigurationError.
         """
         if self._config is None:
+            from archive.config import load
+
             self._config = load(self.config_path)
         return self._config
 
@@ -77,6 +79,7 @@ class Session:
             KeysUnavailable.
         """
         from archive.cli.unlock import unlock
+        from archive.keys.keyring import Keyring
 
         if self.recovery_kit is not None:
             found = Keyring.open(self.config, recovery_kit=self.recovery_kit)

@@ -10,7 +10,6 @@ from archive.cli.main import Group
 from archive.cli.session import Session
 from archive.cli.when import WHEN
 from archive.errors import InvalidRequest
-from archive.services.shares import Wanted
 
 
 def attach(archive: click.Group) -> None:
@@ -41,6 +40,8 @@ def create(
     email: str, download: bool, views: int | None, datastore: str, label: str, preview: bool,
 ) -> None:
     """Make a link; its address, and a code that is told apart, are shown this once."""
+    from archive.services.shares import Wanted
+
     if not studies and not series:
         message = "name what to share"
         raise InvalidRequest(message, remedy="archive share create --study UID --as USER")

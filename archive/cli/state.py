@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from archive.cli import failures, output
 from archive.cli.main import Command
 from archive.cli.session import Session
-from archive.config import Config
 from archive.errors import ArchiveError
-from archive.services.backup import STAMP
-from archive.services.clock import utc_now
-from archive.services.health import Check, backup_check
-from archive.services.witness_state import agreements
+
+if TYPE_CHECKING:
+    from archive.config import Config
+    from archive.services.witness_state import Agreement
 
 
 def attach(archive: click.Group) -> None:
@@ -32,8 +31,7 @@ def status(session: Session) -> int:
     from archive.serve import state
 
     config = session.config
-    backup = _backup(config)
-    warnings = [f"{backup.detail}; {backup.remedy}"] if backup.state != "ok" else []
+    warnings = _warnings(config)
     found = state.read_status(config)
     if found is None:
         serving = state.is_serving(config)
@@ -42,7 +40,7 @@ def status(session: Session) -> int:
         message = "the archive is starting or stopping" if serving else "the archive is not running; start it with 'archive serve'"
         session.answer(answer, message)
         return failures.FAILED
-    witnesses = agreements(config)
+    witnesses = _witnesses(config)
     answer = {
         "name": config.archive.name, "ae_title": config.dimse.ae_title, **state.as_json(found), "warnings": warnings,
         "witnesses": [asdict(one) for one in witnesses],
@@ -60,13 +58,25 @@ def status(session: Session) -> int:
     return failures.DONE if found.ready else failures.FAILED
 
 
-def _backup(config: Config) -> Check:
-    """Return how old the last backup is, from the file it leaves: nothing has to be opened for that."""
+def _warnings(config: Config) -> list[str]:
+    """Return what is to be said of the last backup, from the file it leaves: nothing has to be opened for that."""
+    from archive.services import last_backup
+    from archive.services.clock import utc_now
+
     try:
-        last = datetime.fromisoformat((config.run_dir / STAMP).read_text(encoding="ascii").strip()).isoformat()
+        last = datetime.fromisoformat((config.run_dir / last_backup.STAMP).read_text(encoding="ascii").strip()).isoformat()
     except (OSError, ValueError):
         last = None
-    return backup_check(last, utc_now(), config.backup.warn_days)
+    found = last_backup.check(last, utc_now(), config.backup.warn_days)
+    return [f"{found.detail}; {found.remedy}"] if found.state != "ok" else []
+
+
+def _witnesses(config: Config) -> list[Agreement]:
+    if not config.witness.known:
+        return []
+    from archive.services.witness_state import agreements
+
+    return agreements(config)
 
 
 def _address(address: Any) -> str:

@@ -10,8 +10,6 @@ import click
 from archive.cli import output
 from archive.cli.main import Group
 from archive.cli.session import Session
-from archive.serve import state
-from archive.services import viewers
 
 
 def attach(archive: click.Group) -> None:
@@ -30,6 +28,9 @@ def viewer() -> None:
 @click.pass_obj
 def ohif(session: Session, tarball: Path) -> None:
     """Unpack a downloaded release of OHIF and serve it, unmodified, at an origin of its own."""
+    from archive.serve import state
+    from archive.services import viewers
+
     config = session.config
     with output.progress(quiet=session.as_json) as track:
         release = viewers.install(config, tarball, lambda files: track("unpacking, files", files))
@@ -43,6 +44,9 @@ def ohif(session: Session, tarball: Path) -> None:
 @click.pass_obj
 def show(session: Session) -> None:
     """Tell which viewer is installed and where it is served."""
+    from archive.serve import state
+    from archive.services import viewers
+
     config = session.config
     release, running = viewers.installed(config), state.read_status(config)
     served = running is not None and running.viewer is not None
@@ -57,5 +61,7 @@ def show(session: Session) -> None:
 @click.pass_obj
 def remove(session: Session) -> None:
     """Take the viewer away; a running archive serves it until it is started anew."""
+    from archive.services import viewers
+
     viewers.remove(session.config)
     session.answer({"removed": True}, "removed; restart the archive")

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import click
 
-from archive.access import when
 from archive.errors import InvalidRequest
 
 
@@ -19,6 +18,8 @@ class When(click.ParamType[datetime]):
         """Return the instant, or fail as wrong usage."""
         if isinstance(value, datetime):
             return value
+        from archive.access import when
+
         try:
             return when.parse(str(value), datetime.now(UTC))
         except InvalidRequest as error:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from archive.cli import failures
 from archive.cli.main import Group
 from archive.cli.session import Session
-from archive.dicom import scheduled
-from archive.dicom.scheduled import DataSet
 from archive.errors import InvalidRequest, StateConflict
+
+if TYPE_CHECKING:
+    from archive.dicom.scheduled import DataSet
 
 DATASTORE = click.option("--datastore", default="clinical", show_default=True)
 COLUMNS = ("id", "state", "start_date", "start_time", "station", "modality", "patient_id", "patient_name", "accession_number")
@@ -60,6 +61,8 @@ def worklist() -> None:
 @click.pass_obj
 def add(session: Session, /, stations: tuple[str, ...], physician: str | None, datastore: str, **given: str | None) -> None:
     """Schedule a procedure step."""
+    from archive.dicom import scheduled
+
     dataset: dict[str, Any] = {tag: {"vr": vr, "Value": [given[name]]} for name, (tag, vr) in _FIELDS.items() if given.get(name)}
     dataset |= {tag: {"vr": "PN", "Value": [given[name]]} for name, tag in _NAMES.items() if given.get(name)}
     step: dict[str, Any] = {tag: {"vr": vr, "Value": [given[name]]} for name, (tag, vr) in _STEP_FIELDS.items() if given.get(name)}
@@ -145,6 +148,8 @@ def _datasets(path: Path) -> list[DataSet]:
     Raises:
         InvalidRequest.
     """
+    from archive.dicom import scheduled
+
     with path.open("rb") as file:
         data = file.read(scheduled.MAXIMUM_BYTES + 1)
     if data.lstrip()[:1] not in (b"{", b"["):

@@ -48,6 +48,7 @@ class Database:
         self._queue_lock = threading.Lock()
         self._queue: list[Queued[Any]] = []
         self._leading = False
+        self._doubted = False
         self._coming = Coming()
         self._kept: list[sa.Connection] = []
         self._here = threading.local()
@@ -134,6 +135,7 @@ class Database:
 
     @contextmanager
     def _transaction(self, *, durable: bool, grouped: bool = False) -> Iterator[sa.Connection]:
+        self._trust_log()
         with translated(), self._lent() if grouped and self.sqlite else self.engine.connect() as connection:
             tx = connection.execution_options(writes=True, durable=durable)
             transaction = tx.begin()
@@ -151,9 +153,22 @@ class Database:
                 transaction.commit()
             except sa.exc.DBAPIError as error:
                 if error.connection_invalidated:
+                    self._doubted = self.sqlite
                     message = "the database did not answer a commit"
                     raise CommitUncertain(message, remedy=failures.REMEDY) from None
                 raise
+
+    def _trust_log(self) -> None:
+        """After a commit that was not answered, write the log into the database and cut it, or go no further.
+
+        A sync that fails loses what was to be written, and the next one succeeds: later commits would lie behind a gap.
+        """
+        if self._doubted:
+            with translated():
+                self._doubted = not wal.cut(self.engine, wait=True)
+            if self._doubted:
+                message = "the database's disk failed, and readers keep its log from being cut"
+                raise DatabaseUnavailable(message, remedy=failures.REMEDY)
 
     def _is_open(self, tx: sa.Connection) -> bool:
         """Whether the transaction still holds all that was done in it.

@@ -6,21 +6,24 @@ keystore. An upgrade is one transaction on both engines.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 from archive.db import guard
 from archive.db.engine import Database
 from archive.db.tables import keystore_metadata, metadata
 from archive.errors import ConfigurationError, DatabaseUnavailable
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 LOCK = 0x4D696772617465  # "Migrate": PostgreSQL's advisory lock of upgrades
 LOCK_TIMEOUT_S = 10
+_VERSION = sa.table("alembic_version", sa.column("version_num"))
+_REVISION = re.compile(r'^(down_)?revision = "(\w+)"$', re.MULTILINE)
 
 
 def upgrade(database: Database, *, keystore: bool = False) -> None:
@@ -29,16 +32,17 @@ def upgrade(database: Database, *, keystore: bool = False) -> None:
     Raises:
         DatabaseUnavailable: it cannot be written, or a newer release wrote it.
     """
+    from alembic import command  # a third of a second, for one command in a release's life
+
     with database.begin() as tx:
         tx = tx.execution_options(**{guard.OPTION: guard.Token("schema")})  # noqa: PLW2901 # the same connection under a token
         if not database.sqlite:
             tx.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
             tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
-        config = _config(keystore=keystore)
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        present = MigrationContext.configure(tx).get_current_revision()
-        if present is not None and present not in known:
+        present = _present(tx)
+        if present is not None and present not in _known(keystore=keystore)[0]:
             raise _unknown(present)
+        config = _config(keystore=keystore)
         config.attributes["connection"] = tx
         command.upgrade(config, "head")
 
@@ -46,7 +50,7 @@ def upgrade(database: Database, *, keystore: bool = False) -> None:
 def revision(database: Database) -> str | None:
     """Return the revision a database is at, None for an empty one."""
     with database.read() as tx:
-        return MigrationContext.configure(tx).get_current_revision()
+        return _present(tx)
 
 
 def check(database: Database, *, keystore: bool = False) -> None:
@@ -55,13 +59,13 @@ def check(database: Database, *, keystore: bool = False) -> None:
     Raises:
         DatabaseUnavailable: it has another revision.
     """
-    scripts = ScriptDirectory.from_config(_config(keystore=keystore))
+    known, head = _known(keystore=keystore)
     present = revision(database)
-    if present == scripts.get_current_head():
+    if present == head:
         return
-    if present is not None and present not in {script.revision for script in scripts.walk_revisions()}:
+    if present is not None and present not in known:
         raise _unknown(present)
-    message = f"the database is at revision {present or 'none'}, this release needs {scripts.get_current_head()}"
+    message = f"the database is at revision {present or 'none'}, this release needs {head}"
     raise DatabaseUnavailable(message, remedy="run 'archive db upgrade'")
 
 
@@ -70,13 +74,37 @@ def _unknown(present: str) -> DatabaseUnavailable:
     return DatabaseUnavailable(message, remedy="install the release that wrote it, or a newer one")
 
 
+def _present(tx: sa.Connection) -> str | None:
+    """Return what stands in alembic's own table; asking alembic would import it for every command."""
+    if not sa.inspect(tx).has_table(_VERSION.name):
+        return None
+    return ", ".join(sorted(tx.execute(sa.select(_VERSION.c.version_num)).scalars())) or None
+
+
+def _known(*, keystore: bool) -> tuple[frozenset[str], str]:
+    """Return every revision of this release and the last of them, the one that nothing follows."""
+    made: set[str] = set()
+    followed: set[str] = set()
+    for script in _versions(keystore=keystore).glob("*.py"):
+        for down, name in _REVISION.findall(script.read_text(encoding="utf-8")):
+            (followed if down else made).add(name)
+    head, = made - followed
+    return frozenset(made), head
+
+
 def _config(*, keystore: bool) -> Config:
+    from alembic.config import Config
+
     scripts = _scripts()
     config = Config()
     config.set_main_option("script_location", _literal(scripts))
     config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", _literal(scripts / ("keystore" if keystore else "versions")))
+    config.set_main_option("version_locations", _literal(_versions(keystore=keystore)))
     return config
+
+
+def _versions(*, keystore: bool) -> Path:
+    return _scripts() / ("keystore" if keystore else "versions")
 
 
 def _scripts() -> Path:

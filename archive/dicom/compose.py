@@ -6,7 +6,8 @@ Source: PS3.5 7.1, A.1 and A.2, PS3.18 F.2.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from archive.dicom import reencode
@@ -19,6 +20,7 @@ SPECIFIC_CHARACTER_SET = "00080005"
 _BINARY = {"US": "<H", "SS": "<h", "UL": "<I", "SL": "<i", "UV": "<Q", "SV": "<q", "FL": "<f", "FD": "<d"}
 _TEXTS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _ASCII = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"})
+_WRITTEN = _TEXTS | _ASCII
 _UNDEFINED = 0xFFFFFFFF
 _DECIMAL_BYTES = 16
 
@@ -44,7 +46,7 @@ def _written(elements: DataSet, *, explicit: bool, declared: bytes, called: byte
         if tag == SPECIFIC_CHARACTER_SET:
             pieces.append(element(0x00080005, "CS", called, explicit=explicit))
         else:
-            pieces.append(_element(int(tag, 16), elements[tag], explicit, declared))
+            pieces.append(_element(tag, elements[tag], explicit, declared))
     return b"".join(pieces)
 
 
@@ -57,12 +59,30 @@ def element(tag: int, vr: str, value: bytes, *, explicit: bool) -> bytes:
     return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
 
 
-def _element(tag: int, found: Element, explicit: bool, declared: bytes) -> bytes:
+def _element(tag: str, found: Element, explicit: bool, declared: bytes) -> bytes:
     vr = found.get("vr", "UN")
     values = found.get("Value") or []
     if vr == "SQ":
-        return _sequence(tag, values, explicit, declared)
-    return element(tag, vr, _value(vr, values, declared), explicit=explicit)
+        return _sequence(int(tag, 16), values, explicit, declared)
+    value = _value(vr, values, declared)
+    if len(value) < _MOST_SHORT and vr in _WRITTEN:  # nearly all of them: what does not depend on the value is made once
+        begins, pad, length = _form(tag, vr, explicit)
+        return b"".join((begins, length[len(value)], value, pad)) if len(value) & 1 else b"".join((begins, length[len(value)], value))
+    return element(int(tag, 16), vr, value, explicit=explicit)
+
+
+@lru_cache(maxsize=2048)
+def _form(tag: str, vr: str, explicit: bool) -> tuple[bytes, bytes, tuple[bytes, ...]]:
+    """Return what stands before an element's length and behind an odd value, and its lengths."""
+    whole = element(int(tag, 16), vr, b"", explicit=explicit)
+    odd = element(int(tag, 16), vr, b"x", explicit=explicit)
+    wide = 2 if explicit and len(whole) == _SHORT_HEAD else 4
+    return whole[:-wide], odd[-1:], _LENGTHS[wide]
+
+
+_SHORT_HEAD = 8  # PS3.5 7.1.2: tag, VR and a length of 16 bits
+_MOST_SHORT = 129
+_LENGTHS = {wide: tuple((n + n % 2).to_bytes(wide, "little") for n in range(_MOST_SHORT)) for wide in (2, 4)}
 
 
 def _sequence(tag: int, items: Iterable[DataSet], explicit: bool, declared: bytes) -> bytes:
@@ -70,7 +90,7 @@ def _sequence(tag: int, items: Iterable[DataSet], explicit: bool, declared: byte
     for item in items:
         body += struct.pack("<HHI", 0xFFFE, 0xE000, _UNDEFINED)
         for inner in sorted(item or {}):
-            body += _element(int(inner, 16), item[inner], explicit, declared)
+            body += _element(inner, item[inner], explicit, declared)
         body += struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
     head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + (b"SQ\0\0" if explicit else b"")
     if not body:
@@ -78,13 +98,15 @@ def _sequence(tag: int, items: Iterable[DataSet], explicit: bool, declared: byte
     return head + struct.pack("<I", _UNDEFINED) + bytes(body) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
-def _value(vr: str, values: Iterable[Any], declared: bytes) -> bytes:
+def _value(vr: str, values: Sequence[Any], declared: bytes) -> bytes:
+    if vr in _WRITTEN and len(values) == 1 and type(values[0]) is str and values[0].isascii():
+        return values[0].encode()  # in every repertoire the same
     if vr in _BINARY:
         return b"".join(struct.pack(_BINARY[vr], value) for value in values if isinstance(value, int | float))
     if vr == "AT":
         tags = [int(value, 16) for value in values]
         return b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in tags)
-    if vr not in _TEXTS and vr not in _ASCII:
+    if vr not in _WRITTEN:
         return b""
     text = "\\".join(text_of(vr, value) for value in values)
     made = encoded(text, declared if vr in _TEXTS else UTF_8, name=vr == "PN")
@@ -97,7 +119,7 @@ def text_of(vr: str, value: Any) -> str:
     """Return one value of DICOM JSON as the text of a data set."""
     if value is None:
         return ""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):  # dict first: asking whether it is a Mapping takes longer than all else
         groups = [str(value.get(group) or "") for group in ("Alphabetic", "Ideographic", "Phonetic")]
         return "=".join(groups).rstrip("=")
     if vr == "DS" and isinstance(value, float):

@@ -9,8 +9,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from pydicom.datadict import dictionary_VM
-
+from archive.dicom import registry
 from archive.dicom.attributes import Attribute
 from archive.dicom.matching import normal
 from archive.dicom.values import Element
@@ -37,7 +36,7 @@ _USUAL = {
 @lru_cache(maxsize=256)
 def single(tag: int) -> bool:
     """Whether an attribute has one value at most."""
-    return dictionary_VM(tag) == "1"
+    return registry.vm_of(tag) == "1"
 
 
 def faults_of(attribute: Attribute, element: Element) -> list[str]:

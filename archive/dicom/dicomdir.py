@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from pydicom._uid_dict import UID_dictionary
-
-from archive.dicom import compose
+from archive.dicom import compose, registry
 from archive.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Scanned
 from archive.dicom.transfer import EXPLICIT_LE
 
@@ -53,7 +51,7 @@ _BY_NAME = (
 
 def record_type(scanned: Scanned) -> str | None:
     """Return the type of an instance's directory record, None when the standard has none for it (PS3.3 F.4)."""
-    name = UID_dictionary.get(scanned.sop_class_uid, ("",))[0]
+    name = registry.UIDS.get(scanned.sop_class_uid, ("",))[0]
     for part, kind in _BY_NAME:
         if part in name:
             return kind

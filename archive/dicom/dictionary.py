@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from pydicom.datadict import dictionary_VR
+from archive.dicom import registry
 
 UID_RULE = r"[0-9]+(\.[0-9]+)*"
 
@@ -19,10 +19,7 @@ def vr_of(tag: int) -> str:
         return "UL"
     if tag >> 16 & 1:
         return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
-    try:
-        vr = dictionary_VR(tag)
-    except KeyError:
-        return "UN"
+    vr = registry.vr_of(tag)
     if vr == "US or SS":
         return "xs"
     # PS3.5 A.1: what may be OB or OW is OW in implicit VR; LUT data are as many 16-bit words either way.

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydicom.datadict import keyword_for_tag
-
-from archive.dicom import compose
+from archive.dicom import compose, registry
 from archive.dicom.attributes import BY_TAG, Attribute, Level
 from archive.dicom.matching import Match, matches, parse
 
@@ -66,7 +64,7 @@ def _attribute(key: Key) -> Attribute:
     known = BY_TAG.get(key.tag)
     if known is not None:
         return known
-    return Attribute(keyword_for_tag(key.tag) or key.tag_hex, key.tag, key.vr, Level.IMAGE, None, returned=False, folded=key.vr == "PN")
+    return Attribute(registry.keyword_of(key.tag) or key.tag_hex, key.tag, key.vr, Level.IMAGE, None, returned=False, folded=key.vr == "PN")
 
 
 def meets(key: Key, found: Mapping[str, Any] | None) -> bool:

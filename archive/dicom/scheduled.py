@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydicom.datadict import keyword_for_tag
-
+from archive.dicom import registry
 from archive.dicom.attributes import BY_TAG
 from archive.dicom.dictionary import vr_of
 from archive.dicom.filemeta import sniff
@@ -219,5 +218,5 @@ def element(vr: str, values: Iterable[Any]) -> Element:
 
 
 def _refused(what: str, name: str = "") -> InvalidRequest:
-    subject = keyword_for_tag(int(name, 16)) or f"attribute {name}" if name else "the data set"
+    subject = registry.keyword_of(int(name, 16)) or f"attribute {name}" if name else "the data set"
     return InvalidRequest(f"{subject} {what}", remedy="see docs/worklist.md for what an entry holds")

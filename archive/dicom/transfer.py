@@ -5,11 +5,11 @@ Source: PS3.5 A, PS3.6 table A-1.
 
 from __future__ import annotations
 
-from pydicom._uid_dict import UID_dictionary
+from archive.dicom import registry
 
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 """Each frame deflated by itself (PS3.5 A.4.12)."""
-TRANSFER_SYNTAXES = frozenset({uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax"} | {DEFLATED_FRAMES})
+TRANSFER_SYNTAXES = frozenset({uid for uid, entry in registry.UIDS.items() if entry[1] == "Transfer Syntax"} | {DEFLATED_FRAMES})
 """Every transfer syntax that has a name, retired ones too."""
 
 IMPLICIT_LE = "1.2.840.10008.1.2"

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pydicom.datadict import keyword_for_tag, tag_for_keyword
-
+from archive.dicom import registry
 from archive.dicom.attributes import Attribute, Level
 from archive.dicom.dictionary import vr_of
 from archive.dicom.matching import Match, Universal, fold_group, fuzzy_words, matches, matches_fuzzy, parse
@@ -54,9 +53,9 @@ def key(name: str, text: str, *, fuzzy: bool = False) -> Key:
     tag = int(path[-1], 16)
     vr = vr_of(tag)
     if "\0" in text.strip(" \0"):
-        message = f"{keyword_for_tag(tag) or path[-1]} takes text"
+        message = f"{registry.keyword_of(tag) or path[-1]} takes text"
         raise InvalidQuery(message)
-    attribute = Attribute(keyword_for_tag(tag) or path[-1], tag, vr, Level.STUDY, None, returned=True, folded=vr == "PN")
+    attribute = Attribute(registry.keyword_of(tag) or path[-1], tag, vr, Level.STUDY, None, returned=True, folded=vr == "PN")
     match: Match = Universal() if vr == "SQ" and not text.strip() else parse(attribute, text)
     wanted = text if fuzzy and vr == "PN" and not isinstance(match, Universal) and fuzzy_words(text) and fold_group(text) else ""
     return Key(path, attribute, match, text, wanted)
@@ -85,7 +84,7 @@ def _tag(part: str) -> str | None:
     if _TAG.fullmatch(part):
         found: int | None = int(part, 16)
     else:
-        found = tag_for_keyword(part) if part.isascii() and part.isalnum() else None
+        found = registry.tag_of(part) if part.isascii() and part.isalnum() else None
     return None if found is None or vr_of(found) == "UN" else f"{found:08X}"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from pydicom.datadict import keyword_for_tag
+from archive.dicom import registry
 
 NAMESPACE = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
 
@@ -77,7 +77,7 @@ def _named(tag: str, document: Mapping[str, Any]) -> str:
         if creator:
             return f'tag="{tag[:4]}00{tag[6:]}" privateCreator={quoteattr(_text(creator))}'
         return f'tag="{tag}"'
-    keyword = "" if group & 1 else keyword_for_tag(int(tag, 16))
+    keyword = "" if group & 1 else registry.keyword_of(int(tag, 16))
     return f'tag="{tag}" keyword="{keyword}"' if keyword else f'tag="{tag}"'
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydicom._uid_dict import UID_dictionary
 from pynetdicom import AllStoragePresentationContexts
 
+from archive.dicom import registry
 from archive.dimse import models
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -25,7 +25,7 @@ _NOT_A_DATA_SET = ("1.2.840.10008.1.2.6.", "1.2.840.10008.1.20", "1.2.840.10008.
 
 
 def _dictionary(kind: str) -> dict[str, tuple[str, bool]]:
-    return {uid: (entry[0], entry[3] == "Retired") for uid, entry in UID_dictionary.items() if entry[1] == kind}
+    return {uid: (entry[0], entry[3] == "Retired") for uid, entry in registry.UIDS.items() if entry[1] == kind}
 
 
 def _storage_classes() -> frozenset[str]:
@@ -86,7 +86,7 @@ class Role:
 
 def is_storage(abstract_syntax: str, *, private: bool) -> bool:
     """Whether a SOP class is taken for storage; `private` lets classes in that no edition of the standard names."""
-    return abstract_syntax in STORAGE_CLASSES or (private and bool(abstract_syntax) and abstract_syntax not in UID_dictionary)
+    return abstract_syntax in STORAGE_CLASSES or (private and bool(abstract_syntax) and abstract_syntax not in registry.UIDS)
 
 
 def answer(

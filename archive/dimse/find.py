@@ -7,7 +7,7 @@ through, so a key only ever narrows. Keys nobody can match are answered empty an
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from archive.dicom import compose
@@ -44,6 +44,13 @@ class Search:
     """Keys that rows are held against here."""
     unsupported: bool
     """Whether a key with a value cannot be matched at all."""
+    _told: tuple[tuple[str, Key, bool, Mapping[str, Any]], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Note what is the same for every answer: each key's tag, whether rows have it, and what stands where they do not."""
+        object.__setattr__(self, "_told", tuple(
+            (key.tag_hex, key, tag in BY_TAG, {"vr": key.vr}) for tag, key in self.identifier.keys.items()
+        ))
 
     @classmethod
     def of(cls, identifier: Identifier, model: Model, datastore: str, *, relational: bool, fuzzy: bool) -> Search:
@@ -80,7 +87,7 @@ class Search:
         study, series = identifier.text(STUDY_UID), identifier.text(SERIES_UID)
         below_study, below_series = level in {Level.SERIES, Level.IMAGE}, level is Level.IMAGE
         request = SearchRequest(
-            level, datastore, tuple(keys), include=tuple(include), limit=PAGE_ROWS, fuzzy=fuzzy, total=False,
+            level, datastore, tuple(keys), include=tuple(include), limit=PAGE_ROWS, fuzzy=fuzzy, total=False, usual=False,
             study_instance_uid=study if below_study and single_uid(study) else None,
             series_instance_uid=series if below_series and single_uid(study) and single_uid(series) else None, also=tuple(filters),
         )
@@ -103,9 +110,9 @@ class Search:
     def answer(self, row: Row, ae_title: str, *, explicit: bool) -> bytes:
         """Return the identifier of one answer: the attributes asked for and what every answer has."""
         made: dict[str, Mapping[str, Any]] = {}
-        for tag, key in self.identifier.keys.items():
-            found = row.get(key.tag_hex) if tag in BY_TAG else None
-            made[key.tag_hex] = cut(key, found) if found else {"vr": key.vr}
+        for tag_hex, key, in_rows, empty in self._told:
+            found = row.get(tag_hex) if in_rows else None
+            made[tag_hex] = empty if not found else cut(key, found) if key.items else found
         made["00080052"] = {"vr": "CS", "Value": [self.request.level.value]}
         made["00080054"] = {"vr": "AE", "Value": [ae_title]}
         made["00080056"] = {"vr": "CS", "Value": ["ONLINE"]}

@@ -178,12 +178,22 @@ def command_pdus(context_id: int, encoded: bytes, maximum_pdu_bytes: int) -> byt
     return b"".join(pieces)
 
 
+def data_pdu(context_id: int, data: bytes, maximum_pdu_bytes: int) -> bytes:
+    """Return a data set as P-DATA-TF PDUs of at most `maximum_pdu_bytes` each (0: no limit): in one where it fits, as answers do."""
+    if len(data) + _PDV.size > min(maximum_pdu_bytes or _LARGEST_SENT, _LARGEST_SENT):
+        return b"".join(data_pdus(context_id, len(data), (data,), maximum_pdu_bytes))
+    return b"".join((_HEADER.pack(P_DATA_TF, len(data) + 6), _PDV.pack(len(data) + 2, context_id, LAST), data))
+
+
 def data_pdus(
-    context_id: int, length: int, pieces: Iterable[bytes | memoryview], maximum_pdu_bytes: int
+    context_id: int, length: int, pieces: Iterable[bytes | memoryview], maximum_pdu_bytes: int, *, before: bytes = b""
 ) -> Iterator[bytearray]:
-    """Yield a data set of `length` bytes as P-DATA-TF PDUs of at most `maximum_pdu_bytes` each (0: no limit), some at a time."""
+    """Yield a data set of `length` bytes as P-DATA-TF PDUs of at most `maximum_pdu_bytes` each (0: no limit), some at a time.
+
+    `before` leaves with the first of them: the PDUs of its command.
+    """
     size = max(2, min(maximum_pdu_bytes or _LARGEST_SENT, _LARGEST_SENT) - _PDV.size) & ~1
-    out = bytearray()
+    out = bytearray(before)
     left, room = length, 0
     for piece in pieces:
         view = memoryview(piece)

@@ -163,13 +163,13 @@ class QueryAssociation(HearingAssociation):
         self, asked: Asked, code: int, pages: Iterator[list[Mapping[str, Any]]], encode: Callable[[Mapping[str, Any]], bytes]
     ) -> None:
         assert isinstance(asked.request, QueryRequest)
-        pending = command.query_response(asked.request, code, data_set=True)
+        context_id, limit = asked.context.context_id, self._acceptance.proposal.maximum_pdu_bytes
+        pending = pdus.command_pdus(context_id, command.query_response(asked.request, code, data_set=True), limit)
         batch = bytearray()
         try:
             for page in pages:
                 for row in page:
-                    answer = encode(row)
-                    batch += self._message(asked.context.context_id, pending, answer)
+                    batch += pending + pdus.data_pdu(context_id, encode(row), limit)
                     if len(batch) >= _BATCH_BYTES:
                         self._stream.send(batch)
                         batch.clear()
@@ -257,9 +257,9 @@ class QueryAssociation(HearingAssociation):
         self._message_id = number = self._message_id % 0xFFFF + 1
         self._responses.pop(number, None)
         limit = self._acceptance.proposal.maximum_pdu_bytes
-        self._stream.send(pdus.command_pdus(context_id, command.store_command(number, one.sop_class_uid, one.sop_instance_uid), limit))
+        asks = pdus.command_pdus(context_id, command.store_command(number, one.sop_class_uid, one.sop_instance_uid), limit)
         try:
-            for some in pdus.data_pdus(context_id, leaving.length, leaving.pieces, limit):
+            for some in pdus.data_pdus(context_id, leaving.length, leaving.pieces, limit, before=asks):
                 self._stream.send(some)
         except ArchiveError as error:  # half of it has left, and nothing else may follow that half
             LOG.error("an instance broke off while it was sent", extra={"association": self.name, "error": error.code})
@@ -285,7 +285,7 @@ class QueryAssociation(HearingAssociation):
         made = pdus.command_pdus(context_id, encoded, limit)
         if not data_set:
             return made
-        return made + b"".join(pdus.data_pdus(context_id, len(data_set), (data_set,), limit))
+        return made + pdus.data_pdu(context_id, data_set, limit)
 
 
 class QueryLane:

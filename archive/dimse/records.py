@@ -6,8 +6,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from pydicom._uid_dict import UID_dictionary
-
+from archive.dicom import registry
 from archive.dimse import contexts, status
 from archive.dimse.admission import Acceptance, Proposal, Rejection
 from archive.dimse.contexts import Answered
@@ -94,5 +93,5 @@ def negotiated(answered: tuple[Answered, ...]) -> dict[str, Any]:
 
 
 def _name(uid: str) -> str:
-    entry = UID_dictionary.get(uid)
+    entry = registry.UIDS.get(uid)
     return entry[0] if entry is not None else f"private class {uid[:64]}"

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause, bindparam
-from sqlalchemy.dialects import postgresql, sqlite
 
 from archive.access import policy, predicate
 from archive.access.policy import Scope
 from archive.access.shape import Shape
+from archive.db import upsert
 from archive.db.prepared import Prepared
 from archive.db.tables import access_study, boundary_item, grants, series, study
 from archive.index.slots import at_most
@@ -266,9 +266,9 @@ def complete(tx: sa.Connection, at: datetime, studies: Sequence[int]) -> int:
     columns = [column.name for column in access_study.columns]
     # Without a WHERE of its own, SQLite takes ON CONFLICT for a part of the join.
     source = sa.select(*(rows.c[name] for name in columns)).where(rows.c.study_pk.is_not(None))
-    insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+    insert = upsert.insert(access_study, sqlite=tx.dialect.name == "sqlite")
     count = int(policy.run_as(tx, _TOKEN, sa.select(sa.func.count()).select_from(source.subquery("added"))).scalar_one())
-    policy.run_as(tx, _TOKEN, insert(access_study).from_select(columns, source).on_conflict_do_nothing())
+    policy.run_as(tx, _TOKEN, insert.from_select(columns, source).on_conflict_do_nothing())
     return count
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause
@@ -85,6 +85,15 @@ _DERIVE: dict[str, Callable[[Computed], ColumnElement[Any]]] = {
 }
 
 
+class _Told(NamedTuple):
+    """One attribute of every data set, and which document of a row holds it; an empty one: it is derived."""
+
+    tag_hex: str
+    vr: str
+    document: str
+    attribute: Attribute
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The attributes of every data set of one answer."""
@@ -93,6 +102,7 @@ class Answer:
     attributes: tuple[Attribute, ...]
     everything: frozenset[Level]
     """Levels of which all that is stored is answered."""
+    told: tuple[_Told, ...]
 
     @classmethod
     def of(
@@ -103,17 +113,20 @@ class Answer:
         *,
         with_study: bool,
         with_series: bool,
+        usual: bool = True,
     ) -> Answer:
         """Choose the level's usual attributes, those of levels above that the address leaves open, the keys', and those asked for.
+
+        Not `usual`: the keys', those asked for, and UIDs.
 
         An attribute of a lower level has no one value at this level and is left out.
         """
         own = frozenset({Level.PATIENT, Level.STUDY}) if level is Level.STUDY else frozenset({level})
-        usual = set(own)
-        if with_study and level in {Level.SERIES, Level.IMAGE}:
-            usual |= {Level.PATIENT, Level.STUDY}
-        if with_series and level is Level.IMAGE:
-            usual.add(Level.SERIES)
+        told = set(own) if usual else set()
+        if usual and with_study and level in {Level.SERIES, Level.IMAGE}:
+            told |= {Level.PATIENT, Level.STUDY}
+        if usual and with_series and level is Level.IMAGE:
+            told.add(Level.SERIES)
         asked = {attribute.tag for attribute, _ in keys}
         if include == "all":
             asked |= {attribute.tag for attribute in ATTRIBUTES if attribute.level in own and attribute.computed}
@@ -124,14 +137,16 @@ class Answer:
             for attribute in sorted(ATTRIBUTES, key=lambda one: one.tag)
             if attribute.keyword not in _UNANSWERED
             and (
-                attribute.keyword in _EVERY_LEVEL
+                (usual and attribute.keyword in _EVERY_LEVEL)
                 or (
                     _RANK[attribute.level] <= _RANK[level]
-                    and ((attribute.returned and attribute.level in usual) or attribute.tag in asked or attribute.keyword in _UIDS)
+                    and ((attribute.returned and attribute.level in told) or attribute.tag in asked or attribute.keyword in _UIDS)
                 )
             )
         )
-        return cls(level, chosen, own if include == "all" else frozenset())
+        return cls(level, chosen, own if include == "all" else frozenset(), tuple(
+            _Told(one.tag_hex, one.vr, "" if one.computed or one.keyword in _UIDS else _DOCUMENT[one.level], one) for one in chosen
+        ))
 
     def columns(self, computed: Computed) -> list[ColumnElement[Any]]:
         """Return what to select."""
@@ -144,7 +159,7 @@ class Answer:
         if rank >= _RANK[Level.IMAGE]:
             documents["of_image"] = computed.im.c.attributes
             uids += [computed.im.c.sop_instance_uid.label("SOPInstanceUID"), computed.im.c.sop_class_uid.label("SOPClassUID")]
-        needed = {_DOCUMENT[attribute.level] for attribute in self.attributes} | {_DOCUMENT[level] for level in self.everything}
+        needed = {one.document for one in self.told} | {_DOCUMENT[level] for level in self.everything}
         derived = [(attribute.keyword, computed.column(attribute)) for attribute in self.attributes if attribute.computed]
         if any(attribute.keyword in _OF_VISIBLE for attribute in self.attributes):
             derived.append(("of_visible", computed.of_visible()))
@@ -159,18 +174,15 @@ class Answer:
         found: dict[str, dict[str, Any]] = {}
         for level in self.everything:
             found |= row[_DOCUMENT[level]]
-        for attribute in self.attributes:
-            if attribute.computed:
-                found[attribute.tag_hex] = _element(attribute, _derived(attribute, row))
-            elif attribute.keyword in _UIDS:
-                found[attribute.tag_hex] = _element(attribute, [row[attribute.keyword]])
+        for tag_hex, vr, document, attribute in self.told:
+            if document:
+                found[tag_hex] = row[document].get(tag_hex) or {"vr": vr}
+            elif attribute.computed:
+                values = _derived(attribute, row)
+                found[tag_hex] = {"vr": vr, "Value": values} if values else {"vr": vr}
             else:
-                found[attribute.tag_hex] = row[_DOCUMENT[attribute.level]].get(attribute.tag_hex) or {"vr": attribute.vr}
-        return dict(sorted(found.items()))
-
-
-def _element(attribute: Attribute, values: list[Any]) -> dict[str, Any]:
-    return {"vr": attribute.vr, "Value": values} if values else {"vr": attribute.vr}
+                found[tag_hex] = {"vr": vr, "Value": [row[attribute.keyword]]}
+        return dict(sorted(found.items())) if self.everything else found
 
 
 def _derived(attribute: Attribute, row: Mapping[str, Any]) -> list[Any]:

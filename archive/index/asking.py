@@ -178,7 +178,8 @@ def _values(query: SearchQuery) -> dict[str, Any]:
 
 def _form(query: SearchQuery) -> tuple[SearchQuery, list[Term]] | None:
     """Return the query without its values and the terms it has, or None when a statement has to be built for it alone."""
-    kept = [(attribute, term) for attribute, term in query.keys if not isinstance(term, Universal) or not attribute.returned]
+    told = {attribute for attribute, _ in query.keys if query.usual and attribute.returned}  # without being asked for
+    kept = [(attribute, term) for attribute, term in query.keys if not isinstance(term, Universal) or attribute not in told]
     keys: list[tuple[Attribute, Term]] = []
     for attribute, term in kept:
         shape = _SOME_DATES if attribute is STUDY_DATE and isinstance(term, Range) else form_of(term)
@@ -241,7 +242,8 @@ def _kept(
 def _built(query: SearchQuery, shape: Shape, slots: Slots | None, *, sqlite: bool, kind: str | None) -> _Statements:
     level = query.level
     answer = Answer.of(
-        level, query.keys, query.include, with_study=query.study_instance_uid is None, with_series=query.series_instance_uid is None
+        level, query.keys, query.include, with_study=query.study_instance_uid is None, with_series=query.series_instance_uid is None,
+        usual=query.usual,
     )
     wanted = conditions(query, shape, slots, sqlite=sqlite)
     one = [speaks(query, shape, slots, sqlite=sqlite)] if level is Level.PATIENT else []

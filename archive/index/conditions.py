@@ -37,6 +37,8 @@ class SearchQuery:
     limit: int | None = None
     offset: int = 0
     total: bool = True
+    usual: bool = True
+    """Whether what answers of this level usually hold is answered besides what is asked for."""
     after: Position | None = None
     """Where the page before ended, at study level: `offset` rows come before, and need not be gone through again."""
 

@@ -93,7 +93,7 @@ def write(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -
             with suppress(OSError):
                 temporary.unlink()
             raise
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError as error:
         message = f"{path} is there already"
         raise KeysUnavailable(message, remedy="name a file that does not exist yet") from error
@@ -102,7 +102,8 @@ def write(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -
         raise KeysUnavailable(message, remedy="make room, or give the archive's user the right to write there") from error
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Return when the names in a folder are on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

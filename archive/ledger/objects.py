@@ -7,12 +7,13 @@ leaves themselves are searched. An event with more objects than its leaf may nam
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
+from archive.db import upsert
 from archive.db.prepared import Prepared
 from archive.db.tables import audit_object, checkpoint, ledger_leaf
 from archive.ledger import nodes
@@ -20,11 +21,6 @@ from archive.ledger.audit import MAX_LEAF_OBJECTS
 
 _KEYS = ("n", "position", "ref")
 _INSERT = Prepared(sa.insert(audit_object), keys=_KEYS)
-# Rows of an earlier release were made with their event.
-_KEEP = {
-    "sqlite": Prepared(sqlite.insert(audit_object).on_conflict_do_nothing(), keys=_KEYS),
-    "postgresql": Prepared(postgresql.insert(audit_object).on_conflict_do_nothing(), keys=_KEYS),
-}
 _COVERED = sa.select(sa.func.coalesce(sa.func.max(checkpoint.c.size), 0))
 
 
@@ -40,7 +36,13 @@ def integrate(tx: sa.Connection, old: int, new: int) -> None:
     for page in nodes.leaves(tx, old, new):
         for n, data, _hash in page:
             rows += [{"n": n, "position": position, "ref": ref} for position, ref in enumerate(named(data))]
-    _KEEP[tx.dialect.name].many(tx, sorted(rows, key=lambda row: row["ref"]))
+    _keep(tx.dialect.name).many(tx, sorted(rows, key=lambda row: row["ref"]))
+
+
+@cache
+def _keep(engine: str) -> Prepared:
+    """Rows of an earlier release were made with their event."""
+    return Prepared(upsert.insert(audit_object, sqlite=engine == "sqlite").on_conflict_do_nothing(), keys=_KEYS)
 
 
 def named(data: bytes) -> list[bytes]:

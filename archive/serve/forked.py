@@ -83,7 +83,8 @@ def preload() -> None:
     import archive.node
     import archive.web.wsgi
 
-    assert all((archive.dimse.worker, archive.jobs.worker, archive.node, archive.web.wsgi))
+    assert all((archive.dimse.worker, archive.jobs.worker, archive.web.wsgi))
+    archive.node.load()
     gc.collect()
     allocator.limit_arenas()
     allocator.give_back()

@@ -29,14 +29,13 @@ from archive.errors import IntegrityError, InvalidRequest, NotFound, SealBroken,
 from archive.keys import private_files, sealing
 from archive.ledger import checkpoints, files, nodes, notes, recover, witnessed
 from archive.ledger.audit import Event, Kind
-from archive.services import denials, manifest, setup, snapshot
+from archive.services import denials, last_backup, manifest, setup, snapshot
 from archive.services.core import Core
 from archive.services.manifest import CURRENT, SEGMENTS, SETS, Copied, File, Manifest
 from archive.services.segment_rows import Noted, noted
 from archive.vault.disk import translated
 
 LAST_AT, LAST_PLACE = "last_backup_at", "last_backup_place"
-STAMP = "last-backup"
 PASSES = 5
 Progress = Callable[[str, int, int | None], None]
 
@@ -103,7 +102,7 @@ class Backup:
             event = Event(Kind.BACKED_UP, outcome=0 if report.ok else 8, subject=subject, bytes=report.bytes, detail=detail)
             core.ledger.record(tx, event, at=core.clock())
         if report.ok:
-            private_files.write(core.config.run_dir / STAMP, f"{report.made_at.isoformat()}\n".encode())
+            private_files.write(core.config.run_dir / last_backup.STAMP, f"{report.made_at.isoformat()}\n".encode())
 
 
 def note_state(tx: sa.Connection, values: dict[str, str]) -> None:

@@ -143,7 +143,7 @@ def choose(
     )
     if only is not None:
         query = query.where(_G.id == only)
-    values = {"giver_me": subject.principal_id, "giver_now": at}
+    values = {"giver_me": subject.principal_id, **shape.at(at)}
     row = tx.execute(query.order_by(_G.not_after.desc(), _G.depth_left.desc(), _G.id).limit(1), values).mappings().first()
     if row is None:
         message = "no grant of yours that may be passed on covers this"
@@ -186,4 +186,4 @@ def can_delegate(tx: sa.Connection, subject: Subject, at: datetime) -> bool:
         predicate.is_caller(_G.subject_id, shape), _G.effect == predicate.ALLOW, predicate.not_revoked(grant_table),
         predicate.in_window(grant_table, shape), _G.depth_left > 0, lineage.standing(grant_table, shape),
     )
-    return tx.execute(query.limit(1), {"giver_me": subject.principal_id, "giver_now": at}).first() is not None
+    return tx.execute(query.limit(1), {"giver_me": subject.principal_id, **shape.at(at)}).first() is not None

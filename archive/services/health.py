@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -15,35 +14,14 @@ from archive.access.permissions import Permission
 from archive.db.tables import archive_state, checkpoint, credential, peer
 from archive.errors import ArchiveError, KeysUnavailable
 from archive.keys import ca, keyring_file
-from archive.services import alerts, audit_feed, candidates, reviews, unreviewed, witness_state
+from archive.services import alerts, audit_feed, candidates, last_backup, reviews, unreviewed, witness_state
 from archive.services.core import Core
 from archive.services.key_drill import DRILLED_AT, DRILLED_OK
+from archive.services.last_backup import Check
 from archive.vault.disk import reserve_bytes
 
 WARN_AHEAD = timedelta(days=30)
 DRILL_EVERY = timedelta(days=90)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of `archive doctor`."""
-
-    name: str
-    state: Literal["ok", "warning", "problem"]
-    detail: str
-    remedy: str = ""
-
-
-def backup_check(last: str | None, at: datetime, warn_days: int) -> Check:
-    """Return how old the last backup is, and whether that is too old."""
-    remedy = "make one with 'archive backup DIR', on another disk"
-    if last is None:
-        return Check("backup", "warning", "no backup has been made", remedy)
-    made = datetime.fromisoformat(last)
-    detail = f"the last one is of {made:%Y-%m-%d %H:%M} UTC"
-    if at - made > timedelta(days=warn_days):
-        return Check("backup", "warning", f"{detail}, more than {warn_days} days ago", remedy)
-    return Check("backup", "ok", detail)
 
 
 class Health:
@@ -91,7 +69,7 @@ class Health:
         with core.database.read() as tx:
             backup = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == "last_backup_at")).scalar()
             drill = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == "last_drill_ok")).scalar()
-        found.append(backup_check(backup, core.clock(), core.config.backup.warn_days))
+        found.append(last_backup.check(backup, core.clock(), core.config.backup.warn_days))
         if drill == "no":
             found.append(Check("backup drill", "problem", "the last drill found that the backup cannot be relied on",
                                "make another with 'archive backup DIR', then 'archive backup drill'"))

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from archive.access import policy
 from archive.access.subject import Subject
+from archive.db import upsert
 from archive.db.tables import idempotent_request
 from archive.errors import ArchiveError, CommitUncertain, InvalidRequest, StateConflict
 from archive.keys.sealing import WrongKey, seal, unseal
@@ -73,11 +73,10 @@ class Idempotency:
         core = self._core
         core.require_writable()
         values = {"principal_id": subject.principal_id, "key_hmac": mac, "request_sha256": digest, "created_at": at}
-        insert = sqlite.insert if core.database.sqlite else postgresql.insert
         with core.database.begin() as tx:
             policy.require_live(tx, subject, at)
             tx.execute(sa.delete(idempotent_request).where(_R.key_hmac == mac, _R.created_at <= at - KEPT))
-            made = tx.execute(insert(idempotent_request).values(values).on_conflict_do_nothing())
+            made = tx.execute(upsert.insert(idempotent_request, sqlite=core.database.sqlite).values(values).on_conflict_do_nothing())
             if made.rowcount == 1:
                 return None
             row = tx.execute(

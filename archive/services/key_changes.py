@@ -18,8 +18,8 @@ from archive.keys.entries import SIGNING, Purpose
 from archive.ledger import announcements, checkpoints, documents, nodes
 from archive.ledger.announcements import ANNOUNCED, RETIRED
 from archive.ledger.audit import Event, Kind, secret_digest
+from archive.services import heads
 from archive.services.core import Core
-from archive.services.upkeep import Upkeep
 
 log = logging.getLogger("archive.services")
 Which = Literal["signing", "log", "pepper"]
@@ -52,7 +52,7 @@ def rotate(core: Core, subject: Subject | None, which: Which, *, reload: Reload 
     if any(keyring.coming(purpose) for purpose in purposes):
         reload()  # whoever meets something of the new key knows it
         done = _announce(core, subject, which)
-        Upkeep(core).checkpoint()  # what announces the change is signed by the old key
+        heads.sign(core)  # what announces the change is signed by the old key
         with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
             keyring.activate(purposes)
         reload()  # from here on nobody makes anything with the old one

@@ -15,11 +15,11 @@ from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import held, instance
 from archive.errors import IntegrityError, InvalidRequest, NotFound, VaultUnavailable
-from archive.ledger import checkpoints, cosignatures, files, proofs, witnessed
+from archive.ledger import checkpoints, cosignatures, files, nodes, proofs, witnessed
 from archive.ledger.audit import KINDS, Event, Kind, ObjectRef
 from archive.ledger.log import AuditFilter
 from archive.ledger.verify import Report, Verifier, of_files
-from archive.services import audit_search, denials, witness_check
+from archive.services import audit_search, catchup, denials, snapshot, witness_check, work_snapshot
 from archive.services.commitments import receipt_leaf
 from archive.services.core import Core
 
@@ -150,6 +150,8 @@ class Oversight:
     def acknowledge(self, subject: Subject, *, reason: str) -> None:
         """Go on after a rollback that cannot be undone; the anchors it contradicts are named in the event.
 
+        What the records say that this index does not know is done again at the next start.
+
         Raises:
             Forbidden; InvalidRequest: no reason, or nothing to acknowledge.
         """
@@ -161,8 +163,13 @@ class Oversight:
             message = "a reason is needed"
             raise InvalidRequest(message, remedy="say why with --reason")
         against = [*_anchors(core), *_witnessed(core), *witnessed.claims(core.config.ledger_dir)]
+        with core.database.read() as tx:
+            size = nodes.size(tx)
+        for kept in (snapshot.FILES, work_snapshot.FILES):
+            kept.set_aside(core.config.ledger_dir, size)
         with core.database.begin() as tx:
             core.ledger.record(tx, checkpoints.acknowledgement(against, subject=subject, reason=reason), at=core.clock())
+            catchup.set_due(tx)
 
     # -------------------------------------------------------------------------------------------------------------------------------
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pydicom._uid_dict import UID_dictionary
-
+from archive.dicom import registry
 from archive.dicom.charsets import repertoire
 from archive.errors import InvalidRequest
 
@@ -80,7 +79,7 @@ def _character_set(text: str) -> str:
 
 def _syntaxes(wanted: Sequence[str]) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(uid.strip() for uid in wanted if uid.strip()))
-    if any(UID_dictionary.get(uid, ("", ""))[1] != "Transfer Syntax" for uid in found):
+    if any(registry.UIDS.get(uid, ("", ""))[1] != "Transfer Syntax" for uid in found):
         message = "that is no transfer syntax of the standard"
         raise InvalidRequest(message, remedy="name them by UID, for example 1.2.840.10008.1.2.1")
     return found

@@ -45,6 +45,8 @@ class SearchRequest:
     fuzzy: bool = False
     total: bool = True
     """Whether the total is wanted: it costs the condition for every study that matches, not for those of the page alone."""
+    usual: bool = True
+    """Whether what answers of this level usually hold is answered besides what is asked for."""
     filters: tuple[Key, ...] = ()
     """Keys that SQL cannot match: rows that match all else are held against them here."""
     also: tuple[Key, ...] = ()
@@ -93,7 +95,7 @@ class Query:
             query = search.SearchQuery(
                 level=request.level, datastore_id=place, keys=keys, study_instance_uid=request.study_instance_uid,
                 series_instance_uid=request.series_instance_uid, include=request.include, limit=request.limit, offset=request.offset,
-                total=request.total, after=self._ends.of(subject, request),
+                total=request.total, usual=request.usual, after=self._ends.of(subject, request),
             )
             page = search.find(tx, scope_of(subject, Permission.SEARCH, at), query)
         self._ends.keep(subject, request, page)

@@ -203,8 +203,9 @@ class Rebuild:
         later = apply_later(core, tx, kept.leaves, kept.targets, partial(self._ended, tx))
         report.notes.append(f"users, grants and peers are as of {kept.at:{_WHEN}}; of later changes {later.taken} that took away count, "
                             f"{later.ended} that gave do not")
-        report.notes.append("sessions are lost: everybody signs in again; jobs, records of associations, "
-                            "peers that were waiting and events that subscribers had not fetched are lost")
+        report.notes.append("sessions are lost: everybody signs in again; jobs, records of associations, peers that were waiting, "
+                            "requests for approval that nobody had carried out, alerts that were open and events that subscribers had not "
+                            "fetched are lost")
         return kept.targets
 
     def _configuration(self, tx: sa.Connection) -> None:

@@ -27,7 +27,7 @@ from archive.services.rekey import nobody_rekeys
 from archive.services.segment_rows import FIRST_RECORD
 from archive.services.state_events import is_known
 from archive.vault.disk import padded
-from archive.vault.vault import Damage, Kind, Location, RecordRef
+from archive.vault.vault import Damage, FoundRecord, Kind, Location, RecordRef
 
 
 @dataclass(slots=True)
@@ -37,6 +37,23 @@ class Replayed:
     adopted: int = 0
     swept: int = 0
     damaged: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Looked:
+    """A segment that was looked through: up to where it holds something, and what of it no row names."""
+
+    segment_id: bytes
+    used: int
+    whole: bool = True
+    unnamed: list[_Unnamed] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unnamed:
+    at: datetime
+    found: FoundRecord
+    looked: _Looked
 
 
 _TORN = frozenset({"V02", "V04", "V06", "V07", "V08"})
@@ -68,6 +85,7 @@ class Replay:
         with core.database.read() as tx:
             noted = {bytes(one) for one in tx.execute(sa.select(segment.c.id)).scalars()}
             places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
+        looked: list[_Looked] = []
         for row in rows:
             if row.state == "closed" and row.replay_from >= row.used:
                 continue
@@ -76,18 +94,14 @@ class Replay:
             if core.vault.segments.in_use(row.id):
                 continue  # an import beside us is writing it, and settles what it writes
             try:
-                used = self._segment(row.id, row.replay_from, places, done, alone=alone)
+                looked.append(self._look(row.id, row.replay_from, done, alone=alone))
             except SealBroken as error:
                 done.damaged.append(error.verdict)  # the file is gone; verify names what was in it, the rest goes on
-                continue
-            if used == FIRST_RECORD and not self._named(row.id):
-                core.vault.segments.remove(Location(row.id, FIRST_RECORD, max(0, files.get(row.id, 0) - FIRST_RECORD)))
-            elif used is not None and core.vault.segments.finish_segment(row.id, used):
-                with core.database.begin() as tx:
-                    tx.execute(
-                        sa.update(segment).where(segment.c.id == row.id)
-                        .values(state="closed", used=used, replay_from=used, closed_at=core.clock())
-                    )
+        # Whoever was first is first again, whichever process took it in: what came second may be in conflict with it.
+        for unnamed in sorted((one for segment_ in looked for one in segment_.unnamed), key=lambda one: one.at):
+            self._settle(unnamed, places, done)
+        for one in looked:
+            self._finish(one, files.get(one.segment_id, 0))
         for segment_id in files.keys() - noted:
             self._drop_file(segment_id)
         if done.adopted or done.swept or done.damaged:
@@ -96,10 +110,9 @@ class Replay:
                 core.ledger.record(tx, Event(EventKind.REPLAYED, detail=detail), at=core.clock())
         return done
 
-    def _segment(self, segment_id: bytes, start: int, places: dict[bytes, Datastore], done: Replayed, *, alone: bool) -> int | None:
-        """Return the length the file can be cut to; None where damage, or a re-keying beside us, asks for it to stay as it is."""
-        core = self._core
-        used, whole = start, True
+    def _look(self, segment_id: bytes, start: int, done: Replayed, *, alone: bool) -> _Looked:
+        """Find what no row names, and sweep what was cut short or never promised."""
+        core, looked = self._core, _Looked(segment_id, start)
         for found in list(core.vault.scan(segment_id, start)):  # to the end before the file may go
             if isinstance(found, Damage):
                 if found.verdict in _TORN and not self._named(segment_id, found.offset, found.length):
@@ -107,35 +120,60 @@ class Replay:
                     done.swept += 1
                     continue
                 if found.shredded and not self._named(segment_id, found.offset, found.length):
-                    used = max(used, padded(found.offset + found.length))
+                    looked.used = max(looked.used, padded(found.offset + found.length))
                     continue  # of a study that was purged
                 done.damaged.append(found.verdict)
-                whole = False
+                looked.whole = False
                 continue
             ref = found.ref
-            used = max(used, padded(ref.location.offset + ref.location.record_bytes))
+            looked.used = max(looked.used, padded(ref.location.offset + ref.location.record_bytes))
             coming = not alone and core.keystore.state(ref.key_id) == "coming"
             with core.database.read() as tx:  # after the key was looked at: what was committed meanwhile is known now
                 known, going = is_known(tx, ref.object_id), is_gone(tx, ref.key_id)
             if known:
                 continue
             if coming:
-                whole = False  # a re-keying beside us is about to name it
-                continue
-            try:
+                looked.whole = False  # a re-keying beside us is about to name it
+            elif ref.kind == Kind.EVENT or going:
                 # A change is committed with FULL before it is acknowledged, so one without rows was never promised; nor was what
                 # lies under a key that is to be destroyed: whatever had been committed went with it, or was sealed anew.
-                if ref.kind != Kind.EVENT and not going and self._adopt(ref, found.sha256, places):
-                    done.adopted += 1
-                else:
-                    core.vault.forget([ref])
-                    done.swept += 1
-            except ArchiveError as error:
-                if not error.verdict and type(error) is not Unavailable:
-                    raise
-                done.damaged.append(error.verdict or "V05")  # its study goes on under another key
-                whole = False
-        return used if whole else None
+                core.vault.forget([ref])
+                done.swept += 1
+            else:
+                self._noted(found, looked, done)
+        return looked
+
+    def _noted(self, found: FoundRecord, looked: _Looked, done: Replayed) -> None:
+        try:
+            meta = decode(self._core.vault.sections(found.ref).meta)
+        except ArchiveError as error:
+            _damaged(error, looked, done)
+        else:
+            looked.unnamed.append(_Unnamed(datetime.fromisoformat(meta.received["at"]), found, looked))
+
+    def _settle(self, one: _Unnamed, places: dict[bytes, Datastore], done: Replayed) -> None:
+        try:
+            if self._adopt(one.found.ref, one.found.sha256, places):
+                done.adopted += 1
+            else:
+                self._core.vault.forget([one.found.ref])
+                done.swept += 1
+        except ArchiveError as error:
+            _damaged(error, one.looked, done)
+
+    def _finish(self, looked: _Looked, file_bytes: int) -> None:
+        """Cut and close a segment that is settled; one with damage, or with a re-keying beside us, stays as it is."""
+        core, segment_id = self._core, looked.segment_id
+        if not looked.whole:
+            return
+        if looked.used == FIRST_RECORD and not self._named(segment_id):
+            core.vault.segments.remove(Location(segment_id, FIRST_RECORD, max(0, file_bytes - FIRST_RECORD)))
+        elif core.vault.segments.finish_segment(segment_id, looked.used):
+            with core.database.begin() as tx:
+                tx.execute(
+                    sa.update(segment).where(segment.c.id == segment_id)
+                    .values(state="closed", used=looked.used, replay_from=looked.used, closed_at=core.clock())
+                )
 
     def _named(self, segment_id: bytes, offset: int = 0, length: int = 1 << 62) -> bool:
         """Whether a row says that a record lies there: then bytes that do not verify are damage, else a write cut short."""
@@ -173,6 +211,30 @@ class Replay:
             envelope=sections.statement, at=datetime.fromisoformat(meta.received["at"]), replayed=True,
         )
         return adopt(core, arrival, None, door=meta.received["via"]).kept
+
+
+def settled(core: Core, segment_id: bytes, start: int) -> bool:
+    """Whether nothing lies at or after `start` of a closed segment that the next start would take in or sweep.
+
+    Raises:
+        SealBroken, VaultUnavailable, DatabaseUnavailable.
+    """
+    for found in core.vault.scan(segment_id, start, verify=False):
+        if isinstance(found, Damage):
+            if not found.shredded:
+                return False
+            continue
+        with core.database.read() as tx:
+            if not is_known(tx, found.ref.object_id):
+                return False
+    return True
+
+
+def _damaged(error: ArchiveError, looked: _Looked, done: Replayed) -> None:
+    if not error.verdict and type(error) is not Unavailable:
+        raise error
+    done.damaged.append(error.verdict or "V05")  # its study goes on under another key
+    looked.whole = False
 
 
 _NAMED = [

@@ -115,6 +115,10 @@ def restore(folder: Path, config: Config, way: Way) -> Restored:
     except OSError as error:
         raise translated(error, "restoring the backup") from error
     report.storage = str(config.storage_dir)
+    report.notes.append(
+        f"who may what is as of {report.made_at:%Y-%m-%d %H:%M} UTC: grants, tokens, links, memberships and users that were ended later "
+        "count again until they are ended again"
+    )
     return report
 
 
@@ -261,11 +265,14 @@ def _index(inside: Config, config: Config, keyring: Keyring, stage: Path) -> fro
 def _move(stage: Path, config: Config, given: Path) -> None:
     """Give everything its name, what makes it an archive last."""
     keys = stage / "keys"
+    for folder in (path for path in stage.rglob("*") if path.is_dir()):
+        private_files.sync_directory(folder)
     for path in sorted(stage.iterdir()):
         if path == keys or path.name == "run":
             continue
         target = config.storage_dir / path.name
         path.replace(target)
+    private_files.sync_directory(config.storage_dir)
     config.run_dir.mkdir(mode=0o700, exist_ok=True)
     private_files.make_directory(config.keys_dir)
     private_files.make_directory(config.key_file.parent)

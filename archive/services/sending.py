@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import sqlalchemy as sa
 
@@ -175,9 +176,13 @@ class Sending:
             made = self._transcoded(row, transfer_syntax_uid)
             return Leaving(len(made), iter((made,)))
         length = row.ref.part10_bytes - row.dataset_offset
-        if length <= WHOLE_BYTES:
-            return Leaving(length, iter((core.vault.read_range(row.ref, row.dataset_offset, length),)))
-        return Leaving(length, core.vault.read(row.ref, row.dataset_offset))
+        views = core.vault.read(row.ref, row.dataset_offset)
+        if length > WHOLE_BYTES:
+            return Leaving(length, views)
+        first = next(views, memoryview(b""))
+        if len(first) < length:  # a view is good until the next one
+            return Leaving(length, iter((b"".join((bytes(first), *map(bytes, views))),)))
+        return Leaving(length, chain((first,), views))
 
     @staticmethod
     def convertible(one: Selected) -> bool:

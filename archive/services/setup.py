@@ -148,6 +148,8 @@ def _with_each(config: Config, keyring: Keyring, work: Callable[..., None]) -> N
             work(database, keystore=name == "keystore")
         except DatabaseUnavailable as error:
             remedy = error.remedy if error.remedy != failures.REMEDY else _PUT_BACK[name]
+            if where and os.statvfs(config.storage_dir).f_flag & os.ST_RDONLY:  # nothing is wrong with the file
+                remedy = "its disk is read-only: mount it writable; look at the system log for disk errors"
             raise DatabaseUnavailable(f"{name}{where}: {error.message}", remedy=remedy) from None
         finally:
             database.close()

@@ -119,7 +119,7 @@ class Snapshots:
         last, wait = self._written_at, DAILY
         if self._changed and last is not None:
             last, wait = (last if patient else self._mine_at), LATEST
-        if last is not None and at - last < wait:
+        if last is not None and timedelta(0) <= at - last < wait:  # a clock that was set back makes none wait
             return False
         self.write()
         return True

@@ -58,6 +58,22 @@ class SnapshotFiles:
             raise VaultUnavailable(message, remedy="free space on the storage disk, then restart the archive") from error
         return path
 
+    def set_aside(self, ledger_dir: Path, leaves: int) -> None:
+        """Give those that know more than a log of so many leaves another name: they are of a history that was given up.
+
+        Else they would be taken for the newest, and keep every new one out, until the log is as long again.
+
+        Raises:
+            VaultUnavailable.
+        """
+        for path in self.there(ledger_dir):
+            if int(path.name) > leaves:
+                try:
+                    path.replace(path.with_name(f"{path.name}.given-up"))
+                except OSError as error:
+                    message = f"the {self.what} snapshot {path.name} cannot be set aside: {error.strerror}"
+                    raise VaultUnavailable(message, remedy="give the archive's user the right to write there") from error
+
     def read(self, keyring: Keyring, path: Path, parsed: Callable[[dict[str, Any]], T]) -> T:
         """Open one and return what `parsed` makes of it.
 

@@ -23,7 +23,7 @@ from archive.errors import AwaitsApproval, Forbidden, SealBroken
 from archive.keys.keyring import Keyring
 from archive.keys.sealing import WrongKey, canonical
 from archive.ledger.audit import Event, Kind
-from archive.ledger.log import Ledger
+from archive.ledger.log import AuditFilter, Ledger
 from archive.services.core import Core
 
 LASTS = timedelta(hours=24)
@@ -94,12 +94,23 @@ def _take(core: Core, tx: sa.Connection, subject: Subject, wish: Wish, at: datet
     ).order_by(_A.id)
     for row in tx.execute(query).mappings():
         opened(core.keyring, dict(row))
-        if claimed(tx, row["id"], at=at):
+        if agreed(core.ledger, tx, dict(row)) and claimed(tx, row["id"], at=at):
             tx.execute(sa.update(approval).where(_A.id == row["id"]).values(outcome="done"))
             record(core.ledger, tx, subject, at, row["id"], "done", row["operation"])
             who = tx.execute(sa.select(principal.c.id, principal.c.name).where(principal.c.id == row["decided_by"])).one()
             return Subject(who.id, who.name, "user", "internal")
     return None
+
+
+def agreed(ledger: Ledger, tx: sa.Connection, row: Arguments) -> bool:
+    """Whether an event says that who is named agreed to a request: a row alone carries nothing out."""
+    before: int | None = None
+    while rows := ledger.search(tx, AuditFilter(kinds=(Kind.APPROVAL,), since=row["asked_at"], before=before)):
+        before = rows[-1].n
+        for event in rows:
+            if event.body is not None and (said := event.body["detail"])["approval"] == row["id"] and said["what"] == "approved":
+                return bool(event.body["subject"]["principal"] == row["decided_by"])
+    return False
 
 
 def claimed(tx: sa.Connection, number: int, *, at: datetime) -> bool:

@@ -6,16 +6,16 @@ here may be late without harm; `tick` does what is due and returns.
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timedelta
-from functools import partial
 
 import sqlalchemy as sa
 
 from archive.access import shares
 from archive.db.tables import login_attempt, pending_peer, purged, segment, session
-from archive.ledger import checkpoints, files, nodes
+from archive.errors import ArchiveError
 from archive.ledger.audit import Event, Kind
-from archive.services import association_log, candidates, hold_rows, idempotency, lifecycle, worklist
+from archive.services import association_log, candidates, heads, hold_rows, idempotency, lifecycle, worklist
 from archive.services.alerts import Alerts
 from archive.services.break_glass import BreakGlass
 from archive.services.core import Core
@@ -23,10 +23,12 @@ from archive.services.deliveries import forget_delivered
 from archive.services.preparing import Preparing
 from archive.services.purge import Purge
 from archive.services.purge_finish import finish
+from archive.services.replay import settled
 from archive.services.snapshot import Snapshots
 from archive.services.work_snapshot import WorkSnapshots
 from archive.services.workitem_watch import WorkitemWatch
 
+log = logging.getLogger("archive.services")
 CHECKPOINT_EVERY = timedelta(seconds=1)
 SWEEP_EVERY = timedelta(minutes=5)
 ENDED_EVERY = timedelta(minutes=1)
@@ -51,9 +53,22 @@ class Upkeep:
         self._snapshots = Snapshots(core)
         self._work = WorkSnapshots(core)
         self._published = False
-        self._swept_at = self._healed_at = self._purged_at = datetime.fromtimestamp(0, core.clock().tzinfo)
-        self._wal_at = self._checkpoint_at = self._ended_at = self._swept_at
+        self._passed_over: set[bytes] = set()
         self._break_glass = BreakGlass(core, Alerts(core))
+        self._all_due(core.clock())
+
+    def _all_due(self, at: datetime) -> None:
+        self._ticked_at = at
+        self._swept_at = self._healed_at = self._purged_at = datetime.fromtimestamp(0, at.tzinfo)
+        self._wal_at = self._checkpoint_at = self._ended_at = self._swept_at
+
+    def _now(self) -> datetime:
+        """Return the time; when the clock was set back, nothing waits until it is where it was."""
+        at = self._core.clock()
+        if at < self._ticked_at:
+            self._all_due(at)
+        self._ticked_at = at
+        return at
 
     def tick(self) -> None:
         """Do what is due now.
@@ -64,9 +79,10 @@ class Upkeep:
         core = self._core
         if core.read_only:
             return
-        at = core.clock()
+        at = self._now()
         if not self._published:
-            self._publish()
+            heads.publish(core)  # once, for what a crash left
+            self._published = True
         if at - self._checkpoint_at >= CHECKPOINT_EVERY:
             self.checkpoint()
             self._checkpoint_at = at
@@ -87,6 +103,7 @@ class Upkeep:
             self._swept_at = at
         if at - self._healed_at >= HEAL_EVERY and not candidates.heal(core, at):
             hold_rows.mend(core, at)
+            self._passed_over.clear()
             self._healed_at = at
         if at - self._purged_at >= PURGE_EVERY and not self._purge(at):
             self._purged_at = at
@@ -121,24 +138,7 @@ class Upkeep:
             LedgerBroken: the log does not continue what was signed.
             DatabaseUnavailable, VaultUnavailable.
         """
-        core = self._core
-        at = core.clock()
-        signed = False
-        with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
-            core.keyring.stay_current()
-            with core.database.read() as tx:
-                latest = checkpoints.latest(tx)
-                size = nodes.size(tx)  # what is recorded meanwhile is the next one's: under load there would be no end
-            covered = 0 if latest is None else latest.size
-            quiet = latest is not None and at - latest.at >= timedelta(minutes=core.config.ledger.heartbeat_minutes)
-            while covered < size or (quiet and not signed):
-                with core.database.begin() as tx:
-                    made = checkpoints.make(tx, core.keyring, at, heartbeat=quiet and covered >= size)
-                if made is None:
-                    break
-                self._write(made)
-                signed, covered = True, made.size
-        return signed
+        return heads.sign(self._core)
 
     def snapshot(self) -> bool:
         """Write an access snapshot when one is due and nobody has just written one; False when none was.
@@ -149,27 +149,12 @@ class Upkeep:
         self._work.tick(now=True)
         return self._snapshots.tick(patient=True)
 
-    def _publish(self) -> None:
-        """Make good, once, what a crash between a checkpoint's commit and its files left out."""
-        core = self._core
-        with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
-            with core.database.read() as tx:
-                latest = checkpoints.latest(tx)
-            if latest is not None:
-                self._write(latest)
-        self._published = True
-
-    def _write(self, made: checkpoints.Checkpoint) -> None:
-        core = self._core
-        with core.database.read() as tx:
-            files.publish(tx, made, core.config.ledger_dir, [partial(core.keystore.set_anchor, "checkpoint")])
-
     def _hash_segments(self) -> None:
         core = self._core
         with core.database.read() as tx:
             rows = tx.execute(
-                sa.select(segment.c.id, segment.c.name).where(
-                    segment.c.state == "closed", segment.c.sha256.is_(None),
+                sa.select(segment.c.id, segment.c.name, segment.c.replay_from).where(
+                    segment.c.state == "closed", segment.c.sha256.is_(None), segment.c.id.not_in(self._passed_over),
                     # A record whose rows are not committed yet may still become a hole.
                     sa.or_(segment.c.replay_from >= segment.c.used, segment.c.closed_at < core.clock() - UNSETTLED_AT_MOST),
                     segment.c.id.not_in(sa.select(purged.c.segment_id).where(purged.c.freed_at.is_(None))),
@@ -177,7 +162,14 @@ class Upkeep:
             ).all()
             taken_out = [_taken_out(tx, row.id) for row in rows]
         for row, before in zip(rows, taken_out, strict=True):
-            digest = core.vault.segments.digest(bytes(row.id))
+            try:
+                digest = core.vault.segments.digest(bytes(row.id)) if settled(core, bytes(row.id), row.replay_from) else None
+            except ArchiveError as error:
+                log.error("a closed segment cannot be read (%s); run 'archive verify'", error.verdict or error.code)
+                digest = None
+            if digest is None:
+                self._passed_over.add(bytes(row.id))  # for an hour: it holds up no other, nor what else is due
+                continue
             with core.database.begin() as tx:
                 if _taken_out(tx, row.id) != before:
                     continue  # something was purged meanwhile

@@ -28,7 +28,19 @@ from archive.ledger import statements
 from archive.ledger.announcements import Succession
 from archive.ledger.audit import Event, Kind
 from archive.ledger.bodies import parse
-from archive.services import admitted, agreement, bound, candidates, denials, hold_rows, purge_check, retrace, rules_check, standing
+from archive.services import (
+    admitted,
+    agreement,
+    approval_check,
+    bound,
+    candidates,
+    denials,
+    hold_rows,
+    purge_check,
+    retrace,
+    rules_check,
+    standing,
+)
 from archive.services.core import Core
 from archive.services.oversight import verify_ledger
 from archive.services.packs import Packs
@@ -102,7 +114,7 @@ class Verify:
                 checks = (
                     retrace.closed(core, tx), retrace.shape(tx), retrace.hidden(tx), retrace.granted(core, tx), standing.stands(core, tx),
                     admitted.admitted(core, tx), candidates.led(core, tx), hold_rows.stand(core, tx), purge_check.gone(core, tx),
-                    rules_check.ruled(core, tx), bound.bound(core, tx),
+                    rules_check.ruled(core, tx), bound.bound(core, tx), approval_check.approved(core, tx),
                 )
                 found = chain.from_iterable(checks)
                 for code, detail, uid in found:

@@ -74,7 +74,7 @@ class WorkSnapshots:
         """
         core = self._core
         at = core.clock()
-        if not now and self._looked_at is not None and at - self._looked_at < EVERY:
+        if not now and self._looked_at is not None and timedelta(0) <= at - self._looked_at < EVERY:
             return False
         self._looked_at = at
         with core.database.read() as tx:

@@ -21,8 +21,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-from sqlalchemy.dialects import postgresql, sqlite
 
+from archive.db import upsert
 from archive.db.engine import Database
 from archive.db.tables import anchor, data_key
 from archive.errors import KeyShredded, KeysUnavailable, SealBroken
@@ -191,7 +191,7 @@ class Keystore:
         }
 
     def _insert(self, table: sa.Table) -> Any:
-        return sqlite.insert(table) if self._database.sqlite else postgresql.insert(table)
+        return upsert.insert(table, sqlite=self._database.sqlite)
 
     def open(self, key_id: bytes) -> StudyKey:
         """Return a data key by its id, active or retiring.

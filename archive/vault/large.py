@@ -65,6 +65,7 @@ class LargeFile:
         self._open = False
         os.close(self._segment.fd)
         self._segment.progress.settle(BLOCK)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # then it keeps its row, and the next start removes both
             self._disk.unlink(self._path)
-        self._on_drop(self._segment.segment_id)
+            self._disk.sync_folder(self._path.parent)  # a file that comes back would have no row
+            self._on_drop(self._segment.segment_id)

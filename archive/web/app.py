@@ -11,7 +11,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from archive.web import api, body, cors, headers, permissions, probes, problems, rate
+from archive.web import api, body, cors, direct, headers, permissions, probes, problems, rate
 from archive.web.context import KEY, SLOTS, Node, slots
 from archive.web.dicomweb import routes
 from archive.web.streaming import Answer
@@ -24,6 +24,12 @@ STREAMING_ENDPOINTS = frozenset({"store", "store_study"})
 
 class _Flask(Flask):
     """Flask without a look at each view and hook of each request for whether it is a coroutine: none is."""
+
+    short: direct.Direct | None = None
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Answer a request, by the short way where there is one."""
+        return (self.short or self.wsgi_app)(environ, start_response)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function itself."""
@@ -55,6 +61,7 @@ def create_app(node: Node) -> Flask:
     app.register_blueprint(probes.blueprint)
     routes.register(app)
     api.register(app)
+    app.short = direct.Direct(app)
     return app
 
 

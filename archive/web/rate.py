@@ -19,6 +19,7 @@ BURST_S = 10
 """How many seconds' worth may come at once: a viewer that opens a study asks for all of it."""
 
 MOST_ADDRESSES = 10_000
+KEY = "strongroom-rate"
 
 
 class Buckets:
@@ -47,8 +48,15 @@ class Buckets:
 def register(app: Flask, per_second: int) -> None:
     """Refuse what is too much before anything is looked up for it; 0 refuses nothing."""
     if per_second:
-        buckets = Buckets(per_second)
+        buckets = app.extensions[KEY] = Buckets(per_second)
         app.before_request(lambda: _admit(buckets))
+
+
+def admitted(app: Flask, address: str) -> bool:
+    """Return whether an address may ask now, outside a request; one that may not is refused by the application, which asks again."""
+    buckets: Buckets | None = app.extensions.get(KEY)
+    network = _network(address) if buckets is not None else ""
+    return not network or buckets is None or not buckets.take(network)
 
 
 def _admit(buckets: Buckets) -> None:

@@ -68,7 +68,7 @@ def stream(
         response = Response(status=200, content_type=content_type)
         response.automatically_set_content_length = False
     elif single and length is not None and length <= AT_ONCE_BYTES:
-        response = Response(_whole(chunks(), length), status=200, content_type=content_type)
+        response = Response(whole(chunks(), length), status=200, content_type=content_type)
     else:
         response = Response(Stream(chunks()), status=200, content_type=content_type)
     if length is not None:
@@ -76,7 +76,7 @@ def stream(
     return response
 
 
-def _whole(chunks: Iterator[bytes | memoryview], length: int) -> list[bytes]:
+def whole(chunks: Iterator[bytes | memoryview], length: int) -> list[bytes]:
     """Return all chunks, each as bytes of its own: what they raise is an answer of its own up to the last of them."""
     pieces = [chunk if isinstance(chunk, bytes) else bytes(chunk) for chunk in chunks]
     if sum(map(len, pieces)) != length:
@@ -92,6 +92,6 @@ class Answer(Response):
         """Return a list when nothing has to be waited for: granian sends that at once."""
         if not self.is_sequence or environ["REQUEST_METHOD"] == "HEAD" or self.status_code in {204, 304}:
             return super().get_app_iter(environ)
-        whole = list(self.iter_encoded())
+        body = list(self.iter_encoded())
         self.close()
-        return whole
+        return body

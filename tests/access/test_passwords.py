@@ -11,6 +11,7 @@ from archive.access import passwords
 from archive.errors import InvalidRequest, Unauthenticated
 
 GOOD = "four otters row upstream"
+pytestmark = pytest.mark.usefixtures("costly")
 
 
 def test_a_password_is_kept_as_argon2id() -> None:

@@ -158,13 +158,17 @@ def without(name: str, number: int, argument: int) -> ModuleType:
     return module
 
 
+KILLING = (274, 265, 144, 133, 126, 76, 65, 14, 83, 77, 60, 25, 22, 18, 15, 21, 19, 13, 11, 1)
+"""The worlds that miss most, asked first: they are enough today, and the others are there for what changes."""
+
+
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_every_clause_is_missed_when_it_is_gone(database: Database) -> None:
     clauses = clauses_of(sharing=False)
     assert len(clauses) > 50
     waiting = {clause: without(*clause) for clause in clauses}
     compiled: dict[object, object] = {}
-    for seed in range(600):
+    for seed in dict.fromkeys([*KILLING, *range(600)]):
         if not waiting:
             break
         world = worlds.draw(seed)

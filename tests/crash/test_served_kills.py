@@ -158,13 +158,13 @@ def check(archive: RunningArchive, promises: Promises, *, thorough: bool) -> Non
     """Open what the kill left as a start does, twice."""
     config = load(archive.config)
     states = []
-    for _start in range(2):
+    for start in range(2):
         node = open_node(config)
         try:
             assert node.start() == ""
             promises.check(node)
             states.append(crowd.state(node))
-            if thorough:
+            if thorough and start == 0:  # the second finds the same archive
                 crowd.check_sound(node)
         finally:
             node.close()

@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from archive.db import failures
+from archive.db import failures, wal
 from archive.db.engine import Database
 from archive.db.migrate import create_all
 from archive.db.queued import Queued
 from archive.db.tables import archive_state, datastore
 from archive.errors import CommitUncertain, DatabaseUnavailable, OutOfSpace
+from tests import databases
 from tests.db.test_engine import names, put
 
 
@@ -57,10 +58,8 @@ def together(database: Database, works: list[Callable[[sa.Connection], Any]]) ->
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Any:
-    opened = Database.embedded(tmp_path / "index.db", os.urandom(32), tmp_path / "writer.lock")
-    create_all(opened)
-    yield opened
-    opened.close()
+    with contextlib.closing(databases.embedded(tmp_path)) as opened:
+        yield opened
 
 
 def too_much(tx: sa.Connection) -> None:
@@ -85,9 +84,8 @@ def test_an_undone_transaction_is_never_called_committed(sqlite: Database) -> No
     assert names(sqlite) == []
 
 
-def test_a_swallowed_error_is_not_a_commit_on_postgresql(postgresql_url: str) -> None:
-    database = Database(postgresql_url)
-    create_all(database)
+def test_a_swallowed_error_is_not_a_commit_on_postgresql(postgresql_index: str) -> None:
+    database = Database(postgresql_index)
     with pytest.raises(DatabaseUnavailable), database.begin() as tx:  # noqa: PT012 # a careless block
         put("kept")(tx)
         with contextlib.suppress(sa.exc.IntegrityError):
@@ -130,16 +128,15 @@ def test_one_that_is_interrupted_while_it_waits_is_not_run(sqlite: Database, mon
     assert together(sqlite, [put("a")]) == ["a"]
 
 
-def test_a_commit_without_an_answer_is_told_as_uncertain(postgresql_url: str) -> None:
-    database = Database(postgresql_url)
-    create_all(database)
+def test_a_commit_without_an_answer_is_told_as_uncertain(postgresql_index: str) -> None:
+    database = Database(postgresql_index)
 
     def cut(tx: sa.Connection) -> None:
         pid = tx.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
         with other.begin() as also:
             also.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
 
-    other = Database(postgresql_url)
+    other = Database(postgresql_index)
 
     def arm(_tx: sa.Connection) -> None:
         database.before_commit = cut
@@ -152,9 +149,8 @@ def test_a_commit_without_an_answer_is_told_as_uncertain(postgresql_url: str) ->
     other.close()
 
 
-def test_a_connection_lost_in_one_work_fails_the_group(postgresql_url: str) -> None:
-    database, other = Database(postgresql_url), Database(postgresql_url)
-    create_all(database)
+def test_a_connection_lost_in_one_work_fails_the_group(postgresql_index: str) -> None:
+    database, other = Database(postgresql_index), Database(postgresql_index)
 
     def cut(tx: sa.Connection) -> None:
         pid = tx.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
@@ -211,9 +207,42 @@ def test_an_io_error_of_the_disk_is_told_and_the_connection_given_up(tmp_path: P
     assert lines == ["DatabaseUnavailable the database's disk reports an error | None"] * 2 + ["['kept', 'later']"]
 
 
-def test_two_groups_that_lock_rows_the_other_way_round_both_commit(postgresql_url: str) -> None:
-    both = [Database(postgresql_url) for _ in range(2)]
-    create_all(both[0])
+def test_after_a_sync_that_failed_the_log_is_cut_before_anything_else_is_committed(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next sync succeeds and is worth nothing: what lies in the log behind the gap would be lost with the power."""
+    with sqlite.begin(durable=False) as tx:
+        put("before")(tx)
+    open_still = sqlite.engine.raw_connection()  # the last one to be closed would empty the log
+    open_still.cursor().execute("SELECT count(*) FROM archive_state").fetchall()
+    commit, dialect = sqlite.engine.dialect.do_commit, sqlite.engine.dialect
+
+    def unsynced(connection: Any) -> None:
+        dialect.do_commit = commit  # type: ignore[method-assign]
+        raise dialect.loaded_dbapi.OperationalError("disk I/O error")
+
+    dialect.do_commit = unsynced  # type: ignore[method-assign]
+    with pytest.raises(CommitUncertain), sqlite.begin() as tx:
+        put("lost")(tx)
+    cut, done = wal.cut, [False, True]
+
+    def readers_first(engine: sa.Engine, *, wait: bool) -> bool:
+        return done.pop(0) and cut(engine, wait=wait)
+
+    monkeypatch.setattr(wal, "cut", readers_first)
+    with pytest.raises(DatabaseUnavailable), sqlite.begin() as tx:
+        put("too early")(tx)
+    assert sqlite.log_bytes() > 0
+    with sqlite.begin() as tx:
+        assert sqlite.log_bytes() == 0
+        put("after")(tx)
+    assert together(sqlite, [put("later")]) == ["later"]
+    assert names(sqlite) == ["after", "before", "later"]
+    open_still.close()
+
+
+def test_two_groups_that_lock_rows_the_other_way_round_both_commit(postgresql_index: str) -> None:
+    both = [Database(postgresql_index) for _ in range(2)]
     with both[0].begin() as tx:
         put("a")(tx)
         put("b")(tx)
@@ -233,9 +262,8 @@ def test_two_groups_that_lock_rows_the_other_way_round_both_commit(postgresql_ur
         database.close()
 
 
-def test_a_group_that_loses_a_deadlock_is_run_again(postgresql_url: str) -> None:
-    both = [Database(postgresql_url) for _ in range(2)]
-    create_all(both[0])
+def test_a_group_that_loses_a_deadlock_is_run_again(postgresql_index: str) -> None:
+    both = [Database(postgresql_index) for _ in range(2)]
     with both[0].begin() as tx:
         put("a")(tx)
         put("b")(tx)
@@ -369,9 +397,8 @@ def test_a_read_only_file_is_said_so(tmp_path: Path) -> None:
     database.close()
 
 
-def test_a_server_that_ends_and_comes_back_is_lost_and_found(postgresql_url: str) -> None:
-    database, other = Database(postgresql_url), Database(postgresql_url)
-    create_all(database)
+def test_a_server_that_ends_and_comes_back_is_lost_and_found(postgresql_index: str) -> None:
+    database, other = Database(postgresql_index), Database(postgresql_index)
     with pytest.raises(DatabaseUnavailable, match="connection") as lost, database.begin() as tx:  # noqa: PT012
         pid = tx.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
         with other.begin() as also:
@@ -381,7 +408,7 @@ def test_a_server_that_ends_and_comes_back_is_lost_and_found(postgresql_url: str
     assert database.group(put("back")) == "back"
     database.close()
     other.close()
-    nobody = Database(str(sa.make_url(postgresql_url).set(port=1).render_as_string(hide_password=False)))
+    nobody = Database(str(sa.make_url(postgresql_index).set(port=1).render_as_string(hide_password=False)))
     with pytest.raises(DatabaseUnavailable), nobody.begin():
         pass
     nobody.close()

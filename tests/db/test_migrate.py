@@ -25,7 +25,7 @@ from archive.errors import DatabaseUnavailable
 from archive.index import access_study
 from tests.access import worlds
 
-upgrade_to = migrate.command.upgrade
+upgrade_to = command.upgrade
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -162,7 +162,7 @@ def test_a_database_of_a_newer_release_is_refused(empty: Database) -> None:
 def test_events_of_an_older_release_are_the_same_after_the_upgrade(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """0003 makes the ledger's tables anew."""
     with monkeypatch.context() as older:
-        older.setattr(migrate.command, "upgrade", lambda config, _revision: upgrade_to(config, "0002"))
+        older.setattr(command, "upgrade", lambda config, _revision: upgrade_to(config, "0002"))
         migrate.upgrade(empty)
     assert migrate.revision(empty) == "0002"
     events = "INSERT INTO audit_event (n, at, kind, action, outcome, principal_id, body) VALUES (:n, :n, 'stored', 'C', 0, 7, :body)"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import takewhile
 from random import Random
 
 import pytest
@@ -249,7 +250,7 @@ HELD = [
 def test_every_clause_of_a_search_is_missed_when_it_is_gone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the page, the total and the place a page begins, whatever gives the candidates."""
     waiting = set(HELD)
-    for seed in range(60):
+    for seed in (1, 9, 7, *range(60)):  # these miss most
         if not waiting:
             break
         world = worlds.draw(seed)
@@ -278,5 +279,5 @@ def _told(tx: sa.Connection, scope: policy.Scope, levels: set[Level]) -> dict[tu
         one = asking.Asking(tx, scope, query, lead)
         said[level, "count"] = one.count(1000)
         said[level, "page"] = [position for _, position in one.rows(every)]
-        said[level, "before"] = [one.before(n) for n in range(1, 30)]
+        said[level, "before"] = list(takewhile(bool, (one.before(n) for n in range(1, 30))))
     return said

@@ -89,6 +89,7 @@ class Sender:
                     self.lost += 1
                 except AssertionError as error:
                     self.refused.append((0, str(error)))
+            time.sleep(0.02)  # what is stored here is read, verified and re-wrapped below
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.run)

@@ -79,7 +79,7 @@ def serve(path: str) -> None:
     from archive.cli.main import load_commands
 
     load_commands()
-    assert archive.node
+    archive.node.load()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork that answers for its command
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from archive.access.subject import Subject
 from archive.db.engine import Database
-from archive.db.migrate import create_all
 from archive.db.tables import ledger_leaf, statement
 from archive.keys import entries
 from archive.keys.keyring import Keyring
@@ -22,6 +21,7 @@ from archive.ledger import statements
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
 from archive.ledger.log import Ledger
 from archive.ledger.tree import leaf_hash
+from tests import databases
 
 ARCHIVE = "6f1c2b1e-8a55-4d6b-9a37-3c0c5a1f2e4d"
 PURPOSES = ("index", "keystore", "audit", "pepper", "instance", "log", "log-pq")
@@ -36,12 +36,8 @@ def fixed_keyring(at: datetime, seed: str = "strongroom test") -> Keyring:
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[Database]:
     """The index on SQLite alone, where a test is about something else than the engine."""
-    opened = Database.embedded(tmp_path / "index.db", os.urandom(32), tmp_path / "writer.lock")
-    create_all(opened)
-    try:
+    with closing(databases.embedded(tmp_path)) as opened:
         yield opened
-    finally:
-        opened.close()
 
 
 @pytest.fixture

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
-import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from archive.access import policy
+from archive.config import Config
 from archive.db.tables import held, instance, ledger_leaf, segment, series, study
 from archive.node import Node, open_node
 from tests.services import archives
@@ -36,35 +36,33 @@ def sent(writer: int, number: int) -> tuple[str, bytes]:
     return uid, archives.instance(which, study=study, series=f"{study}.{which % 2}", sop=uid, **changes)
 
 
-def write(folder: str, url: str, process: int, threads: int, each: int, start_at: float) -> None:
-    """One process: threads that store; every acknowledged instance is printed with its status."""
-    sections: dict[str, dict[str, Any]] = {"database": {"url": url}} if url else {}
-    node = open_node(archives.configured(Path(folder), **sections), role="cli")
+def write(config: Config, said: Path, process: int, threads: int, each: int, together: Callable[[], object]) -> None:
+    """One process, forked: threads that store; every acknowledged instance is written to a file with its status."""
+    node = open_node(config, role="cli")
     failed: list[str] = []
     lock = threading.Lock()
+    together()
+    with said.open("w", encoding="utf-8") as out:
 
-    def run(writer: int) -> None:
-        try:
-            for number in range(each):
-                uid, data = sent(writer, number)
-                outcome = archives.store(node, data)
+        def run(writer: int) -> None:
+            try:
+                for number in range(each):
+                    uid, data = sent(writer, number)
+                    outcome = archives.store(node, data)
+                    with lock:
+                        out.write(f"{outcome.status} {uid} {writer} {number}\n")
+            except BaseException:  # noqa: BLE001 # reported by the exit status
                 with lock:
-                    os.write(1, f"{outcome.status} {uid} {writer} {number}\n".encode())
-        except BaseException:  # noqa: BLE001 # reported by the exit status
-            with lock:
-                failed.append(traceback.format_exc())
+                    failed.append(traceback.format_exc())
 
-    while time.time() < start_at:
-        time.sleep(0.005)
-    running = [threading.Thread(target=run, args=(process * threads + one,)) for one in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
+        running = [threading.Thread(target=run, args=(process * threads + one,)) for one in range(threads)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
     node.close()
     if failed:
-        sys.stderr.write(failed[0])
-        sys.exit(1)
+        sys.exit(failed[0])
 
 
 def count(node: Node, query: sa.Select[Any]) -> int:
@@ -129,7 +127,3 @@ def state(node: Node) -> dict[str, Any]:
         "instances": count(node, sa.select(sa.func.count()).select_from(instance)),
         "held": count(node, sa.select(sa.func.count()).select_from(held)),
     }
-
-
-if __name__ == "__main__":
-    write(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6]))

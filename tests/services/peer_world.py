@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,13 +18,13 @@ from archive.access import bootstrap, principals, roles
 from archive.access.subject import Subject
 from archive.config import Config, parse
 from archive.db.engine import Database
-from archive.db.migrate import create_all
 from archive.errors import Forbidden
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter, AuditRow, Ledger
 from archive.services.doorkeeper import Admission
 from archive.services.peers import Peers
+from tests import databases
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -100,12 +99,8 @@ def made(database: Database, tmp_path: Path) -> World:
 @contextmanager
 def embedded(tmp_path: Path) -> Iterator[World]:
     """The same on the embedded database."""
-    database = Database.embedded(tmp_path / "index.db", os.urandom(32), tmp_path / "writer.lock")
-    create_all(database)
-    try:
+    with closing(databases.embedded(tmp_path)) as database:
         yield made(database, tmp_path)
-    finally:
-        database.close()
 
 
 def foreign(days: int = 30, name: str = "foreign") -> bytes:

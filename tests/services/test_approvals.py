@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from archive.access.subject import Subject
 from archive.db.tables import approval, audit_event
 from archive.errors import ArchiveError, AwaitsApproval, Forbidden, NotFound, SealBroken, StateConflict
 from archive.node import Node
+from archive.services.approval_check import approved
 from tests.services import archives
 
 EVERYTHING = Target("everything")
@@ -277,8 +279,46 @@ def test_a_row_that_was_changed_or_copied_opens_nothing(desk: Desk) -> None:
             desk.approvals.approve(desk.signed_in("admin"), number)
         with desk.node.core.database.begin() as tx:
             tx.execute(sa.update(approval).where(approval.c.id == number).values(**{name: row[name] for name in change}))
+    before = {"decision": "approved", "outcome": "done", "done_at": desk.at[0], "decided_by": desk.signed_in("ben").principal_id}
     with desk.node.core.database.begin() as tx:
-        tx.execute(sa.update(approval).where(approval.c.id == number).values(decision="approved", outcome="done", done_at=desk.at[0]))
+        tx.execute(sa.update(approval).where(approval.c.id == number).values(**before))
+
+
+def test_an_edited_request_is_found_and_carries_nothing_out(desk: Desk, tmp_path: Path) -> None:
+    core, ben = desk.node.core, desk.signed_in("ben")
+    slot = {"key_file": tmp_path / "second.key", "label": "forged"}
+    waits = desk.asks(lambda: desk.node.keys.slot_add(desk.console, **slot))
+    refused = desk.asks(lambda: desk.accounts.add_role(desk.signed_in("ann"), "other", ["user-manage"]))
+    desk.approvals.refuse(ben, refused)
+    done = desk.asks(lambda: desk.accounts.add_role(desk.signed_in("ann"), "third", ["user-manage"]))
+    desk.approvals.approve(ben, done)
+    at, which = desk.at[0], approval.c.id
+    edits = [
+        sa.update(approval).where(which == waits).values(decision="approved", decided_by=ben.principal_id, decided_at=at),
+        sa.update(approval).where(which == waits).values(expires_at=at + timedelta(days=9)),
+        sa.update(approval).where(which == refused).values(decision=""),
+        sa.update(approval).where(which == done).values(decided_by=1),
+        sa.update(approval).where(which == done).values(done_at=None, outcome=""),
+        sa.update(approval).where(which == done).values(reason="because"),
+        sa.update(approval).where(which == waits).values(id=77),
+        sa.delete(approval).where(which == waits),
+    ]
+    for edit in edits:
+        with suppress(_Undone), core.database.begin() as tx:
+            assert list(approved(core, tx)) == []
+            assert tx.execute(edit).rowcount == 1
+            assert {code for code, _, _ in approved(core, tx)} == {"V12"}, str(edit)
+            raise _Undone
+    with core.database.begin() as tx:
+        tx.execute(edits[0])
+    desk.asks(lambda: desk.node.keys.slot_add(desk.console, **slot))  # no event says that anybody agreed
+    assert not slot["key_file"].exists()
+    with core.database.begin() as tx:
+        tx.execute(sa.update(approval).where(which == waits).values(decision="", decided_by=None, decided_at=None))
+
+
+class _Undone(Exception):  # not an error
+    pass
 
 
 def test_what_is_asked_and_what_was_done_verifies(desk: Desk) -> None:

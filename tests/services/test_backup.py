@@ -22,7 +22,7 @@ from archive.services import manifest
 from archive.services.backup import BackedUp, Backup
 from archive.services.clock import utc_now
 from archive.services.drill import Drill
-from archive.services.health import backup_check
+from archive.services.last_backup import check as backup_check
 from archive.services.restore import Restored, Way, restore
 from tests.services import archives, catalogs
 from tests.services.test_rebuild import STUDIES, lived, lose, seen, state

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from archive.db.tables import held, ledger_leaf
 from tests.services import archives, crowd
 
 PROCESSES, THREADS, EACH = 4, 2, 36
+FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -24,19 +23,17 @@ def url(request: pytest.FixtureRequest) -> str:
 def test_four_processes_store_at_once(tmp_path: Path, url: str) -> None:
     sections = {"database": {"url": url}} if url else {}
     config = archives.made(tmp_path, **sections)
-    start_at = str(time.time() + 4)
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.services.crowd", str(tmp_path), url, str(one), str(THREADS), str(EACH), start_at],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for one in range(PROCESSES)
-    ]
-    answers: list[tuple[str, str, int, int]] = []
+    together = FORK.Barrier(PROCESSES, timeout=100).wait
+    said = [tmp_path / f"said-{one}" for one in range(PROCESSES)]
+    running = [FORK.Process(target=crowd.write, args=(config, said[one], one, THREADS, EACH, together)) for one in range(PROCESSES)]
     for process in running:
-        out, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err[-3000:]
-        for line in out.splitlines():
+        process.start()
+    for process in running:
+        process.join(200)
+    assert [process.exitcode for process in running] == [0] * PROCESSES
+    answers: list[tuple[str, str, int, int]] = []
+    for path in said:
+        for line in path.read_text(encoding="utf-8").splitlines():
             status, uid, writer, number = line.split()
             answers.append((status, uid, int(writer), int(number)))
     assert len(answers) == PROCESSES * THREADS * EACH

@@ -13,11 +13,11 @@ from archive.access.grants import Target
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.engine import Database
-from archive.db.migrate import create_all
 from archive.errors import Forbidden, InvalidRequest, StateConflict
 from archive.keys.keyring import Keyring
 from archive.services import policy_document
 from archive.services.policy_text import PolicyText
+from tests import databases
 from tests.access import rows
 from tests.services.office import Office
 
@@ -313,9 +313,7 @@ def test_exported_and_applied_elsewhere_everybody_sees_the_same(
 
 def _elsewhere(folder: Path, at: datetime, keyring: Keyring) -> Office:
     folder.mkdir()
-    database = Database.embedded(folder / "index.db", bytes(32), folder / "writer.lock")
-    create_all(database)
-    return Office(rows.build(database, at), keyring, folder)
+    return Office(rows.build(databases.embedded(folder), at), keyring, folder)
 
 
 def test_the_example_of_the_page_is_a_policy() -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from archive.access import passwords, throttle, totp
+from archive.access import throttle, totp
 from archive.access.subject import Subject
 from archive.db import tables
 from archive.errors import Forbidden, InvalidRequest, NotFound, StateConflict, Unauthenticated
@@ -18,13 +18,6 @@ from tests.services.office import Office
 DESK = {"address": "192.0.2.7", "user_agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 GOOD = "kq7vw mh3xz pp2ra tn8bd"
 STEP = timedelta(seconds=totp.STEP_S)
-
-
-@pytest.fixture(autouse=True)
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passwords cost next to nothing here; that they cost the same for everybody is test_signin's."""
-    monkeypatch.setattr(passwords, "MEMORY_KIB", 64)
-    monkeypatch.setattr(passwords, "ITERATIONS", 1)
 
 
 class User:

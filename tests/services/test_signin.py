@@ -85,6 +85,7 @@ def test_failures_slow_down_and_the_answer_stays_the_same(office: Office) -> Non
     sign_in(office)
 
 
+@pytest.mark.usefixtures("costly")
 def test_unknown_names_cost_the_same_work(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     work: list[str] = []
 
@@ -102,6 +103,7 @@ def test_unknown_names_cost_the_same_work(office: Office, monkeypatch: pytest.Mo
     assert work[0] == work[1]
 
 
+@pytest.mark.usefixtures("costly")
 def test_older_parameters_are_replaced_at_sign_in(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as cheap:
         cheap.setattr(passwords, "MEMORY_KIB", 8192)

@@ -34,7 +34,7 @@ ELSEWHERE = {
     "break_glass": "each row is compared with its events: tests/services/test_break_glass.py edits them",
     "grant_lineage": "each row is compared with the events of its grants: tests/services/test_delegation.py edits them",
     "alert": "that it was raised and acknowledged is in the ledger; it opens nothing",
-    "approval": "what is done once two agreed is in the ledger; the arguments are sealed with who asked, when and until when",
+    "approval": "each row is compared with its events: tests/services/test_approvals.py edits them",
     "idempotent_request": "answers of the API under a caller's own key, sealed: changed ones do not open",
     "association_record": "shown to administrators only",
     "auto_rule": "each row is compared with its event: tests/services/test_arrival_rules.py edits them",

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from archive.db.engine import Database
-from archive.db.migrate import create_all
+from archive.db.migrate import create_all, upgrade
 from archive.db.tables import data_key
 from archive.errors import DatabaseUnavailable, KeyShredded, SealBroken
 from archive.vault.keystore import Keystore, StudyKey, check_value, unwrap, wrap
@@ -26,9 +26,10 @@ UID = "1.2.840.113619.2.5.1762583153.215519.978957063.78"
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
         opened = Database.embedded(tmp_path / "keystore.db", os.urandom(32), tmp_path / "keystore.lock", guarded=False)
+        create_all(opened, keystore=True)
     else:
         opened = Database(request.getfixturevalue("postgresql_url"), guarded=False)
-    create_all(opened, keystore=True)
+        upgrade(opened, keystore=True)
     yield opened
     opened.close()
 

@@ -14,7 +14,7 @@ import pytest
 import archive.vault
 from archive.errors import SealBroken, VaultUnavailable
 from archive.vault.buffers import aligned_copy
-from archive.vault.disk import BLOCK, O_DIRECT
+from archive.vault.disk import BLOCK, O_DIRECT, Disk
 from archive.vault.refs import Location
 from archive.vault.segment_store import check_head, head_block
 from archive.vault.segments import DiskSegments
@@ -229,6 +229,33 @@ def test_a_record_that_failed_is_wiped_from_between_others(tmp_path: Path, now: 
     assert bytes(view[BLOCK : 2 * BLOCK]) == bytes(BLOCK)
     assert any(view[2 * BLOCK :])
     assert put(store, now).segment_id != first.segment_id
+    store.close()
+
+
+@pytest.mark.parametrize("operation", ["truncate", "fdatasync", "unlink", "sync_folder"])
+def test_what_cannot_be_closed_or_removed_keeps_its_row(tmp_path: Path, now: datetime, operation: str) -> None:
+    """Told as closed it would have another length than its row says; told as gone it could come back without one."""
+    told: list[str] = []
+    failing: list[str] = []
+
+    class Failing(Disk):
+        def _step(self, name: str) -> int | None:
+            if name in failing:
+                raise OSError(5, "Input/output error")
+            return super()._step(name)
+
+    store = DiskSegments(
+        tmp_path / "s", disk=Failing(), reserve="0B", grow_bytes=MIB, on_close=lambda *_: told.append("closed"),
+        on_drop=lambda _: told.append("dropped"),
+    )
+    place = put(store, now)
+    large = store.begin_large(at=now)
+    failing.append(operation)
+    store.roll()
+    large.abort()
+    failing.clear()
+    assert told == (["dropped"] if operation in {"truncate", "fdatasync"} else ["closed"])
+    assert store.finish_segment(place.segment_id, place.offset + place.record_bytes)
     store.close()
 
 

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.routing import Rule
 
 from archive.web.app import create_app
 from tests.web.fakes import FakeNode, config_of
+
+_compile_builder = Rule._compile_builder
+_builders: dict[tuple[str, ...], Callable[..., tuple[str, str]]] = {}
+
+
+def _compile_builder_once(rule: Any, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+    """What builds the URLs of a route is Python that werkzeug writes and compiles: most of the time that making an application takes."""
+    key = (rule.rule, repr(rule._trace), repr(rule.defaults), repr(append_unknown))
+    if key not in _builders:
+        _builders[key] = _compile_builder(rule, append_unknown)
+    return _builders[key]
+
+
+Rule._compile_builder = _compile_builder_once  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -26,8 +26,7 @@ data_key = Table(
         "datastore",
         "study_ref",
         unique=True,
-        sqlite_where=sa.text("state = 'active'"),
-        postgresql_where=sa.text("state = 'active'"),
+        sqlite_where=sa.text("state = 'active'"),  # a keystore is always embedded; the migration says it for PostgreSQL too
     ),
 )
 

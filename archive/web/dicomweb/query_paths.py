@@ -5,8 +5,7 @@ Keys under one sequence are met by one item of it, as the keys of one item of a 
 
 from __future__ import annotations
 
-from pydicom.datadict import tag_for_keyword
-
+from archive.dicom import registry
 from archive.dicom.attributes import lookup
 from archive.dicom.dictionary import vr_of
 from archive.dicom.row_keys import Key, check
@@ -53,4 +52,4 @@ def _tag(step: str) -> int | None:
         return known.tag
     if len(step) == 8 and _HEX.issuperset(step):
         return int(step, 16)
-    return tag_for_keyword(step) if step.isascii() and step.isalnum() else None
+    return registry.tag_of(step) if step.isascii() and step.isalnum() else None

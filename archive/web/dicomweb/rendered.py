@@ -11,12 +11,14 @@ from collections.abc import Iterator
 
 from flask import Response, request
 
+from archive.config import Config
 from archive.dicom.recipe import Form
 from archive.errors import NotAcceptable
 from archive.services import pictures
 from archive.services.pictures import Picture
 from archive.web.context import archive, subject
 from archive.web.dicomweb import conditional, media, picture_parameters, urls
+from archive.web.dicomweb.accept import Accept
 from archive.web.dicomweb.frames import numbers
 from archive.web.dicomweb.multipart import Writer
 from archive.web.dicomweb.picture_parameters import Wish
@@ -70,7 +72,16 @@ def _chosen(*, several: bool) -> tuple[Form, bool]:
     Raises:
         NotAcceptable.
     """
-    taken = media.of_request(request)
+    chosen = choice(media.of_request(request), several=several)
+    if chosen is None:
+        message = "pictures are image/jpeg or image/png" + (", several of them in multipart/related" if several else "")
+        remedy = 'accept multipart/related; type="image/jpeg"' if several else "accept image/jpeg or image/png"
+        raise NotAcceptable(message, remedy=remedy)
+    return chosen
+
+
+def choice(taken: Accept, *, several: bool) -> tuple[Form, bool] | None:
+    """Return the form of the pictures, and whether they are to be in multipart; None when the request takes neither."""
     for one in taken.ranges:
         for form in FORMS:
             media_type = f"image/{form}"
@@ -79,9 +90,7 @@ def _chosen(*, several: bool) -> tuple[Form, bool]:
             fits = one.covers_parts(media_type) if multipart else one.covers(media_type) and not several
             if fits and not taken.refuses(media_type, multipart=multipart, under=one):
                 return form, multipart
-    message = "pictures are image/jpeg or image/png" + (", several of them in multipart/related" if several else "")
-    remedy = 'accept multipart/related; type="image/jpeg"' if several else "accept image/jpeg or image/png"
-    raise NotAcceptable(message, remedy=remedy)
+    return None
 
 
 def answer(datastore: str, found: list[Picture], wish: Wish, *, multipart: bool) -> Response:
@@ -105,13 +114,13 @@ def answer(datastore: str, found: list[Picture], wish: Wish, *, multipart: bool)
 
 def _single(datastore: str, picture: Picture) -> Response:
     response = Response(picture.data(), content_type=picture.media_type)
-    response.headers["Content-Location"] = _location(datastore, picture)
+    response.headers["Content-Location"] = location_of(datastore, picture)
     return response
 
 
 def _multipart(datastore: str, found: list[Picture]) -> Response:
     writer = Writer(found[0].media_type)
-    heads = [(one.media_type, _location(datastore, one)) for one in found]
+    heads = [(one.media_type, location_of(datastore, one)) for one in found]
 
     def chunks() -> Iterator[bytes]:
         for picture, (media_type, location) in zip(found, heads, strict=True):
@@ -124,8 +133,8 @@ def _multipart(datastore: str, found: list[Picture]) -> Response:
     return stream(chunks, content_type=writer.content_type, length=None)
 
 
-def _location(datastore: str, picture: Picture) -> str:
+def location_of(datastore: str, picture: Picture, config: Config | None = None) -> str:
     """Return the address of what is shown."""
     row = picture.row
-    instance = urls.address(datastore, row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid)
+    instance = urls.address(datastore, row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid, config=config)
     return f"{instance}/frames/{picture.frame}" if picture.frame else instance

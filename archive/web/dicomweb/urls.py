@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
+from archive.config import Config
 from archive.errors import InvalidRequest
 from archive.web.context import archive
 
@@ -17,15 +18,15 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UID_CHARACTERS = 64
 
 
-def base(datastore: str) -> str:
-    """Return the absolute address of a datastore's DICOMweb service."""
-    root = archive().config.archive.public_url.rstrip("/")
+def base(datastore: str, config: Config | None = None) -> str:
+    """Return the absolute address of a datastore's DICOMweb service; without a request, `config` says what the archive is called."""
+    root = (config or archive().config).archive.public_url.rstrip("/")
     return f"{root}/dicomweb" if datastore == DEFAULT_DATASTORE else f"{root}/datastores/{quote(datastore, safe='')}/dicomweb"
 
 
-def address(datastore: str, study: str, series: str | None = None, sop: str | None = None) -> str:
+def address(datastore: str, study: str, series: str | None = None, sop: str | None = None, *, config: Config | None = None) -> str:
     """Return the absolute address of a study, a series or an instance."""
-    parts = [base(datastore), "studies", study]
+    parts = [base(datastore, config), "studies", study]
     if series is not None:
         parts += ["series", series]
     if sop is not None:

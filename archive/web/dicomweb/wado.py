@@ -50,7 +50,7 @@ def answer(datastore: str, found: list[Found], ways: list[Container]) -> Respons
         NotAcceptable, NotFound, Unavailable.
     """
     container, given = _settled(ways, found)
-    etag = f'"{_etag(found, container, given)}"'
+    etag = f'"{etag_of(found, container, given)}"'
     response = conditional.unchanged(etag) or (
         _multipart(datastore, found, given) if container.multipart else _single(datastore, found[0], given[0], etag)
     )
@@ -120,7 +120,7 @@ def _given(container: Container, found: Found) -> str | None:
     """Return the transfer syntax an instance goes out in, its own where none is liked better; None when it cannot be given so."""
     stored = found.transfer_syntax_uid
     for syntax in container.for_stored(stored):
-        if syntax in {"*", stored} or (syntax is None and stored in media.AS_STORED):
+        if is_stored(syntax, stored):
             return stored
         wanted = EXPLICIT_LE if syntax is None else syntax
         if archive().retrieve.obtainable(found, wanted):
@@ -128,15 +128,14 @@ def _given(container: Container, found: Found) -> str | None:
     return None
 
 
+def is_stored(syntax: str | None, stored: str) -> bool:
+    """Return whether what was asked for is how an instance is stored; None: nothing was said."""
+    return syntax in {"*", stored} or (syntax is None and stored in media.AS_STORED)
+
+
 def _multipart(datastore: str, found: list[Found], given: list[str]) -> Response:
     writer = Writer(DICOM)
-    heads = [
-        writer.part_head(
-            content_type=_content_type(syntax), content_location=_location(datastore, one),
-            **({"content_length": str(one.part10_bytes), "repr_digest": _digest(one)} if syntax == one.transfer_syntax_uid else {}),
-        )
-        for one, syntax in zip(found, given, strict=True)
-    ]
+    heads = [part_head(writer, one, syntax, _location(datastore, one)) for one, syntax in zip(found, given, strict=True)]
     length = None
     if all(syntax == one.transfer_syntax_uid for one, syntax in zip(found, given, strict=True)):
         between = sum(len(head) + len(writer.part_tail) for head in heads)
@@ -166,16 +165,23 @@ def _single(datastore: str, found: Found, syntax: str, etag: str) -> Response:
     start, length = part or (0, None)
     response = stream(
         lambda: retrieve.open(asker, found, start, length, just_found=True) if stored else retrieve.transcoded(asker, found, syntax),
-        content_type=_content_type(syntax), length=(length or found.part10_bytes) if stored else None, single=True,
+        content_type=content_type_of(syntax), length=(length or found.part10_bytes) if stored else None, single=True,
     )
     response.headers["Content-Location"] = _location(datastore, found)
     if stored:
         ranges.marked(response, part, found.part10_bytes)
-        response.headers["Repr-Digest"] = _digest(found)  # of the whole, also beside a part (RFC 9530 3)
+        response.headers["Repr-Digest"] = digest_of(found)  # of the whole, also beside a part (RFC 9530 3)
     return response
 
 
-def _content_type(transfer_syntax_uid: str) -> str:
+def part_head(writer: Writer, one: Found, syntax: str, location: str) -> bytes:
+    """Return what stands before an instance in a multipart answer; as it is stored, its length and digest too."""
+    told = {"content_length": str(one.part10_bytes), "repr_digest": digest_of(one)} if syntax == one.transfer_syntax_uid else {}
+    return writer.part_head(content_type=content_type_of(syntax), content_location=location, **told)
+
+
+def content_type_of(transfer_syntax_uid: str) -> str:
+    """Return the media type of an instance in a transfer syntax."""
     return f"{DICOM}; transfer-syntax={transfer_syntax_uid}"
 
 
@@ -183,11 +189,13 @@ def _location(datastore: str, found: Found) -> str:
     return urls.address(datastore, found.study_instance_uid, found.series_instance_uid, found.sop_instance_uid)
 
 
-def _digest(found: Found) -> str:
+def digest_of(found: Found) -> str:
+    """Return the Repr-Digest of an instance as it is stored (RFC 9530)."""
     return f"sha-256=:{base64.b64encode(found.sha256).decode()}:"
 
 
-def _etag(found: list[Found], container: Container, given: list[str]) -> str:
+def etag_of(found: list[Found], container: Container, given: list[str]) -> str:
+    """Return the bare entity tag of these instances in these transfer syntaxes."""
     if len(found) == 1 and not container.multipart and given[0] == found[0].transfer_syntax_uid:
         return conditional.bare(found[0].etag)
     return conditional.tag(

@@ -1,0 +1,53 @@
+"""Signing the ledger's head: a checkpoint of everything recorded, and its files."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+
+from archive.ledger import checkpoints, files, nodes
+from archive.services.core import Core
+
+
+def sign(core: Core) -> bool:
+    """Sign the ledger's head when it grew or the heartbeat is due, and write its files; False when nothing was due.
+
+    Raises:
+        LedgerBroken: the log does not continue what was signed.
+        DatabaseUnavailable, VaultUnavailable.
+    """
+    at = core.clock()
+    signed = False
+    with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+        core.keyring.stay_current()
+        with core.database.read() as tx:
+            latest = checkpoints.latest(tx)
+            size = nodes.size(tx)  # what is recorded meanwhile is the next one's: under load there would be no end
+        covered = 0 if latest is None else latest.size
+        quiet = latest is not None and at - latest.at >= timedelta(minutes=core.config.ledger.heartbeat_minutes)
+        while covered < size or (quiet and not signed):
+            with core.database.begin() as tx:
+                made = checkpoints.make(tx, core.keyring, at, heartbeat=quiet and covered >= size)
+            if made is None:
+                break
+            _write(core, made)
+            signed, covered = True, made.size
+    return signed
+
+
+def publish(core: Core) -> None:
+    """Make good what a crash between a checkpoint's commit and its files left out.
+
+    Raises:
+        DatabaseUnavailable, VaultUnavailable.
+    """
+    with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+        with core.database.read() as tx:
+            latest = checkpoints.latest(tx)
+        if latest is not None:
+            _write(core, latest)
+
+
+def _write(core: Core, made: checkpoints.Checkpoint) -> None:
+    with core.database.read() as tx:
+        files.publish(tx, made, core.config.ledger_dir, [partial(core.keystore.set_anchor, "checkpoint")])
