@@ -35,6 +35,7 @@ _DEFINED = """
         UNION ALL SELECT rolname FROM pg_roles
         UNION ALL SELECT s::text FROM pg_db_role_setting s
     ) AS lines"""
+_LEFT = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 _RESTARTED = """
     SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false)
     FROM pg_sequences WHERE last_value IS NOT NULL"""
@@ -77,7 +78,7 @@ class Emptied:
         self._server = server
         self._plain = server.replace("+psycopg", "")
         self._waiting: list[str] = []
-        self._defined: object = None
+        self._defined: dict[str, object] = {}
         self._tables: list[str] = []
 
     @contextmanager
@@ -90,7 +91,7 @@ class Emptied:
             try:
                 self._empty(name)
             except (psycopg.Error, _Changed):
-                self._execute("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')
+                self._execute("postgres", f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
             else:
                 self._waiting.append(name)
 
@@ -100,7 +101,7 @@ class Emptied:
         with closing(Database(self._server + name)) as database:
             create_all(database)
         with psycopg.connect(self._plain + name) as connection:
-            self._defined = connection.execute(_DEFINED).fetchone()
+            self._defined[name] = connection.execute(_DEFINED).fetchone()
             tables = "SELECT quote_ident(relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
             self._tables = [row[0] for row in connection.execute(tables)]
         return name
@@ -108,7 +109,8 @@ class Emptied:
     def _empty(self, name: str) -> None:
         with psycopg.connect(self._plain + name, autocommit=True) as connection:
             connection.execute("SET lock_timeout = '1s'")
-            if connection.execute(_DEFINED).fetchone() != self._defined:
+            connection.execute(_LEFT)
+            if connection.execute(_DEFINED).fetchone() != self._defined[name]:
                 raise _Changed
             connection.execute("SET session_replication_role = replica")  # neither triggers nor the order of references
             filled = connection.execute(f"SELECT {', '.join(f'EXISTS (SELECT FROM {table})' for table in self._tables)}").fetchone()  # type: ignore[arg-type]

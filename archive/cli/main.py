@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -112,6 +113,10 @@ def archive() -> None:
     """Strongroom: an encrypted archive for medical images."""
 
 
+FEWER_COLLECTIONS = 10_000
+"""Of garbage, while a command imports what it needs: a seventh of the time goes into looking through modules that all stay."""
+
+
 def load_commands() -> click.Group:
     """Return the whole command line, every group attached."""
     context = click.Context(archive)
@@ -155,5 +160,8 @@ def _run(arguments: Sequence[str], session: Session) -> int:
 
 def main() -> None:
     """Run the command line; what it writes is its user's alone."""
+    gc.set_threshold(FEWER_COLLECTIONS)
     os.umask(0o077)
-    sys.exit(run(sys.argv[1:], Session()))
+    status = run(sys.argv[1:], Session())
+    gc.freeze()  # all that stays until the end is not looked through once more
+    sys.exit(status)

@@ -154,18 +154,20 @@ class Database:
             except sa.exc.DBAPIError as error:
                 if error.connection_invalidated:
                     self._doubted = self.sqlite
+                    with suppress(DatabaseUnavailable):
+                        self._trust_log(wait=False)  # before another process has its turn
                     message = "the database did not answer a commit"
                     raise CommitUncertain(message, remedy=failures.REMEDY) from None
                 raise
 
-    def _trust_log(self) -> None:
+    def _trust_log(self, *, wait: bool = True) -> None:
         """After a commit that was not answered, write the log into the database and cut it, or go no further.
 
         A sync that fails loses what was to be written, and the next one succeeds: later commits would lie behind a gap.
         """
         if self._doubted:
             with translated():
-                self._doubted = not wal.cut(self.engine, wait=True)
+                self._doubted = not wal.cut(self.engine, wait=wait)
             if self._doubted:
                 message = "the database's disk failed, and readers keep its log from being cut"
                 raise DatabaseUnavailable(message, remedy=failures.REMEDY)

@@ -31,7 +31,14 @@ def _data(name: str) -> Any:
     return module
 
 
-UIDS: dict[str, tuple[str, str, str, str, str]] = _data("_uid_dict").UID_dictionary
+UIDS: dict[str, tuple[str, str, str, str, str]] = {
+    # Newer than pydicom's table: pynetdicom adds them to it when it is imported. Here they stand, whoever was imported first.
+    "1.2.840.10008.1.2.4.110": ("JPEG XL Lossless", "Transfer Syntax", "", "", "JPEGXLLossless"),
+    "1.2.840.10008.1.2.4.111": ("JPEG XL JPEG Recompression", "Transfer Syntax", "", "", "JPEGXLJPEGRecompression"),
+    "1.2.840.10008.1.2.4.112": ("JPEG XL", "Transfer Syntax", "", "", "JPEGXL"),
+    "1.2.840.10008.1.2.8.1": ("Deflated Image Frame Compression", "Transfer Syntax", "", "", "DeflatedImageFrameCompression"),
+    **_data("_uid_dict").UID_dictionary,
+}
 """Name, type, info, "Retired" or nothing, and keyword of each UID."""
 
 

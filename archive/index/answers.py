@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause
 
@@ -17,6 +18,26 @@ from archive.index.columns import SEVERAL
 
 _RANK = {Level.PATIENT: 0, Level.STUDY: 1, Level.SERIES: 2, Level.IMAGE: 3}
 _DOCUMENT = {Level.PATIENT: "of_study", Level.STUDY: "of_study", Level.SERIES: "of_series", Level.IMAGE: "of_image"}
+class _Chosen(sa.types.TypeDecorator[dict[str, Any]]):
+    """Of a document in SQLite the elements of some tags: no others are made into objects."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, tags: tuple[str, ...]) -> None:
+        """Choose these tags."""
+        super().__init__()
+        self.tags = tags
+        fields = [(f"tag_{tag}", Any, msgspec.field(default=None, name=tag)) for tag in tags]
+        self._read = msgspec.json.Decoder(msgspec.defstruct("Chosen", fields)).decode
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> dict[str, Any]:  # noqa: ARG002 # SQLAlchemy's signature
+        """Return those that are there."""
+        if value is None:
+            return {}
+        return {tag: one for tag, one in zip(self.tags, msgspec.structs.astuple(self._read(value)), strict=True) if one}
+
+
 _UIDS = frozenset({"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"})
 _UNANSWERED = frozenset({"RetrieveURL"})  # the door knows its own address
 _EVERY_LEVEL = frozenset({"InstanceAvailability"})
@@ -103,6 +124,7 @@ class Answer:
     everything: frozenset[Level]
     """Levels of which all that is stored is answered."""
     told: tuple[_Told, ...]
+    usual: bool
 
     @classmethod
     def of(
@@ -146,7 +168,7 @@ class Answer:
         )
         return cls(level, chosen, own if include == "all" else frozenset(), tuple(
             _Told(one.tag_hex, one.vr, "" if one.computed or one.keyword in _UIDS else _DOCUMENT[one.level], one) for one in chosen
-        ))
+        ), usual)
 
     def columns(self, computed: Computed) -> list[ColumnElement[Any]]:
         """Return what to select."""
@@ -165,9 +187,15 @@ class Answer:
             derived.append(("of_visible", computed.of_visible()))
         return [
             *uids,
-            *(document.label(name) for name, document in documents.items() if name in needed),
+            *(self._document(name, document, computed).label(name) for name, document in documents.items() if name in needed),
             *(column.label(keyword) for keyword, column in derived if column is not None),
         ]
+
+    def _document(self, name: str, document: ColumnElement[Any], computed: Computed) -> ColumnElement[Any]:
+        """Return a document as it is read: whole where most of it is answered."""
+        if self.usual or self.everything or not computed.sqlite:
+            return document
+        return sa.type_coerce(document, _Chosen(tuple(one.tag_hex for one in self.told if one.document == name)))
 
     def dataset(self, row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return one data set; an attribute without a value has its VR alone."""

@@ -46,6 +46,7 @@ _LED_SE = series.alias("led_by_series")
 _SOME_DATES = Range("", "")
 _ALL = 1 << 62
 _FEW = 300
+_NOWHERE = Position("", "", 0)
 _ONE = sa.literal_column("1", BIG)
 _LAST = sa.literal_column(str((1 << 63) - 1), BIG)
 """A row without a number comes after all that have one."""
@@ -134,25 +135,22 @@ class Asking:
             message = "only where studies lead"
             raise ValueError(message)
         found = self._run(self._before, {"skipped": offset - 1})
-        return None if not found else self._position(found[0]._asdict())
+        return None if not found else self._position(found[0])
 
     def rows(self, among: list[int] | None = None, left: int | None = None, after: Position | None = None) -> list[tuple[Row, Position]]:
         """Return the data sets of the page, or of the first `left` among these studies after a position."""
         more: dict[str, Any] = {}
         if among is not None:
-            past = after or Position("", "", 0)
+            past = after or _NOWHERE
             more = {
                 "among": str(among) if self.sqlite else among, "left": _ALL if left is None else left,
                 "past_study": past.study_pk, "past_number": past.number, "past_row": past.row_pk,
             }  # fmt: skip
-        made = []
-        for found in self._run(self._page, more):
-            row = found._asdict()
-            made.append((self.answer.dataset(row), self._position(row)))
-        return made
+        dataset, position = self.answer.dataset, self._position
+        return [(dataset(found._asdict()), position(found)) for found in self._run(self._page, more)]
 
-    def _position(self, row: dict[str, Any]) -> Position:
-        return Position(*(row[f"at_{n}"] for n in range(len(_order(self.query))))) if self.lead is not None else Position("", "", 0)
+    def _position(self, found: Any) -> Position:
+        return _NOWHERE if self.lead is None else Position(*found[-len(_order(self.query)):])  # its columns come last
 
     def _run(self, statement: Prepared | sa.Select[Any], more: dict[str, Any]) -> Sequence[Any]:
         values = {**self._values, **more}

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from archive.errors import ArchiveError, Unavailable
@@ -24,6 +25,8 @@ FORKS = sys.platform == "linux"
 """Elsewhere system libraries do not survive a fork, and workers are started anew."""
 
 _STANDARD_ERROR = 2
+COLLECTIONS = (700, 10, 10)
+"""The interpreter's own thresholds, for processes that live long: the command line has others while it imports."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Held back while forking: a child that is told to end before it has left its parent's handlers behind would not."""
 _PR_SET_PDEATHSIG = 1  # prctl(2): who is killed while it waits does not leave a child at work
@@ -76,7 +79,7 @@ class Forked:
         return self._code
 
 
-def preload() -> None:
+def preload(*, postgresql: bool = False) -> None:
     """Import what every worker needs and set it aside from the garbage collector, whose marks would copy the pages."""
     import archive.dimse.worker
     import archive.jobs.worker
@@ -85,6 +88,9 @@ def preload() -> None:
 
     assert all((archive.dimse.worker, archive.jobs.worker, archive.web.wsgi))
     archive.node.load()
+    if postgresql:
+        import_module("sqlalchemy.dialects.postgresql")
+    gc.set_threshold(*COLLECTIONS)
     gc.collect()
     allocator.limit_arenas()
     allocator.give_back()

@@ -48,12 +48,12 @@ def serve(
     try:
         harden_process()
         keyring = Keyring.open(config) if opened is None else opened()
+        if FORKS:
+            preload(postgresql=bool(config.database.url))  # once, for the checks too
         read_only, answer = called(lambda: prepare(config, keyring, first)) if FORKS else prepare(config, keyring, first)
         keyring.refresh()  # what the start finished is in the file
         if not read_only:
             told(answer)
-        if FORKS:
-            preload()
         sockets, real = ports.open_sockets(config, viewer=viewers.installed(config) is not None)
 
         def handover(keyring: Keyring, why: str) -> Handover:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -33,10 +33,12 @@ from archive.db.tables import (
     statement,
     study,
 )
-from archive.index.catalog import Inserted
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.services.arrival_terms import Conditions, Facts, calling_ae_of
 from archive.services.core import Core
+
+if TYPE_CHECKING:
+    from archive.index.catalog import Inserted
 
 KIND = "rule"
 RENEWED_AT_LEAST = timedelta(hours=1)

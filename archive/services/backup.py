@@ -6,11 +6,10 @@ record's key is there; the keystore before the keyring, which holds what wraps i
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,17 +25,18 @@ from archive.db.copies import copy_file, copy_rows
 from archive.db.engine import Database
 from archive.db.tables import archive_state, purged
 from archive.errors import IntegrityError, InvalidRequest, NotFound, SealBroken, Unavailable
-from archive.keys import private_files, sealing
+from archive.keys import keyring_file, private_files, sealing
 from archive.ledger import checkpoints, files, nodes, notes, recover, witnessed
 from archive.ledger.audit import Event, Kind
 from archive.services import denials, last_backup, manifest, setup, snapshot
+from archive.services.backup_folder import alone, refuse_foreign, segment_of, shared_name
 from archive.services.core import Core
 from archive.services.manifest import CURRENT, SEGMENTS, SETS, Copied, File, Manifest
 from archive.services.segment_rows import Noted, noted
 from archive.vault.disk import translated
 
 LAST_AT, LAST_PLACE = "last_backup_at", "last_backup_place"
-PASSES = 5
+PASSES = 20
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -81,9 +81,9 @@ class Backup:
             raise InvalidRequest(message, remedy="leave --with-keys out, and keep the passphrase or a recovery kit elsewhere")
         core.require_writable()  # one that was rolled back must not take the place of a newer copy
         try:
-            _refuse_foreign(core, folder.resolve())
+            refuse_foreign(core, folder.resolve())
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _alone(folder):
+            with alone(folder):
                 report = _Run(core, folder, keys=keys, progress=progress).run()
         except OSError as error:
             raise translated(error, "writing the backup") from error
@@ -112,43 +112,6 @@ def note_state(tx: sa.Connection, values: dict[str, str]) -> None:
         tx.execute(sa.insert(archive_state).values(name=name, value=value))
 
 
-def _refuse_foreign(core: Core, folder: Path) -> None:
-    """Refuse a folder that is the archive's own or holds something else: what a backup does not need is removed from its folder.
-
-    Raises:
-        InvalidRequest.
-    """
-    storage, keys = core.config.storage_dir, core.config.keys_dir
-    if folder.is_relative_to(storage) or storage.is_relative_to(folder) or folder.is_relative_to(keys) or keys.is_relative_to(folder):
-        message = "a backup in the archive's own folder is lost with it"
-        raise InvalidRequest(message, remedy="name a folder on another disk")
-    there = {path.name for path in folder.iterdir() if not path.name.startswith(".drill-")} if folder.is_dir() else set()
-    strange = there - {SETS, SEGMENTS, CURRENT, ".lock", "lost+found"} if SETS in there else there - {".lock", "lost+found"}
-    if strange:
-        message = f"{folder} holds something that is not a backup"
-        raise InvalidRequest(message, remedy="name an empty folder, or one that 'archive backup' has made")
-    whose = core.keyring.archive_uuid
-    with suppress(NotFound, IntegrityError, InvalidRequest):  # one that is damaged is made anew
-        whose = manifest.glance(manifest.current(folder)).archive
-    if whose != core.keyring.archive_uuid:
-        message = f"{folder} holds a backup of another archive"
-        raise InvalidRequest(message, remedy="name a folder of its own for each archive")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"another backup is being written to {folder}"
-            raise Unavailable(message, remedy="wait for it to end") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
 class _Run:
     def __init__(self, core: Core, folder: Path, *, keys: bool, progress: Progress) -> None:
         self._core, self._folder, self._keys, self._progress = core, folder, keys, progress
@@ -156,6 +119,7 @@ class _Run:
         self._set = folder / SETS / f"{self._at:%Y%m%dT%H%M%S%f}"
         self._files: list[File] = []
         self._before: dict[str, File] = {}
+        self._whole: set[str] = set()  # segments that were closed when they were copied
         self._old: Path | None = None
         self._doubted = _doubted(core)
         self._report = BackedUp(str(folder.resolve()), self._at, keys)
@@ -168,14 +132,7 @@ class _Run:
             self._old = old
         self._sweep(self._old)
         self._set.mkdir(mode=0o700, parents=True)
-        self._ledger()
-        leaves = self._index()
-        self._segments()
-        with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
-            self._keystore()
-            self._copy(core.config.keys_dir / "keyring.json", "keyring.json")
-            if self._keys:
-                self._copy(core.config.key_file, "root.key")
+        leaves = self._pieces()
         self._hints()
         made = Manifest(
             archive=core.keyring.archive_uuid, made_at=sealing.format_instant(self._at), leaves=leaves,
@@ -185,11 +142,37 @@ class _Run:
         report = self._report
         report.manifest = manifest.write(self._set, made, core.keyring, self._at)
         for folder in (self._folder / SEGMENTS, *(path for path in self._set.rglob("*") if path.is_dir()), self._set, self._folder / SETS):
-            _sync(folder)
+            private_files.sync_directory(folder)
         private_files.write(self._folder / CURRENT, f"{self._set.name}\n".encode())
         self._sweep(self._set)
         report.files, report.bytes = len(made.files), sum(file.size for file in made.files)
         return report
+
+    def _pieces(self) -> int:
+        """Copy ledger, index, segments and keys; again where keys were replaced meanwhile: the ledger says which follows which."""
+        core = self._core
+        ring = core.config.keys_dir / "keyring.json"
+        before: int | None = None
+        for _ in range(PASSES):
+            generation = keyring_file.load(ring).generation
+            self._files = [one for one in self._files if segment_of(one)]
+            self._ledger()
+            leaves = self._index()
+            if (purges := self._purges()) != before:  # an index that knows of it does not go with segments copied before
+                before, self._whole = purges, set()
+                self._files = [one for one in self._files if not segment_of(one)]
+            self._segments()
+            with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
+                if keyring_file.load(ring).generation != generation:
+                    continue
+                self._keystore()
+                self._copy(ring, "keyring.json")
+                if self._keys:
+                    self._copy(core.config.key_file, "root.key")
+                core.keyring.stay_current()  # whoever signs the list is in the keyring that checks it
+                return leaves
+        message = "keys were replaced again and again while the backup ran"
+        raise Unavailable(message, remedy="give the command again when that is over")
 
     # --- pieces --------------------------------------------------------------------------------------------------------------------
 
@@ -240,6 +223,7 @@ class _Run:
     def _index(self) -> int:
         core, target = self._core, self._set / "index.db"
         self._progress("index", 0, None)
+        target.unlink(missing_ok=True)
         if core.database.sqlite:
             copy_file(core.database, target)
         copy = Database.embedded(target, core.keyring.index_key, self._set / ".index.lock")
@@ -277,21 +261,21 @@ class _Run:
     def _segments(self) -> None:
         """Copy every segment; those that were written meanwhile once more where something was purged, for the event that says so."""
         core = self._core
-        rows, whole = noted(core.database), set[str]()
+        rows = noted(core.database)
         for _ in range(PASSES):
             known, purges = noted(core.database), self._purges()
-            found = [file for file in core.vault.segments.files() if file.name not in whole]
+            found = [file for file in core.vault.segments.files() if file.name not in self._whole]
             again = {Path(file.name).stem for file in found}
-            self._files = [one for one in self._files if _of(one) not in again]
-            self._report.segments = len(found) + len(whole)
+            self._files = [one for one in self._files if segment_of(one) not in again]
+            self._report.segments = len(found) + len(self._whole)
             for done, file in enumerate(found):
                 self._progress("segments", done, len(found))
                 with suppress(FileNotFoundError, SealBroken):  # gone meanwhile; looked at again below
                     self._segment(file.segment_id, file.name, known.get(file.name, Noted()))
-            whole |= {name for name, one in known.items() if one.closed_bytes}
+            self._whole |= {name for name, one in known.items() if one.closed_bytes}
             if self._purges() == purges:
                 break
-        there = {_of(file) for file in self._files}
+        there = {segment_of(file) for file in self._files}
         for name, one in noted(core.database).items():
             if name in rows and Path(name).stem not in there:
                 self._missing(name, one.sha256)
@@ -305,7 +289,7 @@ class _Run:
         core, sha256 = self._core, known.sha256
         source = core.config.segments_dir / name
         if sha256 is not None:
-            shared, path = _shared(name, sha256)
+            shared, path = shared_name(name, sha256)
             target = self._folder / SEGMENTS / shared
             if self._kept(path, target, sha256):
                 return
@@ -335,7 +319,7 @@ class _Run:
         """Go on with the copy of a lost segment that the backup before this one has."""
         said = f"segment {name} is missing (V01)"
         if sha256 is not None:
-            shared, path = _shared(name, sha256)
+            shared, path = shared_name(name, sha256)
             if self._kept(path, self._folder / SEGMENTS / shared, sha256):
                 self._report.problems.append(f"{said}; the backup has it")
                 return
@@ -378,22 +362,3 @@ def _doubted(core: Core) -> bool:
     """Whether the last drill failed: then what a backup has is read again before it is taken for a copy."""
     with core.database.read() as tx:
         return tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == "last_drill_ok")).scalar() == "no"
-
-
-def _shared(name: str, sha256: str) -> tuple[str, str]:
-    """Return the name of a closed segment in a backup, and its path below a set."""
-    shared = f"{Path(name).stem}.{sha256[:16]}.seg"
-    return shared, f"../../{SEGMENTS}/{shared}"
-
-
-def _of(file: File) -> str:
-    """Return which segment a file of a backup is a copy of, or nothing."""
-    return Path(file.path).name.split(".")[0] if file.path.endswith(".seg") else ""
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

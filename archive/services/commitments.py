@@ -41,7 +41,7 @@ from archive.services.commitment_rows import (
 )
 from archive.services.core import Core
 from archive.services.datastores import Datastore
-from archive.services.doorkeeper import is_alive, this_worker
+from archive.services.processes import is_alive, this_worker
 
 MAXIMUM_REFERENCES = 10_000
 MAXIMUM_WAITING = 1000

@@ -20,7 +20,7 @@ from archive.db import guard
 from archive.db.tables import delivery, delivery_destination, forward_rule, instance, peer
 from archive.errors import NotFound, Unavailable
 from archive.services.core import Core
-from archive.services.doorkeeper import is_alive, this_worker
+from archive.services.processes import is_alive, this_worker
 
 REPORT, FORWARD = "report", "forward"
 WAITING, DONE, FAILED = "waiting", "done", "failed"

@@ -10,12 +10,10 @@ import contextlib
 import hashlib
 import ipaddress
 import logging
-import os
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -24,7 +22,7 @@ from archive.access.permissions import OBJECT, Permission
 from archive.access.subject import Subject
 from archive.config import Config
 from archive.db.engine import Database
-from archive.db.tables import association_slot, datastore, grants, peer, peer_ae_title, peer_network, pending_peer, principal
+from archive.db.tables import association_slot, datastore, peer, peer_ae_title, peer_network, pending_peer, principal
 from archive.errors import ArchiveError, Forbidden, Unavailable
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind
@@ -33,6 +31,7 @@ from archive.services.changes import Changes
 from archive.services.clock import Clock
 from archive.services.peer_settings import DEFAULTS, PeerSettings
 from archive.services.peer_users import PeerUsers, no_tls
+from archive.services.processes import is_alive, this_worker
 
 LOG = logging.getLogger("archive.services")
 
@@ -228,14 +227,11 @@ class Doorkeeper(Changes):
         subject = Subject(
             principal_id=row.principal_id, name=row.name, kind="device", via="dimse", address=caller.address, peer_id=row.id, limit=limit
         )
-        granted = sa.select(grants.c.id).where(
-            grants.c.subject_id == row.principal_id, grants.c.effect == 1, grants.c.revoked_at.is_(None), grants.c.not_after > at
-        )
         functions = policy.functions_of(tx, subject, at)
         return Admission(
             subject, row.datastore, row.issuer_of_patient_id, row.name,
             may_store=bool(functions & STORING),
-            may_query=tls or tx.execute(granted).first() is not None,
+            may_query=tls or policy.reaches(tx, subject, None, at),
             functions=functions, settings=PeerSettings.of(row),
         )
 
@@ -294,30 +290,3 @@ def _prune(tx: sa.Connection) -> None:
     for condition, rows in ((p.calling_ae_title == "", PENDING_WITHOUT_NAME), (sa.true(), PENDING_ROWS)):
         newest = sa.select(p.id).where(condition).order_by(p.last_seen_at.desc(), p.id.desc()).limit(rows)
         tx.execute(sa.delete(pending_peer).where(condition, p.id.not_in(newest.scalar_subquery())))
-
-
-def this_worker() -> str:
-    """Return "<pid>-<start time>" of this process: a process id alone comes back."""
-    return f"{os.getpid()}-{_started(os.getpid())}"
-
-
-def is_alive(worker: str) -> bool:
-    """Whether the process of that name still runs."""
-    pid, _, started = worker.partition("-")
-    if not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return started in ("", _started(int(pid)))
-
-
-def _started(pid: int) -> str:
-    """Return when a process started, in ticks since boot; empty where the system does not tell."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""

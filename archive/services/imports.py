@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
+from archive.db import upsert
 from archive.db.tables import job, job_item
 from archive.dicom.part10 import bare
 from archive.errors import ArchiveError, Denied, NotFound, Rejected, Unavailable
@@ -89,7 +90,7 @@ class Imports:
         """
         core = self._core
         core.require_writable()
-        resolved = [Path(path).absolute() for path in paths]
+        resolved = list(dict.fromkeys(Path(path).absolute() for path in paths))
         source = via or Source("import")
         with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.STORE, core.clock())
@@ -225,7 +226,8 @@ class Imports:
         progress = {name: getattr(summary, name) for name in ("stored", "duplicate", "conflict", "rejected", "held")}
         with self._core.database.begin(durable=False) as tx:
             if rows:
-                tx.execute(sa.insert(job_item), rows)
+                # A file may be met twice, in a folder and by its name, and a zip file have two members of one name: the first counts.
+                tx.execute(upsert.insert(job_item, sqlite=self._core.database.sqlite).on_conflict_do_nothing(), rows)
             tx.execute(sa.update(job).where(job.c.id == summary.job).values(progress=progress))
 
     def _end(self, subject: Subject, summary: Summary, state: str) -> None:

@@ -19,8 +19,7 @@ from archive.ledger import checkpoints, cosignatures, files, nodes, proofs, witn
 from archive.ledger.audit import KINDS, Event, Kind, ObjectRef
 from archive.ledger.log import AuditFilter
 from archive.ledger.verify import Report, Verifier, of_files
-from archive.services import audit_search, catchup, denials, snapshot, witness_check, work_snapshot
-from archive.services.commitments import receipt_leaf
+from archive.services import audit_search, denials, snapshot, witness_check, work_snapshot
 from archive.services.core import Core
 
 ACTIONS = ("C", "R", "U", "D", "E")
@@ -162,6 +161,8 @@ class Oversight:
         if not reason.strip():
             message = "a reason is needed"
             raise InvalidRequest(message, remedy="say why with --reason")
+        from archive.services import catchup  # with all that stores, which nobody else here needs
+
         against = [*_anchors(core), *_witnessed(core), *witnessed.claims(core.config.ledger_dir)]
         with core.database.read() as tx:
             size = nodes.size(tx)
@@ -180,6 +181,8 @@ class Oversight:
 
     @staticmethod
     def _leaf_of(tx: sa.Connection, uid: str) -> int:
+        from archive.services.commitments import receipt_leaf
+
         token = policy.system("verify")
         for table in (instance, held):
             leaf = policy.run_as(tx, token, sa.select(table.c.leaf).where(table.c.sop_instance_uid == uid)).scalars().first()

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db.tables import held, instance, purged, purged_key
+from archive.db.tables import held, instance, purged, purged_key, segment
 from archive.errors import LedgerBroken
 from archive.services import receipts
 from archive.services.core import Core
@@ -41,6 +41,7 @@ def finish(core: Core) -> Finished:
         DatabaseUnavailable, VaultUnavailable.
     """
     done = Finished()
+    forget_segments(core)
     with core.database.read() as tx:
         leaves = set(tx.execute(sa.select(purged.c.leaf).where(purged.c.freed_at.is_(None)).distinct()).scalars())
         leaves |= set(tx.execute(sa.select(purged_key.c.leaf).where(purged_key.c.destroyed_at.is_(None))).scalars())
@@ -55,6 +56,21 @@ def finish(core: Core) -> Finished:
         _keys(core, leaf, change, done)
         _records(core, leaf, change, done)
     return done
+
+
+def forget_segments(core: Core) -> None:
+    """Drop the rows of segments that went with what was purged: of an index that is older than that, whose purge was done again.
+
+    Raises:
+        DatabaseUnavailable, VaultUnavailable.
+    """
+    due = sa.select(segment.c.id).where(segment.c.id.in_(sa.select(purged.c.segment_id).where(purged.c.freed_at.is_(None))))
+    with core.database.read() as tx:
+        noted = {bytes(one) for one in tx.execute(due).scalars()}
+    for segment_id in noted - {file.segment_id for file in core.vault.segments.files()} if noted else ():
+        if not _names(core, segment_id, 0, 1 << 62):
+            with core.database.begin() as tx:
+                tx.execute(sa.delete(segment).where(segment.c.id == segment_id))
 
 
 def _keys(core: Core, leaf: int, change: dict[str, Any], done: Finished) -> None:
@@ -99,11 +115,15 @@ def _place(row: Any) -> tuple[str, int, int]:
 
 def _named(core: Core, row: Any) -> bool:
     """Whether a row says that something lies there: then it is not touched."""
+    return _names(core, row.segment_id, row.record_offset, row.record_bytes)
+
+
+def _names(core: Core, segment_id: bytes, offset: int, length: int) -> bool:
     with core.database.read() as tx:
         return any(
             policy.run_as(tx, _TOKEN, sa.select(table.c.id).where(
-                table.c.segment_id == row.segment_id, table.c.record_offset < row.record_offset + row.record_bytes,
-                table.c.record_offset + table.c.record_bytes > row.record_offset,
+                table.c.segment_id == segment_id, table.c.record_offset < offset + length,
+                table.c.record_offset + table.c.record_bytes > offset,
             ).limit(1)).first() is not None
             for table in (instance, held)
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -90,7 +91,8 @@ class Query:
     def _page(self, subject: Subject, request: SearchRequest) -> search.SearchPage:
         keys = tuple((attribute, _term(attribute, text, fuzzy=request.fuzzy)) for attribute, text in request.keys)
         at = self._clock()
-        with self._database.read() as tx:
+        # The connection that commits the audit still has the pages of the search before; any other deciphers them again.
+        with self._database.glance() as tx, nullcontext() if tx.in_transaction() else tx.begin():
             place = datastores.asked_for(tx, subject, request.datastore, at).id
             query = search.SearchQuery(
                 level=request.level, datastore_id=place, keys=keys, study_instance_uid=request.study_instance_uid,

@@ -295,6 +295,8 @@ class Unknown:
 
     def taken(self, core: Core, arrival: Arrival) -> bool:
         """Let the row of what one of them replaced name the record that came in its place; False where there is none."""
+        if not self._replaced:
+            return False
         scanned, ref = arrival.scanned, arrival.ref
         with core.database.begin() as tx:
             twin = catalog.find_instance(tx, arrival.place.id, scanned.sop_instance_uid)

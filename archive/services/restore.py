@@ -35,6 +35,7 @@ from archive.services.console import console
 from archive.services.core import Core
 from archive.services.manifest import File
 from archive.services.oversight import Oversight
+from archive.services.purge_finish import forget_segments
 from archive.services.replay import Replay
 from archive.services.verify import Mode, Verify
 from archive.vault.disk import translated
@@ -301,6 +302,7 @@ def _settle(core: Core, report: Restored, digest: str, way: Way) -> None:
         detail = {"what": "restored from a backup", "made_at": report.made_at.isoformat(), "manifest": digest}
         core.ledger.record(tx, Event(Kind.REBUILT, subject=subject, detail=detail), at=core.clock())
     done, replayed = CatchUp(core).run(), Replay(core).run()
+    forget_segments(core)
     report.adopted, report.changes = done.instances + replayed.adopted, done.changes
     checked = Verify(core).run(subject, way.mode, progress=lambda one, total: way.progress("records checked", one, total))
     report.checked = checked.checked

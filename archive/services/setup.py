@@ -14,7 +14,6 @@ from archive.db import failures, migrate
 from archive.db.engine import Database
 from archive.db.types import FOREVER
 from archive.errors import ConfigurationError, DatabaseUnavailable
-from archive.keys import ca
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind, secret_digest
 from archive.ledger.log import Ledger
@@ -55,6 +54,8 @@ def initialise(
         if path.exists():
             message = f"{path} is there but its keys are not at {config.keys_dir}"
             raise ConfigurationError(message, remedy="bring the keys back (or the recovery kit), or name another storage folder")
+    from archive.keys import ca
+
     bootstrap.check_password(password)
     at = clock()
     make_folders(config)

@@ -295,6 +295,7 @@ class Incoming:
         if self._writer is not None:
             self._writer.abort()
             self._writer = None
+        self._core.vault.probe(twin.ref)  # nobody is told that something is kept of which the record is gone
         leaf = record_duplicate(self._core, self.subject, scanned, twin, door=self._source.via)
         return _outcome("duplicate", scanned, scanned.findings, leaf)
 

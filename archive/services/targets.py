@@ -15,7 +15,6 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.tables import album_item, boundary_item, datastore, grants, patient, series, study, study_name_fts
-from archive.index.identity import insert_row
 from archive.services.core import Core
 
 Target = tuple[str, ...]
@@ -66,6 +65,12 @@ def _targets(tx: sa.Connection, table: sa.Table) -> dict[int, Placed]:
     for row in policy.run_as(tx, _TOKEN, of_series):
         found[row.id] = (row.datastore_id, ("series", row.study_instance_uid, row.series_instance_uid))
     return found
+
+
+def _insert(tx: sa.Connection, table: sa.Table, row: dict[str, Any]) -> int:
+    from archive.index.identity import insert_row  # only where an index is put back; what a snapshot holds needs it not
+
+    return insert_row(tx, table, row)
 
 
 class Resolver:
@@ -123,7 +128,7 @@ class Resolver:
     def _empty_patient(self, place: int, issuer: str, patient_id: str, *, synthetic: bool) -> int:
         row = {"datastore_id": place, "issuer": issuer, "patient_id": patient_id, "synthetic": synthetic, "created_at": self._at}
         self.empty += 1
-        return insert_row(self._tx, patient, row)
+        return _insert(self._tx, patient, row)
 
     def _nameless(self, place: int, study_uid: str) -> int:
         """A study that has found its patient since takes the grant on the nameless one along, as a grant on itself."""
@@ -143,7 +148,7 @@ class Resolver:
             "datastore_id": place, "patient_pk": nobody, "study_instance_uid": uid, "key_id": key.key_id, "attributes": {},
             "created_at": self._at, "updated_at": self._at,
         }
-        made = insert_row(self._tx, study, row)
+        made = _insert(self._tx, study, row)
         if self._tx.dialect.name == "sqlite":
             policy.run_as(self._tx, _TOKEN, sa.insert(study_name_fts), {"rowid": made, "folded": ""})
         return made
@@ -153,7 +158,7 @@ class Resolver:
         if found is None:
             study_pk = self._study(place, study_uid) // 4
             patient_pk = self._scalar(sa.select(study.c.patient_pk).where(study.c.id == study_pk))
-            found = insert_row(self._tx, series, {
+            found = _insert(self._tx, series, {
                 "datastore_id": place, "patient_pk": patient_pk, "study_pk": study_pk, "series_instance_uid": uid, "attributes": {},
                 "created_at": self._at, "updated_at": self._at,
             })

@@ -15,7 +15,6 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.tables import grants, membership, patient, peer, peer_ae_title, principal, series, study, worklist_entry
-from archive.dicom import scheduled
 from archive.dicom.matching import fold, fuzzy_words
 from archive.dicom.values import plain
 
@@ -115,6 +114,8 @@ def _of_orders(tx: sa.Connection, who: _Who, patient_pk: int, at: datetime) -> I
 
 
 def _in_order(who: _Who, entry: dict[str, Any]) -> Iterator[str]:
+    from archive.dicom import scheduled  # only for who explains a grant
+
     step = next(iter(scheduled.items(entry, _STEPS)), {})
     for elements, people in ((entry, _OF_ORDER), (step, _OF_STEP)):
         yield from (what for tag, what in people.items() if any(_is(who, name) for name in _texts(elements.get(tag))))

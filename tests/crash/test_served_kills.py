@@ -56,11 +56,23 @@ def kill(*pids: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def working(pid: int) -> bool:
+    """Whether a process is there and not ended: one that was killed may have a write to end first."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def kill_everything(archive: RunningArchive) -> None:
-    """As when the machine kills it: nobody gets to say anything."""
+    """As when the machine kills it: nobody gets to say anything. Returns when all are gone, and with them their locks."""
     assert archive.process is not None
-    kill(archive.process.pid, *processes(archive.process.pid))
+    os.kill(archive.process.pid, signal.SIGSTOP)  # none is begun behind our back
+    pids = [archive.process.pid, *processes(archive.process.pid)]
+    kill(*pids)
     archive.stop(signal.SIGKILL)
+    while any(map(working, pids)):
+        time.sleep(0.01)
 
 
 class Load:

@@ -222,14 +222,14 @@ def test_after_a_sync_that_failed_the_log_is_cut_before_anything_else_is_committ
         raise dialect.loaded_dbapi.OperationalError("disk I/O error")
 
     dialect.do_commit = unsynced  # type: ignore[method-assign]
-    with pytest.raises(CommitUncertain), sqlite.begin() as tx:
-        put("lost")(tx)
-    cut, done = wal.cut, [False, True]
+    cut, done = wal.cut, [False, False, True]
 
     def readers_first(engine: sa.Engine, *, wait: bool) -> bool:
         return done.pop(0) and cut(engine, wait=wait)
 
     monkeypatch.setattr(wal, "cut", readers_first)
+    with pytest.raises(CommitUncertain), sqlite.begin() as tx:
+        put("lost")(tx)
     with pytest.raises(DatabaseUnavailable), sqlite.begin() as tx:
         put("too early")(tx)
     assert sqlite.log_bytes() > 0

@@ -257,16 +257,20 @@ def test_a_revocation_in_the_middle(made: Clinic) -> None:
     assert status.NumberOfFailedSuboperations == 7 - len(after)
 
 
-def test_one_broken_instance_fails_alone(made: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = type(made.node.core.vault).read_range, []
+@pytest.mark.parametrize("later", [False, True])
+def test_one_broken_instance_fails_alone(made: Clinic, monkeypatch: pytest.MonkeyPatch, later: bool) -> None:
+    """Also where the damage is behind bytes that are right: nothing of it leaves before all of it is authenticated."""
+    original, calls = type(made.node.core.vault).read, []
 
-    def broken(vault: Any, ref: Any, start: int, length: int) -> bytes:
+    def broken(vault: Any, ref: Any, start: int = 0, length: int | None = None) -> Iterator[memoryview]:
         calls.append(ref)
         if len(calls) == 2:
+            if later:
+                yield next(original(vault, ref, start, length))[:300]
             raise SealBroken(verdict="V04")
-        return original(vault, ref, start, length)
+        yield from original(vault, ref, start, length)
 
-    monkeypatch.setattr(type(made.node.core.vault), "read_range", broken)
+    monkeypatch.setattr(type(made.node.core.vault), "read", broken)
     status, _, kept = get(made, "WS", "SERIES", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.1")
     assert (status.Status, counts(status)) == (0xB000, (4, 1, 0))
     assert len(kept.received) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from archive.errors import DatabaseUnavailable
 from tests.dimse.conftest import Identity, Running, StartNode
 from tests.dimse.fakes import eventually
-from tests.dimse.rawpeer import AC, IMPLICIT, RJ, VERIFICATION, RawPeer
+from tests.dimse.rawpeer import AC, IMPLICIT, RJ, VERIFICATION, RawPeer, associate_rq, p_data
 
 CONTEXTS = [(VERIFICATION, [IMPLICIT])]
 UNRECOGNISED = bytes((0, 1, 1, 3))
@@ -51,6 +52,18 @@ def test_any_other_pair_gets_a_clean_rejection_and_is_pending(node: Running, cer
     assert node.peers.pending == [(title, "127.0.0.1", shown.der)]
     assert eventually(lambda: node.listener.visitors == 0)
     assert node.store.opened == 0
+
+
+def test_a_rejection_waits_until_a_requestor_looks_for_it(node: Running) -> None:
+    """And what the peer has sent meanwhile does not reset the connection over it."""
+    with RawPeer(node.connect()) as peer:
+        begun = time.monotonic()
+        peer.send(associate_rq(CONTEXTS, calling="NOBODY") + p_data(1, 2, bytes(1 << 16)))
+        assert peer.read_pdu() == (RJ, UNRECOGNISED)
+        assert time.monotonic() - begun >= 0.02
+        peer.send(p_data(1, 2, bytes(1 << 16)))
+        assert peer.at_end()
+    assert eventually(lambda: node.listener.visitors == 0)
 
 
 @pytest.mark.parametrize("certificate", ["expired", "server_only", None])

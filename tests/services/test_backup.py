@@ -132,9 +132,9 @@ def test_a_run_that_is_cut_short_leaves_the_backup_before_it(tmp_path: Path, mom
             return call
 
         with monkeypatch.context() as patch:
-            for module, name in ((manifest, "copy"), (manifest, "hashed"), (backups, "copy_file"), (backups, "_sync"), (manifest, "write")):
+            for module, name in ((manifest, "copy"), (manifest, "hashed"), (backups, "copy_file"), (manifest, "write")):
                 patch.setattr(module, name, cut(getattr(module, name)))
-            for name in ("write", "make_directory"):
+            for name in ("write", "make_directory", "sync_directory"):
                 patch.setattr(backups.private_files, name, cut(getattr(backups.private_files, name)))
             try:
                 back_up(node, target)

@@ -1,7 +1,6 @@
 """Killed processes and failing disks: what was acknowledged is there, a failure leaves nothing half visible, a start mends the rest.
 
-ARCHIVE_TEST_KILLS makes the killing longer than the suite's; with ARCHIVE_TEST_EVERY_STEP=1 every kind of fault strikes at every operation,
-where the suite's less telling kinds pass over some.
+ARCHIVE_TEST_KILLS makes the killing longer than the suite's.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ from archive.services.store import Outcome, Source
 from archive.vault.disk import DISK
 from tests.services import archives, crowd
 
-KILLS = int(os.environ.get("ARCHIVE_TEST_KILLS", "16"))
+KILLS = int(os.environ.get("ARCHIVE_TEST_KILLS", "25"))
 FORK = multiprocessing.get_context("fork")
-STRIDE = 1 if os.environ.get("ARCHIVE_TEST_EVERY_STEP") == "1" else 3
 LARGE = {"rows": 1600}  # 5 MiB of pixels: a segment of its own
 DIED = 9
 
@@ -109,8 +107,8 @@ def test_killed_again_and_again(tmp_path: Path, url: str) -> None:
     chance = random.Random(20261121)
     config = archives.made(tmp_path, **({"database": {"url": url}} if url else {}))
     kills = KILLS if not url else max(5, KILLS // 4)
-    told = 0
-    for round_ in range(kills):
+    told = round_ = 0
+    while round_ < kills or (told <= kills and round_ < 4 * kills):  # a busy machine stores little between two of them
         acknowledged = killed_while_storing(config, round_, chance.uniform(0, 0.35))
         told += len(acknowledged)
         with archives.opened(config) as node:
@@ -121,13 +119,14 @@ def test_killed_again_and_again(tmp_path: Path, url: str) -> None:
                 assert data in kept
             crowd.check_counts(node)
             crowd.check_ledger(node)
-            if round_ % 6 == 0 or round_ == kills - 1:
+            if round_ % 6 == 0 or round_ >= kills - 1:
                 crowd.check_sound(node)
             before = crowd.state(node)
             replayed = events(node, b'"replayed"')
         with archives.opened(config) as node:
             assert crowd.state(node) == before
             assert events(node, b'"replayed"') == replayed
+        round_ += 1
     assert told > kills, "nothing was stored between the kills"
 
 
@@ -273,8 +272,7 @@ def test_a_fault_at_every_operation_of_one_store(tmp_path: Path, where: str, kin
     config = archives.made(tmp_path)
     with archives.opened(config) as node:
         archives.store(node, archives.instance(study="1.3"))
-    stride = STRIDE if kind in {"short", "full", "database full"} else 1  # as "error" and "unavailable", told as something else
-    number = rounds = 0
+    number = 0
     while True:
         uid = f"1.2.{number}"
         data = archives.instance(study=uid, **(LARGE if size == "large" else {}))
@@ -293,13 +291,12 @@ def test_a_fault_at_every_operation_of_one_store(tmp_path: Path, where: str, kin
             settled = crowd.state(node)
             assert {name: settled[name] for name in ("instances", "held")} == {name: before[name] for name in ("instances", "held")}
             assert events(node, b'"replayed"') == replayed, (number, fault.struck)
-        rounds += 1
         if not fault.struck:
             break
-        number += stride
+        number += 1
     assert number >= (2 if where != "disk" else 6)
     with archives.opened(config) as node:
         crowd.check_sound(node)
         crowd.check_ledger(node)
-        assert crowd.count(node, sa.select(sa.func.count()).select_from(instance)) == rounds + 1
-        assert crowd.count(node, sa.select(sa.func.count()).select_from(study)) == rounds + 1
+        assert crowd.count(node, sa.select(sa.func.count()).select_from(instance)) == number + 2
+        assert crowd.count(node, sa.select(sa.func.count()).select_from(study)) == number + 2

@@ -16,9 +16,9 @@ from archive.config import parse
 from archive.db.engine import Database
 from archive.db.tables import association_slot
 from archive.errors import Unavailable
-from archive.services import doorkeeper
-from archive.services.doorkeeper import is_alive, this_worker
+from archive.services import processes
 from archive.services.peers import Peers
+from archive.services.processes import is_alive, this_worker
 from tests.services.peer_world import World, embedded, made
 
 
@@ -75,7 +75,7 @@ def test_slots_of_a_dead_worker_are_swept(world: World, tmp_path: Path) -> None:
     certificate = world.issued("CT1", tmp_path / "ct1", max_associations=1)
     peer_id = world.admit("CT1", certificate).subject.peer_id or 0
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    name = f"{child.pid}-{doorkeeper._started(child.pid)}"
+    name = f"{child.pid}-{processes._started(child.pid)}"
     assert is_alive(name)
     held = world.peers.slot(peer_id, name)
     held.__enter__()

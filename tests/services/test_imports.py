@@ -45,6 +45,24 @@ def test_a_folder_is_imported_and_reported_line_by_line(node: Node, tmp_path: Pa
     assert (again.stored, again.duplicate) in {(0, 1), (0, 0)}
 
 
+def test_what_is_named_twice_is_stored_once(node: Node, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(archives.instance(ord(name)))
+    once, lines = run(node, folder / "a", folder / "a")
+    assert (once.stored, once.duplicate, len(lines)) == (1, 0, 1)
+    twice, lines = run(node, folder / "b", folder, folder / "b")
+    assert (twice.stored, twice.duplicate, len(lines)) == (1, 2, 3)  # b, a that is there, b again
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("c", archives.instance(1))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("c", archives.instance(2))
+    assert run(node, tmp_path / "x.zip")[0].stored == 2
+    shown = node.imports.show(archives.the_console(node), twice.job)["files"]
+    assert sorted((Path(one["file"]).name, one["outcome"]) for one in shown) == [("a", "duplicate"), ("b", "stored")]
+
+
 def test_whole_files_come_out_as_they_were(node: Node, tmp_path: Path) -> None:
     data = archives.instance(1)
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:

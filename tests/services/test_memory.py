@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +58,15 @@ def working(node: Node) -> Callable[[int], None]:
             assert sum(len(view) for view in node.retrieve.open(admin, found)) == len(data)
 
     return work
+
+
+@pytest.fixture(autouse=True)
+def _usual_collector() -> Iterator[None]:
+    """Garbage is looked for as often as in service."""
+    before = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)
+    yield
+    gc.set_threshold(*before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")

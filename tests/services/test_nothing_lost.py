@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from archive.config import Config
 from archive.db.tables import segment
 from archive.errors import CommitUncertain, NotFound, SealBroken
+from archive.ledger.audit import Event, Kind
 from archive.node import Node, open_node
 from archive.services import backup as backups
 from archive.services import purge as purges
@@ -157,23 +158,32 @@ def test_a_purge_between_the_segments_of_a_backup(tmp_path: Path, monkeypatch: p
     config, target, copied = archives.made(tmp_path), tmp_path / "backup", backups._Run._segment
     with archives.opened(config, role="background") as node:
         console = archives.the_console(node)
+        archives.store(node, archives.instance(1, study="1.2.8"))
+        node.core.vault.segments.roll()
         for number in (1, 2, 3):
             archives.store(node, archives.instance(number))
         node.core.vault.segments.roll()
         node.remove.reject(console, "clinical", "instance", "1.2.3.1.3", reason="x")
+        node.remove.reject(console, "clinical", "study", "1.2.8", reason="x")
         being_written = node.core.vault.segments.open_segment()
         assert being_written is not None
         files = node.core.vault.segments.files
         monkeypatch.setattr(
             node.core.vault.segments, "files", lambda: sorted(files(), key=lambda one: one.segment_id != being_written.segment_id)
         )
-        due = [node.purge]
+        due, indexed = [ONE], backups._Run._index
+
+        def later(run: Any) -> int:
+            leaves = indexed(run)
+            node.purge.run(console, "clinical", study="1.2.8", reason="x")  # the segment goes with it
+            return leaves
 
         def late(run: Any, *args: Any) -> None:
             copied(run, *args)
             while due:
-                due.pop().run(console, "clinical", study=ONE, reason="x")
+                node.purge.run(console, "clinical", study=due.pop(), reason="x")
 
+        monkeypatch.setattr(backups._Run, "_index", later)
         monkeypatch.setattr(backups._Run, "_segment", late)
         back_up(node, target, keys=True)
         monkeypatch.undo()
@@ -183,6 +193,28 @@ def test_a_purge_between_the_segments_of_a_backup(tmp_path: Path, monkeypatch: p
         with archives.opened(brought_back(backup, tmp_path / f"of-{backup.name}")) as node:
             assert crowd.part10(node, ONE) == saw
             crowd.check_sound(node)
+
+
+def test_keys_are_replaced_while_a_backup_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event that says which key follows which is in the index, and the old key that signed it is gone."""
+    config, target, copied = archives.made(tmp_path), tmp_path / "backup", backups._Run._index
+    with archives.opened(config, role="background") as node:
+        console, due = archives.the_console(node), ["signing", "log"]
+        archives.store(node, archives.instance(1))
+
+        def late(run: Any) -> int:
+            leaves = copied(run)
+            while due:
+                node.keys.replace(console, due.pop())  # type: ignore[arg-type]
+                archives.store(node, archives.instance(2 + len(due)))
+            return leaves
+
+        monkeypatch.setattr(backups._Run, "_index", late)
+        back_up(node, target, keys=True)
+        saw = crowd.part10(node, ONE)
+    with archives.opened(brought_back(target, tmp_path / "other")) as node:
+        assert crowd.part10(node, ONE) == saw
+        crowd.check_sound(node)
 
 
 # --- segments ----------------------------------------------------------------------------------------------------------------------
@@ -219,6 +251,20 @@ def test_a_lost_segment_does_not_keep_the_others_from_being_hashed(tmp_path: Pat
             with suppress(SealBroken):  # its metadata cannot be prepared either
                 node.upkeep.tick()
         assert len(crowd.every(node, sa.select(segment.c.id).where(segment.c.sha256.is_not(None)))) == 1
+
+
+def test_what_is_sent_again_is_no_duplicate_of_a_record_that_is_gone(tmp_path: Path) -> None:
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="background") as node:
+        archives.store(node, archives.instance(1))
+        node.core.vault.close()
+    (path,) = config.segments_dir.iterdir()
+    path.rename(tmp_path / "elsewhere")
+    with archives.opened(config, role="background") as node:
+        with pytest.raises(SealBroken):
+            archives.store(node, archives.instance(1))
+        (tmp_path / "elsewhere").rename(path)
+        assert archives.store(node, archives.instance(1)).status == "duplicate"
 
 
 def test_a_clock_that_is_set_back_stops_no_checkpoint_and_no_snapshot(tmp_path: Path) -> None:
@@ -275,6 +321,9 @@ def test_after_an_index_was_put_back_by_hand_its_records_are_taken_in_again(tmp_
         node.remove.reject(console, "clinical", "study", "1.2.4", reason="x")
         node.purge.run(console, "clinical", study="1.2.4", reason="x")
         node.accounts.add_user(console, "given-up")
+        with node.core.database.begin() as tx:
+            for _ in range(60):
+                node.core.ledger.record(tx, Event(Kind.STOPPED), at=node.core.clock())
         node.upkeep.checkpoint()
         for number in range(snapshot.KEPT):  # all that are kept know more than the log that is put back
             node.accounts.add_role(console, f"r{number}", ["stats"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -154,6 +155,24 @@ def test_without_tls_a_peer_stores_and_nothing_else_unless_granted_more(world: W
             scope_key=grants.scope_key(tx, world.datastore_id, Target("everything"), at=START, default_issuer=""),
         )
     assert world.admit("WS1").may_query
+
+
+def test_without_tls_a_grant_of_a_group_counts_as_long_as_it_and_the_membership_do(anywhere: World) -> None:
+    anywhere.peers.add(anywhere.console, "WS1", ["WS1"], networks=["192.0.2.0/25"], roles=["workstation"])
+    station = anywhere.admit("WS1").subject.principal_id
+    with anywhere.database.begin() as tx:
+        group = principals.add(tx, "group", "stations", at=START)
+        principals.join(tx, station, group, by=None, not_before=START, not_after=START + timedelta(hours=2))
+        grants.give(
+            tx, to=group, role_row=roles.find(tx, "workstation"), datastore_id=anywhere.datastore_id,
+            terms=Terms(not_before=START + timedelta(hours=1)), by=anywhere.console.principal_id, at=START,
+            scope_key=grants.scope_key(tx, anywhere.datastore_id, Target("everything"), at=START, default_issuer=""),
+        )
+    assert not anywhere.admit("WS1").may_query  # the grant does not count yet
+    anywhere.clock.now = START + timedelta(hours=1)
+    assert anywhere.admit("WS1").may_query
+    anywhere.clock.now = START + timedelta(hours=2)
+    assert not anywhere.admit("WS1").may_query  # no member any more
 
 
 def test_one_title_in_one_network_is_one_peer(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from pathlib import Path
@@ -86,3 +87,27 @@ def test_buffers_are_used_again() -> None:
     pool.give(two)
     assert bytes(pool.take()[:3]) == b"one"
     assert bytes(pool.take()[:3]) == bytes(3)
+
+
+def test_a_file_system_that_neither_reserves_nor_punches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ext3 and FAT: O_DIRECT is taken, and refuses what the C library does in place of both."""
+
+    def refused(_fd: int, _offset: int, _length: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    class Library:
+        @staticmethod
+        def fallocate(*_args: object) -> int:
+            return -1
+
+    disk = Disk()
+    fd = disk.create(tmp_path / "f", direct=True)
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_options: Library)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EOPNOTSUPP)
+    disk.allocate(fd, 0, 16_384)
+    assert os.fstat(fd).st_size == 16_384
+    disk.pwrite(fd, aligned_copy(b"x" * 16_384), 0)
+    disk.punch(fd, 4096, 8192)
+    os.close(fd)
+    assert (tmp_path / "f").read_bytes() == b"x" * 4096 + bytes(8192) + b"x" * 4096

@@ -107,16 +107,17 @@ OTHERS: tuple[dict[str, str], ...] = (
     {"sec_fetch_site": "cross-site"}, {"accept_encoding": "gzip"},
 )
 PATHS = (
-    ONE, CODED, HIDDEN, GONE, IMPLICIT, f"{ONE}/thumbnail", f"{ONE}/rendered", f"{ONE}/rendered?quality=50", f"{ONE}?accept=toto", f"{ONE}/",
+    ONE, CODED, HIDDEN, GONE, IMPLICIT, f"{ONE}/thumbnail", f"{ONE}/rendered", f"{ONE}/rendered?quality=50", f"{ONE}?accept=toto",
+    f"{ONE}/",
     f"{SERIES}/instances/{'1.' * 40}1", f"{SERIES}/instances/1..2", f"{SERIES}/instances/1.2%20", f"{ONE}/frames/1",
 )
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_the_same_answer(app: Flask, filled: FakeNode, path: str) -> None:
-    asked = [dict(accept=accept, authorization=MIA) for accept in ACCEPTS]
-    asked += [dict(accept=accept, authorization=who) for who in AUTHORIZATIONS for accept in (ANY, "image/jpeg")]
-    asked += [dict(accept=accept, authorization=MIA, **more) for more in OTHERS for accept in (ANY, "image/jpeg")]
+    asked = [{"accept": accept, "authorization": MIA} for accept in ACCEPTS]
+    asked += [{"accept": accept, "authorization": who} for who in AUTHORIZATIONS for accept in (ANY, "image/jpeg")]
+    asked += [{"accept": accept, "authorization": MIA, **more} for more in OTHERS for accept in (ANY, "image/jpeg")]
     for one in asked:
         assert ask(app, filled, path, short=True, **one) == ask(app, filled, path, short=False, **one), one
 
@@ -131,7 +132,8 @@ def test_other_methods_and_bodies(app: Flask, filled: FakeNode, method: str) -> 
 
 
 @pytest.mark.parametrize("fault", [
-    NotFound("x"), KeyShredded("x"), SealBroken("x", verdict="V07"), Unavailable("x", remedy="y"), NotAcceptable("x"), ZeroDivisionError("x"),
+    NotFound("x"), KeyShredded("x"), SealBroken("x", verdict="V07"), Unavailable("x", remedy="y"), NotAcceptable("x"),
+    ZeroDivisionError("x"),
 ])
 def test_the_same_faults(app: Flask, filled: FakeNode, fault: Exception) -> None:
     pictures: _Pictures = filled.pictures  # type: ignore[attr-defined]
