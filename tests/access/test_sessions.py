@@ -28,6 +28,12 @@ def live(tx: sa.Connection, word: str, at: datetime) -> bool:
     return True
 
 
+def test_what_a_browser_calls_itself_is_cut(place: Place) -> None:
+    with place.database.begin() as tx:
+        _, word = sessions.create(tx, place.first.owner_id, at=place.at, lifetime=LIFE, address="", user_agent="x" * 100_000)
+        assert sessions.find(tx, word, at=place.at).user_agent == "x" * 300
+
+
 def test_the_word_is_not_kept(place: Place) -> None:
     with place.database.begin() as tx:
         _, word = start(tx, place)

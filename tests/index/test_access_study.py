@@ -77,9 +77,10 @@ def change(r: Random, tx: sa.Connection, world: worlds.World) -> None:
                 row["revoked_at"] = worlds.hour(1)
                 run(tx, sa.update(g).where(g.c.id == row["id"]).values(revoked_at=worlds.hour(1)))
             case "widen":  # as when a synthetic patient's study finds its patient
-                row = r.choice(world.grants)
-                row["scope_key"] = worlds.scope_key(r, world)
-                run(tx, sa.update(g).where(g.c.id == row["id"]).values(scope_key=row["scope_key"]))
+                row, key = r.choice(world.grants), worlds.scope_key(r, world)
+                if key:  # never to everything: what the grant led to would be explained by nothing
+                    row["scope_key"] = key
+                    run(tx, sa.update(g).where(g.c.id == row["id"]).values(scope_key=key))
             case "grant":
                 row = {**r.choice(world.grants), "id": len(world.grants) + 1, "scope_key": worlds.scope_key(r, world), "revoked_at": None}
                 world.grants.append(row)

@@ -74,10 +74,15 @@ def _serving(_pid: int) -> str:
 
 def serve(path: str) -> None:
     """Import everything, then fork for each connection until standard input ends."""
+    import alembic.command
+
+    import archive.cli.unlock
+    import archive.keys.ca
     import archive.node
-    import archive.serve.state
+    import archive.serve.start
     from archive.cli.main import load_commands
 
+    assert all((alembic.command, archive.cli.unlock, archive.keys.ca, archive.serve.start))
     load_commands()
     archive.node.load()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork that answers for its command
