@@ -138,10 +138,12 @@ class Oversight:
         """Return why the ledger contradicts what its anchors remember (V14), or nothing."""
         core = self._core
         try:
+            # Before the log, whose size is that of the first look: what is signed meanwhile is no rollback.
+            anchors, claims = [*_anchors(core), *_witnessed(core)], witnessed.claims(core.config.ledger_dir)
             with core.database.read() as tx:
                 given_up = acknowledged(core, tx)
-                checkpoints.check_anchor(tx, core.keyring, [*_anchors(core), *_witnessed(core)], acknowledged=given_up)
-                witnessed.check_claims(tx, witnessed.claims(core.config.ledger_dir), acknowledged=given_up)
+                checkpoints.check_anchor(tx, core.keyring, anchors, acknowledged=given_up)
+                witnessed.check_claims(tx, claims, acknowledged=given_up)
         except IntegrityError as error:
             return f"{error.message} ({error.verdict})"
         return ""
@@ -198,11 +200,13 @@ class Oversight:
 def verify_ledger(core: Core) -> Report:
     """Check the whole ledger against itself, its files and its anchors."""
     heartbeat = timedelta(minutes=core.config.ledger.heartbeat_minutes)
+    # Before the log, as in `rolled_back`.
+    anchors, beside, claims = _anchors(core), _witnessed(core), witnessed.claims(core.config.ledger_dir)
     with core.database.read() as tx:
         verifier = Verifier(tx, core.keyring, heartbeat=heartbeat)
         given_up = acknowledged(core, tx)
-        report = verifier.run(anchors=_anchors(core), acknowledged=given_up, directory=None)
-        witness_check.findings(core, tx, report, given_up)
+        report = verifier.run(anchors=anchors, acknowledged=given_up, directory=None)
+        witness_check.findings(core, tx, report, given_up, anchors=beside, claims=claims)
     with _no_new_checkpoint(core), core.database.read() as tx:
         for finding in of_files(tx, core.config.ledger_dir):
             report.add(finding.code, finding.detail)

@@ -20,16 +20,21 @@ from archive.services.core import Core
 _C = witness_cosignature.c
 
 
-def findings(core: Core, tx: sa.Connection, report: Report, acknowledged: frozenset[str]) -> None:
-    """Add what does not hold of the cosignatures, the checkpoints kept of witnesses, and what they claim."""
+def findings(
+    core: Core, tx: sa.Connection, report: Report, acknowledged: frozenset[str], *, anchors: Sequence[bytes], claims: Sequence[bytes]
+) -> None:
+    """Add what does not hold of the cosignatures, the checkpoints kept of witnesses (`anchors`), and what they claim.
+
+    Both are read before `tx` looks at the log, which may go on meanwhile.
+    """
     find, size = nodes.lookup(tx), nodes.size(tx)
-    for one in witnessed.anchors(core.config.ledger_dir):
+    for one in anchors:
         try:
             checkpoints.check_anchor(tx, core.keyring, [one], acknowledged=acknowledged)
         except LedgerBroken as error:
             report.add("V14", error.message)
     try:
-        witnessed.check_claims(tx, witnessed.claims(core.config.ledger_dir), acknowledged=acknowledged)
+        witnessed.check_claims(tx, claims, acknowledged=acknowledged)
     except LedgerBroken as error:
         report.add("V14", error.message)
     for row in tx.execute(_rows()):

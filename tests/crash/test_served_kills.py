@@ -67,12 +67,22 @@ def working(pid: int) -> bool:
 def kill_everything(archive: RunningArchive) -> None:
     """As when the machine kills it: nobody gets to say anything. Returns when all are gone, and with them their locks."""
     assert archive.process is not None
-    os.kill(archive.process.pid, signal.SIGSTOP)  # none is begun behind our back
-    pids = [archive.process.pid, *processes(archive.process.pid)]
-    kill(*pids)
-    archive.stop(signal.SIGKILL)
-    while any(map(working, pids)):
+    with suppress(ProcessLookupError):
+        os.kill(archive.process.pid, signal.SIGSTOP)  # none is begun behind our back
+    while pids := [pid for pid in named(str(archive.config)) if working(pid)]:
+        kill(*pids)
         time.sleep(0.01)
+    archive.stop(signal.SIGKILL)
+
+
+def named(text: str) -> list[int]:
+    """Every process with this in its command line: also one whose parent was killed before."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and text.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 class Load:

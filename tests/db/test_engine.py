@@ -151,11 +151,11 @@ def test_group_shares_a_commit(database: Database) -> None:
     database.before_commit = count
     with ThreadPoolExecutor(9) as pool:
         first = pool.submit(database.group, slow)
-        while not database._leading:
-            pass
+        while not database._leading or database._queue:  # until it has taken its own
+            time.sleep(0.001)
         rest = [pool.submit(database.group, put(str(n))) for n in range(8)]
         while len(database._queue) < 8:
-            pass
+            time.sleep(0.001)
         gate.set()
         first.result()
         for one in rest:
@@ -196,14 +196,14 @@ def test_a_group_is_durable_when_one_of_it_is(database: Database) -> None:
     gate = threading.Event()
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(database.group, lambda _tx: gate.wait(10))
-        while not database._leading:
-            pass
+        while not database._leading or database._queue:  # until it has taken its own
+            time.sleep(0.001)
         rest = [
             pool.submit(database.group, lambda tx: seen.append(tx.execute(sa.text("PRAGMA synchronous")).scalar_one()), durable=durable)
             for durable in (False, True)
         ]
         while len(database._queue) < 2:
-            pass
+            time.sleep(0.001)
         gate.set()
         for one in [first, *rest]:
             one.result()

@@ -25,7 +25,7 @@ from tests.journeys.instances import dataset_bytes
 from tests.journeys.running import RunningArchive
 from tests.web.samples import STUDY, instance
 
-BOUND_S = 5.0
+BOUND_S = 15
 """A legitimate peer is answered within this, whatever the others do."""
 
 KEPT, REFUSED, CONFLICT, HELD = "kept", "refused", "conflict", "held"

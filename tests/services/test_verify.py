@@ -29,6 +29,8 @@ from archive.db.tables import (
 )
 from archive.errors import ArchiveError, IntegrityError, ReadOnly
 from archive.node import Node, open_node
+from archive.services import oversight
+from archive.services.core import Core
 from archive.services.verify import Mode
 from tests.services import archives
 
@@ -213,6 +215,23 @@ def test_an_index_rolled_back_starts_read_only_until_it_is_acknowledged(folder: 
         node.close()
     with archives.opened(config) as node:
         assert archives.store(node, archives.instance(3)).status in {"stored", "duplicate"}
+
+
+def test_what_is_signed_while_one_looks_is_no_rollback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each start and each command looks, beside a server that signs what comes every second."""
+    looking, coming = oversight._anchors, [3]
+    with archives.opened(archives.configured(folder)) as node:
+        def late(core: Core) -> list[bytes | None]:
+            if coming:
+                archives.store(node, archives.instance(coming.pop()))
+                node.upkeep.checkpoint()
+            return looking(core)
+
+        monkeypatch.setattr(oversight, "_anchors", late)
+        assert node.oversight.rolled_back() == ""
+        coming.append(4)
+        assert not {finding.code for finding in oversight.verify_ledger(node.core).findings}
+        assert coming == []
 
 
 def test_anchors_rolled_back_alone_do_no_harm(folder: Path) -> None:
