@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from archive.db import failures, wal
+from archive.db import driver, failures, wal
 from archive.db.prepared import Prepared
 
 MEMORY_BYTES = 48 << 20
@@ -18,9 +18,6 @@ MEMORY_BYTES = 48 << 20
 
 KEPT = 8
 """Idle connections a process keeps for reading: each is two descriptors, 0.3 MB and what it has prepared."""
-
-STATEMENTS = 128
-"""How many a connection keeps prepared: one of a search is 45 KB, and whoever asks chooses its form."""
 
 LONG_S = 0.01
 """Who has a connection longer may have read much, and gives its pages back: they are of no use after the next commit elsewhere."""
@@ -34,11 +31,15 @@ def sqlite(url: sa.URL, key: bytes | None) -> sa.Engine:
     """Return an engine of SQLCipher under a raw key; a transaction with the option `writes` is one that may write, `durable` or not."""
     import sqlcipher3.dbapi2 as dbapi
 
+    arguments = {
+        "check_same_thread": False, "timeout": wal.BUSY_MS / 1000, "factory": driver.connection_class(),
+        "cached_statements": driver.STATEMENTS + driver.ONE_MORE,
+    }
     engine = sa.create_engine(
         url, module=dbapi, poolclass=sa.QueuePool, pool_size=KEPT, max_overflow=80 - KEPT,
         pool_use_lifo=True,  # the connection used last still has its pages: each is deciphered and authenticated when read
         json_serializer=_encode, json_deserializer=msgspec.json.decode, hide_parameters=True,
-        connect_args={"check_same_thread": False, "timeout": wal.BUSY_MS / 1000, "cached_statements": STATEMENTS},
+        connect_args=arguments,
     )
 
     def on_connect(connection: Any, _record: Any) -> None:
@@ -57,7 +58,11 @@ def sqlite(url: sa.URL, key: bytes | None) -> sa.Engine:
         record.info["lent_s"] = time.monotonic()
 
     def on_checkin(connection: Any, record: Any) -> None:
-        if connection is not None and time.monotonic() - record.info.get("lent_s", 0.0) > LONG_S:
+        if connection is None:
+            return
+        if connection.full:
+            record.invalidate(soft=True)  # whoever takes it next gets a new one
+        elif time.monotonic() - record.info.get("lent_s", 0.0) > LONG_S:
             with suppress(dbapi.Error):  # what breaks here shows again with the next statement
                 connection.execute("PRAGMA shrink_memory").close()
 

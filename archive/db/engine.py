@@ -50,7 +50,7 @@ class Database:
         self._leading = False
         self._doubted = False
         self._coming = Coming()
-        self._kept: list[sa.Connection] = []
+        self._kept: list[tuple[sa.Connection, Any]] = []
         self._here = threading.local()
         self._pid = os.getpid()
         self.engine = connect.sqlite(self.url, key) if self.sqlite else connect.postgresql(self.url)
@@ -108,19 +108,20 @@ class Database:
         Taking one from the pool costs several statements, and one that wrote last has in memory what any other decrypts again.
         """
         try:
-            connection = self._kept.pop()
+            connection, driven = self._kept.pop()
         except IndexError:
             connection = self.engine.connect()
+            driven = connection.connection.driver_connection
         try:
             yield connection
         except BaseException:
             connection.close()
             raise
         spoilt = connection.invalidated or connection.in_transaction() or guard.OPTION in connection.get_execution_options()
-        if spoilt or len(self._kept) >= KEPT:
+        if spoilt or driven.full or len(self._kept) >= KEPT:
             connection.close()
         else:
-            self._kept.append(connection)
+            self._kept.append((connection, driven))
 
     @contextmanager
     def begin(self, *, durable: bool = True) -> Iterator[sa.Connection]:
@@ -387,7 +388,7 @@ class Database:
     def close(self) -> None:
         """Close every connection that nobody uses."""
         while self._kept:
-            self._kept.pop().close()
+            self._kept.pop()[0].close()
         self.engine.dispose()
         if self._lock_file is not None:
             os.close(self._lock_file)
