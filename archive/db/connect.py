@@ -60,7 +60,7 @@ def sqlite(url: sa.URL, key: bytes | None) -> sa.Engine:
     def on_checkin(connection: Any, record: Any) -> None:
         if connection is None:
             return
-        if connection.full:
+        if connection.full and url.database:  # one in memory is the database
             record.invalidate(soft=True)  # whoever takes it next gets a new one
         elif time.monotonic() - record.info.get("lent_s", 0.0) > LONG_S:
             with suppress(dbapi.Error):  # what breaks here shows again with the next statement

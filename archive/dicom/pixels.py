@@ -52,7 +52,12 @@ def samples(scanned: Scanned) -> int:
     return (scanned.number("Rows") or 0) * (scanned.number("Columns") or 0) * (1 if per_pixel is None else per_pixel)
 
 
-def _layout(part10_head: bytes, scanned: Scanned) -> Layout:
+def stored_layout(part10_head: bytes, scanned: Scanned) -> Layout:
+    """Return the layout of frames as they are stored.
+
+    Raises:
+        NotAcceptable: one of decode.REFUSALS.
+    """
     if scanned.frames is None:
         raise refused("no-pixels")
     if scanned.deflated:
@@ -66,7 +71,7 @@ def decode_frame(part10_head: bytes, scanned: Scanned, frame: bytes, index: int 
     Raises:
         NotAcceptable: one of decode.REFUSALS.
     """
-    return decode(_layout(part10_head, scanned), frame, index).array
+    return decode(stored_layout(part10_head, scanned), frame, index).array
 
 
 def frame_explicit_le(part10_head: bytes, scanned: Scanned, frame: bytes, index: int = 0) -> bytes:
@@ -78,13 +83,18 @@ def frame_explicit_le(part10_head: bytes, scanned: Scanned, frame: bytes, index:
     Raises:
         NotAcceptable: one of decode.REFUSALS.
     """
-    layout = _layout(part10_head, scanned)
+    layout = stored_layout(part10_head, scanned)
     if layout.transfer_syntax_uid in UNCOMPRESSED:
-        return _native_le(layout, frame, index)
+        return native_le(layout, frame, index)
     return _bytes_of(layout, decode(layout, frame, index))
 
 
-def _native_le(layout: Layout, frame: bytes, index: int) -> bytes:
+def native_le(layout: Layout, frame: bytes, index: int) -> bytes:
+    """Return one uncompressed frame as `frame_explicit_le` does.
+
+    Raises:
+        NotAcceptable: short.
+    """
     raw, skipped = stored_bytes(layout, frame, index)
     bits = native_bits(layout)
     if len(raw) * 8 < skipped + bits:
@@ -104,7 +114,7 @@ def frame_layout(part10_head: bytes, scanned: Scanned) -> Layout:
     Raises:
         NotAcceptable: one of decode.REFUSALS.
     """
-    layout = _layout(part10_head, scanned)
+    layout = stored_layout(part10_head, scanned)
     if layout.transfer_syntax_uid in UNCOMPRESSED:
         return replace(layout, transfer_syntax_uid=EXPLICIT_LE)
     photometric = {"YBR_FULL_422": "YBR_FULL", "YBR_ICT": "RGB", "YBR_RCT": "RGB"}.get(layout.photometric, layout.photometric)
@@ -192,7 +202,7 @@ def render(part10_head: bytes, scanned: Scanned, frame: bytes, recipe: Recipe, i
         NotAcceptable: one of decode.REFUSALS.
         InvalidRequest: the viewport's region lies outside the image.
     """
-    layout = _layout(part10_head, scanned)
+    layout = stored_layout(part10_head, scanned)
     fit = _render.fit_of(layout, recipe)
     decoded = jpeg_2000(layout, frame, fit) or decode(layout, frame, index, fit)
     image = _render.image_of(layout, decoded, header.read(part10_head, scanned, index), recipe.window)

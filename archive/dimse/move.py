@@ -68,7 +68,7 @@ class Mover:
         to = selection.to
         assert to is not None
         self._sending = sending
-        self._selection = selection
+        self._opened = sending.opening(selection)
         self._originator = (originator.ae_title, originator.message_id)
         self._terms = Terms(
             to.host, to.port, config.ae_title, to.ae_title, files if to.tls else None, to.certificate_sha256,
@@ -87,7 +87,7 @@ class Mover:
         association = self._open()
         try:
             context_id, syntax = choose(association.contexts, one, convertible=self._sending.convertible(one))
-            leaving = self._sending.open(self._selection, one, syntax)
+            leaving = self._opened(one, syntax)
         except ArchiveError as error:
             LOG.warning("an instance was not sent", extra={"error": error.code})
             raise NotSent from error

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from archive.services.commitments import Commitments
     from archive.services.mpps import ProcedureSteps
     from archive.services.query import Query
-    from archive.services.sending import Sending
+    from archive.services.sending import Leaving, Sending
     from archive.services.store import Source, Store
     from archive.services.worklist import Worklist
 
@@ -224,7 +224,8 @@ class QueryAssociation(HearingAssociation):
         admission, sending = self._acceptance.admission, self._services.sending
         if asked.request.field == command.C_GET_RQ:
             selection = sending.select(admission.subject, admission.datastore, keys, what="C-GET")
-            self._run(asked, selection, lambda one: self._give(selection, one))
+            opened = sending.opening(selection)
+            self._run(asked, selection, lambda one: self._give(opened, one))
             return
         to = sending.destination(admission.subject, asked.request.move_destination)
         if to is None:
@@ -245,12 +246,12 @@ class QueryAssociation(HearingAssociation):
         counts = progress.counts(final=code != status.CANCELLED)
         self._respond_to(asked, code, counts=counts, data_set=progress.failed_list(explicit=asked.explicit))
 
-    def _give(self, selection: Selection, one: Selected) -> int:
+    def _give(self, opened: Callable[[Selected, str], Leaving], one: Selected) -> int:
         """Send one instance back on this association, and wait for the answer."""
         sending = self._services.sending
         try:
             context_id, syntax = move.choose(self._by_kind, one, convertible=sending.convertible(one))
-            leaving = sending.open(selection, one, syntax)
+            leaving = opened(one, syntax)
         except ArchiveError as error:
             LOG.warning("an instance was not sent", extra={"association": self.name, "error": error.code})
             raise NotSent from error

@@ -117,6 +117,15 @@ def _one_still(shape: Shape) -> Prepared:
     )
 
 
+@lru_cache(maxsize=64)
+def _some_still(shape: Shape) -> Prepared:
+    return Prepared(
+        sa.select(_IM.c.id, _IM.c.object_id).select_from(_IM.join(_SE, _SE.c.id == _IM.c.series_pk)).where(
+            _IM.c.id.between(bindparam("first"), bindparam("last")), _IM.c.rejected_at.is_(None), predicate.series_condition(_SE, shape),
+        )
+    )
+
+
 def locate(  # an address reads from left to right
     tx: sa.Connection, scope: Scope, datastore_id: int, study: str, series: str | None = None, sop: str | None = None
 ) -> list[InstanceRow]:
@@ -144,6 +153,12 @@ def still(database: Database, scope: Scope, row: InstanceRow) -> bool:
     return database.first(_one_still(scope.shape), values, scope.token) is not None
 
 
+def still_between(database: Database, scope: Scope, first: int, last: int) -> dict[int, bytes]:
+    """Return the keys from `first` to `last` whose instances are live and inside the scope now, and as which objects they are kept."""
+    with database.glance() as tx:
+        return {row[0]: row[1] for row in scope.all(tx, _some_still(scope.shape), {"first": first, "last": last})}
+
+
 @lru_cache(maxsize=64)
 def _one_within(shape: Shape, also: Shape | None) -> Prepared:
     wanted = _BASE_OF_ALL.where(_IM.c.id == bindparam("instance"), predicate.series_condition(_SE, shape))
@@ -155,6 +170,20 @@ def within(database: Database, scope: Scope, instance_pk: int, *, also: Scope | 
     values = {"instance": instance_pk, **scope.parameters, **(also.parameters if also else {})}
     row = database.first(_one_within(scope.shape, also.shape if also else None), values, scope.token)
     return None if row is None else _instance(row)
+
+
+@lru_cache(maxsize=64)
+def _some_within(shape: Shape, also: Shape | None) -> Prepared:
+    wanted = _BASE_OF_ALL.where(_IM.c.id.between(bindparam("first"), bindparam("last")), predicate.series_condition(_SE, shape))
+    return Prepared(wanted if also is None else wanted.where(predicate.series_condition(_SE, also)))
+
+
+def within_between(database: Database, scope: Scope, first: int, last: int, *, also: Scope | None = None) -> dict[int, InstanceRow]:
+    """Return the instances with keys from `first` to `last` that are live and inside the scopes now, by key."""
+    values = {"first": first, "last": last, **(also.parameters if also else {})}
+    with database.glance() as tx:
+        rows = scope.all(tx, _some_within(scope.shape, also.shape if also else None), values)
+    return {row[0]: _instance(row) for row in rows}
 
 
 _SERIES_BY_PK = Prepared(_BASE_OF_ALL.where(_SE.c.id == bindparam("series_pk")))

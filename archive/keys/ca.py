@@ -123,7 +123,7 @@ def _authority(directory: Path, keyring: Keyring, at: datetime) -> x509.Certific
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    directory.mkdir(parents=True, exist_ok=True)
+    private_files.make_directory(directory)
     private_files.write(path, certificate.public_bytes(Encoding.PEM), mode=_PUBLIC)
     return certificate
 

@@ -5,6 +5,7 @@ Source: docs/format.md 5.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -64,9 +65,36 @@ def _check(path: Path, found: os.stat_result) -> None:
         raise KeysUnavailable(message, remedy=f"close it: chmod {'0700' if folder else '0600'} {path}")
 
 
+_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
+"""A parent that this user may write to but not open, and file systems that sync no folders."""
+
+
 def make_directory(path: Path) -> None:
-    """Make a folder with mode 0700 when it is not there; one that is there keeps its mode."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make a folder with mode 0700 when it is not there, its name durable when this returns; one that is there keeps its mode.
+
+    Files that are synced are lost all the same with the name of a folder above them that was not. One that is there and empty may be
+    what a run that was cut short has made.
+
+    Raises:
+        OSError.
+    """
+    _make(path, 0o700)
+
+
+def _make(path: Path, mode: int) -> None:
+    if path.is_dir():
+        with suppress(PermissionError):
+            if next(path.iterdir(), None) is not None:
+                return
+    else:
+        if path.parent != path:
+            _make(path.parent, 0o777)
+        path.mkdir(mode=mode, exist_ok=True)
+    try:
+        sync_directory(path.parent)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
 
 
 def write(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -> None:

@@ -128,7 +128,7 @@ def differing(tx: sa.Connection, directory: Path, size: int) -> Iterator[str]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_files.make_directory(path.parent)
     private_files.write(path, data)
 
 

@@ -148,7 +148,7 @@ def files(directory: Path) -> list[tuple[str, bytes]]:
 def _write(directory: Path, name: str, data: bytes) -> None:
     try:
         folder = directory / FOLDER
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_files.make_directory(folder)
         private_files.write(folder / name, data)
     except (OSError, KeysUnavailable) as error:
         message = "what a witness said cannot be written down"

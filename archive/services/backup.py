@@ -82,7 +82,7 @@ class Backup:
         core.require_writable()  # one that was rolled back must not take the place of a newer copy
         try:
             refuse_foreign(core, folder.resolve())
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_files.make_directory(folder)
             with alone(folder):
                 report = _Run(core, folder, keys=keys, progress=progress).run()
         except OSError as error:
@@ -131,7 +131,7 @@ class _Run:
             self._before = manifest.verified(old, core.keyring)[0].by_path()
             self._old = old
         self._sweep(self._old)
-        self._set.mkdir(mode=0o700, parents=True)
+        private_files.make_directory(self._set)
         leaves = self._pieces()
         self._hints()
         made = Manifest(
@@ -213,7 +213,7 @@ class _Run:
             old, target = self._old / path, self._set / path
             with suppress(OSError):
                 if old.stat().st_mtime_ns == stat.st_mtime_ns:
-                    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    private_files.make_directory(target.parent)
                     os.link(old, target)
                     self._files.append(before)
                     return
@@ -338,8 +338,8 @@ class _Run:
         if path.is_file():
             text = path.read_text(encoding="utf-8")
             password = sa.make_url(config.database.url).password if config.database.url else None
-            (self._set / "config.toml").write_text(text.replace(str(password), "PASSWORD") if password else text, encoding="utf-8")
-            (self._set / "config.toml").chmod(0o600)
+            text = text.replace(str(password), "PASSWORD") if password else text
+            private_files.write(self._set / "config.toml", text.encode())
             self._add("config.toml", manifest.hashed(self._set / "config.toml"))
 
     def _sweep(self, keep: Path | None) -> None:
@@ -355,7 +355,7 @@ class _Run:
         for path in shared.iterdir() if shared.is_dir() else ():
             if path.name not in needed:
                 path.unlink(missing_ok=True)
-        shared.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_files.make_directory(shared)
 
 
 def _doubted(core: Core) -> bool:

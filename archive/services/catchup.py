@@ -7,7 +7,7 @@ late. So the marker is set in the transaction that makes the index late, and a s
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from archive.ledger.audit import Event, ObjectRef, StoredRef
 from archive.ledger.audit import Kind as EventKind
 from archive.services import working
 from archive.services.adoption import Arrival, adopt
+from archive.services.arrival_order import never_backwards
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.history import apply_change
@@ -135,7 +136,7 @@ class CatchUp:
                     late.append(self._late(found))
         except SealBroken as error:
             done.damaged.append(error.verdict)
-        return late
+        return [replace(one, at=at) for one, at in zip(late, never_backwards([one.at for one in late]), strict=True)]
 
     def _late(self, found: FoundRecord) -> _Late:
         if found.ref.kind == Kind.EVENT:

@@ -13,11 +13,11 @@ from archive.db import migrate
 from archive.db.copies import is_sound
 from archive.db.engine import Database
 from archive.db.tables import principal
-from archive.errors import DatabaseUnavailable
+from archive.errors import ArchiveError, DatabaseUnavailable
+from archive.keys import private_files
 from archive.keys.keyring import Keyring
+from archive.ledger import nodes
 from archive.services import setup
-
-_SUFFIXES = ("", "-wal", "-shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +40,18 @@ def prepare(config: Config, keyring: Keyring, *, at: datetime) -> Standing:
     index = setup.open_index(config, keyring)
     try:
         if index.sqlite and not config.index_path.exists():
+            _follow(config)
             return _anew(config, keyring)
         if not is_sound(index):
             index.close()
-            return _aside(config, keyring, at)
+            _aside(config, at)
+            return _anew(config, keyring)
         if migrate.revision(index) is None:
             return _anew(config, keyring)
         migrate.check(index)
         with index.read() as tx:
             empty = tx.execute(sa.select(principal.c.id).limit(1)).first() is None
-        return Standing(lost=empty)  # empty: an earlier rebuild was cut short
+        return _with_the_old(config, keyring) if empty else Standing(lost=False)  # empty: an earlier rebuild was cut short
     finally:
         index.close()
 
@@ -75,15 +77,49 @@ def _anew(config: Config, keyring: Keyring) -> Standing:
         migrate.upgrade(index)
     finally:
         index.close()
-    return Standing(lost=True)
+    return _with_the_old(config, keyring)
 
 
-def _aside(config: Config, keyring: Keyring, at: datetime) -> Standing:
-    aside = config.index_path.with_name(f"index-damaged-{at:%Y%m%dT%H%M%S}.db")
-    for suffix in reversed(_SUFFIXES):
-        old = config.index_path.with_name(config.index_path.name + suffix)
-        if old.exists():
-            old.replace(aside.with_name(aside.name + suffix))
-    _anew(config, keyring)
-    old_index = Database.embedded(aside, keyring.index_key, config.run_dir / "damaged.lock")
-    return Standing(lost=True, damaged=old_index, aside=aside)
+def _aside(config: Config, at: datetime) -> None:
+    """Give the damaged index another name, what it is part of first: without it the rest is never opened."""
+    aside = config.index_path.with_name(f"index-damaged-{at:%Y%m%dT%H%M%S%f}.db")
+    _move(config.index_path, aside)
+    _follow(config)
+
+
+def _follow(config: Config) -> None:
+    """Move what belongs to an index that was moved aside after it, also when that was cut short."""
+    for aside in _moved(config)[:1]:
+        for suffix in ("-wal", "-shm"):
+            left = config.index_path.with_name(config.index_path.name + suffix)
+            if left.exists() and not aside.with_name(aside.name + suffix).exists():
+                _move(left, aside.with_name(aside.name + suffix))
+
+
+def _move(old: Path, new: Path) -> None:
+    old.replace(new)
+    private_files.sync_directory(new.parent)
+
+
+def _moved(config: Config) -> list[Path]:
+    """Return damaged indexes that were moved aside, newest first."""
+    return sorted(config.storage_dir.glob("index-damaged-*.db"), reverse=True)
+
+
+def _with_the_old(config: Config, keyring: Keyring) -> Standing:
+    """Open the damaged index that knows most: an earlier attempt may have moved it aside, and have been cut short."""
+    best: tuple[int, Database, Path] | None = None
+    for path in _moved(config) if not config.database.url else ():
+        old = Database.embedded(path, keyring.index_key, config.run_dir / "damaged.lock")
+        try:
+            with old.read() as tx:
+                size = nodes.size(tx)
+        except (ArchiveError, sa.exc.SQLAlchemyError):
+            size = -1
+        if best is not None and best[0] >= size:
+            old.close()
+            continue
+        if best is not None:
+            best[1].close()
+        best = size, old, path
+    return Standing(lost=True) if best is None else Standing(lost=True, damaged=best[1], aside=best[2])

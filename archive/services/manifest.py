@@ -155,7 +155,7 @@ def copy(source: Path, target: Path, *, length: int | None = None, step: Callabl
     Raises:
         OSError.
     """
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_files.make_directory(target.parent)
     half = target.with_name(f".{target.name}.part")
     digest, left, size = hashlib.sha256(), length, 0
     descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -19,6 +19,8 @@ from archive.index.pictures import PictureRow
 from archive.services.core import Core
 from archive.services.records import decode
 
+_Forms = tuple[bytes, bytes]
+
 LOOKED_AT_BYTES = 16 << 10
 Row = InstanceRow | PictureRow
 _META_LENGTH = struct.Struct("<128x4s8sI")  # preamble, prefix, (0002,0000) UL
@@ -71,20 +73,27 @@ def _shows(row: InstanceRow, head: bytes) -> bool:
     if prefix != b"DICM" or element != b"\2\0\0\0UL\4\0" or _META_LENGTH.size + length != row.dataset_offset:
         return False
     meta, dataset = head[: row.dataset_offset], head[row.dataset_offset :]
+    sop_class, syntax, study, series = _shared(
+        row.sop_class_uid, row.transfer_syntax_uid, row.study_instance_uid, row.series_instance_uid
+    )
+    of_meta = (sop_class, syntax, _element(b"\2\0\3\0", row.sop_instance_uid))
+    for data, elements in ((meta, of_meta), (dataset, (study, series))):
+        for explicit, implicit in elements:
+            if explicit not in data and implicit not in data:
+                return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def _shared(sop_class_uid: str, transfer_syntax_uid: str, study_instance_uid: str, series_instance_uid: str) -> tuple[_Forms, ...]:
+    """Return the elements that the instances of a series have in common."""
     return (
-        _has(meta, b"\2\0\2\0", row.sop_class_uid) and _has(meta, b"\2\0\3\0", row.sop_instance_uid)
-        and _has(meta, b"\2\0\x10\0", row.transfer_syntax_uid) and _has(dataset, b"\x20\0\x0d\0", row.study_instance_uid)
-        and _has(dataset, b"\x20\0\x0e\0", row.series_instance_uid)
+        _element(b"\2\0\2\0", sop_class_uid), _element(b"\2\0\x10\0", transfer_syntax_uid),
+        _element(b"\x20\0\x0d\0", study_instance_uid), _element(b"\x20\0\x0e\0", series_instance_uid),
     )
 
 
-def _has(data: bytes, tag: bytes, uid: str) -> bool:
-    explicit, implicit = _element(tag, uid)
-    return explicit in data or implicit in data
-
-
-@lru_cache(maxsize=1024)
-def _element(tag: bytes, uid: str) -> tuple[bytes, bytes]:
+def _element(tag: bytes, uid: str) -> _Forms:
     """Return a UID's element as explicit and as implicit VR little endian write it."""
     value = uid.encode()
     value += bytes(len(value) % 2)

@@ -67,12 +67,22 @@ class Packs:
         """Return the series inside the scope, in order; the rows of those without a pack are read in the same transaction."""
         found = []
         for one in locate.series_of(tx, scope, place.id, study, series):
-            start = self._start(place.name, one.series_instance_uid, one.generation)
-            if one.pack_etag is not None and one.pack_generation == one.generation and one.pack_etag.startswith(start):
-                found.append(Wanted(one, one.pack_etag, place.uid))
+            if self._is_kept(place, one):
+                found.append(Wanted(one, one.pack_etag or "", place.uid))
             elif rows := locate.of_series(tx, _TOKEN, one.series_pk):
                 found.append(Wanted(one, self._pack_etag(place.name, rows), place.uid, rows))
         return found
+
+    def kept(self, tx: sa.Connection, scope: Scope, place: Datastore, study: str, series: str | None) -> list[Wanted] | None:
+        """Return the same by one statement, None where the pack of one of them is not kept."""
+        found = locate.series_of(tx, scope, place.id, study, series)
+        if not all(self._is_kept(place, one) for one in found):
+            return None
+        return [Wanted(one, one.pack_etag or "", place.uid) for one in found]
+
+    def _is_kept(self, place: Datastore, one: SeriesRow) -> bool:
+        start = self._start(place.name, one.series_instance_uid, one.generation)
+        return one.pack_etag is not None and one.pack_generation == one.generation and one.pack_etag.startswith(start)
 
     def series(self, wanted: list[Wanted], datastore: str) -> MetadataAnswer:
         """Return the metadata of whole series, one after the other as one JSON array."""

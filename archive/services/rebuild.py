@@ -43,9 +43,20 @@ from archive.db.tables import (
 )
 from archive.errors import ArchiveError, Unavailable
 from archive.index import access_study as derived
-from archive.ledger import nodes, recover
+from archive.ledger import files, nodes, notes, recover
 from archive.ledger.audit import Event, Kind
-from archive.services import catchup, deliveries, hold_rows, lifecycle, retrace, snapshot, targets, work_snapshot, working
+from archive.services import (
+    catchup,
+    deliveries,
+    hold_rows,
+    lifecycle,
+    retrace,
+    snapshot,
+    targets,
+    told_again,
+    work_snapshot,
+    working,
+)
 from archive.services.core import Core
 from archive.services.ended import apply_later
 from archive.services.history import CHANGES, Done, History
@@ -102,7 +113,7 @@ class Rebuild:
             if core.vault.in_use(file.segment_id):
                 message = "something is storing into this archive"
                 raise Unavailable(message, remedy="stop the archive and wait for imports to end, then give the command again")
-        report, found = Rebuilt(lost), survey(core, progress)
+        report, found, damaged = Rebuilt(lost), survey(core, progress), self._newer(damaged)
         with core.database.begin() as tx:
             kept = self._bring_back(tx, report, damaged, progress) if lost else self._clear(tx)
             history = History(core, tx, found)
@@ -168,6 +179,15 @@ class Rebuild:
 
     # --- where it is lost ----------------------------------------------------------------------------------------------------------
 
+    def _newer(self, damaged: Database | None) -> Database | None:
+        """Return the damaged index unless it says itself that what lies in storage/ledger is newer: an old one was left lying."""
+        note = None if damaged is None else files.read_checkpoint(self._core.config.ledger_dir)
+        if damaged is not None and note is not None:
+            with suppress(ArchiveError, sa.exc.SQLAlchemyError), damaged.read() as tx:
+                if nodes.size(tx) < notes.claims(note)[0]:
+                    return None
+        return damaged
+
     def _bring_back(
         self, tx: sa.Connection, report: Rebuilt, damaged: Database | None, progress: Progress
     ) -> dict[sa.Table, dict[int, Placed]]:
@@ -203,9 +223,10 @@ class Rebuild:
         later = apply_later(core, tx, kept.leaves, kept.targets, partial(self._ended, tx))
         report.notes.append(f"users, grants and peers are as of {kept.at:{_WHEN}}; of later changes {later.taken} that took away count, "
                             f"{later.ended} that gave do not")
+        alerts, reviews = told_again.put_back(core, tx)
+        report.notes.append(f"from the ledger came {alerts} alerts that nobody has acknowledged and {reviews} reviews closed since then")
         report.notes.append("sessions are lost: everybody signs in again; jobs, records of associations, peers that were waiting, "
-                            "requests for approval that nobody had carried out, alerts that were open and events that subscribers had not "
-                            "fetched are lost")
+                            "requests for approval that nobody had carried out and events that subscribers had not fetched are lost")
         return kept.targets
 
     def _configuration(self, tx: sa.Connection) -> None:

@@ -6,6 +6,7 @@ signature) and adopted by the same transaction as a store; conflict rules run ag
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -20,6 +21,7 @@ from archive.ledger import statements
 from archive.ledger.audit import Event
 from archive.ledger.audit import Kind as EventKind
 from archive.services.adoption import Arrival, adopt
+from archive.services.arrival_order import never_backwards
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.records import decode
@@ -76,7 +78,18 @@ class Replay:
         with nobody_rekeys(self._core) as alone:
             return self._run(alone)
 
-    def _run(self, alone: bool) -> Replayed:
+    def left(self, segment_ids: Collection[bytes]) -> Replayed:
+        """Do the same with segments that a process left when it died, while others serve.
+
+        Only with those whose lock nobody holds: whoever has a record to settle holds the lock of its segment.
+
+        Raises:
+            DatabaseUnavailable, VaultUnavailable.
+        """
+        with nobody_rekeys(self._core) as alone:
+            return self._run(alone, segment_ids)
+
+    def _run(self, alone: bool, only: Collection[bytes] | None = None) -> Replayed:
         core = self._core
         done = Replayed()
         with core.database.read() as tx:
@@ -85,7 +98,30 @@ class Replay:
         with core.database.read() as tx:
             noted = {bytes(one) for one in tx.execute(sa.select(segment.c.id)).scalars()}
             places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
-        looked: list[_Looked] = []
+        if only is not None:
+            rows = [row for row in rows if bytes(row.id) in only]
+            noted |= files.keys() - set(only)
+        looked = self._looked(rows, files, done, alone=alone)
+        # Whoever was first is first again, whichever process took it in: what came second may be in conflict with it.
+        timed = [
+            (at, one) for segment_ in looked
+            for at, one in zip(never_backwards([one.at for one in segment_.unnamed]), segment_.unnamed, strict=True)
+        ]
+        for _, unnamed in sorted(timed, key=lambda pair: pair[0]):
+            self._settle(unnamed, places, done)
+        for one in looked:
+            self._finish(one, files.get(one.segment_id, 0))
+        for segment_id in files.keys() - noted:
+            self._drop_file(segment_id)
+        if done.adopted or done.swept or done.damaged:
+            detail = {"adopted": done.adopted, "swept": done.swept, "damaged": len(done.damaged)}
+            with core.database.begin() as tx:
+                core.ledger.record(tx, Event(EventKind.REPLAYED, detail=detail), at=core.clock())
+        return done
+
+    def _looked(self, rows: Sequence[sa.Row[Any]], files: Collection[bytes], done: Replayed, *, alone: bool) -> list[_Looked]:
+        """Look through the segments that are not done with."""
+        core, looked = self._core, []
         for row in rows:
             if row.state == "closed" and row.replay_from >= row.used:
                 continue
@@ -97,18 +133,7 @@ class Replay:
                 looked.append(self._look(row.id, row.replay_from, done, alone=alone))
             except SealBroken as error:
                 done.damaged.append(error.verdict)  # the file is gone; verify names what was in it, the rest goes on
-        # Whoever was first is first again, whichever process took it in: what came second may be in conflict with it.
-        for unnamed in sorted((one for segment_ in looked for one in segment_.unnamed), key=lambda one: one.at):
-            self._settle(unnamed, places, done)
-        for one in looked:
-            self._finish(one, files.get(one.segment_id, 0))
-        for segment_id in files.keys() - noted:
-            self._drop_file(segment_id)
-        if done.adopted or done.swept or done.damaged:
-            detail = {"adopted": done.adopted, "swept": done.swept, "damaged": len(done.damaged)}
-            with core.database.begin() as tx:
-                core.ledger.record(tx, Event(EventKind.REPLAYED, detail=detail), at=core.clock())
-        return done
+        return looked
 
     def _look(self, segment_id: bytes, start: int, done: Replayed, *, alone: bool) -> _Looked:
         """Find what no row names, and sweep what was cut short or never promised."""

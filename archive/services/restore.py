@@ -105,7 +105,7 @@ def restore(folder: Path, config: Config, way: Way) -> Restored:
     refuse_occupied(config)
     stage = config.storage_dir / STAGE
     try:
-        config.storage_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_files.make_directory(config.storage_dir)
         shutil.rmtree(stage, ignore_errors=True)
         try:
             report, given = _staged(folder, config, stage, way, keeping="copy")

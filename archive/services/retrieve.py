@@ -1,14 +1,16 @@
 """Retrieve: instances, metadata, frames, bulk data and pictures go out to those who may see them.
 
 Every answer is located by one statement inside the caller's scope, and its audit event is committed durably before the first byte
-leaves. While instances stream, the scope is asked again before each: a revocation lets at most the one under way finish.
+leaves. While instances stream, each leaves only if it may then (services/asking.py): a revocation lets at most the one under way finish.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache, partial
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -18,17 +20,21 @@ from archive.access.subject import Subject
 from archive.dicom import pixels, transcode
 from archive.dicom.bulk import Chunks, Read
 from archive.dicom.bulk import find as find_value
-from archive.dicom.decode import DECODABLE
+from archive.dicom.decode import DECODABLE, Layout
 from archive.dicom.part10 import Limits, Scanned, inflate
-from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
+from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
 from archive.errors import ArchiveError, InvalidInstance, NotFound, Unavailable
 from archive.index import locate
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.services import datastores, named, packs
+from archive.services.asking import Asking
 from archive.services.core import Core
+from archive.services.frame_maps import FrameMaps
+from archive.services.meanwhile import Recorder
 from archive.services.packs import MetadataAnswer
 from archive.services.records import decode
 
+T = TypeVar("T")
 AS_STORED = frozenset({IMPLICIT_LE, EXPLICIT_LE})
 """Uncompressed little endian: what a retrieve without transfer-syntax may answer unchanged."""
 
@@ -80,6 +86,8 @@ class Retrieve:
         """Work on an opened archive."""
         self._core = core
         self._packs = packs.Packs(core)
+        self._maps = FrameMaps()
+        self._recorder = Recorder()
         limits = core.config.limits
         self._limits = Limits(inflated_bytes=limits.inflated_bytes, nesting=limits.nesting, elements=limits.elements)
 
@@ -93,6 +101,18 @@ class Retrieve:
             Unavailable: the read could not be recorded, so nothing may leave.
         """
         return self._locate(subject, datastore, study, series, sop, need=Permission.ORIGINAL, what="instances")
+
+    def reading(
+        self, subject: Subject, datastore: str, study: str, series: str, sop: str, read: Callable[[Found], T]
+    ) -> tuple[Found, T]:
+        """Return one instance and what `read` made of it while the access was being recorded.
+
+        Raises:
+            NotFound, Unavailable: as `instances`; else what `read` raises.
+        """
+        found, record = self._located(subject, datastore, study, series, sop, need=Permission.ORIGINAL, what="instances")
+        with self._recorder.recorded(record, worth=bool(found)):
+            return found[0], read(found[0])
 
     def open(
         self, subject: Subject, found: Found, start: int = 0, length: int | None = None, *, just_found: bool = False
@@ -109,6 +129,30 @@ class Retrieve:
             self._still(subject, found)
         views = self._core.vault.read(found.row.ref, start, length)
         return named.checked(self._core, found.row, views, from_start=start == 0 and length is None)
+
+    def leaving(self, subject: Subject, found: Sequence[Found]) -> Callable[[int], Iterator[memoryview]]:
+        """Return what opens instances that were found, by number from 0, one after the other, each as `open` does.
+
+        The first must be opened at once: it has only just been found.
+        """
+        core, need = self._core, found[0].need
+        rows = {one.row.instance_pk: one.row for one in found}
+
+        def kept(key: int, at: datetime) -> bytes | None:
+            return rows[key].ref.object_id if locate.still(core.database, scope_of(subject, need, at), rows[key]) else None
+
+        def between(first: int, last: int, at: datetime) -> dict[int, bytes]:
+            return locate.still_between(core.database, scope_of(subject, need, at), first, last)
+
+        asking = Asking(core, list(rows), kept, between)
+
+        def opened(number: int) -> Iterator[memoryview]:
+            if number and asking.now(number) != found[number].row.ref.object_id:
+                message = "there is no such object"
+                raise NotFound(message)
+            return self.open(subject, found[number], just_found=True)
+
+        return opened
 
     def transcoded(self, subject: Subject, found: Found, transfer_syntax_uid: str) -> Iterator[bytes | memoryview]:
         """Yield the instance in a transfer syntax: as stored when it is that, else decoded, and encoded again without loss.
@@ -148,9 +192,12 @@ class Retrieve:
             return self._packs.instance(found[0].row, datastore)
         core = self._core
         at = core.clock()
-        with core.database.read() as tx:
-            place = datastores.asked_for(tx, subject, datastore, at)
-            wanted = self._packs.wanted(tx, scope_of(subject, Permission.METADATA, at), place, study, series)
+        scope = scope_of(subject, Permission.METADATA, at)
+        with core.database.glance() as tx:
+            wanted = self._packs.kept(tx, scope, datastores.asked_for(tx, subject, datastore, at), study, series)
+        if wanted is None:
+            with core.database.read() as tx:
+                wanted = self._packs.wanted(tx, scope, datastores.asked_for(tx, subject, datastore, at), study, series)
         self._audit(subject, datastore, study, series, sop, what="metadata", instances=sum(one.series.n_instances for one in wanted))
         return self._packs.series(wanted, datastore)
 
@@ -163,20 +210,46 @@ class Retrieve:
             NotFound: the instance, or one of the frames.
             Unavailable.
         """
-        found = self._locate(subject, datastore, study, series, sop, need=Permission.PIXELS, what="frames", frames=len(numbers))[0]
-        scanned = self._scanned(found)
+        found, record = self._located(
+            subject, datastore, study, series, sop, need=Permission.PIXELS, what="frames", frames=len(numbers)
+        )
+        with self._recorder.recorded(record, worth=bool(found)):
+            return self._framed(found[0], numbers)
+
+    def _framed(self, found: Found, numbers: list[int]) -> FramesAnswer:
+        ref = found.row.ref
+        kept = self._maps.find(ref)
+        if kept is None:
+            scanned = self._scanned(found)
+            self._maps.keep(ref, scanned)
+        else:
+            scanned = kept.scanned
+            named.require_same(found.row, scanned)
         table = scanned.frames
         if table is None or any(not 1 <= number <= table.count for number in numbers):
             message = "there is no such frame"
             raise NotFound(message)
 
         head, stored = self._frames(found, scanned)
+        if len(numbers) == 1:  # read now, while the access is being recorded
+            stored = partial(_of_one, stored, numbers[0], stored(numbers[0]))
+        attributes = cache(lambda: scanned if kept is None else self._scanned(found))
+
+        @cache
+        def layout() -> Layout:
+            if kept is not None and kept.layout is not None:
+                return kept.layout
+            found_layout = pixels.stored_layout(head(), attributes())
+            self._maps.keep(ref, scanned, found_layout)
+            return found_layout
 
         def explicit_le(number: int) -> bytes:
-            return pixels.frame_explicit_le(head(), scanned, stored(number), number - 1)
+            if scanned.transfer_syntax_uid in UNCOMPRESSED:
+                return pixels.native_le(layout(), stored(number), number - 1)
+            return pixels.frame_explicit_le(head(), attributes(), stored(number), number - 1)
 
         def encoded(number: int, transfer_syntax_uid: str) -> bytes:
-            return transcode.frame_in(head(), scanned, stored(number), transfer_syntax_uid, number - 1)
+            return transcode.frame_in(head(), attributes(), stored(number), transfer_syntax_uid, number - 1)
 
         return FramesAnswer(found, found.transfer_syntax_uid, stored, explicit_le, encoded)
 
@@ -207,6 +280,7 @@ class Retrieve:
                 for uids in (("",), ("", ""), ("", "", "")):
                     locate.locate(tx, scope, 0, *uids)
                 locate.series_of(tx, scope, 0, "", "")
+                locate.still_between(core.database, scope, 0, 0)
             datastores.asked_for(tx, nobody, datastores.DEFAULT, at)
 
     # ------------------------------------------------------------------------------------------------------------------------------
@@ -215,16 +289,25 @@ class Retrieve:
         self, subject: Subject, datastore: str, study: str, series: str | None, sop: str | None, *, need: Permission, what: str,
         frames: int = 0,
     ) -> list[Found]:
+        found, record = self._located(subject, datastore, study, series, sop, need=need, what=what, frames=frames)
+        record()
+        return found
+
+    def _located(
+        self, subject: Subject, datastore: str, study: str, series: str | None, sop: str | None, *, need: Permission, what: str,
+        frames: int = 0,
+    ) -> tuple[list[Found], Callable[[], None]]:
+        """Return what is found, and what records that and must have been called before anything of it leaves."""
         core = self._core
         at = core.clock()
         with core.database.glance() as tx:  # one statement decides; the connection that commits the audit still has its pages
             place = datastores.asked_for(tx, subject, datastore, at)
             rows = locate.locate(tx, scope_of(subject, need, at), place.id, study, series, sop)
-        self._audit(
-            subject, datastore, study, series, sop, what=what, instances=len(rows), frames=frames,
+        record = partial(
+            self._audit, subject, datastore, study, series, sop, what=what, instances=len(rows), frames=frames,
             sent_bytes=sum(row.ref.part10_bytes for row in rows) if what == "instances" else 0,
         )
-        return [self._found(row, datastore, need) for row in rows]
+        return [self._found(row, datastore, need) for row in rows], record
 
     def _audit(
         self, subject: Subject, datastore: str, study: str, series: str | None, sop: str | None, *, what: str, instances: int,
@@ -290,6 +373,10 @@ class Retrieve:
             return lambda: whole, lambda number: b"".join(whole[offset : offset + length] for offset, length in table.pieces(number - 1))
         head = cache(lambda: packs.head_of(self._core, ref, scanned))
         return head, lambda number: b"".join(vault.read_range(ref, offset, length) for offset, length in table.pieces(number - 1))
+
+
+def _of_one(stored: Callable[[int], bytes], number: int, frame: bytes, wanted: int) -> bytes:
+    return frame if wanted == number else stored(wanted)
 
 
 __all__ = ["BulkAnswer", "Found", "FramesAnswer", "MetadataAnswer", "Retrieve"]

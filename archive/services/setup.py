@@ -14,6 +14,7 @@ from archive.db import failures, migrate
 from archive.db.engine import Database
 from archive.db.types import FOREVER
 from archive.errors import ConfigurationError, DatabaseUnavailable
+from archive.keys import private_files
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind, secret_digest
 from archive.ledger.log import Ledger
@@ -91,8 +92,7 @@ def initialise(
 def make_folders(config: Config) -> None:
     """Make the folders of an archive that are not there."""
     for name in FOLDERS:
-        folder: Path = getattr(config, name)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_files.make_directory(getattr(config, name))
 
 
 def make_databases(config: Config, keyring: Keyring, *, fresh: bool = False) -> None:

@@ -20,6 +20,7 @@ from archive.services.alerts import Alerts
 from archive.services.break_glass import BreakGlass
 from archive.services.core import Core
 from archive.services.deliveries import forget_delivered
+from archive.services.left_open import LeftOpen
 from archive.services.preparing import Preparing
 from archive.services.purge import Purge
 from archive.services.purge_finish import finish
@@ -55,6 +56,7 @@ class Upkeep:
         self._published = False
         self._passed_over: set[bytes] = set()
         self._break_glass = BreakGlass(core, Alerts(core))
+        self._left_open = LeftOpen(core)
         self._all_due(core.clock())
 
     def _all_due(self, at: datetime) -> None:
@@ -90,6 +92,7 @@ class Upkeep:
             self._work.tick()
         if at - self._ended_at >= ENDED_EVERY:
             self._break_glass.tick(at)
+            self._left_open.tick()
             self._ended_at = at
         self._hash_segments()
         self.preparing.tick(at)

@@ -34,6 +34,7 @@ from archive.services import (
     approval_check,
     bound,
     candidates,
+    change_keys,
     denials,
     hold_rows,
     purge_check,
@@ -115,6 +116,7 @@ class Verify:
                     retrace.closed(core, tx), retrace.shape(tx), retrace.hidden(tx), retrace.granted(core, tx), standing.stands(core, tx),
                     admitted.admitted(core, tx), candidates.led(core, tx), hold_rows.stand(core, tx), purge_check.gone(core, tx),
                     rules_check.ruled(core, tx), bound.bound(core, tx), approval_check.approved(core, tx),
+                    change_keys.opening(core, tx) if mode != "keyless" else (),
                 )
                 found = chain.from_iterable(checks)
                 for code, detail, uid in found:

@@ -60,8 +60,11 @@ def _file_key(study_key: bytes, bound: bytes, kind: int) -> bytes:
     return _expand(study_key, _LABELS.get(kind, b"strongroom/v1/file\0") + bound)
 
 
+_nonce_of = struct.Struct(">7xIB").pack
+
+
 def _nonce(index: int, *, last: bool) -> bytes:
-    return struct.pack(">7xIB", index, last)
+    return _nonce_of(index, last)
 
 
 def _broken(verdict: str, message: str) -> SealBroken:
@@ -120,7 +123,7 @@ def parse_header(data: bytes | memoryview, kinds: frozenset[Kind] = RECORD_KINDS
     if version != 1 or suite != 1 or not 12 <= chunk_log2 <= 22 or flags:
         raise _broken("V04", "the record's header is of an unknown form")
     length = int.from_bytes(data[112:120], "big")
-    if kind not in kinds or any(data[97:112]) or any(data[120:128]) or not 1 <= length < 1 << 48:
+    if kind not in kinds or data[97:112] != bytes(15) or data[120:128] != bytes(8) or not 1 <= length < 1 << 48:
         raise _broken("V04", "the record's header contradicts itself")
     header = Header(key_id, object_id, salt, datastore, kind, length, data[128:160], chunk_log2)
     if header.chunks >= 1 << 32:
@@ -176,13 +179,33 @@ class Opener:
         Raises:
             SealBroken: V07; `into` is wiped.
         """
+        self._open(index, sealed, into, last=index == self.header.chunks - 1)
+
+    def _open(self, index: int, sealed: memoryview, into: memoryview, *, last: bool) -> None:
         try:
-            self._aead.decrypt_into(_nonce(index, last=index == self.header.chunks - 1), sealed, None, into)
+            self._aead.decrypt_into(_nonce(index, last=last), sealed, None, into)
         except InvalidTag:
             into[:] = bytes(len(into))
             start = self.header.chunk_offset(index)
             message = f"chunk {index} (bytes {start}..{start + len(sealed) - 1} of the record) does not verify"
             raise _broken("V07", message) from None
+
+    def open_all(self, record: memoryview, plain: memoryview) -> memoryview:
+        """Open every chunk of a record that lies in memory and return its plaintext, which begins `plain`: there is room for it.
+
+        Raises:
+            SealBroken: V02 or V07.
+        """
+        header = self.header
+        size, left, at, out, index = header.chunk_bytes, header.length, HEADER_BYTES, 0, 0
+        if len(record) < header.record_bytes:
+            raise _broken("V02", "the segment ends within the record")
+        while left:
+            count = min(size, left)
+            end = at + count + TAG_BYTES
+            self._open(index, record[at:end], plain[out : out + count], last=count == left)
+            at, out, left, index = end, out + count, left - count, index + 1
+        return plain[:out]
 
     def open_range(self, read: ReadInto, start: int, length: int, sealed: memoryview, plain: memoryview) -> Iterator[memoryview]:
         """Yield plaintext [start, start + length); only the chunks it touches are read and opened.

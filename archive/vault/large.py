@@ -54,8 +54,10 @@ class LargeFile:
         self._open = False
         segment.used = segment.progress.end = used
         segment.progress.closed = True
-        os.close(segment.fd)
-        self._on_close(segment.segment_id, used)
+        try:
+            self._on_close(segment.segment_id, used)
+        finally:
+            segment.progress.keep_lock(segment.fd)
         return Location(segment.segment_id, BLOCK, record_bytes)
 
     def abort(self) -> None:

@@ -29,6 +29,7 @@ class MemorySegments:
         self._progress: dict[bytes, Progress] = {}
         self._writing: dict[bytes, datetime] = {}
         self._open: bytes | None = None
+        self._ended = False
         self._segment_bytes, self._max_age = segment_bytes, max_age
         self._on_open, self._on_close, self._on_drop = on_open, on_close, on_drop
         self._lock = threading.RLock()
@@ -132,12 +133,14 @@ class MemorySegments:
         return [SegmentFile(one, f"{one.hex()}.seg", len(self.held[one])) for one in sorted(self.held)]
 
     def in_use(self, segment_id: bytes) -> bool:
-        """Whether it is being written."""
-        return segment_id in self._writing
+        """Whether it is being written, or holds what is not settled."""
+        progress = self._progress.get(segment_id)
+        waits = progress is not None and not progress.over and not self._ended
+        return segment_id in self._writing or waits
 
     def finish_segment(self, segment_id: bytes, used: int) -> bool:
         """Cut a segment nobody writes."""
-        if segment_id in self._writing:
+        if self.in_use(segment_id):
             return False
         if segment_id in self.held:
             del self.held[segment_id][max(used, BLOCK) :]
@@ -186,6 +189,7 @@ class MemorySegments:
     def close(self) -> None:
         """Close everything."""
         self.roll()
+        self._ended = True
 
 
 class _LargeMemory:

@@ -16,13 +16,13 @@ from archive.vault.disk import BLOCK, O_DIRECT, Disk
 _NOTED_EVERY = 4 << 20  # bytes that a start reads again at most, beside what waits
 
 
-def lock(fd: int) -> None:
+def lock(fd: int, *, wait: bool = False) -> None:
     """Mark the open file as being written by this process, until its descriptor is closed.
 
     Raises:
-        OSError: another process has it.
+        OSError: another process has it, and this one does not `wait`.
     """
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def in_use(fd: int) -> bool:
@@ -35,7 +35,11 @@ def in_use(fd: int) -> bool:
 
 
 class Progress:
-    """Which records of a segment still wait for their rows."""
+    """Which records of a segment still wait for their rows.
+
+    While one does the segment's lock stays held, though nothing more is written: whoever gets the lock of a segment knows that no
+    living process has anything in it to settle.
+    """
 
     def __init__(self) -> None:
         """Start behind the head."""
@@ -44,6 +48,7 @@ class Progress:
         self._noted = BLOCK
         self._waiting: set[int] = set()
         self._lock = threading.Lock()
+        self._fd: int | None = None
 
     def begin(self, offset: int, end: int) -> None:
         """Note a record at `offset`, the segment then going up to `end`."""
@@ -55,6 +60,30 @@ class Progress:
         """Forget the record: committed, or failed for good."""
         with self._lock:
             self._waiting.discard(offset)
+            if not self._waiting:
+                self._let_go()
+
+    def keep_lock(self, fd: int) -> None:
+        """Take over the descriptor of a segment that is closed, which holds its lock, until nothing waits."""
+        with self._lock:
+            self._fd = fd
+            if not self._waiting:
+                self._let_go()
+
+    def let_go(self) -> None:
+        """Give the lock up, whatever waits: this process writes no more, or holds too many."""
+        with self._lock:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    @property
+    def locked(self) -> bool:
+        """Whether the lock of a closed segment is held here: then nobody else has it."""
+        return self._fd is not None
 
     @property
     def over(self) -> bool:
@@ -79,10 +108,13 @@ class Remembered(dict[bytes, Progress]):
     """Progress by segment; the oldest that are over are dropped, for a server makes segments for years."""
 
     KEPT = 256
+    LOCKED = 128  # descriptors; more than that only a re-keying leaves, which has a lock of its own
 
     def __setitem__(self, segment_id: bytes, progress: Progress) -> None:
         """Add one."""
         super().__setitem__(segment_id, progress)
+        for one in [one for one in self.values() if one.locked][: -self.LOCKED]:
+            one.let_go()
         for old, before in list(self.items())[: -self.KEPT]:
             if before.over:
                 self.pop(old, None)

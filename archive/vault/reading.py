@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from archive.vault.buffers import Buffers
-from archive.vault.container import CHUNK_LOG2, TAG_BYTES, Opener
+from archive.vault.container import CHUNK_LOG2, HEADER_BYTES, TAG_BYTES, Opener
 from archive.vault.segment_store import SegmentStore
 
 _BATCH = 4  # chunks read at once
 _PLAIN_BYTES = _BATCH << CHUNK_LOG2
+
+AT_ONCE_BYTES = _PLAIN_BYTES
+"""A record of at most so many bytes is fetched in one piece."""
 
 
 class RecordReader:
@@ -18,7 +21,7 @@ class RecordReader:
     def __init__(self, segments: SegmentStore) -> None:
         """Read from `segments`."""
         self._segments = segments
-        self._sealed = Buffers(_PLAIN_BYTES + _BATCH * TAG_BYTES)
+        self._sealed = Buffers(HEADER_BYTES + _PLAIN_BYTES + _BATCH * TAG_BYTES)
         self._plain = Buffers(_PLAIN_BYTES)
 
     def plaintext(self, segment_id: bytes, offset: int, opener: Opener, start: int, length: int) -> Iterator[memoryview]:
@@ -42,6 +45,35 @@ class RecordReader:
         finally:
             self._sealed.give(sealed)
             self._plain.give(plain)
+
+    def fetch(self, segment_id: bytes, offset: int, record_bytes: int) -> tuple[memoryview, int]:
+        """Return a buffer that begins with a record of at most `AT_ONCE_BYTES`, and how many bytes of it there were.
+
+        `give` takes the buffer back.
+
+        Raises:
+            SealBroken: V01.
+            VaultUnavailable.
+        """
+        buffer = self._sealed.take()
+        return buffer, self._segments.read_into(segment_id, offset, buffer[:record_bytes])
+
+    def give(self, buffer: memoryview) -> None:
+        """Take back what `fetch` gave."""
+        self._sealed.give(buffer)
+
+    def whole(self, buffer: memoryview, came: int, opener: Opener) -> Iterator[memoryview]:
+        """Yield the whole plaintext of a record that was fetched, in one view, and take its buffer back after that.
+
+        Raises:
+            SealBroken: V02 or V07.
+        """
+        plain = self._plain.take()
+        try:
+            yield opener.open_all(buffer[:came], plain)
+        finally:
+            self._plain.give(plain)
+            self._sealed.give(buffer)
 
     def collect(self, segment_id: bytes, offset: int, opener: Opener, start: int, length: int) -> bytes:
         """Return that plaintext in one piece.

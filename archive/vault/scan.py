@@ -16,6 +16,7 @@ from archive.vault.refs import Damage, FoundRecord, Location, RecordRef
 from archive.vault.segment_store import SegmentStore, check_head
 
 _WINDOW = 1 << 20
+_GAP = 16 * BLOCK  # between records that are known lie small ones, and holes
 _ZERO_BLOCK = bytes(BLOCK)
 
 Found = FoundRecord | Header | Damage
@@ -26,30 +27,34 @@ Judge = Callable[[int, bytes], Found]
 class Walk:
     """One pass over a segment; blocks that follow damage and begin no record belong to it."""
 
-    def __init__(self, segments: SegmentStore, segment_id: bytes, judge: Judge) -> None:
+    def __init__(self, segments: SegmentStore, segment_id: bytes, judge: Judge, *, window_bytes: int = _WINDOW) -> None:
         """`judge` is asked about every block that begins with the magic."""
-        self._segments, self._segment_id, self._judge = segments, segment_id, judge
+        self._segments, self._segment_id, self._judge, self._window_bytes = segments, segment_id, judge, window_bytes
         self._damage: Damage | None = None
 
-    def run(self, start: int) -> Iterator[tuple[int, Found]]:
+    def run(self, start: int, *, past: Callable[[int], int] = lambda offset: offset) -> Iterator[tuple[int, Found]]:
         """Yield offset and nature of everything at or after `start` that is not zeros.
+
+        `past(offset)` may lead to where what is known already ends, if it lies there.
 
         Raises:
             SealBroken: V01, there is no such segment.
             VaultUnavailable.
         """
-        window = memoryview(bytearray(_WINDOW))
+        window = memoryview(bytearray(self._window_bytes))
         if start < BLOCK:
             yield from self._head(window[:BLOCK])
         at = max(BLOCK, padded(start))
         while (base := self._segments.next_data(self._segment_id, at)) is not None:
-            if base > at:
+            gap, at = base > at, past(base)
+            if gap or at > base:
                 yield from self._ended()
+            if at > base:
+                continue
             count = self._segments.read_into(self._segment_id, base, window)
             if not count:
                 break
-            at = base
-            while at < base + count:
+            while at < base + count and past(at) == at:
                 block = bytes(window[at - base : min(at - base + BLOCK, count)])
                 step = BLOCK
                 for offset, found in self._block(at, block):
@@ -135,6 +140,17 @@ class Scanner:
             VaultUnavailable, DatabaseUnavailable.
         """
         for offset, found in Walk(self._segments, self._segment_id, self._header).run(0):
+            assert not isinstance(found, FoundRecord)
+            yield offset, found
+
+    def between(self, past: Callable[[int], int]) -> Iterator[tuple[int, Header | Damage]]:
+        """Yield what `headers` does of where no known record lies: `past(offset)` is where one that lies there ends, else the offset.
+
+        Raises:
+            SealBroken: V01, there is no such segment.
+            VaultUnavailable, DatabaseUnavailable.
+        """
+        for offset, found in Walk(self._segments, self._segment_id, self._header, window_bytes=_GAP).run(BLOCK, past=past):
             assert not isinstance(found, FoundRecord)
             yield offset, found
 

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from archive.errors import ArchiveError, OutOfSpace
+from archive.keys import private_files
 from archive.vault.buffers import aligned_copy
 from archive.vault.disk import BLOCK, DISK, Disk, padded, room_in, translated
 from archive.vault.large import LargeFile
@@ -63,7 +64,7 @@ class DiskSegments:
         self._unsynced: dict[Location, Written] = {}
         self._readers = Readers(self._path)
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_files.make_directory(folder)
         except OSError as error:
             raise translated(error, "making the segments folder") from error
 
@@ -164,7 +165,7 @@ class DiskSegments:
         except OSError as error:
             raise translated(error, "opening a segment") from error
         try:
-            lock(fd)
+            lock(fd, wait=True)  # a start beside us may just be looking at it
             if not os.fstat(fd).st_nlink:  # a start beside us took it for a leftover
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._disk.allocate(fd, 0, size)
@@ -224,19 +225,21 @@ class DiskSegments:
                 cut = True
         segment.progress.end = segment.used
         segment.progress.closed = True
-        os.close(segment.fd)
-        if segment.used == BLOCK:
-            self._gone(segment.segment_id)
-        elif cut:
-            self._closed(segment.segment_id, segment.used)
-        else:
-            log.warning("a segment could not be cut to its length; the next start does it")
+        try:
+            if segment.used == BLOCK:
+                self._gone(segment.segment_id)
+            elif cut:
+                self._closed(segment.segment_id, segment.used)
+            else:
+                log.warning("a segment could not be cut to its length; it is done later")
+        finally:
+            segment.progress.keep_lock(segment.fd)
 
     def _closed(self, segment_id: bytes, used: int) -> None:
         try:
             self._on_close(segment_id, used, self._progress[segment_id].low(()))
         except ArchiveError as error:
-            log.warning("a closed segment could not be noted (%s); the next start notes it", error.code)
+            log.warning("a closed segment could not be noted (%s); it is noted later", error.code)
 
     def _gone(self, segment_id: bytes) -> None:
         self._readers.forget(segment_id)
@@ -312,11 +315,13 @@ class DiskSegments:
             if erase and location.offset < size:
                 self._disk.pwrite(fd, memoryview(bytes(BLOCK)), location.offset)
                 self._disk.fdatasync(fd)
-            alone = location.offset == BLOCK and size <= BLOCK + length and not in_use(fd)
+            progress = self._progress.get(location.segment_id)
+            ours = progress is not None and progress.locked
+            alone = location.offset == BLOCK and size <= BLOCK + length and (ours or not in_use(fd))
             if not alone:
                 self._disk.punch(fd, location.offset, length)
                 self._disk.fdatasync(fd)
-                alone = erase and _empty(fd) and not in_use(fd)
+                alone = erase and _empty(fd) and (ours or not in_use(fd))
             if alone:
                 self._disk.unlink(path)
                 self._disk.sync_folder(self._folder)
@@ -389,4 +394,6 @@ class DiskSegments:
     def close(self) -> None:
         """Close everything; see SegmentStore."""
         self.roll()
+        for progress in list(self._progress.values()):
+            progress.let_go()
         self._readers.close()

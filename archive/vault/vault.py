@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from archive.errors import SealBroken
 from archive.vault import scan as scanning
 from archive.vault.blobs import Blobs
 from archive.vault.buffers import Buffers
-from archive.vault.container import HEADER_BYTES, TRAILER_BYTES, Header, Kind, Opener, Trailer
+from archive.vault.container import CHUNK_LOG2, HEADER_BYTES, TRAILER_BYTES, Header, Kind, Opener, Trailer
 from archive.vault.disk import DISK, Disk
 from archive.vault.keystore import Keystore, StudyKey
-from archive.vault.reading import RecordReader
+from archive.vault.reading import AT_ONCE_BYTES, RecordReader
 from archive.vault.refs import Damage, FoundRecord, Location, RecordRef, Sections
 from archive.vault.segment_store import SegmentStore
 from archive.vault.writer import BUFFER_BYTES, RecordWriter
@@ -156,10 +156,27 @@ class Vault:
             KeyShredded, VaultUnavailable, DatabaseUnavailable.
         """
         end = ref.part10_bytes if length is None else min(start + length, ref.part10_bytes)
+        if start < min(end, 1 << CHUNK_LOG2) and end == ref.part10_bytes and ref.location.record_bytes <= AT_ONCE_BYTES:
+            return self._at_once(ref, start)
         opener = self._opener(ref)
         if start < end == ref.part10_bytes:
             return self._to_end(ref, opener, start)
         return self._reader.plaintext(*_place(ref), opener, start, max(0, end - start))
+
+    def _at_once(self, ref: RecordRef, start: int) -> Iterator[memoryview]:
+        key = self.keystore.open(ref.key_id)
+        buffer, came = self._reader.fetch(*_place(ref), ref.location.record_bytes)
+        opener = _verified(ref, key, buffer[: min(came, HEADER_BYTES)])
+        # Of chunks before the first that is asked for nothing is opened; and the header is right, whatever the index says.
+        if start >= opener.header.chunk_bytes or opener.header.record_bytes != ref.location.record_bytes:
+            self._reader.give(buffer)
+            return self._to_end(ref, opener, start)
+        return self._one_view(ref, opener, self._reader.whole(buffer, came, opener), start)
+
+    def _one_view(self, ref: RecordRef, opener: Opener, whole: Iterator[memoryview], start: int) -> Iterator[memoryview]:
+        for view in whole:
+            self._require_end(ref, view[-TRAILER_BYTES:], opener.header.length)
+            yield view[start : ref.part10_bytes]
 
     def _to_end(self, ref: RecordRef, opener: Opener, start: int) -> Iterator[memoryview]:
         length = opener.header.length
@@ -234,6 +251,10 @@ class Vault:
         """Yield offset and header of every record of a segment, and the damage, without opening a chunk; see Scanner.headers."""
         return scanning.Scanner(self.segments, self.keystore, self._reader, segment_id, verify=False).headers()
 
+    def between(self, segment_id: bytes, past: Callable[[int], int]) -> Iterator[tuple[int, Header | Damage]]:
+        """Yield offset and header of records outside those that are known; see Scanner.between."""
+        return scanning.Scanner(self.segments, self.keystore, self._reader, segment_id, verify=False).between(past)
+
     def find(self, segment_id: bytes, offset: int) -> FoundRecord | Damage:
         """Return the record at one place, its header and trailer verified, or why there is none; see Scanner.at."""
         return scanning.Scanner(self.segments, self.keystore, self._reader, segment_id, verify=False).at(offset)
@@ -271,15 +292,7 @@ class Vault:
     def _opener(self, ref: RecordRef) -> Opener:
         key = self.keystore.open(ref.key_id)
         head = memoryview(bytearray(HEADER_BYTES))
-        if self.segments.read_into(ref.location.segment_id, ref.location.offset, head) < HEADER_BYTES:
-            raise SealBroken("the segment ends before the record", verdict="V02")
-        opener = Opener(key.key, head)
-        header = opener.header
-        found = (header.key_id, header.object_id, header.datastore, header.kind, header.length)
-        named = (ref.key_id, ref.object_id, ref.datastore, ref.kind, ref.plaintext_bytes)
-        if found != named or header.length < TRAILER_BYTES + ref.part10_bytes:
-            raise SealBroken("the record is not the one the index names", verdict="V04")
-        return opener
+        return _verified(ref, key, head[: self.segments.read_into(*_place(ref), head)])
 
     # --- cache -----------------------------------------------------------------------------------------------------------------
 
@@ -316,6 +329,19 @@ class Vault:
     def close(self) -> None:
         """Close the segments."""
         self.segments.close()
+
+
+def _verified(ref: RecordRef, key: StudyKey, head: memoryview) -> Opener:
+    """Verify a header that was read, and that it is the one of the record that the index names."""
+    if len(head) < HEADER_BYTES:
+        raise SealBroken("the segment ends before the record", verdict="V02")
+    opener = Opener(key.key, head)
+    header = opener.header
+    found = (header.key_id, header.object_id, header.datastore, header.kind, header.length)
+    named = (ref.key_id, ref.object_id, ref.datastore, ref.kind, ref.plaintext_bytes)
+    if found != named or header.length < TRAILER_BYTES + ref.part10_bytes:
+        raise SealBroken("the record is not the one the index names", verdict="V04")
+    return opener
 
 
 def _inflated(meta: bytes) -> bytes:

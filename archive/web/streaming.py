@@ -85,6 +85,29 @@ def whole(chunks: Iterator[bytes | memoryview], length: int) -> list[bytes]:
     return pieces
 
 
+def begun(chunks: Iterator[bytes | memoryview], content_type: str) -> Response:
+    """Return an answer whose length is not known before: a short one is read before its head is sent, which says how long it is."""
+    pieces, rest = short(chunks)
+    return Response(pieces if rest is None else Stream(rest), status=200, content_type=content_type)
+
+
+def short(chunks: Iterator[bytes | memoryview]) -> tuple[list[bytes], Iterator[bytes | memoryview] | None]:
+    """Return all chunks of a body that is short; of a longer one all that it yields, those taken so far again."""
+    pieces: list[bytes] = []
+    length = 0
+    for chunk in chunks:
+        pieces.append(chunk if isinstance(chunk, bytes) else bytes(chunk))
+        length += len(chunk)
+        if length > AT_ONCE_BYTES:
+            return [], _again(pieces, chunks)
+    return pieces, None
+
+
+def _again(pieces: list[bytes], chunks: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    yield from pieces
+    yield from chunks
+
+
 class Answer(Response):
     """A response whose body, when it is all there, goes to the server in one piece with its head."""
 

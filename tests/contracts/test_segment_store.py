@@ -162,6 +162,21 @@ def test_closing_cuts_to_the_used_length(store: SegmentStore, heard: Heard, now:
     assert get(store, location) == b"x" * 5000
 
 
+def test_a_closed_segment_is_in_use_while_something_of_it_waits_for_its_rows(store: SegmentStore, now: datetime) -> None:
+    """Who finds it not in use may take in or sweep what has no rows: nobody alive is about to commit them."""
+    one, two, three = (put(store, bytes([n]) * 10, now) for n in range(3))
+    store.roll()
+    for settled in (lambda: store.settle(one), lambda: store.remove(two)):
+        assert store.in_use(one.segment_id)
+        assert not store.finish_segment(one.segment_id, 0)
+        settled()
+    assert store.in_use(one.segment_id)
+    store.settle(three)
+    assert not store.in_use(one.segment_id)
+    assert store.finish_segment(one.segment_id, three.offset + BLOCK)
+    assert get(store, three) == b"\2" * 10
+
+
 def test_replay_position(store: SegmentStore, now: datetime) -> None:
     one, two, three = (put(store, bytes([n]) * 10, now) for n in range(3))
     low = lambda *besides: store.replay_from(one.segment_id, besides=besides)  # noqa: E731
@@ -230,9 +245,10 @@ def test_a_large_record_grows_in_a_segment_of_its_own(store: SegmentStore, heard
     assert location == Location(segment_id, BLOCK, len(data))
     assert get(store, location) == data
     assert heard.events[-1] == ("close", segment_id, BLOCK + padded(len(data)))
-    assert not store.in_use(segment_id)
+    assert store.in_use(segment_id)
     assert store.replay_from(segment_id) == BLOCK
     store.settle(location)
+    assert not store.in_use(segment_id)
     assert store.replay_from(segment_id) == BLOCK + padded(len(data))
     large.abort()  # harmless now
     assert get(store, location) == data

@@ -104,3 +104,17 @@ def test_what_a_transaction_runs_is_not_cut_in_two(database: Database) -> None:
         insert.many(tx, [{"a": -1}, {"a": -2}])
     with database.read() as tx:
         assert tx.execute(sa.text("SELECT count(*) FROM t")).scalar_one() == driver.STATEMENTS + 2 * driver.ONE_MORE + 2
+
+
+def test_a_database_in_memory_outlives_its_statements() -> None:
+    """Its one connection is the database: were it closed, every table would be gone."""
+    database = Database("sqlite://", guarded=False)
+    try:
+        with database.begin() as tx:
+            tx.exec_driver_sql("CREATE TABLE kept (n INTEGER)")
+            for n in range(driver.STATEMENTS + 1):
+                tx.exec_driver_sql(f"INSERT INTO kept VALUES ({n})")
+        with database.begin() as tx:
+            assert tx.exec_driver_sql("SELECT count(*) FROM kept").scalar_one() == driver.STATEMENTS + 1
+    finally:
+        database.close()

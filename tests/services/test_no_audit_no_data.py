@@ -115,6 +115,8 @@ def test_t10_no_service_answers_anything_of_a_patient(deaf: Place) -> None:
     console, admin = archives.the_console(node), archives.user(node)
     asked: list[Callable[[], object]] = [
         lambda: node.retrieve.instances(admin, "clinical", SEEN), lambda: node.retrieve.metadata(admin, "clinical", SEEN),
+        lambda: node.retrieve.reading(admin, "clinical", SEEN, f"{SEEN}.1", f"{SEEN}.1.1", lambda found: found),
+        lambda: node.retrieve.frames(admin, "clinical", SEEN, f"{SEEN}.1", f"{SEEN}.1.1", [1]),
         lambda: node.pictures.of_instance(admin, "clinical", SEEN, f"{SEEN}.1", f"{SEEN}.1.1", [1], Recipe()),
         lambda: node.pictures.standing_for(admin, "clinical", SEEN, None, Recipe()),
         lambda: node.pictures.of_each(admin, "clinical", SEEN, None, Recipe()),

@@ -300,6 +300,38 @@ def test_who_was_first_is_first_again(tmp_path: Path, monkeypatch: pytest.Monkey
         crowd.check_sound(node)
 
 
+@pytest.mark.parametrize("put_back", [False, True])
+def test_who_was_first_is_first_again_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_back: bool
+) -> None:
+    """In one segment their places say it: the first was acknowledged, the second is in conflict with it."""
+    config, at = archives.made(tmp_path), [utc_now()]
+    node = open_node(config, role="dimse", clock=lambda: at[0])
+    archives.store(node, archives.instance(1, study="1.2.9"))
+    node.upkeep.checkpoint()
+    node.core.database.checkpoint()
+    shutil.copy(config.index_path, tmp_path / "old.db")
+    for number, said in enumerate(("first", "second", "third")):
+        with monkeypatch.context() as patched:
+            if not put_back:
+                patched.setattr(stores, "adopt", gone)
+            with suppress(Gone):
+                assert archives.store(node, archives.instance(1, StudyDescription=said)).status == ("conflict" if number else "stored")
+        at[0] -= timedelta(hours=1)
+    left(node)
+    at[0] += timedelta(hours=4)
+    if put_back:
+        for path in config.storage_dir.glob("index.db*"):
+            path.unlink()
+        shutil.copy(tmp_path / "old.db", config.index_path)
+        node = open_node(config, clock=lambda: at[0])
+        node.oversight.acknowledge(archives.the_console(node), reason="put back")
+        node.close()
+    with archives.opened(config, role="background", clock=lambda: at[0]) as node:
+        assert b"first" in crowd.part10(node, ONE)[f"{ONE}.1.1"]
+        assert len(node.reconcile.list(archives.the_console(node))) == 2
+
+
 # --- a database put back by hand ---------------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,8 @@ def abandon(node: Node) -> None:
         import os
 
         os.close(one.fd)
+    for progress in node.core.vault.segments._progress.values():  # type: ignore[attr-defined]
+        progress.let_go()
     node.core.database.close()
     node.core.keystore.close()
 

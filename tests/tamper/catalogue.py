@@ -314,6 +314,12 @@ TAMPERS = (
         keystore=True), "V05", "quick", "refused"),
     Tamper("a study's key is removed", sql("DELETE FROM data_key WHERE key_id = (SELECT key_id FROM data_key ORDER BY rowid LIMIT 1)", keystore=True), "V05", "quick",
            "refused"),
+    Tamper("the key of what was deleted and decided is removed", sql(  # the fourth key there was: nothing is deleted before it is stored
+        "DELETE FROM data_key WHERE rowid = (SELECT rowid FROM data_key ORDER BY rowid LIMIT 1 OFFSET 3)", keystore=True), "V05", "quick",
+        "right"),
+    Tamper("the key of what was deleted and decided is said to be shredded", sql(
+        "UPDATE data_key SET state = 'shredded' WHERE rowid = (SELECT rowid FROM data_key ORDER BY rowid LIMIT 1 OFFSET 3)", keystore=True),
+        "V05", "quick", "right"),
     Tamper("all keys are removed", sql("DELETE FROM data_key", keystore=True), "V05", "quick", "refused"),
     Tamper("a key is said to be shredded", sql("UPDATE data_key SET state = 'shredded'", keystore=True), "V05", "quick", "refused"),
     Tamper("the keystore's anchor is removed", sql("DELETE FROM anchor WHERE name = 'checkpoint'", keystore=True), "V14", "quick", "right"),

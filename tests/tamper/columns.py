@@ -41,7 +41,7 @@ ROWS = {
     "audit_object": "n = (SELECT min(n) FROM audit_object) AND position = 0",
     "statement": "leaf = (SELECT leaf FROM instance WHERE sop_instance_uid = '1.2.3.1.1')",
     "checkpoint": "size = (SELECT max(size) FROM checkpoint)",
-    "data_key": "key_id = (SELECT key_id FROM data_key ORDER BY rowid LIMIT 1)",
+    "data_key": "key_id = (SELECT key_id FROM data_key ORDER BY key_id LIMIT 1)",
     "anchor": "name = 'checkpoint'",
     "witness": "name = 'nas'",
     "witness_cosignature": "witness = 'nas'",

@@ -140,8 +140,30 @@ def test_finishing_a_segment_that_a_dead_process_left(scanned: Vault, segments: 
     ref = put(scanned, key, 10_000, now)
     assert scanned.finish_segment(ref.location.segment_id) is None  # someone writes it
     segments.roll()
+    assert scanned.finish_segment(ref.location.segment_id) is None  # rows of it may come
+    segments.close()
     segments.held[ref.location.segment_id] += bytes(5 << 20)
     used = scanned.finish_segment(ref.location.segment_id)
     assert used == ref.location.offset + padded(ref.location.record_bytes)
     assert len(segments.held[ref.location.segment_id]) == used
     assert look(scanned, ref.location.segment_id) == [ref]
+
+
+def test_between_records_that_are_known_lie_the_others(
+    scanned: Vault, segments: MemorySegments, key: StudyKey, now: datetime
+) -> None:
+    refs = [put(scanned, key, size, now) for size in (100, 5000, 90_000, 1, 200_000, 4096, 10, 70_000)]
+    segment_id = refs[0].location.segment_id
+    segments.remove(refs[3].location)
+    segments.held[segment_id][refs[5].location.offset + 8] ^= 1
+    everything = {offset: type(found) for offset, found in scanned.headers(segment_id)}
+    assert len(everything) == 7
+    for chosen in range(1 << len(refs)):
+        known = [one.location for number, one in enumerate(refs) if chosen >> number & 1]
+        ends = [(one.offset, one.offset + padded(one.record_bytes)) for one in known]
+
+        def past(offset: int, ends: list[tuple[int, int]] = ends) -> int:
+            return next((end for start, end in ends if start <= offset < end), offset)
+
+        found = {offset: type(one) for offset, one in scanned.between(segment_id, past)}
+        assert found == {offset: kind for offset, kind in everything.items() if past(offset) == offset}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import threading
@@ -15,6 +16,7 @@ import archive.vault
 from archive.errors import SealBroken, VaultUnavailable
 from archive.vault.buffers import aligned_copy
 from archive.vault.disk import BLOCK, O_DIRECT, Disk
+from archive.vault.open_segment import Remembered
 from archive.vault.refs import Location
 from archive.vault.segment_store import check_head, head_block
 from archive.vault.segments import DiskSegments
@@ -255,7 +257,42 @@ def test_what_cannot_be_closed_or_removed_keeps_its_row(tmp_path: Path, now: dat
     large.abort()
     failing.clear()
     assert told == (["dropped"] if operation in {"truncate", "fdatasync"} else ["closed"])
+    assert not store.finish_segment(place.segment_id, place.offset + place.record_bytes)  # its rows may come yet
+    store.settle(place)
     assert store.finish_segment(place.segment_id, place.offset + place.record_bytes)
+    store.close()
+
+
+def test_no_more_locks_are_kept_than_descriptors_may_be_spent_on(tmp_path: Path, now: datetime) -> None:
+    """A re-keying settles a whole study at once."""
+    store = DiskSegments(tmp_path / "s", reserve="0B", first_bytes=4 * BLOCK, segment_bytes=4 * BLOCK)
+    before, places = len(os.listdir("/proc/self/fd")), []
+    for _ in range(Remembered.LOCKED + 20):
+        places.append(put(store, now))
+        store.roll()
+    assert len(os.listdir("/proc/self/fd")) - before <= Remembered.LOCKED + 2
+    assert store.in_use(places[-1].segment_id)
+    for place in places:
+        store.settle(place)
+    assert len(os.listdir("/proc/self/fd")) <= before
+    store.close()
+
+
+def test_a_segment_that_somebody_looks_at_while_it_is_made_is_made_all_the_same(tmp_path: Path, now: datetime) -> None:
+    looking: list[threading.Timer] = []
+
+    class Watched(Disk):
+        def create(self, path: Path, *, direct: bool) -> int:
+            fd, other = super().create(path, direct=direct), os.open(path, os.O_RDWR)
+            fcntl.flock(other, fcntl.LOCK_EX)
+            looking.append(threading.Timer(0.05, os.close, (other,)))
+            looking[-1].start()
+            return fd
+
+    store = DiskSegments(tmp_path / "s", disk=Watched(), reserve="0B")
+    place = put(store, now)
+    assert looking
+    assert store.in_use(place.segment_id)
     store.close()
 
 

@@ -58,6 +58,7 @@ def test_what_went_in_comes_out(vault: Vault, key: StudyKey, now: datetime, size
     assert sections.statement == b"statement"
     assert sections.sha256 == hashlib.sha256(data).digest()
     vault.probe(ref)
+    vault.settle(ref.location)
     # Large ones have a segment of their own, closed at once.
     assert vault.in_use(ref.location.segment_id) == (size <= 4 * MIB)
     assert len(vault.segments.files()) == before + 1

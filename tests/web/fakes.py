@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -235,6 +235,12 @@ class FakeRetrieve:
             raise NotFound("there is no such object")
         return found
 
+    def reading(
+        self, subject: Subject, datastore: str, study: str, series: str, sop: str, read: Callable[[Found], Any]
+    ) -> tuple[Found, Any]:
+        found = self.instances(subject, datastore, study, series, sop)[0]
+        return found, read(found)
+
     def _found(self, kept: Kept, datastore: str) -> Found:
         digest = hashlib.sha256(kept.data).digest()
         meta = kept.dataset.file_meta
@@ -245,6 +251,9 @@ class FakeRetrieve:
 
     def obtainable(self, found: Found, transfer_syntax_uid: str) -> bool:
         return transfer_syntax_uid == ExplicitVRLittleEndian and found.transfer_syntax_uid not in UNDECODABLE
+
+    def leaving(self, subject: Subject, found: Sequence[Found]) -> Callable[[int], Iterator[memoryview]]:
+        return lambda number: self.open(subject, found[number])
 
     def open(
         self, subject: Subject, found: Found, start: int = 0, length: int | None = None, *, just_found: bool = False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,8 @@ from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.dicom.recipe import Recipe
 from archive.errors import ArchiveError, KeyShredded, NotAcceptable, NotFound, SealBroken, Unavailable
-from archive.web import permissions, probes, rate
+from archive.services.retrieve import FramesAnswer, MetadataAnswer
+from archive.web import permissions, probes, rate, streaming
 from archive.web.app import create_app
 from archive.web.permissions import Rule
 from tests.web.fakes import FakeNode, config_of
@@ -28,6 +30,8 @@ SERIES = f"/dicomweb/studies/{STUDY}.1/series/{STUDY}.1.1"
 ONE, CODED, HIDDEN, GONE, IMPLICIT = (f"{SERIES}/instances/{STUDY}.1.1.{n}" for n in (1, 2, 3, 4, 5))
 DICOM = "application/dicom"
 ANY = f'multipart/related; type="{DICOM}"; transfer-syntax=*'
+OCTETS = "application/octet-stream"
+JSON = "application/dicom+json"
 MIA = "Bearer mia-token"
 RANDOM = re.compile(rb"[0-9a-f]{40}|(?<=request_id\":\")[0-9a-f]{16}")
 
@@ -100,16 +104,24 @@ ACCEPTS = (
     None, "", "*/*", DICOM, ANY, f"{DICOM}; transfer-syntax=*", f'multipart/related; type="{DICOM}"', "image/jpeg", "image/png", "image/*",
     'multipart/related; type="image/jpeg"', "application/json", "toto", f"{ANY};q=0.5, {DICOM}", f"{DICOM};q=0, */*", "x" * 600,
     f'multipart/related; type="{DICOM}"; transfer-syntax={RLELossless}', f"{DICOM}; transfer-syntax=1.2.840.10008.1.2.1",
+    OCTETS, f'multipart/related; type="{OCTETS}"', f'multipart/related; type="{OCTETS}"; transfer-syntax=*', "image/dicom-rle",
+    f'multipart/related; type="{OCTETS}"; transfer-syntax={RLELossless}, */*;q=0.1', "image/jls, application/octet-stream;q=0.5",
+    JSON, f"{JSON};q=0, */*", 'multipart/related; type="application/dicom+xml"',
 )
 AUTHORIZATIONS = (MIA, "bearer  mia-token ", "Bearer ole-token", "Bearer wrong", "Bearer", "Basic bWlhOm1pYS10b2tlbg==", None)
 OTHERS: tuple[dict[str, str], ...] = (
     {}, {"range": "bytes=0-9"}, {"if_none_match": "*"}, {"if_range": '"x"'}, {"origin": "https://viewer.example"}, {"cookie": "session=x"},
-    {"sec_fetch_site": "cross-site"}, {"accept_encoding": "gzip"},
+    {"sec_fetch_site": "cross-site"}, {"accept_encoding": "gzip"}, {"accept_encoding": "br, gzip;q=0"},
+    {"accept_encoding": "gzip, " + "x" * 600},
 )
-MAIN = (ONE, CODED, HIDDEN, f"{ONE}/thumbnail", f"{ONE}/rendered")
+METADATA = f"{SERIES}/metadata"
+MAIN = (ONE, CODED, HIDDEN, f"{ONE}/thumbnail", f"{ONE}/rendered", f"{ONE}/frames/1", METADATA)
 PATHS = (
     *MAIN, GONE, IMPLICIT, f"{HIDDEN}/thumbnail", f"{ONE}/rendered?quality=50", f"{ONE}?accept=toto", f"{ONE}/",
-    f"{SERIES}/instances/{'1.' * 40}1", f"{SERIES}/instances/1..2", f"{SERIES}/instances/1.2%20", f"{ONE}/frames/1",
+    f"{SERIES}/instances/{'1.' * 40}1", f"{SERIES}/instances/1..2", f"{SERIES}/instances/1.2%20", f"{CODED}/frames/1",
+    f"{HIDDEN}/frames/1", f"{ONE}/frames/2", f"{ONE}/frames/0", f"{ONE}/frames/01", f"{ONE}/frames/1,1", f"{ONE}/frames/1234567890",
+    f"{ONE}/frames", f"{ONE}/metadata", f"{METADATA}/", f"/dicomweb/studies/{STUDY}.1/metadata",
+    f"/dicomweb/studies/{STUDY}.1/series/1.2/metadata",
 )
 
 
@@ -119,6 +131,8 @@ def test_the_same_answer(app: Flask, filled: FakeNode, path: str) -> None:
     asked = [{"accept": accept, "authorization": MIA} for accept in (ACCEPTS if main else ACCEPTS[2:6])]
     asked += [{"accept": accept, "authorization": who} for who in AUTHORIZATIONS for accept in (ANY, "image/jpeg") if main]
     asked += [{"accept": accept, "authorization": MIA, **more} for more in OTHERS for accept in (ANY, "image/jpeg") if main]
+    if path == METADATA:
+        asked += [{**one, "accept_encoding": "gzip", "accept": "*/*" if one["accept"] == ANY else one["accept"]} for one in asked]
     for one in asked:
         assert ask(app, filled, path, short=True, **one) == ask(app, filled, path, short=False, **one), one
 
@@ -150,6 +164,64 @@ def test_the_same_faults(app: Flask, filled: FakeNode, fault: Exception) -> None
             assert not both[0][0].startswith("200")
 
 
+@pytest.mark.parametrize("fault", [NotFound("x"), SealBroken("x", verdict="V07"), Unavailable("x", remedy="y"), ZeroDivisionError("x")])
+def test_the_same_faults_of_frames_and_metadata(
+    app: Flask, filled: FakeNode, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any) -> Any:
+        raise fault
+
+    def broken(*_arguments: Any) -> Iterator[bytes]:
+        yield b"x"
+        raise fault
+
+    def both(path: str, accept: str) -> None:
+        asked = {"accept": accept, "accept_encoding": "gzip", "authorization": MIA}
+        seen = [ask(app, filled, path, short=short, **asked) for short in (True, False)]
+        assert seen[0] == seen[1]
+        assert not seen[0][0].startswith("200")
+
+    found = filled.retrieve.instances(filled.signin.bearer("mia-token", address=""), "clinical", f"{STUDY}.1")[0]
+    for answer in (refuse, lambda *_: FramesAnswer(found, found.transfer_syntax_uid, refuse, refuse, refuse)):
+        monkeypatch.setattr(filled.retrieve, "frames", answer)
+        for accept in (OCTETS, f'multipart/related; type="{OCTETS}"; transfer-syntax=*'):
+            both(f"{ONE}/frames/1", accept)
+    for told in (refuse, lambda *_: MetadataAnswer('"x"', broken)):
+        monkeypatch.setattr(filled.retrieve, "metadata", told)
+        both(METADATA, JSON)
+
+
+def test_a_frame_that_is_decoded_where_it_is_not_taken_as_stored(app: Flask, filled: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first choice cannot be made: the application goes on with what was found."""
+    found = filled.retrieve.instances(filled.signin.bearer("mia-token", address=""), "clinical", f"{STUDY}.1")[1]
+    times = []
+
+    def refuse(*_arguments: Any) -> bytes:
+        raise NotAcceptable("x")
+
+    def answer(*_arguments: Any) -> FramesAnswer:
+        times.append(1)
+        return FramesAnswer(found, found.transfer_syntax_uid, lambda _: b"coded", refuse, refuse)
+
+    monkeypatch.setattr(filled.retrieve, "frames", answer)
+    accept = f"{OCTETS}, image/dicom-rle;q=0.5"
+    both = [ask(app, filled, f"{CODED}/frames/1", short=short, accept=accept, authorization=MIA) for short in (True, False)]
+    assert both[0] == both[1]
+    assert (both[0][0], both[0][2], len(times)) == ("200 OK", b"coded", 2)
+
+
+def test_long_metadata_goes_out_in_pieces(app: Flask, filled: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = random.Random(1).randbytes(200_000)
+    asked = {"accept": JSON, "accept_encoding": "gzip", "authorization": MIA}
+    for count, stated in ((5, True), (6, False)):
+        assert (count * len(piece) <= streaming.AT_ONCE_BYTES) == stated
+        monkeypatch.setattr(filled.retrieve, "metadata", lambda *_, count=count: MetadataAnswer('"x"', lambda: iter([piece] * count)))
+        both = [ask(app, filled, METADATA, short=short, **asked) for short in (True, False)]
+        assert both[0] == both[1]
+        assert both[0][2] == piece * count
+        assert (("Content-Length", str(len(piece) * count)) in both[0][1]) == stated
+
+
 def test_damage_on_the_way(app: Flask, filled: FakeNode) -> None:
     filled.retrieve.chunk_bytes, filled.retrieve.fail_after, filled.damage = 256, 2, SealBroken("x", verdict="V07")
     both = [ask(app, filled, ONE, short=short, accept=ANY, authorization=MIA) for short in (True, False)]
@@ -164,8 +236,10 @@ def test_plain_requests_go_the_short_way(app: Flask, filled: FakeNode, monkeypat
     for path, accept in itertools.chain(
         itertools.product([ONE], ["", "*/*", DICOM, ANY]), [(CODED, ANY)],
         itertools.product([f"{ONE}/thumbnail", f"{ONE}/rendered"], ["", "image/jpeg", "image/png"]),
+        itertools.product([f"{ONE}/frames/1"], ["", OCTETS, f'multipart/related; type="{OCTETS}"; transfer-syntax=*']),
+        itertools.product([METADATA], ["", JSON, "application/json"]),
     ):
-        assert ask(app, filled, path, short=True, accept=accept, authorization=MIA)[0] == "200 OK"
+        assert ask(app, filled, path, short=True, accept=accept, accept_encoding="gzip", authorization=MIA)[0] == "200 OK"
 
 
 def test_they_are_counted_and_logged_alike(app: Flask, filled: FakeNode, caplog: pytest.LogCaptureFixture) -> None:
@@ -208,6 +282,7 @@ def test_it_counts_in_the_same_bucket(filled: FakeNode, monkeypatch: pytest.Monk
 def test_with_other_origins_allowed(tmp_path: Any, filled: FakeNode, origin: str | None) -> None:
     filled.config = config_of(tmp_path, http={"cors_origins": ["https://viewer.example"]})
     app = create_app(filled)  # type: ignore[arg-type]
-    for path, accept in ((ONE, ANY), (f"{ONE}/thumbnail", "image/jpeg")):
-        both = [ask(app, filled, path, short=short, accept=accept, authorization=MIA, origin=origin) for short in (True, False)]
+    for path, accept in ((ONE, ANY), (f"{ONE}/thumbnail", "image/jpeg"), (f"{ONE}/frames/1", OCTETS), (METADATA, JSON)):
+        asked = {"accept": accept, "accept_encoding": "gzip", "authorization": MIA, "origin": origin}
+        both = [ask(app, filled, path, short=short, **asked) for short in (True, False)]
         assert both[0] == both[1]

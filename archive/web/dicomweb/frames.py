@@ -6,7 +6,7 @@ A frame is never an internal error: it goes out as stored when the Accept takes 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from flask import Response, request
 
@@ -32,17 +32,25 @@ def frames(datastore: str, study: str, series: str, sop: str, listed: str) -> Re
     uids = urls.uid(study), urls.uid(series), urls.uid(sop)
     wanted = numbers(listed)
     taken = media.of_request(request)
-    answer = archive().retrieve.frames(subject(), datastore, *uids, wanted)
-    choices = list(media.frame_choices(taken, answer.transfer_syntax_uid, single_allowed=len(wanted) == 1))
-    where = f"{urls.address(datastore, *uids)}/frames"
+    found = archive().retrieve.frames(subject(), datastore, *uids, wanted)
+    choices = media.frame_choices(taken, found.transfer_syntax_uid, single_allowed=len(wanted) == 1)
+    return answer(found, choices, wanted, listed, f"{urls.address(datastore, *uids)}/frames")
+
+
+def answer(found: FramesAnswer, choices: Iterable[FrameChoice], wanted: list[int], listed: str, where: str) -> Response:
+    """Answer frames that were found, in the first of the ways that can be made.
+
+    Raises:
+        NotAcceptable, NotFound, Unavailable.
+    """
     message = "the frames are not kept in a form that the request takes"
     reason = NotAcceptable(message, remedy="accept transfer-syntax=*, which gives frames as they are stored")
     for choice in choices:
-        etag = '"' + conditional.tag(conditional.bare(answer.found.etag), str(choice), listed) + '"'
+        etag = etag_of(found, choice, listed)
         response = conditional.unchanged(etag)
         if response is None:
             try:
-                response = _frames(answer, choice, wanted, where, etag)
+                response = _frames(found, choice, wanted, where, etag)
             except NotAcceptable as error:
                 reason = error
                 continue
@@ -50,6 +58,34 @@ def frames(datastore: str, study: str, series: str, sop: str, listed: str) -> Re
         response.headers["Vary"] = "Accept"
         return response
     raise reason
+
+
+def etag_of(found: FramesAnswer, choice: FrameChoice, listed: str) -> str:
+    """Return the entity tag of these frames in one form."""
+    return '"' + conditional.tag(conditional.bare(found.found.etag), str(choice), listed) + '"'
+
+
+def value_of(found: FramesAnswer, choice: FrameChoice, number: int) -> bytes:
+    """Return one frame in one form.
+
+    Raises:
+        NotAcceptable: there is no codec for it; else as `answer`.
+    """
+    if choice.encoded:
+        return found.encoded(number, choice.transfer_syntax_uid)
+    return found.stored(number) if choice.stored else found.explicit_le(number)
+
+
+def content_type_of(choice: FrameChoice) -> str:
+    """Return the media type of a frame."""
+    return f"{choice.media_type}; transfer-syntax={choice.transfer_syntax_uid}"
+
+
+def part(value: bytes, choice: FrameChoice, location: str) -> tuple[str, bytes, bytes]:
+    """Return Content-Type of a body of one part, and what stands in it before and after the value."""
+    writer = Writer(choice.media_type)
+    head = writer.part_head(content_type=content_type_of(choice), content_location=location, content_length=str(len(value)))
+    return writer.content_type, head, writer.part_tail + writer.end
 
 
 def bulk(datastore: str, study: str, series: str, sop: str, path: str) -> Response:
@@ -112,34 +148,25 @@ def numbers(listed: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _frames(answer: FramesAnswer, choice: FrameChoice, wanted: list[int], where: str, etag: str) -> Response:
-    def encoded(number: int) -> bytes:
-        return answer.encoded(number, choice.transfer_syntax_uid)
-
-    bytes_of = answer.stored if choice.stored else encoded if choice.encoded else answer.explicit_le
-    content_type = f"{choice.media_type}; transfer-syntax={choice.transfer_syntax_uid}"
-    first = bytes_of(wanted[0])
+def _frames(found: FramesAnswer, choice: FrameChoice, wanted: list[int], where: str, etag: str) -> Response:
+    content_type = content_type_of(choice)
+    first = value_of(found, choice, wanted[0])
     if len(wanted) == 1 and not choice.multipart:
         return _value(first, content_type, f"{where}/{wanted[0]}", etag)
     if len(wanted) == 1:
-        return _one(first, content_type, f"{where}/{wanted[0]}", choice.media_type)
+        part_type, head, tail = part(first, choice, f"{where}/{wanted[0]}")
+        return Response([head, first, tail], content_type=part_type)
     writer = Writer(choice.media_type)
 
     def chunks() -> Iterator[bytes]:
         for position, number in enumerate(wanted):
-            frame = first if position == 0 else bytes_of(number)
+            frame = first if position == 0 else value_of(found, choice, number)
             yield writer.part_head(content_type=content_type, content_location=f"{where}/{number}", content_length=str(len(frame)))
             yield frame
             yield writer.part_tail
         yield writer.end
 
     return stream(chunks, content_type=writer.content_type, length=None)
-
-
-def _one(value: bytes, content_type: str, location: str, part_type: str) -> Response:
-    writer = Writer(part_type)
-    head = writer.part_head(content_type=content_type, content_location=location, content_length=str(len(value)))
-    return Response([head, value, writer.part_tail, writer.end], content_type=writer.content_type)
 
 
 def _value(value: bytes, content_type: str, location: str, etag: str) -> Response:

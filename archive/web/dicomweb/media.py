@@ -62,15 +62,22 @@ def document_form(request: Request) -> Literal["json", "xml"]:
     Raises:
         NotAcceptable.
     """
-    taken = of_request(request)
+    form = form_of(of_request(request))
+    if form is None:
+        message = f"the answer is {DICOM_JSON} or {DICOM_XML} in multipart/related, which the request does not take"
+        raise NotAcceptable(message, remedy=f"accept {DICOM_JSON}")
+    return form
+
+
+def form_of(taken: Accept) -> Literal["json", "xml"] | None:
+    """Return the same of what is taken, None where it takes neither."""
     for one in taken.ranges:
         for name in (DICOM_JSON, "application/json"):
             if one.covers(name) and not taken.refuses(name, multipart=False, under=one):
                 return "json"
         if one.multipart and one.part_type == DICOM_XML and one.transfer_syntax in {None, "*", EXPLICIT_LE}:
             return "xml"
-    message = f"the answer is {DICOM_JSON} or {DICOM_XML} in multipart/related, which the request does not take"
-    raise NotAcceptable(message, remedy=f"accept {DICOM_JSON}")
+    return None
 
 
 def require_json(request: Request) -> None:

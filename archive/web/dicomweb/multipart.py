@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from archive.errors import InvalidRequest
 from archive.web.body import Dropped
@@ -185,6 +186,11 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
     return fields
 
 
+@lru_cache(maxsize=64)
+def _field_name(name: str) -> str:
+    return name.replace("_", "-").title()
+
+
 class Writer:
     """A multipart/related body with a boundary nobody can guess: clients look for it and nothing else."""
 
@@ -195,8 +201,8 @@ class Writer:
 
     def part_head(self, **headers: str) -> bytes:
         """Return the boundary and headers of the next part; names are written with dashes."""
-        lines = [f"--{self.boundary}", *(f"{name.replace('_', '-').title()}: {value}" for name, value in headers.items())]
-        return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+        lines = [f"--{self.boundary}", *[f"{_field_name(name)}: {value}" for name, value in headers.items()], "\r\n"]
+        return "\r\n".join(lines).encode("latin-1")
 
     @property
     def part_tail(self) -> bytes:

@@ -26,7 +26,12 @@ def base(datastore: str, config: Config | None = None) -> str:
 
 def address(datastore: str, study: str, series: str | None = None, sop: str | None = None, *, config: Config | None = None) -> str:
     """Return the absolute address of a study, a series or an instance."""
-    parts = [base(datastore, config), "studies", study]
+    return below(base(datastore, config), study, series, sop)
+
+
+def below(base: str, study: str, series: str | None = None, sop: str | None = None) -> str:
+    """Return the address of a study, a series or an instance below that of its datastore's service."""
+    parts = [base, "studies", study]
     if series is not None:
         parts += ["series", series]
     if sop is not None:

@@ -15,12 +15,12 @@ from flask import Response, request
 
 from archive.dicom.xml import each
 from archive.errors import NotAcceptable
-from archive.services.retrieve import Found
+from archive.services.retrieve import Found, MetadataAnswer
 from archive.web.context import archive, subject
 from archive.web.dicomweb import conditional, download, media, native, ranges, urls
 from archive.web.dicomweb.media import DICOM, DICOM_JSON, EXPLICIT_LE, Container
 from archive.web.dicomweb.multipart import Writer
-from archive.web.streaming import stream
+from archive.web.streaming import begun, stream
 
 _NONE = re.compile(r"q\s*=\s*0(\.0*)?")
 
@@ -67,17 +67,38 @@ def metadata(datastore: str, study: str, series: str | None = None, sop: str | N
     """
     xml = media.document_form(request) == "xml"
     answer = archive().retrieve.metadata(subject(), datastore, *_uids(study, series, sop))
-    told = conditional.bare(answer.etag)
-    etag = f'W/"{conditional.tag("xml", told) if xml else told}"'  # weak: the same for both codings
+    etag = document_etag(answer, xml=xml)
     response = conditional.unchanged(etag)
-    if response is None:
-        if xml:
-            response = native.answer(lambda: each(inflated(answer.gzip())))
-        elif _takes_gzip(request.headers.get("Accept-Encoding")):
-            response = stream(answer.gzip, content_type=DICOM_JSON, length=None)
-            response.headers["Content-Encoding"] = "gzip"
-        else:
-            response = stream(lambda: inflated(answer.gzip()), content_type=DICOM_JSON, length=None)
+    if response is None and xml:
+        response = native.answer(lambda: each(inflated(answer.gzip())))
+    return _document(response or _json(answer), etag)
+
+
+def packed(answer: MetadataAnswer, chunks: Iterator[bytes | memoryview]) -> Response:
+    """Answer DICOM JSON in gzip, of which some chunks may have been taken and are in `chunks` again."""
+    response = begun(chunks, DICOM_JSON)
+    response.headers["Content-Encoding"] = "gzip"
+    return _document(response, document_etag(answer, xml=False))
+
+
+def document_etag(answer: MetadataAnswer, *, xml: bool) -> str:
+    """Return the entity tag of metadata in one form; weak: the same for both codings."""
+    told = conditional.bare(answer.etag)
+    return f'W/"{conditional.tag("xml", told) if xml else told}"'
+
+
+def _json(answer: MetadataAnswer) -> Response:
+    gzip = takes_gzip(request.headers.get("Accept-Encoding"))
+    if request.method == "HEAD":
+        response = stream(answer.gzip, content_type=DICOM_JSON, length=None)
+    else:
+        response = begun(answer.gzip() if gzip else inflated(answer.gzip()), DICOM_JSON)
+    if gzip:
+        response.headers["Content-Encoding"] = "gzip"
+    return response
+
+
+def _document(response: Response, etag: str) -> Response:
     response.headers["ETag"] = etag
     response.headers["Vary"] = "Accept, Accept-Encoding"
     return response
@@ -108,7 +129,11 @@ def _settled(ways: list[Container], found: list[Found]) -> tuple[Container, list
         NotAcceptable: no way serves them all; a study is never answered in part.
     """
     for container in ways:
-        choices = [_given(container, one) for one in found]
+        first = {stored: container.for_stored(stored)[0] for stored in {one.transfer_syntax_uid for one in found}}
+        as_stored = {stored for stored, syntax in first.items() if is_stored(syntax, stored)}
+        choices = [
+            one.transfer_syntax_uid if one.transfer_syntax_uid in as_stored else _given(container, one) for one in found
+        ]  # fmt: skip
         settled = [choice for choice in choices if choice is not None]
         if len(settled) == len(found):
             return container, settled
@@ -135,7 +160,8 @@ def is_stored(syntax: str | None, stored: str) -> bool:
 
 def _multipart(datastore: str, found: list[Found], given: list[str]) -> Response:
     writer = Writer(DICOM)
-    heads = [part_head(writer, one, syntax, _location(datastore, one)) for one, syntax in zip(found, given, strict=True)]
+    above = urls.base(datastore)
+    heads = [part_head(writer, one, syntax, _below(above, one)) for one, syntax in zip(found, given, strict=True)]
     length = None
     if all(syntax == one.transfer_syntax_uid for one, syntax in zip(found, given, strict=True)):
         between = sum(len(head) + len(writer.part_tail) for head in heads)
@@ -143,12 +169,13 @@ def _multipart(datastore: str, found: list[Found], given: list[str]) -> Response
 
     # Made here: while the body streams there is no request to ask any more.
     retrieve, asker = archive().retrieve, subject()
+    opened = retrieve.leaving(asker, found)
 
     def chunks() -> Iterator[bytes | memoryview]:
         before = b""
         for number, (head, one, syntax) in enumerate(zip(heads, found, given, strict=True)):
             stored = syntax == one.transfer_syntax_uid
-            views = retrieve.open(asker, one, just_found=not number) if stored else retrieve.transcoded(asker, one, syntax)
+            views = opened(number) if stored else retrieve.transcoded(asker, one, syntax)
             # What cannot be opened leaves no head behind; and each piece handed over costs, so a part's head goes with its first bytes.
             yield b"".join((before, head, next(views, b"")))
             yield from views
@@ -185,6 +212,10 @@ def content_type_of(transfer_syntax_uid: str) -> str:
     return f"{DICOM}; transfer-syntax={transfer_syntax_uid}"
 
 
+def _below(base: str, found: Found) -> str:
+    return urls.below(base, found.study_instance_uid, found.series_instance_uid, found.sop_instance_uid)
+
+
 def _location(datastore: str, found: Found) -> str:
     return urls.address(datastore, found.study_instance_uid, found.series_instance_uid, found.sop_instance_uid)
 
@@ -208,7 +239,7 @@ def _uids(study: str, series: str | None, sop: str | None) -> tuple[str, str | N
     return urls.uid(study), urls.optional_uid(series), urls.optional_uid(sop)
 
 
-def _takes_gzip(header: str | None) -> bool:
+def takes_gzip(header: str | None) -> bool:
     """Return whether Accept-Encoding takes gzip (RFC 9110 12.5.3)."""
     codings: dict[str, bool] = {}
     for member in (header or "").lower().split(","):
