@@ -37,6 +37,8 @@ HEAL_EVERY = timedelta(hours=1)
 UNSETTLED_AT_MOST = timedelta(minutes=10)
 WAL_EVERY = timedelta(seconds=30)
 WAL_BYTES = 1 << 24
+WAL_KEPT = 1 << 26
+"""How long the write-ahead log may stay: a commit that overwrites it is synced in two thirds of the time of one that makes it longer."""
 PURGE_EVERY = timedelta(hours=6)
 PURGES_PER_TICK = 32
 KEEP_ATTEMPTS = timedelta(days=1)
@@ -97,7 +99,7 @@ class Upkeep:
         self._hash_segments()
         self.preparing.tick(at)
         if at - self._wal_at >= WAL_EVERY:
-            core.database.checkpoint(patient=False)
+            core.database.checkpoint(patient=False, cut=core.database.log_bytes() > WAL_KEPT)
             self._wal_at = at
         elif core.database.log_waiting_bytes() >= WAL_BYTES:
             core.database.checkpoint(patient=False, cut=False)

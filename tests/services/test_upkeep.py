@@ -9,7 +9,9 @@ import pytest
 
 from archive.ledger import checkpoints, files, nodes
 from archive.ledger.audit import Event, Kind
+from archive.services import upkeep
 from tests.services import archives
+from tests.services.ward import Clock
 
 GROWTHS = 40
 
@@ -47,3 +49,23 @@ def test_a_checkpoint_takes_in_more_than_one_step_can(tmp_path: Path, monkeypatc
             assert latest is not None
             assert nodes.size(tx) == latest.size
         assert not node.upkeep.checkpoint()
+
+
+def test_the_log_is_copied_in_time_and_cut_only_where_it_is_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    with archives.opened(archives.made(tmp_path), clock=clock) as node:
+        core = node.core
+        node.upkeep.tick()
+
+        def later() -> tuple[int, int]:
+            core.database.group(lambda tx: core.ledger.record(tx, Event(Kind.CONFIGURED), at=core.clock()))
+            clock.at += upkeep.WAL_EVERY
+            node.upkeep.tick()
+            return core.database.log_bytes(), core.database.log_waiting_bytes()
+
+        length, waiting = later()
+        assert length > 0
+        assert waiting == 0
+        assert [later() for _ in range(5)] == [(length, 0)] * 5, "overwritten where it lies"
+        monkeypatch.setattr(upkeep, "WAL_KEPT", length - 1)
+        assert later() == (0, 0)
