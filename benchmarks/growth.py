@@ -1,7 +1,8 @@
 """`python -m benchmarks.growth`: what a store, a read and a search cost as the archive grows, in one process without network.
 
 Instances of 2 KB fill it, forty to a study in two series, by the store that serves, four threads at once. At each size MR instances are
-stored, instances read again and studies searched; processor time is the median of many. What is written lies on the disk until it ends.
+stored, instances read again and studies searched; processor time is the median of many. What is written lies on the disk until it ends,
+or stays in `--folder`: asked again for the same size it is measured alone.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ def series_of(number: int) -> Series:
 class Growth:
     """One archive on its way."""
 
-    def __init__(self, node: Node, subject: Subject) -> None:
-        """Start empty."""
-        self._node, self._subject = node, subject
-        self._stored = 0
+    def __init__(self, node: Node, subject: Subject, note: Path | None) -> None:
+        """Go on from what `note` says was stored, a line of JSON for each study, if there is such a file."""
+        self._node, self._subject, self._note = node, subject, note
         self._known: list[tuple[str, str, str]] = []
+        if note is not None and note.exists():
+            self._known = [tuple(json.loads(line)) for line in note.read_text("ascii").splitlines()]
+        self._stored = len(self._known) * A_STUDY
         self._chance = random.Random(20261121)
 
     def grow(self, size: int) -> float:
@@ -53,9 +56,12 @@ class Growth:
         began, before = self._stored, time.process_time()
         with ThreadPoolExecutor(THREADS) as pool:
             while self._stored < size:
-                for known in pool.map(self._study, range(self._stored // A_STUDY, self._stored // A_STUDY + A_ROUND // A_STUDY)):
-                    self._known.append(known)
+                made = list(pool.map(self._study, range(self._stored // A_STUDY, self._stored // A_STUDY + A_ROUND // A_STUDY)))
+                self._known += made
                 self._stored += A_ROUND
+                if self._note is not None:
+                    with self._note.open("a", encoding="ascii") as note:
+                        note.writelines(json.dumps(one) + "\n" for one in made)
                 self._node.upkeep.checkpoint()
                 if self._stored % WAL_EVERY == 0:
                     self._node.core.database.checkpoint(patient=False)
@@ -124,12 +130,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     arguments.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     arguments.add_argument("--database", default="", help="a PostgreSQL URL")
+    arguments.add_argument("--folder", type=Path, help="keep the archive here, or go on with the one that is here")
     chosen = arguments.parse_args()
     import archive
 
     print(json.dumps({"package": str(Path(archive.__file__).parent.parent.name)}), flush=True)
-    with opened(chosen.database) as (node, subject):
-        growth = Growth(node, subject)
+    with opened(chosen.database, chosen.folder) as (node, subject):
+        growth = Growth(node, subject, chosen.folder and chosen.folder / "stored.jsonl")
         for size in chosen.sizes:
             took = growth.grow(size)
             print(json.dumps({**growth.measure(), "grown at, ms an instance": round(took, 2)}), flush=True)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,14 +31,17 @@ SOURCE = Source("dimse", "SCANNER", "STRONGROOM")
 
 
 @contextmanager
-def opened(database: str = "") -> Iterator[tuple[Node, Subject]]:
-    """A new archive in a temporary folder, and its owner."""
-    with tempfile.TemporaryDirectory(prefix="store-path-") as folder:
+def opened(database: str = "", kept: Path | None = None) -> Iterator[tuple[Node, Subject]]:
+    """A new archive in a temporary folder, or one in a folder that is kept and used again; and its owner."""
+    with ExitStack() as stack:
+        folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="store-path-")))
         raw: dict[str, object] = {"archive": {"storage": "storage"}, "http": {"port": 0}, "dimse": {"tls": {"port": 0}}}
         if database:
             raw["database"] = {"url": database}
-        config = parse(raw, Path(folder) / "config.toml")
-        setup.initialise(config, admin="admin", password="violet-otter-94-lantern")  # of an archive that is gone at once
+        folder.mkdir(exist_ok=True)
+        config = parse(raw, folder / "config.toml")
+        if not config.storage_dir.exists():
+            setup.initialise(config, admin="admin", password="violet-otter-94-lantern")  # it holds what was made up
         node = open_node(config)
         try:
             node.start()
