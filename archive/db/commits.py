@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import sqlalchemy as sa
+
 from archive.db.engine import Database
+from archive.db.prepared import Prepared
 
 State = tuple[Any, int, int]
 """One connection, and what it says of all commits: those of others, and its own."""
@@ -25,4 +28,7 @@ def state(database: Database) -> State | None:
         return None
     with database.glance() as tx:
         driver: Any = tx.connection.driver_connection
-        return driver, driver.execute("PRAGMA data_version").fetchone()[0], driver.total_changes
+        return driver, _VERSION.scalar(tx, {}), driver.total_changes
+
+
+_VERSION = Prepared(sa.text("PRAGMA data_version").columns(sa.column("version", sa.Integer)))

@@ -51,7 +51,7 @@ class Asking(Generic[T]):
         """
         at = self._core.clock()
         state = commits.state(self._core.database)
-        held = state is not None and state == self._state and self._at is not None and abs(at - self._at) < HOLDS
+        held = state is not None and state == self._state and self._at is not None and timedelta(0) <= at - self._at < HOLDS
         if not held or number not in self._answered:
             self._width = min(2 * self._width, AT_ONCE) if held else 1
             self._ask(number, at)

@@ -10,7 +10,7 @@ import logging
 import sqlalchemy as sa
 
 from archive.db.tables import segment
-from archive.errors import ArchiveError
+from archive.errors import ArchiveError, VaultUnavailable
 from archive.services.core import Core
 from archive.services.replay import Replay
 
@@ -35,15 +35,18 @@ class LeftOpen:
         """Look at segments that are not closed, hold something unsettled or have no row, and finish those nobody holds; return how many.
 
         Raises:
-            DatabaseUnavailable; VaultUnavailable: the segments' folder cannot be read.
+            DatabaseUnavailable.
         """
         core = self._core
-        files = {file.segment_id for file in core.vault.segments.files()}
+        try:
+            files = {file.segment_id for file in core.vault.segments.files()}
+        except VaultUnavailable:  # storing says so; what else the worker has to do is not held up
+            return 0
         with core.database.read() as tx:
             noted = {bytes(one) for one in tx.execute(sa.select(segment.c.id)).scalars()}
             waiting = {bytes(one) for one in tx.execute(sa.select(segment.c.id).where(_NOT_DONE)).scalars()}
         # To ask is to take the lock for a moment: not of one that its maker may be about to take.
-        left = [one for one in sorted(waiting | files - noted) if one not in self._seen or not core.vault.in_use(one)]
+        left = [one for one in sorted(waiting | files - noted) if one not in self._seen or not self._held(one)]
         self._seen = {one: self._seen.get(one, 0) + 1 for one in left}
         due = {one for one in left if self._seen[one] % AGAIN == SEEN}
         if not due:
@@ -58,3 +61,9 @@ class LeftOpen:
                 "a segment that was left open holds what does not verify (%s); run 'archive verify'", ", ".join(sorted(set(done.damaged)))
             )
         return len(due)
+
+    def _held(self, segment_id: bytes) -> bool:
+        try:
+            return self._core.vault.in_use(segment_id)
+        except VaultUnavailable:  # as long as that cannot be told it is left alone, and what comes after it is not held up
+            return True

@@ -92,5 +92,10 @@ def _thread(_pid: int) -> _Thread:
 
 def _begin(call: Callable[[], None]) -> _Begun:
     begun = _Begun(call)
-    _thread(os.getpid()).calls.put(begun)
+    try:
+        calls = _thread(os.getpid()).calls
+    except RuntimeError:  # the system gives no more threads
+        begun.run()
+    else:
+        calls.put(begun)
     return begun

@@ -55,6 +55,8 @@ def finish(core: Core) -> Finished:
             continue
         _keys(core, leaf, change, done)
         _records(core, leaf, change, done)
+    if done.keys or done.records:
+        core.database.checkpoint(patient=False)  # the log still has the pages with the rows as they were
     return done
 
 

@@ -66,6 +66,7 @@ class LargeFile:
             return
         self._open = False
         os.close(self._segment.fd)
+        self._segment.progress.closed = True
         self._segment.progress.settle(BLOCK)
         with contextlib.suppress(OSError):  # then it keeps its row, and the next start removes both
             self._disk.unlink(self._path)

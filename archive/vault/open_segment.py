@@ -10,9 +10,11 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from archive.vault.disk import BLOCK, O_DIRECT, Disk
 
+_ONLY_READ = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NOTED_EVERY = 4 << 20  # bytes that a start reads again at most, beside what waits
 
 
@@ -32,6 +34,26 @@ def in_use(fd: int) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def held(path: Path) -> bool:
+    """Whether somebody holds the lock of a file; nobody does where there is none.
+
+    Raises:
+        OSError: it cannot be told.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in _ONLY_READ:
+            raise
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return in_use(fd)
+    finally:
+        os.close(fd)
 
 
 class Progress:
@@ -113,7 +135,8 @@ class Remembered(dict[bytes, Progress]):
     def __setitem__(self, segment_id: bytes, progress: Progress) -> None:
         """Add one."""
         super().__setitem__(segment_id, progress)
-        for one in [one for one in self.values() if one.locked][: -self.LOCKED]:
+        # Copies: large records add theirs beside this.
+        for one in [one for one in list(self.values()) if one.locked][: -self.LOCKED]:
             one.let_go()
         for old, before in list(self.items())[: -self.KEPT]:
             if before.over:

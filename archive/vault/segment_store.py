@@ -138,7 +138,11 @@ class SegmentStore(Protocol):
         """Return every segment there is, in the order of their names."""
 
     def in_use(self, segment_id: bytes) -> bool:
-        """Whether some process is writing the segment, or has written records of it that it has not settled yet."""
+        """Whether some process is writing the segment, or has written records of it that it has not settled yet.
+
+        Raises:
+            VaultUnavailable: it cannot be told.
+        """
 
     def finish_segment(self, segment_id: bytes, used: int) -> bool:
         """Cut a segment that a dead process left open to `used` bytes; False when it is in use."""

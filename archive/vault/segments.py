@@ -19,7 +19,7 @@ from archive.keys import private_files
 from archive.vault.buffers import aligned_copy
 from archive.vault.disk import BLOCK, DISK, Disk, padded, room_in, translated
 from archive.vault.large import LargeFile
-from archive.vault.open_segment import OpenSegment, Progress, Remembered, Written, in_use, lock
+from archive.vault.open_segment import OpenSegment, Progress, Remembered, Written, held, in_use, lock
 from archive.vault.readers import Readers
 from archive.vault.refs import Location, SegmentFile
 from archive.vault.segment_store import LargeRecord, SegmentStore, head_block
@@ -236,8 +236,9 @@ class DiskSegments:
             segment.progress.keep_lock(segment.fd)
 
     def _closed(self, segment_id: bytes, used: int) -> None:
+        progress = self._progress.get(segment_id)  # None: nothing in it waits, and it was forgotten just now
         try:
-            self._on_close(segment_id, used, self._progress[segment_id].low(()))
+            self._on_close(segment_id, used, used if progress is None else progress.low(()))
         except ArchiveError as error:
             log.warning("a closed segment could not be noted (%s); it is noted later", error.code)
 
@@ -355,13 +356,9 @@ class DiskSegments:
     def in_use(self, segment_id: bytes) -> bool:
         """Ask for the segment's lock; see SegmentStore."""
         try:
-            fd = os.open(self._path(segment_id), os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            return in_use(fd)
-        finally:
-            os.close(fd)
+            return held(self._path(segment_id))
+        except OSError as error:
+            raise translated(error, "asking for a segment's lock") from error
 
     def finish_segment(self, segment_id: bytes, used: int) -> bool:
         """Cut a left-over segment; see SegmentStore."""

@@ -131,7 +131,11 @@ class Vault:
         return self.segments.replay_from(segment_id, besides=besides)
 
     def in_use(self, segment_id: bytes) -> bool:
-        """Whether some process is writing the segment: replay leaves it alone."""
+        """Whether some process is writing the segment: replay leaves it alone.
+
+        Raises:
+            VaultUnavailable: it cannot be told.
+        """
         return self.segments.in_use(segment_id)
 
     def finish_segment(self, segment_id: bytes) -> int | None:

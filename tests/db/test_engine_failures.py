@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from archive.db import failures, wal
+from archive.db import commits, failures, wal
 from archive.db.engine import Database
 from archive.db.migrate import create_all
 from archive.db.queued import Queued
@@ -92,6 +92,16 @@ def test_a_swallowed_error_is_not_a_commit_on_postgresql(postgresql_index: str) 
             put("kept")(tx)
     assert names(database) == []
     database.close()
+
+
+def test_a_look_at_the_commits_that_fails_is_the_archives_own_error(sqlite: Database) -> None:
+    """It is asked before each instance that leaves: what is no error of the archive's would end the association."""
+    with sqlite.glance() as tx:
+        driver: Any = tx.connection.driver_connection
+        driver.set_authorizer(lambda *_: 1)  # SQLITE_DENY
+    with pytest.raises(DatabaseUnavailable):
+        commits.state(sqlite)
+    driver.set_authorizer(None)
 
 
 @pytest.mark.parametrize("kind", [Killed, KeyboardInterrupt])

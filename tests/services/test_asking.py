@@ -176,6 +176,20 @@ def test_a_denial_that_begins_by_the_clock_begins_then(place: Place) -> None:
     assert not again.now(12)
 
 
+def test_a_clock_that_is_set_back_a_moment_is_asked_again(place: Place) -> None:
+    """What was asked holds from then on, not before."""
+    rows, begins = place.rows(), place.clock.at + timedelta(minutes=90)
+    place.node.accounts.add_grant(
+        archives.the_console(place.node), to="kim", role="radiologist", target=Target("study", STUDY), since=begins
+    )
+    place.clock.at = begins
+    again = place.asking()
+    assert all(again.now(number) for number in range(8))
+    place.clock.at = begins - timedelta(milliseconds=20)
+    assert not place.fresh(rows[8])
+    assert not again.now(8)
+
+
 def test_the_state_is_equal_only_while_nobody_commits(place: Place) -> None:
     database: Database = place.node.core.database
     before = commits.state(database)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from archive.config import Config
-from archive.db.tables import segment
+from archive.db.tables import segment, statement
 from archive.node import Node, open_node
 from archive.services import store as stores
 from archive.services.adoption import adopt
@@ -35,6 +36,12 @@ def minutes(node: Node, at: list[Any], count: int = SEEN + 1) -> None:
 
 def states(node: Node) -> list[tuple[str, bool]]:
     return [(row.state, row.sha256 is not None) for row in crowd.every(node, sa.select(segment))]
+
+
+def no_descriptors(path: Any, flags: int, *more: Any, really: Any = os.open, **named: Any) -> int:
+    if str(path).endswith(".seg") and flags & os.O_RDWR:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return int(really(path, flags, *more, **named))
 
 
 def killed_before_a_commit(config: Config) -> None:
@@ -94,8 +101,9 @@ def test_the_background_worker_dies_at_any_step_of_it(tmp_path: Path, monkeypatc
         assert set(crowd.part10(node, "1.2.3")) == {"1.2.3.1.1", "1.2.3.1.2"}
 
 
-def test_what_a_living_process_has_yet_to_commit_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taken in here as well it would be a duplicate of itself there, and freed."""
+@pytest.mark.parametrize("askable", [True, False])
+def test_what_a_living_process_has_yet_to_commit_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, askable: bool) -> None:
+    """Taken in here as well it would be a duplicate of itself there, and freed; also where its lock cannot be asked for."""
     config, at = archives.made(tmp_path), [utc_now()]
     sealed, go_on = threading.Event(), threading.Event()
 
@@ -113,8 +121,12 @@ def test_what_a_living_process_has_yet_to_commit_is_not_touched(tmp_path: Path, 
             assert sealed.wait(60)
             other.core.vault.segments.roll()
             other.core.database.checkpoint(patient=False)
-            minutes(node, at, 2 * SEEN)
+            with monkeypatch.context() as patched:
+                if not askable:
+                    patched.setattr(os, "open", no_descriptors)
+                minutes(node, at, 2 * SEEN)
             assert crowd.every(node, sa.select(segment.c.sha256))[0].sha256 is None
+            assert crowd.every(node, sa.select(statement)) == []
         finally:
             go_on.set()
             storing.join()

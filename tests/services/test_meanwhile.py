@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from archive.errors import NotFound, SealBroken, Unavailable
+from archive.services import meanwhile
 from archive.services.meanwhile import Recorder
 
 WAIT_S = 10.0
@@ -83,6 +84,20 @@ def test_what_is_not_worth_it_records_first() -> None:
     with pytest.raises(NotFound):
         one(Recorder(), lambda: (_ for _ in ()).throw(NotFound("x")), lambda: order.append("read") or "", worth=False)
     assert not order
+
+
+def test_without_a_thread_to_be_had_it_is_recorded_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_thread: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    meanwhile._thread.cache_clear()
+    monkeypatch.setattr(threading.Thread, "start", full)
+    order: list[str] = []
+    assert one(Recorder(), lambda: order.append("recorded"), lambda: order.append("read") or "bytes") == "bytes"
+    assert order == ["recorded", "read"]
+    with pytest.raises(Unavailable):
+        one(Recorder(), refuse, lambda: "bytes")
 
 
 def test_a_forked_process_has_a_thread_of_its_own() -> None:

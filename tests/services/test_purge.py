@@ -87,6 +87,14 @@ def test_a_part_of_a_study_goes(node: Node, console: Subject) -> None:
     sound(node)
 
 
+def test_the_rows_of_what_went_do_not_stay_in_the_log(node: Node, console: Subject) -> None:
+    """It is cut only where it is long, and holds what the pages held before."""
+    node.remove.reject(console, "clinical", "study", ONE, reason="wrong patient")
+    assert (node.core.database.log_bytes() > 0) is node.core.database.sqlite
+    node.purge.run(console, study=ONE, reason="test")
+    assert node.core.database.log_bytes() == 0
+
+
 def test_a_whole_study_goes_with_its_key(node: Node, console: Subject) -> None:
     node.remove.reject(console, "clinical", "study", ONE, reason="test")
     done = node.purge.run(console, study=ONE, reason="test")

@@ -42,3 +42,17 @@ def test_segments_that_are_over_are_forgotten_and_no_others() -> None:
     assert known[b"waiting"] is waiting
     assert known[b"open"] is open_one
     assert (3 * Remembered.KEPT - 1).to_bytes(16) in known
+
+
+def test_one_that_is_added_while_another_is_does_no_harm() -> None:
+    """A large record makes its segment without waiting for the store's lock."""
+    known = Remembered()
+
+    class Seen(Progress):
+        @property
+        def locked(self) -> bool:
+            known.setdefault(b"other", Progress())  # another thread, just now
+            return False
+
+    known[b"one"] = Seen()
+    assert set(known) == {b"one", b"other"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -278,6 +279,32 @@ def test_no_more_locks_are_kept_than_descriptors_may_be_spent_on(tmp_path: Path,
     store.close()
 
 
+def test_large_records_that_are_given_up_are_forgotten(tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Remembered, "KEPT", 2)
+    store = DiskSegments(tmp_path / "s", reserve="0B", grow_bytes=4 * BLOCK)
+    for _ in range(6):
+        store.begin_large(at=now).abort()
+    assert len(store._progress) <= 2 + 1
+    store.close()
+
+
+def test_one_that_is_forgotten_while_it_is_closed_is_noted_all_the_same(tmp_path: Path, now: datetime) -> None:
+    """Nothing in it waits, so another thread that makes a segment may forget it."""
+    closed: list[tuple[int, int]] = []
+
+    class Watched(Disk):
+        def truncate(self, fd: int, length: int) -> None:
+            super().truncate(fd, length)
+            store._progress.pop(place.segment_id)
+
+    store = DiskSegments(tmp_path / "s", disk=Watched(), reserve="0B", on_close=lambda _id, used, low: closed.append((used, low)))
+    place = put(store, now)
+    store.settle(place)
+    store.roll()
+    assert closed == [(2 * BLOCK, 2 * BLOCK)]
+    store.close()
+
+
 def test_a_segment_that_somebody_looks_at_while_it_is_made_is_made_all_the_same(tmp_path: Path, now: datetime) -> None:
     looking: list[threading.Timer] = []
 
@@ -294,6 +321,40 @@ def test_a_segment_that_somebody_looks_at_while_it_is_made_is_made_all_the_same(
     assert looking
     assert store.in_use(place.segment_id)
     store.close()
+
+
+@pytest.mark.parametrize("name", ["open", "flock"])
+def test_whether_a_segment_is_in_use_is_not_guessed(tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Who cannot ask for the lock does not know."""
+    store = DiskSegments(tmp_path / "s", reserve="0B")
+    place = put(store, now)
+
+    def refused(*_args: object) -> int:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os if name == "open" else fcntl, name, refused)
+        with pytest.raises(VaultUnavailable):
+            store.in_use(place.segment_id)
+    assert store.in_use(place.segment_id)
+    assert not store.in_use(bytes(16)), "there is no such file"
+    store.close()
+
+
+def test_the_lock_of_a_file_that_may_only_be_read_is_asked_for(tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, really = DiskSegments(tmp_path / "s", reserve="0B"), os.open
+    place = put(store, now)
+
+    def opened(path: Path, flags: int) -> int:
+        if flags & os.O_RDWR:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return really(path, flags)
+
+    monkeypatch.setattr(os, "open", opened)
+    assert store.in_use(place.segment_id)
+    store.settle(place)
+    store.close()
+    assert not store.in_use(place.segment_id)
 
 
 def test_a_read_only_folder_is_said_so(tmp_path: Path, now: datetime) -> None:
