@@ -41,7 +41,7 @@ STUDY = "1.2.3"
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningArchive]:
     """A served archive with boss, who may everything but see."""
-    running = RunningArchive(tmp_path_factory.mktemp("fuzzed"))
+    running = RunningArchive(tmp_path_factory.mktemp("fuzzed"), settings="[signin]\nidle_minutes = 240\n")  # the long run takes hours
     config = load(running.config)
     setup.initialise(config, password=archives.PASSWORD)
     with archives.opened(config) as node:
