@@ -57,11 +57,13 @@ def kill(*pids: int) -> None:
 
 
 def working(pid: int) -> bool:
-    """Whether a process is there and not ended: one that was killed may have a write to end first."""
+    """Whether a process has a thread that has not ended: one that was killed may have a write to end first, and keeps its locks."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return any(
+            (task / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX" for task in Path(f"/proc/{pid}/task").iterdir()
+        )
     except OSError:
-        return False
+        return Path(f"/proc/{pid}/task").exists()  # a thread went while we looked: look again
 
 
 def kill_everything(archive: RunningArchive) -> None:
@@ -69,8 +71,12 @@ def kill_everything(archive: RunningArchive) -> None:
     assert archive.process is not None
     with suppress(ProcessLookupError):
         os.kill(archive.process.pid, signal.SIGSTOP)  # none is begun behind our back
-    while pids := [pid for pid in named(str(archive.config)) if working(pid)]:
-        kill(*pids)
+    found = set(processes(archive.process.pid))  # one whose first thread has ended has no command line any more
+    while True:
+        found |= set(named(str(archive.config)))
+        if not (left := [pid for pid in found if working(pid)]):
+            break
+        kill(*left)
         time.sleep(0.01)
     archive.stop(signal.SIGKILL)
 
