@@ -67,22 +67,27 @@ class Packs:
         """Return the series inside the scope, in order; the rows of those without a pack are read in the same transaction."""
         found = []
         for one in locate.series_of(tx, scope, place.id, study, series):
-            if self._is_kept(place, one):
-                found.append(Wanted(one, one.pack_etag or "", place.uid))
+            if etag := self._kept_etag(place, one):
+                found.append(Wanted(one, etag, place.uid))
             elif rows := locate.of_series(tx, _TOKEN, one.series_pk):
                 found.append(Wanted(one, self._pack_etag(place.name, rows), place.uid, rows))
         return found
 
     def kept(self, tx: sa.Connection, scope: Scope, place: Datastore, study: str, series: str | None) -> list[Wanted] | None:
         """Return the same by one statement, None where the pack of one of them is not kept."""
-        found = locate.series_of(tx, scope, place.id, study, series)
-        if not all(self._is_kept(place, one) for one in found):
-            return None
-        return [Wanted(one, one.pack_etag or "", place.uid) for one in found]
+        found = []
+        for one in locate.series_of(tx, scope, place.id, study, series):
+            etag = self._kept_etag(place, one)
+            if etag is None:
+                return None
+            found.append(Wanted(one, etag, place.uid))
+        return found
 
-    def _is_kept(self, place: Datastore, one: SeriesRow) -> bool:
+    def _kept_etag(self, place: Datastore, one: SeriesRow) -> str | None:
+        """Return the entity tag of a series' pack, None where none of its generation is kept."""
         start = self._start(place.name, one.series_instance_uid, one.generation)
-        return one.pack_etag is not None and one.pack_generation == one.generation and one.pack_etag.startswith(start)
+        fresh = one.pack_etag is not None and one.pack_generation == one.generation and one.pack_etag.startswith(start)
+        return one.pack_etag if fresh else None
 
     def series(self, wanted: list[Wanted], datastore: str) -> MetadataAnswer:
         """Return the metadata of whole series, one after the other as one JSON array."""

@@ -149,15 +149,19 @@ def test_few_statements_when_nothing_happens_and_one_for_each_when_all_do(place:
     assert counted == ["still"] * COUNT
 
 
-def test_a_right_that_ends_by_the_clock_ends_then(place: Place) -> None:
-    """To the instant, though the moment for which an answer holds goes beyond it."""
-    again, until = place.asking(), place.grant["until"]
+def ends_at(place: Place, again: Asking[bytes], moment: datetime) -> None:
+    """It answers yes to the last microsecond before and no at the moment itself, though an answer may hold for longer than is left."""
     assert all(again.now(number) for number in range(8))
     for number, left_us in enumerate((60_000, 20_000, 10_000, 1), start=8):
-        place.clock.at = until - timedelta(microseconds=left_us)
+        place.clock.at = moment - timedelta(microseconds=left_us)
         assert again.now(number), left_us
-    place.clock.at = until
+    place.clock.at = moment
     assert not again.now(12)
+
+
+def test_a_right_that_ends_by_the_clock_ends_then(place: Place) -> None:
+    again, until = place.asking(), place.grant["until"]
+    ends_at(place, again, until)
     place.clock.at = until - timedelta(seconds=1)
     assert again.now(13), "the clock was set back"
 
@@ -168,12 +172,7 @@ def test_a_denial_that_begins_by_the_clock_begins_then(place: Place) -> None:
         archives.the_console(place.node), to="kim", role="researcher", target=Target("study", STUDY), deny=True, since=begins
     )
     again = place.asking()
-    assert all(again.now(number) for number in range(8))
-    for number, left_us in enumerate((60_000, 20_000, 10_000, 1), start=8):
-        place.clock.at = begins - timedelta(microseconds=left_us)
-        assert again.now(number), left_us
-    place.clock.at = begins
-    assert not again.now(12)
+    ends_at(place, again, begins)
 
 
 def test_a_clock_that_is_set_back_a_moment_is_asked_again(place: Place) -> None:
