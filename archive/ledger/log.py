@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from archive.db.batches import batches
 from archive.db.prepared import Prepared
 from archive.db.tables import audit_event, ledger_leaf
-from archive.errors import NotFound
+from archive.errors import LedgerBroken, NotFound
 from archive.keys.keyring import Keyring
 from archive.ledger import nodes, objects
 from archive.ledger.audit import Event, Kind, ObjectRef, body_of, leaf_of
@@ -145,6 +148,17 @@ class Ledger:
             return None
         opened = self._bodies.open(n, bytes(sealed))
         return None if opened is None else parse(opened[1])
+
+    def bodies(self, tx: sa.Connection, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Return what these events say, without those whose body was erased or does not open: verification names those."""
+        found: dict[int, dict[str, Any]] = {}
+        for some in batches(numbers):
+            rows = tx.execute(sa.select(audit_event.c.n, audit_event.c.body).where(audit_event.c.n.in_(some)))
+            for n, sealed in rows:
+                with suppress(LedgerBroken):
+                    if (body := self._open(n, sealed)) is not None:
+                        found[n] = body
+        return found
 
     def opening(self, tx: sa.Connection, n: int) -> tuple[bytes, bytes]:
         """Return salt and body of an event: what opens the commitment in its leaf.

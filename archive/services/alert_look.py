@@ -6,18 +6,18 @@ import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 
-from archive.errors import ArchiveError
 from archive.ledger.audit import Kind
-from archive.ledger.bodies import parse
 from archive.ledger.log import Ledger
 from archive.sections import Alerts
 
 SEEING = tuple(kind.label for kind in (Kind.READ, Kind.SENT, Kind.EXPORTED, Kind.SHARED))
 """The kinds of events by which somebody saw images."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Look:
     ledger: Ledger
     settings: Alerts
     events: Sequence[Seen]
+    _kept: dict[Callable[[Look], Any], Any] = field(default_factory=dict)
 
     def of(self, *kinds: Kind) -> Iterator[Seen]:
         """Yield the new events of some kinds."""
@@ -58,10 +59,17 @@ class Look:
 
     def body(self, n: int) -> dict[str, Any]:
         """Return what an event says; nothing where it was erased or does not open, which verify tells of."""
-        try:
-            return parse(self.ledger.opening(self.tx, n)[1])
-        except ArchiveError:
-            return {}
+        return self.bodies([n]).get(n, {})
+
+    def bodies(self, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Return what several events say, without those of which `body` says nothing."""
+        return self.ledger.bodies(self.tx, numbers)
+
+    def once(self, ask: Callable[[Look], T]) -> T:
+        """Return what `ask` answers to this look, worked out for the first rule that wants it."""
+        if ask not in self._kept:
+            self._kept[ask] = ask(self)
+        return cast("T", self._kept[ask])
 
     def last_by_principal(self, labels: Sequence[str]) -> dict[int, Seen]:
         """Return the newest event of those kinds of each principal among the new ones."""

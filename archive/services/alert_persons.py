@@ -24,8 +24,8 @@ _BETWEEN = re.compile(r"[\W_]+")
 
 def own_record(look: Look) -> Iterator[Found]:
     """Somebody opened images of a patient who bears their own name."""
-    names = dict(_staff(look.tx))
-    for one, whose in _opened(look):
+    names = dict(look.once(_staff))
+    for one, whose in look.once(_opened):
         mine = names.get(one.principal_id or 0)
         if mine and mine <= whose["words"]:
             yield Found("own-record", one.n, str(one.principal_id), {"kind": one.kind}, one.principal_id)
@@ -33,8 +33,8 @@ def own_record(look: Look) -> Iterator[Found]:
 
 def colleague_record(look: Look) -> Iterator[Found]:
     """Somebody opened images of a patient who bears the name of another user."""
-    names = _staff(look.tx)
-    for one, whose in _opened(look):
+    names = look.once(_staff)
+    for one, whose in look.once(_opened):
         for colleague, words in names:
             if colleague != one.principal_id and words <= whose["words"]:
                 yield Found("colleague-record", one.n, f"{one.principal_id} {colleague}", {"kind": one.kind}, one.principal_id)
@@ -43,14 +43,19 @@ def colleague_record(look: Look) -> Iterator[Found]:
 def watched_record(look: Look) -> Iterator[Found]:
     """Somebody opened images of a patient whose PatientID stands in the file [alerts] watched_patients."""
     watched = _watched(look.settings.watched_patients)
-    for one, whose in _opened(look) if watched else ():
+    for one, whose in look.once(_opened) if watched else ():
         if whose["patient_id"] in watched:
             yield Found("watched-record", one.n, str(one.principal_id), {"kind": one.kind}, one.principal_id)
 
 
 def unrelated_after_hours(look: Look) -> Iterator[Found]:
     """Somebody opened a study for the first time, outside working hours, and nothing says that they treat its patient."""
-    for one, whose in _opened(look):
+    begun: set[tuple[int | None, str, int]] = set()
+    for one, whose in look.once(_opened):
+        opening = one.principal_id, whose["uid"], whose["patient_pk"]
+        if opening in begun:
+            continue  # the one before it was the first
+        begun.add(opening)
         local = one.at.astimezone()
         if look.settings.working(local.weekday(), local.hour * 60 + local.minute):
             continue
@@ -60,26 +65,28 @@ def unrelated_after_hours(look: Look) -> Iterator[Found]:
             yield Found("unrelated-after-hours", one.n, str(one.principal_id), {"kind": one.kind}, one.principal_id)
 
 
-def _staff(tx: sa.Connection) -> list[tuple[int, frozenset[str]]]:
+def _staff(look: Look) -> list[tuple[int, frozenset[str]]]:
     """Return users and the words of their names, of those who have given name and family name."""
-    rows = tx.execute(sa.select(principal.c.id, principal.c.full_name).where(
+    rows = look.tx.execute(sa.select(principal.c.id, principal.c.full_name).where(
         principal.c.kind == "user", principal.c.removed_at.is_(None), principal.c.full_name != ""
     ))
     found = ((row.id, _words(row.full_name)) for row in rows)
     return [(key, words) for key, words in found if len(words) > 1]
 
 
-def _opened(look: Look) -> Iterator[tuple[Seen, dict[str, Any]]]:
-    """Yield each new event of somebody seeing images, with whose they are."""
+def _opened(look: Look) -> list[tuple[Seen, dict[str, Any]]]:
+    """Return each new event of somebody seeing images, with whose they are."""
+    events = [one for one in look.events if one.kind in SEEING and one.principal_id is not None and not one.outcome]
+    said = look.bodies([one.n for one in events])
     known: dict[str, list[dict[str, Any]]] = {}
-    for one in look.events:
-        if one.kind not in SEEING or one.principal_id is None or one.outcome:
-            continue
-        for kind, uid in look.body(one.n).get("objects") or []:
+    opened: list[tuple[Seen, dict[str, Any]]] = []
+    for one in events:
+        for kind, uid in said.get(one.n, {}).get("objects") or []:
             if kind == "study":
                 if uid not in known:
                     known[uid] = _whose(look.tx, uid)
-                yield from ((one, whose) for whose in known[uid])
+                opened += [(one, whose) for whose in known[uid]]
+    return opened
 
 
 def _whose(tx: sa.Connection, uid: str) -> list[dict[str, Any]]:

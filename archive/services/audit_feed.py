@@ -22,7 +22,6 @@ from archive.db.tables import archive_state, audit_event
 from archive.errors import ArchiveError, InvalidRequest
 from archive.ledger import nodes
 from archive.ledger.audit import Event, Kind, ObjectRef
-from archive.ledger.bodies import parse
 from archive.services import syslog
 from archive.services.audit_messages import Occurrence, Source, message, occurrence, together
 from archive.services.changes import Changes
@@ -109,13 +108,9 @@ class AuditFeed(Changes):
         rows = tx.execute(
             sa.select(e.n, e.at, e.kind, e.outcome, e.instances).where(e.n >= first, e.n < size).order_by(e.n).limit(AT_ONCE)
         ).all()
-        return [occurrence(row.n, row.at, row.kind, row.outcome, row.instances, self._body(tx, row.n)) for row in rows]
-
-    def _body(self, tx: sa.Connection, n: int) -> dict[str, Any]:
-        try:
-            return parse(self._ledger.opening(tx, n)[1])
-        except ArchiveError:
-            return {}  # erased, or changed, which verify tells of: the leaf is told all the same
+        said = self._ledger.bodies(tx, [row.n for row in rows])
+        # Erased, or changed, which verify tells of: the leaf is told all the same.
+        return [occurrence(row.n, row.at, row.kind, row.outcome, row.instances, said.get(row.n, {})) for row in rows]
 
     def _line(self, one: Occurrence) -> bytes:
         return syslog.line(message(one, self._source), at=one.at, host=self._host, outcome=one.outcome)
@@ -187,7 +182,7 @@ class AuditFeed(Changes):
 
         n, at = self._change(subject, Permission.CONFIGURE, work)
         with self._database.read() as tx:
-            one = occurrence(n, at, event.kind.label, 0, 0, self._body(tx, n))
+            one = occurrence(n, at, event.kind.label, 0, 0, self._ledger.bodies(tx, [n]).get(n, {}))
         self._deliver([self._line(one)], self._collector)
 
 

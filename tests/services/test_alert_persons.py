@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.node import Node
@@ -57,15 +59,20 @@ def node(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[Nod
         yield opened
 
 
+def sees(node: Node, who: str, *studies: str, kind: Kind = Kind.READ, outcome: int = 0) -> None:
+    subject = archives.user(node, who)
+    for uid in studies:
+        seen = Event(kind, outcome=outcome, subject=subject, objects=(ObjectRef("study", uid),), instances=1)
+        with node.core.database.begin() as tx:
+            node.core.ledger.record(tx, seen, at=node.core.clock())
+
+
 def opens(node: Node, who: str, *studies: str, kind: Kind = Kind.READ, outcome: int = 0) -> list[tuple[str, str]]:
     """Let a user see studies, and return what new alerts say."""
     console = archives.the_console(node)
     for row in node.alerts.list(console):
         node.alerts.acknowledge(console, row["id"], note="seen")
-    for uid in studies:
-        seen = Event(kind, outcome=outcome, subject=archives.user(node, who), objects=(ObjectRef("study", uid),), instances=1)
-        with node.core.database.begin() as tx:
-            node.core.ledger.record(tx, seen, at=node.core.clock())
+    sees(node, who, *studies, kind=kind, outcome=outcome)
     node.alerts.tick()
     return sorted((row["rule"], row["who"]) for row in node.alerts.list(console))
 
@@ -107,6 +114,29 @@ def test_unrelated_after_hours(node: Node, clock: Clock) -> None:
         clock.at = noon
     archives.store(node, archives.instance(51, study="1.2.51", PatientID="P51", PatientName="C^D"))
     assert opens(node, "kim", "1.2.51") == [], "within working hours"
+
+
+def test_a_batch_is_looked_at_once_and_not_event_by_event(node: Node, clock: Clock) -> None:
+    archives.store(node, archives.instance(60, study="1.2.60", PatientID="P60", PatientName="E^F"))
+    opens(node, "mia", "1.2.60")
+    statements = [0]
+
+    def counted(*_: Any) -> None:
+        statements[-1] += 1
+
+    sa.event.listen(node.core.database.engine, "before_cursor_execute", counted)
+    noon, clock.at = clock.at, clock.at.replace(hour=23)
+    try:
+        for events in (1, 60):
+            sees(node, "mia", *["1.2.60"] * events)
+            statements.append(0)
+            assert node.alerts.tick() == 0
+            statements.append(0)
+    finally:
+        clock.at = noon
+        sa.event.remove(node.core.database.engine, "before_cursor_execute", counted)
+    _before, of_one, _between, of_sixty, _after = statements
+    assert 0 < of_sixty == of_one
 
 
 def signs_in(node: Node, address: str) -> list[str]:
