@@ -16,12 +16,12 @@ from archive.ledger.tree import Lookup, leaf_hash, node_hash
 
 PAGE = 4096
 _LAST = Prepared(sa.select(sa.func.max(ledger_leaf.c.n)))
-_LEAVES = (
+_LEAVES = Prepared(
     sa.select(ledger_leaf.c.n, ledger_leaf.c.data, ledger_leaf.c.hash)
     .where(ledger_leaf.c.n >= sa.bindparam("start"), ledger_leaf.c.n < sa.bindparam("stop"))
     .order_by(ledger_leaf.c.n)
 )
-_HASHES = (
+_HASHES = Prepared(
     sa.select(ledger_node.c.position, ledger_node.c.hash)
     .where(
         ledger_node.c.level == sa.bindparam("at_level"), ledger_node.c.position >= sa.bindparam("start"),
@@ -40,13 +40,13 @@ def size(tx: sa.Connection) -> int:
 def leaves(tx: sa.Connection, start: int, end: int) -> Iterator[list[tuple[int, bytes, bytes]]]:
     """Yield number, data and stored hash of the leaves [start, end) that are there, in pages."""
     for first in range(start, end, PAGE):
-        rows = tx.execute(_LEAVES, {"start": first, "stop": min(first + PAGE, end)})
+        rows = _LEAVES.all(tx, {"start": first, "stop": min(first + PAGE, end)})
         yield [(row.n, bytes(row.data), bytes(row.hash)) for row in rows]
 
 
 def stored(tx: sa.Connection, level: int, start: int, end: int) -> dict[int, bytes]:
     """Return the kept subtree hashes of one level (1 and up) at positions [start, end)."""
-    return {row.position: bytes(row.hash) for row in tx.execute(_HASHES, {"at_level": level, "start": start, "stop": end})}
+    return {row.position: bytes(row.hash) for row in _HASHES.all(tx, {"at_level": level, "start": start, "stop": end})}
 
 
 def lookup(tx: sa.Connection) -> Lookup:
@@ -70,7 +70,7 @@ def lookup(tx: sa.Connection) -> Lookup:
 def _read(tx: sa.Connection, level: int, position: int) -> bytes | None:
     if level:
         return stored(tx, level, position, position + 1).get(position)
-    row = tx.execute(_LEAVES, {"start": position, "stop": position + 1}).first()
+    row = _LEAVES.first(tx, {"start": position, "stop": position + 1})
     if row is None:
         message = f"event {position} is missing from the ledger"
         raise LedgerBroken(message, remedy="run 'archive ledger verify'", verdict="V11")
