@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from archive.access.subject import Subject
+from archive.dicom.alike import Alike
 from archive.dicom.attributes import Level, lookup
 from archive.node import Node
 from archive.services.query import SearchRequest
@@ -50,6 +51,7 @@ class Growth:
             self._known = [tuple(json.loads(line)) for line in note.read_text("ascii").splitlines()]
         self._stored = len(self._known) * A_STUDY
         self._chance = random.Random(20261121)
+        self._alike = Alike()
 
     def grow(self, size: int) -> float:
         """Store until there are so many, and return the processor time an instance took, upkeep included, in ms."""
@@ -74,7 +76,7 @@ class Growth:
             if instance % A_SERIES == 0:
                 one = series_of(instance)
             name = uid("grown", instance)
-            store(self._node, self._subject, one, name)
+            store(self._node, self._subject, one, name, self._alike)
         return one.study_instance_uid, one.series_instance_uid, name
 
     def measure(self) -> dict[str, Any]:
@@ -84,7 +86,7 @@ class Growth:
         numbers = iter(range(1 << 30))
 
         def one_store() -> None:
-            store(node, subject, batch, uid("measured", self._stored, next(numbers)))
+            store(node, subject, batch, uid("measured", self._stored, next(numbers)), self._alike)
 
         def one_read() -> None:
             found = node.retrieve.instances(subject, "clinical", *self._chance.choice(self._known))

@@ -21,6 +21,7 @@ from pathlib import Path
 from archive.access import principals
 from archive.access.subject import Subject
 from archive.config import parse
+from archive.dicom.alike import Alike
 from archive.node import Node, open_node
 from archive.services import setup
 from archive.services.store import Source
@@ -52,18 +53,19 @@ def opened(database: str = "", kept: Path | None = None) -> Iterator[tuple[Node,
             node.close()
 
 
-def store(node: Node, subject: Subject, made: Series, sop_instance_uid: str, spent: list[float] | None = None) -> None:
-    """Put one instance in, as a C-STORE does; `spent` takes the processor time of opening, writing and finishing."""
-    parts = made.patched(sop_instance_uid)
+def store(
+    node: Node, subject: Subject, made: Series, sop_instance_uid: str, alike: Alike, spent: list[float] | None = None
+) -> None:
+    """Put one instance in, as an association does; `spent` takes the processor time of opening, writing and finishing."""
+    view = memoryview(b"".join(made.patched(sop_instance_uid)))
     at = [time.thread_time()]
     incoming = node.store.open_dataset(
-        subject, "clinical", SOURCE, sop_class_uid=made.sop_class_uid, sop_instance_uid=sop_instance_uid, transfer_syntax_uid=EXPLICIT_LE
+        subject, "clinical", SOURCE, sop_class_uid=made.sop_class_uid, sop_instance_uid=sop_instance_uid, transfer_syntax_uid=EXPLICIT_LE,
+        alike=alike,
     )
     at.append(time.thread_time())
-    for part in parts:
-        view = memoryview(part)
-        for start in range(0, len(view), PIECE):
-            incoming.write(view[start : start + PIECE])
+    for start in range(0, len(view), PIECE):
+        incoming.write(view[start : start + PIECE])
     at.append(time.thread_time())
     incoming.finish()
     at.append(time.thread_time())
@@ -75,10 +77,10 @@ def alone(node: Node, subject: Subject, kind: str, count: int, batches: int) -> 
     """Return what one thread needs."""
     parts: list[list[float]] = []
     for batch in range(batches + 1):
-        made = series(kind, "alone", batch)
+        made, alike = series(kind, "alone", batch), Alike()
         for number in range(count):
             spent: list[float] = []
-            store(node, subject, made, uid("alone", kind, batch, number), spent)
+            store(node, subject, made, uid("alone", kind, batch, number), alike, spent)
             if batch and number:
                 parts.append(spent)
     medians = [statistics.median(column) for column in zip(*parts, strict=True)]
@@ -94,11 +96,11 @@ def together(node: Node, subject: Subject, kind: str, threads: int, count: int, 
         gate = threading.Barrier(threads + 1)
 
         def run(thread: int, batch: int = batch, gate: threading.Barrier = gate) -> None:
-            made = series(kind, "together", batch, thread)
-            store(node, subject, made, uid("first", kind, threads, batch, thread))
+            made, alike = series(kind, "together", batch, thread), Alike()
+            store(node, subject, made, uid("first", kind, threads, batch, thread), alike)
             gate.wait()
             for number in range(count):
-                store(node, subject, made, uid("together", kind, threads, batch, thread, number))
+                store(node, subject, made, uid("together", kind, threads, batch, thread, number), alike)
 
         with ThreadPoolExecutor(threads) as pool:
             waiting = [pool.submit(run, thread) for thread in range(threads)]
@@ -125,11 +127,11 @@ def main() -> None:
         with opened(chosen.database) as (node, subject):
             if chosen.profile:
                 profile = cProfile.Profile(time.process_time)
-                made = series(kind, "profile")
-                store(node, subject, made, uid("profile", kind))
+                made, alike = series(kind, "profile"), Alike()
+                store(node, subject, made, uid("profile", kind), alike)
                 profile.enable()
                 for number in range(chosen.count):
-                    store(node, subject, made, uid("profile", kind, number))
+                    store(node, subject, made, uid("profile", kind, number), alike)
                 profile.disable()
                 pstats.Stats(profile).sort_stats("tottime").print_stats(chosen.profile).sort_stats("cumtime").print_stats(chosen.profile)
                 continue

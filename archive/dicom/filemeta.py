@@ -17,6 +17,8 @@ MAX_META = 1 << 20
 """The longest file meta information."""
 _KNOWN = SHORT | LONG
 _NO_PREAMBLE = bytes(128)
+_GROUP = b"\2\0"
+_READ = (0x0002, 0x0003, 0x0010)
 _TOO_LONG = "the file meta information is longer than the limit"
 
 
@@ -30,6 +32,13 @@ class FileMeta:
         self.end = 132  # how far it is read; in the end where the data set begins
         self._held = b""
         self._want = 132
+        self._made = b""
+
+    def begin(self, made: bytes, uids: tuple[str, str, str]) -> None:
+        """Take what `part10.meta` made of these UIDs (SOP class, SOP instance, transfer syntax) as read; before anything is fed."""
+        self._made = made
+        self.values = dict(zip(_READ, (uid.encode("ascii", "replace").decode("ascii").strip(" \0") for uid in uids), strict=True))
+        self.end = len(made)
 
     def feed(self, data: memoryview, *, last: bool = False) -> memoryview | None:
         """Take bytes; return those of the data set once its first 8 are there (or `last`), None before.
@@ -37,6 +46,13 @@ class FileMeta:
         Raises:
             InvalidInstance: no Part 10 file, or one that ends inside its meta.
         """
+        if self._made:
+            if self._held or len(data) < 8 or data[:2] == _GROUP:
+                # Not as it always is: read from the beginning.
+                self._held, self._made = self._made, b""
+                self.values, self.end = {}, 132
+            else:
+                return data
         if len(self._held) + len(data) < self._want and not last:
             self._held += bytes(data)
             return None
@@ -83,7 +99,7 @@ class FileMeta:
             self._want = start + length
             if len(view) < self._want:
                 return False
-            if number in (0x0002, 0x0003, 0x0010):
+            if number in _READ:
                 self.values.setdefault(number, bytes(view[start : self._want]).decode("ascii", "replace").strip(" \0"))
             self.end = self._want
 

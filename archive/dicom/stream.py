@@ -11,6 +11,7 @@ import re
 import struct
 import zlib
 
+from archive.dicom.alike import LONGEST, Alike, Encoding, Found
 from archive.dicom.attributes import SCANNED
 from archive.dicom.charsets import repertoire
 from archive.dicom.conformity import faults_of
@@ -29,18 +30,25 @@ HEAD_BYTES = 1 << 20
 """After as much of a data set its identity is given, even when no large element came."""
 _INFLATE_STEP = 256 << 10
 _LEADING_ZERO = re.compile(r"\b0[0-9]")
+_CHARACTER_SET = 0x00080005
 _UIDS = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
 
 
 class StreamScanner:
     """Reads consecutive bytes of a Part 10 stream; with `wrap` those of a data set that came without file meta information."""
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, wrap: tuple[str, str, str] | None = None, character_set: str = "") -> None:
+    def __init__(
+        self, limits: Limits = DEFAULT_LIMITS, *, wrap: tuple[str, str, str] | None = None, character_set: str = "",
+        alike: Alike | None = None,
+    ) -> None:
         """`wrap` is SOP class, SOP instance and transfer syntax; offsets then count as if `part10.meta` of them came first.
 
-        `character_set` is that of a data set which names none.
+        `character_set` is that of a data set which names none; `alike` knows the headers that came before from the same sender.
         """
         self._character_set = character_set
+        self._alike = alike
+        self._known: Found | None = None
+        self._to_learn: tuple[bytes, bytes] | None = None  # a header, and the tag after it
         self._head: Scanned | None = None
         self._identified = False
         self._uids: tuple[str, ...] = ()
@@ -59,6 +67,11 @@ class StreamScanner:
         self._decoded: tuple[int, dict[str, Element], list[Finding]] | None = None
         if wrap is not None:
             self.feed(meta(*wrap))
+
+    def begin(self, made: bytes, uids: tuple[str, str, str]) -> None:
+        """Take what `part10.meta` made of these UIDs (SOP class, SOP instance, transfer syntax) for the first bytes of the stream."""
+        self._bytes = len(made)
+        self._meta.begin(made, uids)
 
     @property
     def head(self) -> Scanned | None:
@@ -139,9 +152,34 @@ class StreamScanner:
             if uid not in TRANSFER_SYNTAXES:
                 self._find(0x00020010, "an unknown transfer syntax; the pixel data are kept as they are")
         self._structure = Structure(implicit=implicit, little=little, nesting=self._limits.nesting, elements=self._limits.elements)
-        self._feed_dataset(rest)
+        if self._alike is None or self._inflater is not None:
+            self._feed_dataset(rest)
+        else:
+            self._feed_header(self._alike, rest)
 
     # --- data set
+
+    def _feed_header(self, alike: Alike, data: memoryview) -> None:
+        """Take the first bytes of a data set, whose header may be known."""
+        structure = self._structure
+        assert structure is not None
+        self._known = found = alike.find(self._encoding, data)
+        if found is not None:
+            structure.go_on(found.begun)
+            structure.feed(data[found.length :])
+            return
+        structure.feed(data)
+        pixel = structure.pixel
+        if pixel is not None and alike.learns and not structure.findings:
+            end = pixel.offset - (8 if structure.implicit else 12)
+            if end <= LONGEST:
+                self._to_learn = bytes(data[:end]), bytes(data[end : end + 4])
+
+    @property
+    def _encoding(self) -> Encoding:
+        structure = self._structure
+        assert structure is not None
+        return structure.implicit, structure.little, self._character_set, self._limits
 
     def _feed_dataset(self, data: memoryview) -> None:
         assert self._structure is not None
@@ -208,6 +246,8 @@ class StreamScanner:
         if self._decoded is None or self._decoded[0] != len(structure.values):
             self._decoded = (len(structure.values), *self._decode())
         _, attributes, findings = self._decoded
+        if last and self._alike is not None and self._to_learn is not None and not findings:
+            self._alike.learn(self._encoding, *self._to_learn, structure.values, attributes)
         found = [*self._findings, *(Finding(f"{tag:08X}", text) for tag, text in structure.findings), *findings]
         pixel = structure.pixel
         frames = None
@@ -264,18 +304,24 @@ class StreamScanner:
         """The character set a data set is read in that says nothing of its own."""
         structure = self._structure
         assert structure is not None
-        return self._character_set if 0x00080005 not in structure.values else ""
+        return self._character_set if _CHARACTER_SET not in structure.values else ""
 
     def _decode(self) -> tuple[dict[str, Element], list[Finding]]:
         structure = self._structure
         assert structure is not None
         values = structure.values
         assumed = self._assumed
-        text = repertoire(assumed.encode("ascii") if assumed else values[0x00080005][1] if 0x00080005 in values else None)
+        text = repertoire(assumed.encode("ascii") if assumed else values[_CHARACTER_SET][1] if _CHARACTER_SET in values else None)
         attributes: dict[str, Element] = {}
         findings: list[Finding] = []
         little_endian = structure.little
-        for tag in sorted(values):
+        tags = sorted(values)
+        known = self._known
+        if known is not None and (_CHARACTER_SET in known.tags) == (_CHARACTER_SET in values):
+            # Of what was known these alone have changed, and the rest came since; all that was known was read without a finding.
+            attributes = dict(known.attributes)
+            tags = [tag for tag in tags if tag in known.changed or tag not in known.tags]
+        for tag in tags:
             vr, raw = values[tag]
             usual, name, reader = READERS[tag]
             if vr == usual and reader is not None and little_endian:

@@ -9,6 +9,7 @@ Source: PS3.5 7.1, 7.5, A.4, 6.2.2 (UN).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from archive.dicom.attributes import SCANNED
 from archive.dicom.dictionary import vr_of
@@ -42,6 +43,21 @@ def odd_header(tag: int, code: bytes, short_length: int) -> tuple[str, int, int,
     return vr_of(tag), -1, 8, True, "an implicit element in an explicit data set"
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a parser knows that stands between two elements of a data set, with nothing open and nothing noted."""
+
+    offset: int
+    values: dict[int, tuple[str, bytes]]
+    seen: frozenset[int]
+    count: int
+    past_header: bool
+
+    def of(self, values: dict[int, tuple[str, bytes]]) -> Begun:
+        """Return the same with other values."""
+        return Begun(self.offset, values, self.seen, self.count, self.past_header)
+
+
 class Structure(Runs):
     """The parser of one data set; `feed` it, then `finish`."""
 
@@ -55,6 +71,19 @@ class Structure(Runs):
         self._levels: list[Level] = []
         self._depth = 0
         self._keep_tag = 0
+        self._last = 0  # the greatest tag before the first byte that is fed
+
+    @property
+    def begun(self) -> Begun | None:
+        """What another parser could go on from; None where something is open, was noted or is kept besides."""
+        if self._levels or self.findings or self.tables or self.pixel or self.trailing or self._skip or self._keep >= 0:
+            return None
+        return Begun(self.offset, self.values, frozenset(self._seen), self._count, self.past_header)
+
+    def go_on(self, begun: Begun) -> None:
+        """Be where another parser stood; before anything is fed. What is fed comes after that."""
+        self.values, self._seen, self._count, self.past_header = begun.values, set(begun.seen), begun.count, begun.past_header
+        self._base, self._last = begun.offset, max(begun.seen, default=0)
 
     def _note(self, tag: int, text: str) -> None:
         if len(self.findings) < 100:
@@ -65,7 +94,7 @@ class Structure(Runs):
         buffer, position, end = self._buffer, self._position, len(self._buffer)
         levels = self._levels
         head, short, long = self._head, self._short, self._long
-        last = 0
+        last = self._last
         while True:
             while levels and levels[-1].end >= 0 and self._base + position >= levels[-1].end:
                 self._close(position)

@@ -17,6 +17,7 @@ from archive.errors import ArchiveError
 
 if TYPE_CHECKING:
     from archive.access.subject import Subject
+    from archive.dicom.alike import Alike
     from archive.services.store import Incoming, Source, Store
 
 LOG = logging.getLogger("archive.dimse")
@@ -39,8 +40,12 @@ class Reception:
         context: Answered,
         request: StoreRequest,
         maximum_bytes: int,
+        alike: Alike | None = None,
     ) -> None:
-        """Open the store for the instance; a refusal is kept for `finish`, since the data set comes in any case."""
+        """Open the store for the instance; a refusal is kept for `finish`, since the data set comes in any case.
+
+        `alike` belongs to the association.
+        """
         self.request = request
         self._maximum_bytes = maximum_bytes
         self._received_bytes = 0
@@ -57,6 +62,7 @@ class Reception:
                 sop_class_uid=request.sop_class_uid,
                 sop_instance_uid=request.sop_instance_uid,
                 transfer_syntax_uid=context.transfer_syntax,
+                alike=alike,
             )
         except Exception as error:  # noqa: BLE001 # the peer is owed a status for whatever went wrong
             self._fail(error)

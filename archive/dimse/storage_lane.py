@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from archive.config import Dimse
+from archive.dicom.alike import Alike
 from archive.dimse import command, pdus, records
 from archive.dimse.admission import UNEXPECTED_PDU, Acceptance, ProtocolError, Silence, abort_pdu
 from archive.dimse.contexts import ACCEPTED, VERIFICATION, is_storage
@@ -52,6 +53,7 @@ class StorageAssociation:
         self._config = config
         self._stream = PduStream(connection, maximum_pdu_bytes=config.max_pdu_bytes, timeout_s=config.idle_timeout_s)
         self._contexts = {context.context_id: context for context in acceptance.contexts if context.result == ACCEPTED}
+        self._alike = Alike()
         self._command = bytearray()
         self._context_id: int | None = None  # of the message that is under way
         self._reception: Reception | None = None
@@ -179,7 +181,7 @@ class StorageAssociation:
         admission = self._acceptance.admission
         self._reception = Reception(
             self._store, admission.subject, admission.datastore, self._source,
-            context=self._contexts[context_id], request=store_request, maximum_bytes=self._config.max_dataset_bytes,
+            context=self._contexts[context_id], request=store_request, maximum_bytes=self._config.max_dataset_bytes, alike=self._alike,
         )
 
     def _respond(self, context_id: int, request: command.Request | None) -> None:

@@ -19,6 +19,7 @@ from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db import upsert
 from archive.db.tables import job, job_item
+from archive.dicom.alike import Alike
 from archive.dicom.part10 import bare
 from archive.errors import ArchiveError, Denied, NotFound, Rejected, Unavailable
 from archive.ledger.audit import Event, Kind
@@ -150,12 +151,12 @@ class Imports:
         def told(number: int, what: Outcome | ArchiveError) -> None:
             became[number] = _of(files[number], what)
 
-        batch = self._store.batch(told)
+        batch, alike = self._store.batch(told), Alike()
         try:
             for number, file in enumerate(files):
                 try:
                     with file.open() as opened:
-                        self._feed(batch, number, subject, opened, datastore, source, wrap=wrap)
+                        self._feed(batch, number, subject, opened, datastore, source, alike, wrap=wrap)
                 except ArchiveError as error:
                     told(number, error)
                 except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
@@ -169,18 +170,19 @@ class Imports:
         return [became[number] for number in range(len(files))]
 
     def _feed(
-        self, batch: Batch[int], number: int, subject: Subject, opened: Any, datastore: str, source: Source, *, wrap: bool
+        self, batch: Batch[int], number: int, subject: Subject, opened: Any, datastore: str, source: Source, alike: Alike, *,
+        wrap: bool,
     ) -> None:
         first = opened.read(READ_BYTES)
         found = bare(first) if wrap else None
         if found is not None:
             incoming = self._store.open_dataset(
                 subject, datastore, source, sop_class_uid=found.sop_class_uid, sop_instance_uid=found.sop_instance_uid,
-                transfer_syntax_uid=found.transfer_syntax_uid,
+                transfer_syntax_uid=found.transfer_syntax_uid, alike=alike,
             )
             first = first[found.dataset_offset :]
         else:
-            incoming = self._store.open(subject, datastore, source)
+            incoming = self._store.open(subject, datastore, source, alike=alike)
         try:
             batch.begin(incoming)
             data = first

@@ -81,6 +81,13 @@ class Intake:
         """SHA-256 of the Part 10 bytes as kept."""
         return self._digest.digest()
 
+    def begin(self, made: bytes, uids: tuple[str, str, str]) -> None:
+        """Take what `part10.meta` made of SOP class, SOP instance and transfer syntax UID for the first bytes; before anything is fed."""
+        self.part10_bytes = len(made)
+        self._scanner.begin(made, uids)
+        self._digest.update(made)
+        self._buffer += made
+
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes.
 

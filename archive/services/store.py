@@ -18,6 +18,7 @@ from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import study
+from archive.dicom.alike import Alike
 from archive.dicom.part10 import Finding, Limits, Scanned, meta
 from archive.dicom.stream import StreamScanner
 from archive.errors import ArchiveError, Forbidden, InvalidInstance
@@ -74,43 +75,46 @@ class Store:
         self.limits = Limits(inflated_bytes=limits.inflated_bytes, nesting=limits.nesting, elements=limits.elements)
 
     def open(
-        self, subject: Subject, datastore: str, source: Source, *, study_instance_uid: str | None = None
+        self, subject: Subject, datastore: str, source: Source, *, study_instance_uid: str | None = None, alike: Alike | None = None
     ) -> Incoming:
         """Start an instance whose Part 10 bytes follow; with a study given, one of another study is refused.
+
+        `alike` is given again with each instance of the same sender, who is likely to send whole series.
 
         Raises:
             Forbidden: the subject may not store.
             NotFound: no such datastore.
             ReadOnly, DatabaseUnavailable.
         """
-        return self._start(subject, datastore, source, Expected(study_instance_uid=study_instance_uid or ""))
+        return self._start(subject, datastore, source, Expected(study_instance_uid=study_instance_uid or ""), alike)
 
     def open_dataset(
-        self, subject: Subject, datastore: str, source: Source, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+        self, subject: Subject, datastore: str, source: Source, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str,
+        alike: Alike | None = None,
     ) -> Incoming:
-        """Start an instance whose data set bytes follow, as C-STORE sends them.
+        """Start an instance whose data set bytes follow, as C-STORE sends them; `alike` as in `open`.
 
         File meta is built from these three alone, so the same object from any peer gives the same bytes.
 
         Raises:
             Forbidden, NotFound, ReadOnly, DatabaseUnavailable, InvalidInstance.
         """
-        incoming = self._start(subject, datastore, source, Expected(sop_class_uid, sop_instance_uid))
-        incoming.write(meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid))
+        incoming = self._start(subject, datastore, source, Expected(sop_class_uid, sop_instance_uid), alike)
+        incoming.begin(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
         return incoming
 
     def batch(self, told: Callable[[K, Outcome | ArchiveError], None]) -> Batch[K]:
         """Return a batch for instances opened here by one subject at one door; see Batch."""
         return Batch(self._core, told)
 
-    def _start(self, subject: Subject, datastore: str, source: Source, expected: Expected) -> Incoming:
+    def _start(self, subject: Subject, datastore: str, source: Source, expected: Expected, alike: Alike | None) -> Incoming:
         core = self._core
         core.require_writable()
         with denials.recorded(core, subject), core.database.glance() as tx:
             at = core.clock()
             derived_only = _require_store(tx, subject, at)
             place = datastores.asked_for(tx, subject, datastore, at)
-        scanner = StreamScanner(self.limits, character_set=source.character_set)
+        scanner = StreamScanner(self.limits, character_set=source.character_set, alike=alike)
         intake = Intake(self.limits, max_bytes=core.config.dimse.max_dataset_bytes, scanner=scanner)
         return Incoming(core, subject, source, expected, intake, place, derived_only)
 
@@ -150,6 +154,11 @@ class Incoming:
     def part10_bytes(self) -> int:
         """How much of it has come."""
         return self._intake.part10_bytes
+
+    def begin(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
+        """Make the file meta information of a data set, which follows."""
+        uids = sop_class_uid, sop_instance_uid, transfer_syntax_uid
+        self._intake.begin(meta(*uids), uids)
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes.

@@ -92,7 +92,8 @@ class FakeStore:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def open_dataset(
-        self, subject: Subject, datastore: str, source: object, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+        self, subject: Subject, datastore: str, source: object, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str,
+        alike: object = None,  # as Store's
     ) -> FakeIncoming:
         if self.on_open is not None:
             raise self.on_open

@@ -142,7 +142,10 @@ class FakeStore:
         if error is not None:
             raise error
 
-    def open(self, subject: Subject, datastore: str, source: Source, *, study_instance_uid: str | None = None) -> FakeIncoming:
+    def open(
+        self, subject: Subject, datastore: str, source: Source, *, study_instance_uid: str | None = None,
+        alike: object = None,  # as Store's
+    ) -> FakeIncoming:
         self.sources.append(source)
         self.trip("open")
         made = FakeIncoming(self, subject, datastore, study_instance_uid)

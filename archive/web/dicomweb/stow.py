@@ -15,6 +15,7 @@ from flask import Response, g, request
 from werkzeug.exceptions import LengthRequired, RequestEntityTooLarge, UnsupportedMediaType
 
 from archive.access.subject import Subject
+from archive.dicom.alike import Alike
 from archive.dicom.assemble import uid_of
 from archive.dicom.part10 import meta
 from archive.errors import (
@@ -133,6 +134,7 @@ class Visit:
         self._store = archive().store
         self._source = Source(via="stow")
         self._batch: Batch[Head] = self._store.batch(self._told)
+        self._alike = Alike()
         self.report = Report()
 
     def take_all(self, body: Body, boundary: str | None) -> None:
@@ -185,7 +187,7 @@ class Visit:
         """
         head = Head()
         try:
-            incoming = self._store.open(self._asker, self._datastore, self._source, study_instance_uid=self._study)
+            incoming = self._store.open(self._asker, self._datastore, self._source, study_instance_uid=self._study, alike=self._alike)
         except (Forbidden, NotFound):
             self.flush()
             if not self.report.stored:
