@@ -219,7 +219,7 @@ def run_background(link: Link) -> None:
         ticking.start("audit log to syslog", node.audit_feed, stop, look_s=1.0)
         delivering = Delivering(node)
         delivering.start()
-        node.upkeep.preparing.busy = processors.Processors().busy
+        node.upkeep.busy = processors.Processors().busy
         worker.run(node.upkeep, stop)
         delivering.stop()
         node.upkeep.finish()

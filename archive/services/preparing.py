@@ -6,7 +6,7 @@ looked at only now and then, because that reads every one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -33,25 +33,19 @@ _STALE = sa.or_(series_pack.c.generation.is_(None), series_pack.c.generation != 
 _SERIES = series.outerjoin(series_pack, series_pack.c.series_pk == series.c.id)
 
 
-def never() -> bool:
-    """Nothing else wants the processors."""
-    return False
-
-
 class Preparing:
     """Owned by one thread."""
 
     def __init__(self, core: Core) -> None:
-        """Work on an opened archive; `busy` may be replaced by what knows better."""
+        """Work on an opened archive."""
         self._core = core
         self._packs, self._pictures = Packs(core), Pictures(core)
         self._due: dict[int, None] = {}
         self._newest = 0
         self._looked_at = self._surveyed_at = datetime.fromtimestamp(0, core.clock().tzinfo)
-        self.busy: Callable[[], bool] = never
 
-    def tick(self, at: datetime) -> None:
-        """Make what some series lack.
+    def tick(self, at: datetime, *, busy: bool = False) -> None:
+        """Make what some series lack; while others want the processors (`busy`) only for those that have waited long.
 
         Raises:
             ArchiveError: of one series, which is left to those who ask for it.
@@ -63,7 +57,7 @@ class Preparing:
             self._look()
             self._looked_at = at
         if self._due:
-            before = at - (PATIENCE if self.busy() else SETTLED_AFTER)
+            before = at - (PATIENCE if busy else SETTLED_AFTER)
             for row in self._settled(before):
                 with self._core.database.read() as tx:
                     rows = locate.of_series(tx, _TOKEN, row.id)

@@ -7,6 +7,7 @@ here may be late without harm; `tick` does what is due and returns.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ from archive.services.break_glass import BreakGlass
 from archive.services.core import Core
 from archive.services.deliveries import forget_delivered
 from archive.services.left_open import LeftOpen
-from archive.services.preparing import Preparing
+from archive.services.preparing import PATIENCE, Preparing
 from archive.services.purge import Purge
 from archive.services.purge_finish import finish
 from archive.services.replay import settled
@@ -50,9 +51,10 @@ class Upkeep:
     """Owned by one process; CLI commands call `checkpoint` at their end when no worker runs."""
 
     def __init__(self, core: Core) -> None:
-        """Work on an opened archive."""
+        """Work on an opened archive; `busy` says whether others want the processors, and may be replaced by what knows better."""
         self._core = core
-        self.preparing = Preparing(core)
+        self._preparing = Preparing(core)
+        self.busy: Callable[[], bool] = lambda: False
         self._snapshots = Snapshots(core)
         self._work = WorkSnapshots(core)
         self._published = False
@@ -96,8 +98,9 @@ class Upkeep:
             self._break_glass.tick(at)
             self._left_open.tick()
             self._ended_at = at
-        self._hash_segments()
-        self.preparing.tick(at)
+        busy = self.busy()
+        self._hash_segments(sa.not_(segment.c.closed_at.between(at - PATIENCE, at)) if busy else sa.true())
+        self._preparing.tick(at, busy=busy)
         if at - self._wal_at >= WAL_EVERY:
             core.database.checkpoint(patient=False, cut=core.database.log_bytes() > WAL_KEPT)
             self._wal_at = at
@@ -154,12 +157,14 @@ class Upkeep:
         self._work.tick(now=True)
         return self._snapshots.tick(patient=True)
 
-    def _hash_segments(self) -> None:
+    def _hash_segments(self, wanted: sa.ColumnElement[bool]) -> None:
+        """Hash a closed segment: a quarter of a gigabyte is read, and a processor taken for as long."""
         core = self._core
         with core.database.read() as tx:
             rows = tx.execute(
                 sa.select(segment.c.id, segment.c.name, segment.c.replay_from).where(
                     segment.c.state == "closed", segment.c.sha256.is_(None), segment.c.id.not_in(self._passed_over),
+                    wanted,
                     # A record whose rows are not committed yet may still become a hole.
                     sa.or_(segment.c.replay_from >= segment.c.used, segment.c.closed_at < core.clock() - UNSETTLED_AT_MOST),
                     segment.c.id.not_in(sa.select(purged.c.segment_id).where(purged.c.freed_at.is_(None))),

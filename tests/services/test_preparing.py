@@ -50,14 +50,12 @@ def test_what_was_there_at_the_start_and_what_comes_later(node: Node) -> None:
 
 def test_while_others_want_the_processors_it_waits_but_not_for_ever(node: Node) -> None:
     made, at = Preparing(node.core), utc_now()
-    made.busy = lambda: True
     archives.store(node, archives.instance(1))
-    made.tick(at + LATER)
+    made.tick(at + LATER, busy=True)
     assert prepared(node) == set()
-    made.tick(at + PATIENCE + LATER)
+    made.tick(at + PATIENCE + LATER, busy=True)
     assert len(prepared(node)) == 1
     archives.store(node, archives.instance(2))
-    made.busy = lambda: False
     made.tick(at + PATIENCE + LATER * 2)
     assert len(prepared(node)) == 1
 

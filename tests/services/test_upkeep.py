@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from archive.db.tables import segment
 from archive.ledger import checkpoints, files, nodes
 from archive.ledger.audit import Event, Kind
 from archive.services import upkeep
-from tests.services import archives
+from tests.services import archives, crowd
 from tests.services.ward import Clock
 
 GROWTHS = 40
@@ -69,3 +72,26 @@ def test_the_log_is_copied_in_time_and_cut_only_where_it_is_long(tmp_path: Path,
         assert [later() for _ in range(5)] == [(length, 0)] * 5, "overwritten where it lies"
         monkeypatch.setattr(upkeep, "WAL_KEPT", length - 1)
         assert later() == (0, 0)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_closed_segment_is_hashed_at_once_or_a_minute_later_where_others_want_the_processors(tmp_path: Path, *, back: bool) -> None:
+    clock, busy = Clock(), [True]
+    with archives.opened(archives.made(tmp_path), role="background", clock=clock) as node:
+        node.upkeep.busy = lambda: busy[0]
+
+        def hashed() -> int:
+            node.upkeep.tick()
+            return len(crowd.every(node, sa.select(segment.c.id).where(segment.c.sha256.is_not(None))))
+
+        archives.store(node, archives.instance(1))
+        node.core.vault.segments.roll()
+        clock.at += timedelta(seconds=1)
+        assert hashed() == 0
+        clock.at += timedelta(seconds=-10) if back else upkeep.PATIENCE
+        assert hashed() == 1, "it has waited long enough, or nobody knows how long"
+        archives.store(node, archives.instance(1, study="1.2.9"))
+        node.core.vault.segments.roll()
+        assert hashed() == 1
+        busy[0] = False
+        assert hashed() == 2
