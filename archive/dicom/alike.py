@@ -1,10 +1,11 @@
 """Headers that differ in values alone: what the one before was found to be, without going through it again.
 
 The instances of a series repeat each other's header: the same elements, most of the same lengths, a few other values. A parser never looks
-into the value of a plain element outside of sequences. So where every byte that differs lies inside of such values, it would stand after
-this header as it stood after the other: that state is taken over, and only the values that changed are read.
+into the value of a plain element. So where every byte that differs lies inside of such values, it would stand after this header as it stood
+after the other: that state is taken over, and only the values that changed are read.
 
-Whatever differs elsewhere (a length, a sequence, the character set) makes it another header, which is gone through from its beginning.
+Whatever differs elsewhere (a length, a sequence that is indexed, the character set) makes it another header, which is gone through from its
+beginning.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from archive.dicom.part10 import Limits
-from archive.dicom.runs import READ
+from archive.dicom.runs import Level
 from archive.dicom.structure import Begun, Structure
 from archive.dicom.values import LONG, Element
 
@@ -70,21 +71,30 @@ class _Places(Structure):
 
     def _run(self, position: int, last: int) -> tuple[int, int]:
         after, last = super()._run(position, last)
-        head, short, long, _, _ = READ["<" if self.little else ">"]
+        self._note_places(position, after, implicit=self.implicit)
+        return after, last
+
+    def _run_item(self, position: int, level: Level) -> int:
+        after = super()._run_item(position, level)
+        if self._keep < 0:  # the bytes of a sequence that is wanted are a value themselves
+            self._note_places(position, after, implicit=level.implicit, inside=True)
+        return after
+
+    def _note_places(self, position: int, after: int, *, implicit: bool, inside: bool = False) -> None:
+        """Note the values of these elements, which are plain; inside of an item nobody reads them."""
         while position < after:
-            group, element = head(self._buffer, position)
+            group, element = self._head(self._buffer, position)
             start = position + 8
-            if self.implicit:
-                length = long(self._buffer, position + 4)[0]
+            if implicit:
+                length = self._long(self._buffer, position + 4)[0]
             elif bytes(self._buffer[position + 4 : position + 6]) in LONG:
-                length, start = long(self._buffer, position + 8)[0], position + 12
+                length, start = self._long(self._buffer, position + 8)[0], position + 12
             else:
-                length = short(self._buffer, position + 6)[0]
+                length = self._short(self._buffer, position + 6)[0]
             position = start + length
             tag = group << 16 | element
-            if length and tag != _CHARACTER_SET:
-                self.places.append((self._base + start, self._base + position, tag))
-        return after, last
+            if length and (inside or tag != _CHARACTER_SET):
+                self.places.append((self._base + start, self._base + position, -1 if inside else tag))
 
 
 class Alike:
@@ -132,9 +142,10 @@ class Alike:
         begun = parser.begun
         if begun is None or begun.offset != len(header) or begun.values != values or not parser.places:
             return  # something lies behind the pixel data, or reaches into them
-        starts, stops, tags = zip(*parser.places, strict=True)
+        starts, stops, tags = zip(*sorted(parser.places), strict=True)
         kept = _Header(
-            encoding, len(header), int.from_bytes(header, "little"), following, starts, stops, tags, begun, frozenset(values), attributes
+            encoding, len(header), int.from_bytes(header, "little"), following, starts, stops, tags, begun, frozenset(values),
+            dict(attributes),
         )
         self._headers = [kept, *self._headers[: KEPT - 1]]
 

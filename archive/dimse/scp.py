@@ -24,6 +24,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
 from archive.config import Dimse
+from archive.dicom.alike import Alike
 from archive.dimse import command, records
 from archive.dimse.admission import Acceptance
 from archive.dimse.contexts import ACCEPTED, VERIFICATION, Answered
@@ -87,6 +88,7 @@ class MessageExchange(DIMSEServiceProvider):
         self.msg_queue = self._upper.message_queue()
         self._terms = terms
         self._contexts = {context.context_id: context for context in terms.acceptance.contexts if context.result == ACCEPTED}
+        self._alike = Alike()
         self._command = bytearray()
         self._context_id: int | None = None
         self._reception: Reception | None = None
@@ -192,6 +194,7 @@ class MessageExchange(DIMSEServiceProvider):
             context=context,
             request=request,
             maximum_bytes=self._terms.config.max_dataset_bytes,
+            alike=self._alike,
         )
 
     def _pass_on(self, context_id: int, control: int, data: bytes) -> None:

@@ -123,15 +123,28 @@ def test_slices_of_a_series_are_known(hits: list[bool]) -> None:
     assert hits == [False] + [True] * 39
 
 
-def test_what_changes_in_a_sequence_makes_another_header(hits: list[bool]) -> None:
+def test_what_changes_in_a_sequence_that_is_indexed_makes_another_header(hits: list[bool]) -> None:
     def of(text: bytes) -> bytes:
-        inside = sequence(0x00400275, item(el(0x00400007, "LO", text)))
-        return image({0x00400275: inside})
+        return image({0x00400275: sequence(0x00400275, item(el(0x00400007, "LO", text)))})
 
     known = Alike()
     for text in (b"ONE ", b"TWO ", b"ONE "):
         assert scanned(of(text), known) == scan(of(text))
     assert hits == [False, False, True]
+
+
+def test_what_changes_in_any_other_sequence_does_not(hits: list[bool]) -> None:
+    def of(uid: bytes, text: bytes, *, undefined: bool) -> bytes:
+        inner = sequence(0x0040A170, item(el(0x00080100, "SH", text), undefined=undefined), undefined=undefined)
+        outer = item(el(0x00081155, "UI", uid) + inner + el(0x00080005, "CS", text), undefined=undefined)
+        return image({0x00081140: sequence(0x00081140, outer, undefined=undefined)})
+
+    for undefined in (False, True):
+        known = Alike()
+        for uid, text in ((b"1.2.3.4.10", b"AB"), (b"1.2.3.4.11", b"AB"), (b"1.2.3.4.12", b"CD")):
+            data = of(uid, text, undefined=undefined)
+            assert scanned(data, known) == scan(data)
+    assert hits == [False, True, True] * 2
 
 
 def test_the_character_set_makes_another_header(hits: list[bool]) -> None:
