@@ -99,7 +99,7 @@ class Upkeep:
             self._left_open.tick()
             self._ended_at = at
         busy = self.busy()
-        self._hash_segments(sa.not_(segment.c.closed_at.between(at - PATIENCE, at)) if busy else sa.true())
+        self._hash_segments(sa.not_(segment.c.closed_at.between(at - PATIENCE, at)) if busy else None)
         self._preparing.tick(at, busy=busy)
         if at - self._wal_at >= WAL_EVERY:
             core.database.checkpoint(patient=False, cut=core.database.log_bytes() > WAL_KEPT)
@@ -157,14 +157,14 @@ class Upkeep:
         self._work.tick(now=True)
         return self._snapshots.tick(patient=True)
 
-    def _hash_segments(self, wanted: sa.ColumnElement[bool]) -> None:
+    def _hash_segments(self, wanted: sa.ColumnElement[bool] | None = None) -> None:
         """Hash a closed segment: a quarter of a gigabyte is read, and a processor taken for as long."""
         core = self._core
         with core.database.read() as tx:
             rows = tx.execute(
                 sa.select(segment.c.id, segment.c.name, segment.c.replay_from).where(
                     segment.c.state == "closed", segment.c.sha256.is_(None), segment.c.id.not_in(self._passed_over),
-                    wanted,
+                    sa.true() if wanted is None else wanted,
                     # A record whose rows are not committed yet may still become a hole.
                     sa.or_(segment.c.replay_from >= segment.c.used, segment.c.closed_at < core.clock() - UNSETTLED_AT_MOST),
                     segment.c.id.not_in(sa.select(purged.c.segment_id).where(purged.c.freed_at.is_(None))),
