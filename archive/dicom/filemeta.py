@@ -47,7 +47,7 @@ class FileMeta:
             InvalidInstance: no Part 10 file, or one that ends inside its meta.
         """
         if self._made:
-            if self._held or len(data) < 8 or data[:2] == _GROUP:
+            if len(data) < 8 or data[:2] == _GROUP:
                 # Not as it always is: read from the beginning.
                 self._held, self._made = self._made, b""
                 self.values, self.end = {}, 132

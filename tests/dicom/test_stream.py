@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archive.dicom.part10 import Limits, Scanned, scan
+from archive.dicom.part10 import Limits, Scanned, meta, scan
 from archive.dicom.stream import StreamScanner
+from archive.dicom.transfer import EXPLICIT_LE
 from archive.errors import InvalidInstance
 from tests.dicom.conftest import CT, UIDS, dataset, el, item, part10, pixels, sequence, us
 from tests.dicom.test_scan import refusal
@@ -250,3 +251,27 @@ def test_wanted_sequences_and_empty_elements_are_json() -> None:
         "vr": "SQ",
         "Value": [{"00080100": {"vr": "SH", "Value": ["CHEST"]}, "00080104": {"vr": "LO", "Value": ["Brüste"]}}],
     }
+
+
+@pytest.mark.parametrize("uids", [(CT, "1.2.3.4", EXPLICIT_LE), (CT, "1.2.3.5", EXPLICIT_LE), (CT, "1.2.3.4", ""), ("", "", EXPLICIT_LE)])
+@pytest.mark.parametrize("before", [b"", el(0x00020010, "UI", "1.2.840.10008.1.2")])
+@pytest.mark.parametrize("piece", [1 << 20, 8, 7, 1])
+def test_file_meta_made_here_is_as_good_as_read(uids: tuple[str, str, str], before: bytes, piece: int) -> None:
+    """Also where a peer sends file meta information in its data set, or fewer bytes at once than tell that."""
+    made = meta(*uids)
+
+    def said(body: bytes, *, begun: bool) -> Scanned | tuple[str, str]:
+        scanner = StreamScanner()
+        try:
+            if begun:
+                scanner.begin(made, uids)
+            else:
+                scanner.feed(made)
+            for at in range(0, len(body), piece):
+                scanner.feed(memoryview(body[at : at + piece]))
+            return scanner.finish()
+        except InvalidInstance as error:
+            return error.reason, error.message
+
+    for body in (before + dataset(), before + dataset()[:5], before):
+        assert said(body, begun=True) == said(body, begun=False)
