@@ -17,6 +17,7 @@ from archive.dicom.charsets import Text, repertoire
 from archive.dicom.dictionary import vr_of
 from archive.dicom.filemeta import sniff
 from archive.dicom.part10 import DEFAULT_LIMITS, Scanned, inflate
+from archive.dicom.repeats import Repeats
 from archive.dicom.runs import READ, UNDEFINED
 from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, odd_header
 from archive.dicom.usual import usual_json
@@ -53,21 +54,29 @@ class _Sequence:
     text: Text
 
 
-def to_json(part10_head: bytes, scanned: Scanned, bulk: Callable[[str], str], inline_bytes: int = 4096) -> dict[str, Element]:
+def to_json(
+    part10_head: bytes, scanned: Scanned, bulk: Callable[[str], str], inline_bytes: int = 4096, *, repeats: Repeats | None = None
+) -> dict[str, Element]:
     """Return the DICOM JSON Model of everything up to the pixel data.
 
     `part10_head` is the stream up to `scanned.head_bytes` at least, whole when deflated. Binary values longer than `inline_bytes`, and
     pixel data always, are a BulkDataURI: `bulk(path)` with a path like "7FE00010" or "60031010/1/60031011", items counted from 1.
+    `repeats` is given again with each instance of a series; documents then have equal elements in common, which nobody changes.
     """
 
     def binary(path: str, vr: str, buffer: bytes, start: int, stop: int) -> Element | None:  # noqa: ARG001
         if stop - start > inline_bytes or path in PIXEL_PATHS:
+            if repeats is not None:
+                repeats.more += 1
             return {"vr": vr.lstrip("="), "BulkDataURI": bulk(path)}
         return None
 
     head = inflate(part10_head, scanned, DEFAULT_LIMITS, cut=True) if scanned.deflated else part10_head
     text = repertoire(scanned.character_set.encode("ascii")) if scanned.character_set else None
-    document = dataset_json(head, scanned.dataset_offset, *encoding(head, scanned), binary, text=text)
+    coding = encoding(head, scanned)
+    if repeats is not None:
+        repeats.begin(*coding, inline_bytes)
+    document = dataset_json(head, scanned.dataset_offset, *coding, binary, text=text, repeats=repeats)
     late = scanned.attributes.keys() - document.keys()
     if late:  # behind the pixel data, against the order of tags
         document |= {name: scanned.attributes[name] for name in late}
@@ -112,7 +121,8 @@ def encoding(part10: bytes, scanned: Scanned) -> tuple[bool, bool]:
 
 
 def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is the point
-    buffer: bytes, start: int, implicit: bool, little: bool, binary: Binary, *, text: Text | None = None, sequence: str = ""
+    buffer: bytes, start: int, implicit: bool, little: bool, binary: Binary, *, text: Text | None = None, sequence: str = "",
+    repeats: Repeats | None = None,
 ) -> dict[str, Any]:
     """Return the JSON of the data set that begins at `start`; with `sequence` (a tag) the bytes are that sequence's items."""
     head, short, long, explicit, plain = READ["<" if little else ">"]
@@ -153,6 +163,10 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
                 return root
             position, between = end, True
             continue
+        if repeats is not None and not stack:
+            position = repeats.past(buffer, position, root, text)
+            if position + 8 > end:
+                return root
         if not loose:
             # The usual element; whatever is special about one is below.
             if implicit:
@@ -214,6 +228,8 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
             as_little, vr_inside = little, vr
         if vr_inside == "xs":
             vr_inside = _word(target, stack)
+            if repeats is not None:
+                repeats.more += 1
         name = f"{group:04X}{element:04X}"
 
         if tag in PIXEL_TAGS and not stack:

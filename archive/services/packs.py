@@ -21,6 +21,7 @@ from archive.db.prepared import Prepared
 from archive.db.tables import datastore, series, series_pack
 from archive.dicom import metadata
 from archive.dicom.part10 import Scanned
+from archive.dicom.repeats import Repeats
 from archive.errors import ArchiveError, Unavailable
 from archive.index import locate
 from archive.index.locate import InstanceRow, SeriesRow
@@ -99,7 +100,7 @@ class Packs:
     def instance(self, row: InstanceRow, datastore: str) -> MetadataAnswer:
         """Return the metadata of one instance."""
         def body() -> Iterator[bytes]:
-            yield gzip.compress(b"[" + self._json(row, datastore) + b"]", 6, mtime=0)
+            yield gzip.compress(b"[" + self._json(row, datastore, Repeats()) + b"]", 6, mtime=0)
 
         return MetadataAnswer(self._etag(datastore, row.ref.object_id.hex()), body)
 
@@ -144,7 +145,8 @@ class Packs:
             except ArchiveError:
                 pass  # a cache: damaged or swept away, it is made again
         rows = wanted.rows if wanted.rows is not None else self._rows(wanted, datastore)
-        body = b"[" + b",".join(self._json(row, datastore) for row in rows) + b"]"
+        repeats = Repeats()
+        body = b"[" + b",".join(self._json(row, datastore, repeats) for row in rows) + b"]"
         packed = gzip.compress(body, 6, mtime=0)
         if not core.read_only:
             self._keep(rows[0], packed, etag, series.pack_object_id)
@@ -178,13 +180,14 @@ class Packs:
         if replaced is not None:
             core.vault.drop_blob(replaced)
 
-    def _json(self, row: InstanceRow, datastore: str) -> bytes:
+    def _json(self, row: InstanceRow, datastore: str, repeats: Repeats) -> bytes:
         core = self._core
-        scanned = decode(core.vault.sections(row.ref).meta).scanned
+        with core.vault.once(row.ref) as (sections, first):
+            scanned = decode(sections.meta).scanned
+            head = first(scanned.head_bytes or row.ref.part10_bytes)
         named.require_same(row, scanned)
         base = instance_url(core.config.archive.public_url, datastore, row)
-        document = metadata.to_json(head_of(core, row.ref, scanned), scanned, lambda path: f"{base}/bulk/{path}")
-        return msgspec.json.encode(document)
+        return msgspec.json.encode(metadata.to_json(head, scanned, lambda path: f"{base}/bulk/{path}", repeats=repeats))
 
     def _pack_etag(self, datastore: str, rows: list[InstanceRow]) -> str:
         """Return what a pack holds, keyed: its series and generation, then exactly these instances."""

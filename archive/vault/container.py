@@ -207,6 +207,21 @@ class Opener:
             at, out, left, index = end, out + count, left - count, index + 1
         return plain[:out]
 
+    def open_part(self, record: memoryview, start: int, length: int, plain: memoryview) -> memoryview:
+        """Open the chunks with plaintext [start, start + length) of a whole record in memory, and return that, which lies in `plain`.
+
+        Raises:
+            SealBroken: V07.
+        """
+        header, out = self.header, 0
+        first = start >> header.chunk_log2
+        for index in range(first, (start + length + header.chunk_bytes - 1) >> header.chunk_log2):
+            at, count = header.chunk_offset(index), header.plain_bytes(index)
+            self.chunk(index, record[at : at + count + TAG_BYTES], plain[out : out + count])
+            out += count
+        begin = start - (first << header.chunk_log2)
+        return plain[begin : begin + length]
+
     def open_range(self, read: ReadInto, start: int, length: int, sealed: memoryview, plain: memoryview) -> Iterator[memoryview]:
         """Yield plaintext [start, start + length); only the chunks it touches are read and opened.
 

@@ -70,7 +70,7 @@ class MemorySegments:
             self._progress[segment_id].begin(BLOCK, BLOCK)
             return _LargeMemory(self, segment_id)
 
-    def read_into(self, segment_id: bytes, offset: int, into: memoryview) -> int:
+    def read_into(self, segment_id: bytes, offset: int, into: memoryview, *, once: bool = False) -> int:  # noqa: ARG002 # memory alone
         """Copy out of a segment."""
         data = self.held.get(segment_id)
         if data is None:

@@ -9,6 +9,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from archive.errors import SealBroken
@@ -62,21 +63,21 @@ class Readers:
                 self._open.popitem(last=False)
         return reader
 
-    def read_into(self, segment_id: bytes, offset: int, into: memoryview) -> int:
-        """Read until `into` is full or the file ends.
+    def read_into(self, segment_id: bytes, offset: int, into: memoryview, *, direct: bool = False) -> int:
+        """Read until `into` is full or the file ends; with `direct` past the page cache where that is possible.
 
         Raises:
             SealBroken: V01.
             VaultUnavailable.
         """
-        reader = self._reader(segment_id)
-        done = 0
+        cached = self._reader(segment_id)
+        if direct:
+            with suppress(OSError):  # refused, or something is wrong that the other way tells
+                return _fill(_Reader(self._path(segment_id), O_DIRECT), offset, into)
         try:
-            while done < len(into) and (count := os.preadv(reader.fd, [into[done:]], offset + done)):
-                done += count
+            return _fill(cached, offset, into)
         except OSError as error:
             raise translated(error, "reading a segment") from error
-        return done
 
     def next_data(self, segment_id: bytes, offset: int) -> int | None:
         """Return a block boundary at or after `offset` before which there is only a hole, None at the end."""
@@ -131,3 +132,10 @@ class Readers:
         """Drop every descriptor."""
         with self._lock:
             self._open.clear()
+
+
+def _fill(reader: _Reader, offset: int, into: memoryview) -> int:
+    done = 0
+    while done < len(into) and (count := os.preadv(reader.fd, [into[done:]], offset + done)):
+        done += count
+    return done

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from archive.vault.buffers import Buffers
 from archive.vault.container import CHUNK_LOG2, HEADER_BYTES, TAG_BYTES, Opener
+from archive.vault.disk import padded
 from archive.vault.segment_store import SegmentStore
 
 _BATCH = 4  # chunks read at once
@@ -46,16 +47,18 @@ class RecordReader:
             self._sealed.give(sealed)
             self._plain.give(plain)
 
-    def fetch(self, segment_id: bytes, offset: int, record_bytes: int) -> tuple[memoryview, int]:
+    def fetch(self, segment_id: bytes, offset: int, record_bytes: int, *, once: bool = False) -> tuple[memoryview, int]:
         """Return a buffer that begins with a record of at most `AT_ONCE_BYTES`, and how many bytes of it there were.
 
-        `give` takes the buffer back.
+        `give` takes the buffer back. `once`: nobody is likely to read it again soon.
 
         Raises:
             SealBroken: V01.
             VaultUnavailable.
         """
         buffer = self._sealed.take()
+        if once:
+            return buffer, min(record_bytes, self._segments.read_into(segment_id, offset, buffer[: padded(record_bytes)], once=True))
         return buffer, self._segments.read_into(segment_id, offset, buffer[:record_bytes])
 
     def give(self, buffer: memoryview) -> None:
@@ -74,6 +77,18 @@ class RecordReader:
         finally:
             self._plain.give(plain)
             self._sealed.give(buffer)
+
+    def part(self, buffer: memoryview, opener: Opener, start: int, length: int) -> bytes:
+        """Return that plaintext of a record that was fetched.
+
+        Raises:
+            SealBroken: V07.
+        """
+        plain = self._plain.take()
+        try:
+            return bytes(opener.open_part(buffer, start, length, plain))
+        finally:
+            self._plain.give(plain)
 
     def collect(self, segment_id: bytes, offset: int, opener: Opener, start: int, length: int) -> bytes:
         """Return that plaintext in one piece.

@@ -89,8 +89,11 @@ class SegmentStore(Protocol):
             OutOfSpace, VaultUnavailable.
         """
 
-    def read_into(self, segment_id: bytes, offset: int, into: memoryview) -> int:
+    def read_into(self, segment_id: bytes, offset: int, into: memoryview, *, once: bool = False) -> int:
         """Read from a segment until `into` is full or the segment ends; return the number of bytes.
+
+        What is read `once` should leave nothing in the page cache: `into` is whole blocks in page-aligned memory, for a place that is
+        one.
 
         Raises:
             SealBroken: V01, there is no such segment.

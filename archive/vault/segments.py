@@ -262,9 +262,9 @@ class DiskSegments:
 
     # --- reading ---------------------------------------------------------------------------------------------------------------
 
-    def read_into(self, segment_id: bytes, offset: int, into: memoryview) -> int:
+    def read_into(self, segment_id: bytes, offset: int, into: memoryview, *, once: bool = False) -> int:
         """Read from a segment; see SegmentStore."""
-        return self._readers.read_into(segment_id, offset, into)
+        return self._readers.read_into(segment_id, offset, into, direct=once and self._direct)
 
     def next_data(self, segment_id: bytes, offset: int) -> int | None:
         """Skip holes; see SegmentStore."""

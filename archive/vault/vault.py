@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -179,26 +180,21 @@ class Vault:
 
     def _one_view(self, ref: RecordRef, opener: Opener, whole: Iterator[memoryview], start: int) -> Iterator[memoryview]:
         for view in whole:
-            self._require_end(ref, view[-TRAILER_BYTES:], opener.header.length)
+            _trailer(ref, view[-TRAILER_BYTES:], opener.header.length)
             yield view[start : ref.part10_bytes]
 
     def _to_end(self, ref: RecordRef, opener: Opener, start: int) -> Iterator[memoryview]:
         length = opener.header.length
         if (ref.part10_bytes - 1) // opener.header.chunk_bytes < opener.header.chunks - 1:
-            self._require_end(ref, self._reader.collect(*_place(ref), opener, length - TRAILER_BYTES, TRAILER_BYTES), length)
+            _trailer(ref, self._reader.collect(*_place(ref), opener, length - TRAILER_BYTES, TRAILER_BYTES), length)
             yield from self._reader.plaintext(*_place(ref), opener, start, ref.part10_bytes - start)
             return
         left = ref.part10_bytes - start
         for view in self._reader.plaintext(*_place(ref), opener, start, length - start):
             if len(view) >= left:  # the last chunk has both ends: no chunk more is opened than without asking
-                self._require_end(ref, view[-TRAILER_BYTES:], length)
+                _trailer(ref, view[-TRAILER_BYTES:], length)
             yield view[:left]
             left -= len(view)
-
-    @staticmethod
-    def _require_end(ref: RecordRef, trailer: bytes | memoryview, length: int) -> None:
-        if Trailer.parse(trailer, length).part10_bytes != ref.part10_bytes:
-            raise SealBroken("the index names another length than the record's trailer", verdict="V04")
 
     def read_range(self, ref: RecordRef, start: int, length: int) -> bytes:
         """Return bytes [start, start + length) of the Part 10 stream, fewer at its end; opens only the chunks they touch.
@@ -220,13 +216,35 @@ class Vault:
         if not TRAILER_BYTES <= length - start <= _TAIL_BYTES:
             start = length - TRAILER_BYTES
         tail = self._reader.collect(*_place(ref), opener, start, length - start)
-        trailer = Trailer.parse(tail[-TRAILER_BYTES:], length)
-        if trailer.part10_bytes != ref.part10_bytes:
-            raise SealBroken("the index names another length than the record's trailer", verdict="V04")
+        trailer = _trailer(ref, tail[-TRAILER_BYTES:], length)
         rest = tail[:-TRAILER_BYTES]
         if start != trailer.part10_bytes:
             rest = self._reader.collect(*_place(ref), opener, trailer.part10_bytes, trailer.meta_bytes + trailer.statement_bytes)
-        return Sections(_inflated(rest[: trailer.meta_bytes]), rest[trailer.meta_bytes :], trailer)
+        return _sections(rest, trailer)
+
+    @contextmanager
+    def once(self, ref: RecordRef) -> Iterator[tuple[Sections, Callable[[int], bytes]]]:
+        """Give the sections, and a function that returns as many of the first Part 10 bytes as asked for.
+
+        For what goes through whole series once: a small record is fetched whole and past the page cache. Only chunks that are asked
+        for have to be sound.
+
+        Raises:
+            As read; the function, too.
+        """
+        if ref.location.record_bytes <= AT_ONCE_BYTES:
+            key = self.keystore.open(ref.key_id)
+            buffer, came = self._reader.fetch(*_place(ref), ref.location.record_bytes, once=True)
+            try:
+                opener = _verified(ref, key, buffer[: min(came, HEADER_BYTES)])
+                if came >= opener.header.record_bytes:
+                    tail = self._reader.part(buffer, opener, ref.part10_bytes, opener.header.length - ref.part10_bytes)
+                    sections = _sections(tail, _trailer(ref, tail[-TRAILER_BYTES:], opener.header.length))
+                    yield sections, lambda count: self._reader.part(buffer, opener, 0, min(count, ref.part10_bytes))
+                    return
+            finally:
+                self._reader.give(buffer)
+        yield self.sections(ref), lambda count: self.read_range(ref, 0, count)
 
     def check(self, ref: RecordRef) -> Sections:
         """Open every chunk, compare SHA-256 of the Part 10 bytes with the trailer, and return the other sections.
@@ -346,6 +364,20 @@ def _verified(ref: RecordRef, key: StudyKey, head: memoryview) -> Opener:
     if found != named or header.length < TRAILER_BYTES + ref.part10_bytes:
         raise SealBroken("the record is not the one the index names", verdict="V04")
     return opener
+
+
+def _trailer(ref: RecordRef, data: bytes | memoryview, length: int) -> Trailer:
+    """Return the trailer of `length` plaintext bytes, which says what the index says."""
+    trailer = Trailer.parse(data, length)
+    if trailer.part10_bytes != ref.part10_bytes:
+        raise SealBroken("the index names another length than the record's trailer", verdict="V04")
+    return trailer
+
+
+def _sections(rest: bytes | memoryview, trailer: Trailer) -> Sections:
+    """Return what lies behind the Part 10 bytes."""
+    end = trailer.meta_bytes + trailer.statement_bytes
+    return Sections(_inflated(bytes(rest[: trailer.meta_bytes])), bytes(rest[trailer.meta_bytes : end]), trailer)
 
 
 def _inflated(meta: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 from pathlib import Path
 from unittest import mock
@@ -55,6 +56,30 @@ def test_pieces_that_end_between_blocks_are_gone_on_from_there(tmp_path: Path) -
 
     with mock.patch("os.preadv", short):
         assert readers.digest(NAME, direct=True) == digest
+
+
+@pytest.mark.parametrize("size", [4096, 3 * 4096, 10_000])
+def test_blocks_are_read_past_the_page_cache(tmp_path: Path, size: int) -> None:
+    readers, _ = one(tmp_path, size)
+    data = (tmp_path / "segment").read_bytes()
+    into = memoryview(mmap.mmap(-1, 8192))
+    opening, direct = os.open, []
+
+    def noted(path: Path, how: int) -> int:
+        direct.append(bool(how & O_DIRECT))
+        return opening(path, how)
+
+    with mock.patch("os.open", noted):
+        for offset in range(0, size, 4096):
+            count = readers.read_into(NAME, offset, into, direct=True)
+            assert bytes(into[:count]) == data[offset : offset + 8192]
+        assert readers.read_into(NAME, 5000, into, direct=True) == max(0, min(8192, size - 5000))  # not a block: the other way
+        assert any(direct)
+        direct.clear()
+        readers.read_into(NAME, 0, into)
+        assert not any(direct)
+    with mock.patch("os.preadv", side_effect=OSError(errno.EIO, "broken")), pytest.raises(VaultUnavailable):
+        readers.read_into(NAME, 0, into, direct=True)
 
 
 def test_what_cannot_be_read_has_no_hash(tmp_path: Path) -> None:
