@@ -100,7 +100,7 @@ class Packs:
     def instance(self, row: InstanceRow, datastore: str) -> MetadataAnswer:
         """Return the metadata of one instance."""
         def body() -> Iterator[bytes]:
-            yield gzip.compress(b"[" + self._json(row, datastore, Repeats()) + b"]", 6, mtime=0)
+            yield gzip.compress(b"[" + self._json(row, datastore) + b"]", 6, mtime=0)
 
         return MetadataAnswer(self._etag(datastore, row.ref.object_id.hex()), body)
 
@@ -180,9 +180,9 @@ class Packs:
         if replaced is not None:
             core.vault.drop_blob(replaced)
 
-    def _json(self, row: InstanceRow, datastore: str, repeats: Repeats) -> bytes:
+    def _json(self, row: InstanceRow, datastore: str, repeats: Repeats | None = None) -> bytes:
         core = self._core
-        with core.vault.once(row.ref) as (sections, first):
+        with core.vault.outline(row.ref, once=repeats is not None) as (sections, first):
             scanned = decode(sections.meta).scanned
             head = first(scanned.head_bytes or row.ref.part10_bytes)
         named.require_same(row, scanned)

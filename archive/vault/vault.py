@@ -223,10 +223,10 @@ class Vault:
         return _sections(rest, trailer)
 
     @contextmanager
-    def once(self, ref: RecordRef) -> Iterator[tuple[Sections, Callable[[int], bytes]]]:
+    def outline(self, ref: RecordRef, *, once: bool = False) -> Iterator[tuple[Sections, Callable[[int], bytes]]]:
         """Give the sections, and a function that returns as many of the first Part 10 bytes as asked for.
 
-        For what goes through whole series once: a small record is fetched whole and past the page cache. Only chunks that are asked
+        A small record is fetched whole, by whoever goes through whole series `once` past the page cache. Only chunks that are asked
         for have to be sound.
 
         Raises:
@@ -234,7 +234,7 @@ class Vault:
         """
         if ref.location.record_bytes <= AT_ONCE_BYTES:
             key = self.keystore.open(ref.key_id)
-            buffer, came = self._reader.fetch(*_place(ref), ref.location.record_bytes, once=True)
+            buffer, came = self._reader.fetch(*_place(ref), ref.location.record_bytes, once=once)
             try:
                 opener = _verified(ref, key, buffer[: min(came, HEADER_BYTES)])
                 if came >= opener.header.record_bytes:

@@ -57,10 +57,11 @@ def test_what_went_in_comes_out(vault: Vault, key: StudyKey, now: datetime, size
     assert sections.meta == b'{"x":1}'
     assert sections.statement == b"statement"
     assert sections.sha256 == hashlib.sha256(data).digest()
-    with vault.once(ref) as (again, first):
-        assert again == sections
-        for count in {0, 1, 300, CHUNK - 1, CHUNK, CHUNK + 1, size - 1, size, size + 1}:
-            assert first(max(count, 0)) == data[: max(count, 0)]
+    for once in (False, True):
+        with vault.outline(ref, once=once) as (again, first):
+            assert again == sections
+            for count in {0, 1, 300, CHUNK - 1, CHUNK, CHUNK + 1, size - 1, size, size + 1}:
+                assert first(max(count, 0)) == data[: max(count, 0)]
     vault.probe(ref)
     vault.settle(ref.location)
     # Large ones have a segment of their own, closed at once.
@@ -226,7 +227,7 @@ def change(path: Path, at: int, data: bytes) -> None:
 def verdict_of(vault: Vault, ref: RecordRef) -> str:
     with pytest.raises(SealBroken) as caught:
         whole(vault, ref)
-    with pytest.raises(SealBroken) as again, vault.once(ref) as (_, first):
+    with pytest.raises(SealBroken) as again, vault.outline(ref, once=True) as (_, first):
         first(ref.part10_bytes)
     assert again.value.verdict == caught.value.verdict
     return caught.value.verdict
@@ -252,7 +253,7 @@ def test_every_verdict(tmp_path: Path, on_disk: Vault, keystore: FakeKeystore, k
     with pytest.raises(SealBroken) as caught:
         on_disk.sections(wrong)
     assert caught.value.verdict == "V04"
-    with pytest.raises(SealBroken) as caught, on_disk.once(wrong):
+    with pytest.raises(SealBroken) as caught, on_disk.outline(wrong, once=True):
         pass
     assert caught.value.verdict == "V04"
     # V04: a hole
@@ -296,7 +297,7 @@ def test_of_a_damaged_record_what_is_sound_can_be_read(tmp_path: Path, on_disk: 
     data = random.Random(3).randbytes(2 * CHUNK + 1000)
     ref = put(on_disk, key, data, now)
     change(path_of(tmp_path, ref), ref.location.offset + 160 + CHUNK + 16 + 5, b"\0\0\0")
-    with on_disk.once(ref) as (sections, first):
+    with on_disk.outline(ref, once=True) as (sections, first):
         assert sections.statement == b"statement"
         assert first(CHUNK) == data[:CHUNK]
         with pytest.raises(SealBroken) as caught:
