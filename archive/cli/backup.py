@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from archive.cli import failures, output
 from archive.cli.main import Command, Group
 from archive.cli.session import Session, operator
 from archive.errors import ConfigurationError
+from archive.keys import private_files
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 KEY_FILE = click.option("--key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
@@ -99,8 +99,8 @@ def restore(
         if not kept.exists():
             message = f"there is no configuration at {session.config_path}, and the backup holds none"
             raise ConfigurationError(message, remedy="write one (config.example.toml), then give the command again")
-        session.config_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copyfile(kept, session.config_path)
+        private_files.make_directory(session.config_path.parent)
+        private_files.write(session.config_path, kept.read_bytes(), mode=0o644, replace=False)
     try:
         with output.progress(quiet=session.as_json) as track:
             way = _way(session, full=full, key_file=key_file, recovery_kit=recovery_kit, track=track)

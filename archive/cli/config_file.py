@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import tomllib
 from pathlib import Path
 
 from archive.errors import ConfigurationError
+from archive.keys import private_files
 
 FIRST = """\
 # Strongroom. A key left out has its default; config.example.toml shows every key and why it is there.
@@ -35,14 +35,15 @@ enabled = false
 
 
 def write_first(path: Path) -> bool:
-    """Write the first configuration unless there is one; return whether it was written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except FileExistsError:
+    """Write the first configuration unless there is one; return whether it was written, durably.
+
+    Raises:
+        KeysUnavailable: it cannot be written.
+    """
+    if path.exists():
         return False
-    with os.fdopen(file, "w", encoding="utf-8") as stream:
-        stream.write(FIRST)
+    private_files.make_directory(path.parent, 0o777)
+    private_files.write(path, FIRST.encode(), mode=0o644, replace=False)
     return True
 
 
@@ -119,10 +120,7 @@ def _replace_witnesses(path: Path, text: str, meant: list[dict[str, str]]) -> No
 
 
 def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.chmod(path.stat().st_mode & 0o777)
-    fresh.replace(path)
+    private_files.write(path, text.encode(), mode=path.stat().st_mode & 0o777)
 
 
 def _quoted(value: str) -> str:

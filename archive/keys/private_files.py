@@ -69,8 +69,8 @@ _NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
 """A parent that this user may write to but not open, and file systems that sync no folders."""
 
 
-def make_directory(path: Path) -> None:
-    """Make a folder with mode 0700 when it is not there, its name durable when this returns; one that is there keeps its mode.
+def make_directory(path: Path, mode: int = 0o700) -> None:
+    """Make a folder with that mode when it is not there, its name durable when this returns; one that is there keeps its mode.
 
     Files that are synced are lost all the same with the name of a folder above them that was not. One that is there and empty may be
     what a run that was cut short has made.
@@ -78,7 +78,7 @@ def make_directory(path: Path) -> None:
     Raises:
         OSError.
     """
-    _make(path, 0o700)
+    _make(path, mode)
 
 
 def _make(path: Path, mode: int) -> None:

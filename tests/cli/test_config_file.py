@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -21,6 +22,26 @@ def test_the_first_file_loads_and_one_that_is_there_is_kept(tmp_path: Path) -> N
     path.write_text("[http]\nport = 1\n")
     assert not config_file.write_first(path)
     assert load(path).http.port == 1
+
+
+def test_what_is_written_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    path = tmp_path / "a" / "b" / "config.toml"
+    config_file.write_first(path)
+    folders = [str(tmp_path), str(tmp_path / "a"), str(path.parent)]
+    assert [one for one in synced if one in folders] == folders
+    assert len([one for one in synced if one.startswith(f"{path.parent}/.config.toml.")]) == 1
+    synced.clear()
+    config_file.open_to_network(path, "192.168.1.20")
+    assert [one == str(path.parent) for one in synced] == [False, True]
+    assert [one.name for one in path.parent.iterdir()] == ["config.toml"]
 
 
 def test_lan_changes_both_listeners_and_the_public_address(tmp_path: Path) -> None:
