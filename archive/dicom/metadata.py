@@ -124,7 +124,10 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
     buffer: bytes, start: int, implicit: bool, little: bool, binary: Binary, *, text: Text | None = None, sequence: str = "",
     repeats: Repeats | None = None,
 ) -> dict[str, Any]:
-    """Return the JSON of the data set that begins at `start`; with `sequence` (a tag) the bytes are that sequence's items."""
+    """Return the JSON of the data set that begins at `start`; with `sequence` (a tag) the bytes are that sequence's items.
+
+    `repeats`, told that this data set begins, spares reading what the one before held as well.
+    """
     head, short, long, explicit, plain = READ["<" if little else ">"]
     root: dict[str, Any] = {}
     target, end, loose = root, len(buffer), False
