@@ -106,7 +106,9 @@ def conditions(
 
 def speaks(query: SearchQuery, shape: Shape, slots: Slots | None, *, sqlite: bool) -> ColumnElement[bool]:
     """One row a patient: of its studies that match and are visible the one that comes first in the answer speaks for it."""
-    place, mine = ((of.c.study_date, of.c.study_time, of.c.id) for of in (_OTHER_ST, ST))
+    # PostgreSQL, to ask the rule of fewer rows, reads for each patient half of the index of all studies by date: not of an expression.
+    dates = {of: of.c.study_date if sqlite else sa.func.coalesce(of.c.study_date, "") for of in (_OTHER_ST, ST)}
+    place, mine = ((date, of.c.study_time, of.c.id) for of, date in dates.items())
     earlier = sa.select(1).select_from(_OTHER_ST).where(
         _OTHER_ST.c.patient_pk == ST.c.patient_pk, sa.tuple_(*place) > sa.tuple_(*mine), predicate.study_condition(_OTHER_ST, shape),
         *_matching(query, _OTHER_ST, shape, slots, sqlite=sqlite),
