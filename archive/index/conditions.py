@@ -117,13 +117,14 @@ def speaks(query: SearchQuery, shape: Shape, slots: Slots | None, *, sqlite: boo
 
 
 def _in_datastore(query: SearchQuery, slots: Slots | None, *, sqlite: bool, by_date: bool) -> list[ColumnElement[bool]]:
-    """Name the datastore so that SQLite, which has no statistics, starts from the right index.
+    """Name the datastore so that the right index is begun with.
 
-    It takes any index that begins with the datastore for a good one. A sum keeps it from them where the rows are named otherwise: by the
+    SQLite, which has no statistics, takes any index that begins with the datastore for a good one; PostgreSQL, to ask the rule of fewer
+    rows, reads all of a modality beside the few series of a study. A sum keeps both from them where the rows are named otherwise: by the
     study they lie in, by a list of keys, by a key with an index of its own. A UID of another level than the rows' names studies.
     """
     row, datastore = ROWS[query.level], bound("datastore", BIG)
-    apart = row.c.datastore_id + 0 == datastore if sqlite else row.c.datastore_id == datastore
+    apart = row.c.datastore_id + 0 == datastore
     if addressed(query):
         return [apart]
     wanted = [apart]
