@@ -179,41 +179,25 @@ class Opener:
         Raises:
             SealBroken: V07; `into` is wiped.
         """
-        self._open(index, sealed, into, last=index == self.header.chunks - 1)
-
-    def _open(self, index: int, sealed: memoryview, into: memoryview, *, last: bool) -> None:
         try:
-            self._aead.decrypt_into(_nonce(index, last=last), sealed, None, into)
+            self._aead.decrypt_into(_nonce(index, last=index == self.header.chunks - 1), sealed, None, into)
         except InvalidTag:
             into[:] = bytes(len(into))
             start = self.header.chunk_offset(index)
             message = f"chunk {index} (bytes {start}..{start + len(sealed) - 1} of the record) does not verify"
             raise _broken("V07", message) from None
 
-    def open_all(self, record: memoryview, plain: memoryview) -> memoryview:
-        """Open every chunk of a record that lies in memory and return its plaintext, which begins `plain`: there is room for it.
+    def open_part(self, record: memoryview, start: int, length: int, plain: memoryview) -> memoryview:
+        """Open the chunks with plaintext [start, start + length) of a whole record in memory, and return that.
+
+        It lies in `plain`, in which there is room for these chunks.
 
         Raises:
             SealBroken: V02 or V07.
         """
-        header = self.header
-        size, left, at, out, index = header.chunk_bytes, header.length, HEADER_BYTES, 0, 0
+        header, out = self.header, 0
         if len(record) < header.record_bytes:
             raise _broken("V02", "the segment ends within the record")
-        while left:
-            count = min(size, left)
-            end = at + count + TAG_BYTES
-            self._open(index, record[at:end], plain[out : out + count], last=count == left)
-            at, out, left, index = end, out + count, left - count, index + 1
-        return plain[:out]
-
-    def open_part(self, record: memoryview, start: int, length: int, plain: memoryview) -> memoryview:
-        """Open the chunks with plaintext [start, start + length) of a whole record in memory, and return that, which lies in `plain`.
-
-        Raises:
-            SealBroken: V07.
-        """
-        header, out = self.header, 0
         first = start >> header.chunk_log2
         for index in range(first, (start + length + header.chunk_bytes - 1) >> header.chunk_log2):
             at, count = header.chunk_offset(index), header.plain_bytes(index)

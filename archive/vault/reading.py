@@ -73,20 +73,20 @@ class RecordReader:
         """
         plain = self._plain.take()
         try:
-            yield opener.open_all(buffer[:came], plain)
+            yield opener.open_part(buffer[:came], 0, opener.header.length, plain)
         finally:
             self._plain.give(plain)
             self._sealed.give(buffer)
 
-    def part(self, buffer: memoryview, opener: Opener, start: int, length: int) -> bytes:
-        """Return that plaintext of a record that was fetched.
+    def part(self, record: memoryview, opener: Opener, start: int, length: int) -> bytes:
+        """Return that plaintext of what came of a record that was fetched.
 
         Raises:
-            SealBroken: V07.
+            SealBroken: V02 or V07.
         """
         plain = self._plain.take()
         try:
-            return bytes(opener.open_part(buffer, start, length, plain))
+            return bytes(opener.open_part(record, start, length, plain))
         finally:
             self._plain.give(plain)
 

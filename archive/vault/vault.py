@@ -236,11 +236,13 @@ class Vault:
             key = self.keystore.open(ref.key_id)
             buffer, came = self._reader.fetch(*_place(ref), ref.location.record_bytes, once=once)
             try:
-                opener = _verified(ref, key, buffer[: min(came, HEADER_BYTES)])
-                if came >= opener.header.record_bytes:
-                    tail = self._reader.part(buffer, opener, ref.part10_bytes, opener.header.length - ref.part10_bytes)
-                    sections = _sections(tail, _trailer(ref, tail[-TRAILER_BYTES:], opener.header.length))
-                    yield sections, lambda count: self._reader.part(buffer, opener, 0, min(count, ref.part10_bytes))
+                record = buffer[:came]
+                opener = _verified(ref, key, record[:HEADER_BYTES])
+                length = opener.header.length
+                if came >= opener.header.record_bytes:  # what the index says of it is not believed
+                    tail = self._reader.part(record, opener, ref.part10_bytes, length - ref.part10_bytes)
+                    sections = _sections(tail, _trailer(ref, tail[-TRAILER_BYTES:], length))
+                    yield sections, lambda count: self._reader.part(record, opener, 0, min(count, ref.part10_bytes))
                     return
             finally:
                 self._reader.give(buffer)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from archive.errors import KeyShredded, SealBroken
 from archive.vault.container import Kind, Opener
-from archive.vault.disk import BLOCK, padded
+from archive.vault.disk import BLOCK, O_DIRECT, padded
 from archive.vault.keystore import StudyKey
 from archive.vault.memory import MemorySegments
 from archive.vault.refs import RecordRef
@@ -303,6 +303,30 @@ def test_of_a_damaged_record_what_is_sound_can_be_read(tmp_path: Path, on_disk: 
         with pytest.raises(SealBroken) as caught:
             first(CHUNK + 1)
     assert caught.value.verdict == "V07"
+
+
+def test_who_reads_once_leaves_the_page_cache_alone(on_disk: Vault, key: StudyKey, now: datetime) -> None:
+    ref = put(on_disk, key, random.Random(4).randbytes(60_000), now)
+    opening, direct = os.open, []
+
+    def noted(path: Path, how: int, mode: int = 0o777) -> int:
+        direct.append(bool(how & O_DIRECT))
+        return opening(path, how, mode)
+
+    with mock.patch("os.open", noted):
+        for once in (False, True):
+            with on_disk.outline(ref, once=once):
+                pass
+            assert any(direct) == (once and on_disk.segments.direct)
+
+
+def test_a_length_in_the_index_that_is_wrong_hides_nothing(on_disk: Vault, key: StudyKey, now: datetime) -> None:
+    data = random.Random(5).randbytes(60_000)
+    ref = put(on_disk, key, data, now)
+    wrong = replace(ref, location=replace(ref.location, record_bytes=8192))
+    assert whole(on_disk, wrong) == data
+    with on_disk.outline(wrong, once=True) as (sections, first):
+        assert (sections.statement, first(60_000)) == (b"statement", data)
 
 
 def test_the_digest_is_compared_when_asked(on_disk: Vault, key: StudyKey, now: datetime) -> None:
