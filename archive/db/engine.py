@@ -383,7 +383,10 @@ class Database:
 
     def log_waiting_bytes(self) -> int:
         """Return how much of that log the database file does not have yet."""
-        return wal.waiting_bytes(self.url) if self.sqlite else 0
+        if not self.sqlite:
+            return 0
+        with translated():
+            return wal.waiting_bytes(self.engine)
 
     def close(self) -> None:
         """Close every connection that nobody uses."""

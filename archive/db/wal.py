@@ -6,14 +6,13 @@ overwritten where it lies, which costs a tenth less than making its pages anew.
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 BUSY_MS = 30_000
-_INDEX_HEAD_BYTES = 100
+_FRAME_HEAD_BYTES = 24
 AUTOMATIC_PAGES = 16_000
 """When a commit copies the log itself (64 MB): only where no background worker came first."""
 
@@ -26,19 +25,22 @@ def bytes_of(url: sa.URL) -> int:
         return 0
 
 
-def waiting_bytes(url: sa.URL) -> int:
-    """Return how much of the log the database file does not have yet, as the log's index says.
+def waiting_bytes(engine: sa.Engine) -> int:
+    """Return how much of the log the database file does not have yet.
 
-    Source: sqlite.org/walformat.html 2.1.
+    SQLite is asked (a checkpoint that does nothing, 3.51 and later; an older one copies what it can): whoever opens and closes a file
+    of SQLite's gives up every lock that the process holds on it (POSIX fcntl), readers' locks on the log's index among them.
     """
+    connection = engine.raw_connection()
+    driven: Any = connection.driver_connection
     try:
-        with Path(f"{url.database}-shm").open("rb") as index:
-            head = index.read(_INDEX_HEAD_BYTES)
-        page_bytes, frames = struct.unpack_from("=HL", head, 14)
-        (copied,) = struct.unpack_from("=L", head, 96)
-    except (OSError, struct.error):
-        return bytes_of(url)
-    return max(0, int(frames) - int(copied)) * (int(page_bytes) + 24)
+        _busy, frames, copied = driven.execute("PRAGMA wal_checkpoint(NOOP)").fetchone()
+        (page_bytes,) = driven.execute("PRAGMA page_size").fetchone()
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise sa.exc.DBAPIError(None, None, error) from None
+    finally:
+        connection.close()
+    return max(0, int(frames) - int(copied)) * (int(page_bytes) + _FRAME_HEAD_BYTES)
 
 
 def copy(engine: sa.Engine) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,10 +18,12 @@ from archive.db.migrate import create_all
 from archive.db.tables import archive_state
 from tests.db.test_engine import names, put
 
+KEY = os.urandom(32)
+
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
-    database = Database.embedded(tmp_path / "i.db", os.urandom(32), tmp_path / "lock")
+    database = Database.embedded(tmp_path / "i.db", KEY, tmp_path / "lock")
     create_all(database)
     return database
 
@@ -79,7 +84,47 @@ def test_a_reader_keeps_what_it_sees_from_being_overwritten(database: Database) 
     database.close()
 
 
-def test_without_its_index_all_of_the_log_counts(database: Database) -> None:
+def test_without_its_index_the_log_is_gone_through(database: Database, tmp_path: Path) -> None:
     database.group(put("one"))
-    assert wal.waiting_bytes(database.url.set(database=str(Path(str(database.url.database)).with_name("none.db")))) == 0
+    left = tmp_path / "left"
+    left.mkdir()
+    for name in ("i.db", "i.db-wal"):
+        shutil.copy(tmp_path / name, left / name)
+    waiting = database.log_waiting_bytes()
+    other = Database.embedded(left / "i.db", KEY, left / "lock")
+    assert other.log_waiting_bytes() == waiting > 0
+    assert names(other) == ["one"]
+    other.close()
+    database.close()
+
+
+OTHER = """
+import sys
+from pathlib import Path
+from archive.db.engine import Database
+database = Database.embedded(Path(sys.argv[1]), bytes.fromhex(sys.argv[2]), Path(sys.argv[3]))
+print(database.checkpoint(patient=False))
+database.close()
+"""
+
+
+def test_asking_how_long_the_log_is_takes_no_lock_away(tmp_path: Path) -> None:
+    """Who closes a file of SQLite's gives up every lock the process has on it, and others write over what its readers still read."""
+    key = os.urandom(32)
+    database = Database.embedded(tmp_path / "i.db", key, tmp_path / "lock")
+    create_all(database)
+
+    def moved_by_another() -> bool:
+        arguments = [sys.executable, "-c", OTHER, str(tmp_path / "i.db"), key.hex(), str(tmp_path / "lock")]
+        return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout == "True\n"
+
+    database.group(put("first"))
+    with database.read() as reading:
+        assert len(reading.execute(sa.select(archive_state)).all()) == 1
+        database.group(put("second"))
+        assert database.log_bytes() > 0
+        assert database.log_waiting_bytes() > 0
+        assert not moved_by_another()
+        assert len(reading.execute(sa.select(archive_state)).all()) == 1
+    assert moved_by_another()
     database.close()
