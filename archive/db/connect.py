@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from archive.db import driver, failures, wal
+from archive.db import driver, failures, pages, wal
 from archive.db.prepared import Prepared
 
 MEMORY_BYTES = 48 << 20
@@ -42,12 +43,14 @@ def sqlite(url: sa.URL, key: bytes | None) -> sa.Engine:
         connect_args=arguments,
     )
 
+    way: list[pages.Pages] = []  # found once: finding it opens the file another time
+
     def on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the begin event below says BEGIN itself
         cursor = connection.cursor()
         if key is not None:
-            cursor.execute(f"PRAGMA key = \"x'{key.hex()}'\"")
-            cursor.execute("PRAGMA cipher_memory_security = OFF")
+            way[:] = way or [pages.of(Path(str(url.database)), key)]
+            way[0].unlock(connection, key)
         for pragma in ("journal_mode = WAL", "foreign_keys = ON", "secure_delete = ON", "temp_store = MEMORY",
                        "cache_size = -16000", f"soft_heap_limit = {MEMORY_BYTES}",
                        f"wal_autocheckpoint = {wal.AUTOMATIC_PAGES}"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from archive.db import guard
+from archive.db import guard, pages
 from archive.db.engine import Database
 from archive.db.failures import translated
 from archive.db.tables import access_study, metadata, study, study_name_fts
@@ -22,21 +23,22 @@ Progress = Callable[[str, int], None]
 def copy_file(database: Database, target: Path) -> None:
     """Write an embedded database into a new file as it stands now, under the same key; others read and write on meanwhile.
 
-    Durable when this returns.
+    Page by page: VACUUM INTO would make pages in SQLCipher's own way, whatever those of the source are. Durable when this returns.
 
     Raises:
         DatabaseUnavailable, OutOfSpace.
     """
-    with translated():
-        connection = database.engine.raw_connection()  # VACUUM cannot run inside the transaction that the begin event opens
+    driver: Any = database.engine.dialect.loaded_dbapi
+    assert database.key is not None
+    with translated(), closing(database.engine.raw_connection()) as connection:  # outside the transaction of the begin event
         try:
-            cursor = connection.cursor()
-            cursor.execute("VACUUM INTO ?", (str(target),))
-            cursor.close()
-        except database.engine.dialect.loaded_dbapi.Error as error:
+            driven: Any = connection.driver_connection
+            with closing(driver.connect(str(target), isolation_level=None)) as copy:
+                pages.at_hand(driven).unlock(copy, database.key)
+                driven.backup(copy)  # in one step, so that no commit of another makes it begin again
+                copy.execute("PRAGMA journal_mode = DELETE").close()  # one file alone is all of it
+        except driver.Error as error:
             raise sa.exc.DBAPIError(None, None, error) from None
-        finally:
-            connection.close()
         descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fchmod(descriptor, 0o600)

@@ -39,7 +39,7 @@ class Database:
 
     def __init__(self, url: str, *, key: bytes | None = None, lock: Path | None = None, guarded: bool = True) -> None:
         """Open lazily; `key` is the raw 32-byte SQLCipher key, `lock` the writers' lock file (SQLite only)."""
-        self.url = sa.make_url(url)
+        self.url, self.key = sa.make_url(url), key
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.before_commit: Callable[[sa.Connection], None] = lambda _tx: None
         self._lock_path = lock
@@ -383,10 +383,8 @@ class Database:
 
     def log_waiting_bytes(self) -> int:
         """Return how much of that log the database file does not have yet."""
-        if not self.sqlite:
-            return 0
         with translated():
-            return wal.waiting_bytes(self.engine)
+            return wal.waiting_bytes(self.engine) if self.sqlite else 0
 
     def close(self) -> None:
         """Close every connection that nobody uses."""

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 BUSY_MS = 30_000
 _FRAME_HEAD_BYTES = 24
-AUTOMATIC_PAGES = 16_000
+AUTOMATIC_PAGES = 32_000
 """When a commit copies the log itself (64 MB): only where no background worker came first."""
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from archive.db import commits, failures, wal
+from archive.db import commits, failures, pages, wal
 from archive.db.engine import Database
 from archive.db.migrate import create_all
 from archive.db.queued import Queued
@@ -382,7 +382,7 @@ def test_a_begin_that_fails_leaves_the_lock_and_the_pool_free(tmp_path: Path) ->
     with database.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA busy_timeout = 50")
     other = dbapi.connect(str(tmp_path / "i.db"), isolation_level=None)
-    other.execute(f"PRAGMA key = \"x'{key.hex()}'\"")
+    pages.PRESENT.unlock(other, key)
     other.execute("BEGIN IMMEDIATE")
     for _ in range(3):
         with pytest.raises(DatabaseUnavailable, match="busy"), database.begin():

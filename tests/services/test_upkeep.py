@@ -69,7 +69,9 @@ def test_the_log_is_copied_in_time_and_cut_only_where_it_is_long(tmp_path: Path,
         length, waiting = later()
         assert length > 0
         assert waiting == 0
-        assert [later() for _ in range(5)] == [(length, 0)] * 5, "overwritten where it lies"
+        again = [later() for _ in range(5)]
+        assert [waiting for _, waiting in again] == [0] * 5
+        assert max(length for length, _ in again) < 1.5 * length, "overwritten where it lies; a page that is split makes it a little longer"
         monkeypatch.setattr(upkeep, "WAL_KEPT", length - 1)
         assert later() == (0, 0)
 

@@ -18,6 +18,7 @@ import sqlcipher3.dbapi2 as sqlcipher
 from archive.access import totp
 from archive.access.grants import Target
 from archive.config import Config
+from archive.db import pages
 from archive.dicom.recipe import thumbnail
 from archive.errors import ArchiveError, NotFound
 from archive.keys.keyring import Keyring
@@ -164,7 +165,7 @@ def run(config: Config, sql: Sql) -> int:
     keyring = Keyring.open(config)
     path, key = (config.keystore_path, keyring.keystore_key) if sql.keystore else (config.index_path, keyring.index_key)
     with closing(sqlcipher.connect(str(path))) as connection:
-        connection.execute(f"PRAGMA key = \"x'{key.hex()}'\"")
+        pages.of(path, key).unlock(connection, key)
         connection.execute("PRAGMA foreign_keys = OFF")
         before = connection.total_changes
         for text in sql.statements:
