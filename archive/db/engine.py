@@ -23,12 +23,14 @@ from archive.db import connect, failures, guard, wal
 from archive.db.failures import translated
 from archive.db.prepared import Prepared
 from archive.db.queued import Coming, Queued, Work
-from archive.errors import CommitUncertain, DatabaseUnavailable
+from archive.errors import ArchiveError, CommitUncertain, DatabaseUnavailable
 
 T = TypeVar("T")
 GROUP_LOCK = 0x47726F7570  # "Group": PostgreSQL's advisory lock of group commits
 ATTEMPTS = 5
 KEPT = 4
+_FAILED = "failed"
+"""Marks a connection on which a work failed that was undone alone: its frames may hold a result half read, and with it an old state."""
 
 
 class Database:
@@ -117,6 +119,8 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        if not connection.invalidated and connection.info.pop(_FAILED, False):
+            connection.invalidate()
         spoilt = connection.invalidated or connection.in_transaction() or guard.OPTION in connection.get_execution_options()
         if spoilt or driven.full or len(self._kept) >= KEPT:
             connection.close()
@@ -155,7 +159,7 @@ class Database:
             except sa.exc.DBAPIError as error:
                 if error.connection_invalidated:
                     self._doubted = self.sqlite
-                    with suppress(DatabaseUnavailable):
+                    with suppress(ArchiveError):  # a full disk too: what happened to the commit is all that is told
                         self._trust_log(wait=False)  # before another process has its turn
                     message = "the database did not answer a commit"
                     raise CommitUncertain(message, remedy=failures.REMEDY) from None
@@ -319,6 +323,7 @@ class Database:
             except sa.exc.SQLAlchemyError:
                 raise error from None
             item.error = failures.translate(error)
+            tx.info[_FAILED] = True
         else:
             _RELEASE.run(tx, {})
 
@@ -352,11 +357,12 @@ class Database:
             with translated():
                 if self._lock_file is None:
                     self._lock_file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+                file = self._lock_file
+                fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 yield
             finally:
-                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     def checkpoint(self, *, patient: bool = True, cut: bool = True) -> bool:
         """Move the write-ahead log into the database file and cut it; False when readers held some of it back.
@@ -391,9 +397,10 @@ class Database:
         while self._kept:
             self._kept.pop()[0].close()
         self.engine.dispose()
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        with self._thread_lock:  # whoever has the turn keeps it to the end
+            file, self._lock_file = self._lock_file, None
+        if file is not None:
+            os.close(file)
 
 
 _GROUP_TURN = Prepared(sa.select(sa.func.pg_advisory_xact_lock(GROUP_LOCK)))

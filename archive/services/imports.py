@@ -27,7 +27,7 @@ from archive.services import denials
 from archive.services.batch import Batch
 from archive.services.core import Core
 from archive.services.sources import Source as File
-from archive.services.sources import walk
+from archive.services.sources import belonging, walk
 from archive.services.store import Outcome, Source, Store
 
 READ_BYTES = 1 << 20
@@ -99,7 +99,7 @@ class Imports:
         summary.job, done = self._begin(subject, resolved, datastore, wrap=wrap)
         total = 0
         try:
-            files = walk(resolved)
+            files = walk(resolved, belonging(core.config.storage_dir, (core.config.index_path, core.config.keystore_path)))
             with ThreadPoolExecutor(THREADS, thread_name_prefix="import") as pool:
                 for batch in _batched(files, BATCH):
                     fresh = [file for file in batch if _name(file.name) not in done]

@@ -1,16 +1,19 @@
 """Where an import finds instances: files, folders, DICOMDIR media, zip files, the storage folder of an Orthanc.
 
-Nothing outside the named paths is opened: links are not followed, names inside a zip are labels only, nothing is unpacked to disk.
+Nothing outside the named paths is opened: links are not followed, names inside a zip are labels only, nothing is unpacked to disk. Nor is
+what belongs to the archive itself: whoever closes a file of SQLite's gives up every lock that the process has on it, and the databases
+are open here.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,39 +35,69 @@ class Source:
     open: Callable[[], AbstractContextManager[BinaryIO]]
 
 
-def walk(paths: list[Path]) -> Iterator[Source]:
-    """Yield every file under the paths in a stable order.
+Own = Callable[[os.stat_result], bool]
+"""Whether a file or folder belongs to the archive itself."""
+
+
+def belonging(storage: Path, databases: Iterable[Path]) -> Own:
+    """Tell the storage folder and the embedded databases by device and inode, under whatever name: mounted twice, linked hard."""
+    files = [path.with_name(path.name + suffix) for path in databases for suffix in ("", "-wal", "-shm", "-journal")]
+
+    def ours(found: os.stat_result) -> bool:
+        which = [storage] if stat.S_ISDIR(found.st_mode) else files
+        return (found.st_dev, found.st_ino) in set(map(_identity, which))  # asked each time: they come and go
+
+    return ours
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def walk(paths: list[Path], own: Own = lambda _found: False) -> Iterator[Source]:
+    """Yield every file under the paths in a stable order, but for what is the archive's own.
 
     Raises:
-        InvalidRequest: a path does not exist.
+        InvalidRequest: a path does not exist, or lies in the archive's own storage.
     """
     for path in paths:
         if path.is_symlink() or not path.exists():
             message = f"{path} is not there (or is a link, which an import does not follow)"
             raise InvalidRequest(message, remedy="name files and folders that exist")
+        if any(own(above.stat()) for above in (path, *path.absolute().parents)):
+            message = f"{path} belongs to this archive's own storage"
+            raise InvalidRequest(message, remedy="name what is to be imported; what the archive holds already is moved by 'archive backup'")
         if path.is_dir():
-            yield from _folder(path)
+            yield from _folder(path, own)
         else:
-            yield from _file(path, beside=True)
+            yield from _file(path, own, beside=True)
 
 
-def _folder(path: Path) -> Iterator[Source]:
+def _folder(path: Path, own: Own) -> Iterator[Source]:
     with os.scandir(path) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
-        if entry.is_symlink():
+        try:
+            itself = Path(entry.path).lstat()  # an entry's own stat() is not of what is mounted there
+        except OSError:
+            continue  # gone meanwhile
+        if stat.S_ISLNK(itself.st_mode) or own(itself):
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _folder(Path(entry.path))
+            yield from _folder(Path(entry.path), own)
         elif entry.is_file(follow_symlinks=False):
-            yield from _file(Path(entry.path), beside=False)
+            yield from _file(Path(entry.path), own, beside=False)
 
 
-def _file(path: Path, *, beside: bool) -> Iterator[Source]:
+def _file(path: Path, own: Own, *, beside: bool) -> Iterator[Source]:
     if path.name.upper() == "DICOMDIR":
         # The directory of a medium: its records name files that lie beside it, so the folder says it all.
         if beside:
-            yield from _folder(path.parent)
+            yield from _folder(path.parent, own)
         return
     if not _is_dicom(path) and zipfile.is_zipfile(path):
         yield from _zip(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import subprocess
@@ -468,3 +469,82 @@ def test_many_threads_of_many_databases_all_get_their_turn(tmp_path: Path) -> No
     assert max(longest) < 10
     for one in both:
         one.close()
+
+
+def table(path: Path) -> Database:
+    database = Database.embedded(path / "i.db", KEY, path / "lock", guarded=False)
+    with database.begin() as tx:
+        tx.execute(sa.text("CREATE TABLE IF NOT EXISTS t (x INTEGER PRIMARY KEY, y TEXT)"))
+    return database
+
+
+KEY = os.urandom(32)
+INSERT = sa.text("INSERT INTO t (y) VALUES ('a')")
+
+
+def rows(database: Database) -> int:
+    with database.glance() as tx:
+        return int(tx.execute(sa.text("SELECT count(*) FROM t")).scalar_one())
+
+
+def test_a_commit_that_is_uncertain_is_told_so_on_a_full_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = table(tmp_path)
+    dialect = database.engine.dialect
+
+    def unanswered(_connection: Any) -> None:
+        raise dialect.loaded_dbapi.OperationalError("disk I/O error")  # type: ignore[attr-defined]
+
+    def full(_engine: sa.Engine, *, wait: bool) -> bool:
+        raise sa.exc.DBAPIError(None, None, dialect.loaded_dbapi.OperationalError("database or disk is full"))  # type: ignore[attr-defined]
+
+    with monkeypatch.context() as then:
+        then.setattr(dialect, "do_commit", unanswered)
+        then.setattr(wal, "cut", full)
+        with pytest.raises(CommitUncertain):
+            database.group(lambda tx: tx.execute(INSERT), durable=True)
+    database.close()
+
+
+def test_closing_waits_for_a_commit_that_is_under_way(tmp_path: Path) -> None:
+    database, other = table(tmp_path), Database.embedded(tmp_path / "i.db", KEY, tmp_path / "lock", guarded=False)
+    closing = threading.Thread(target=database.close)
+    inside: list[bool] = []
+
+    def close(_tx: sa.Connection) -> None:
+        database.before_commit = lambda _tx: None
+        closing.start()
+        time.sleep(0.2)
+        with (tmp_path / "lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                inside.append(True)
+
+    database.before_commit = close
+    assert database.group(lambda tx: tx.execute(INSERT).rowcount) == 1
+    closing.join(10)
+    assert not closing.is_alive()
+    assert inside == [True], "another process may write beside it"
+    assert rows(other) == 1
+    other.close()
+
+
+def test_what_a_failed_work_left_half_read_shows_nobody_an_old_state(tmp_path: Path) -> None:
+    database, other = table(tmp_path), Database.embedded(tmp_path / "i.db", KEY, tmp_path / "lock", guarded=False)
+    for _ in range(3):
+        database.group(lambda tx: tx.execute(INSERT).rowcount)
+
+    def half(tx: sa.Connection) -> None:
+        found = tx.execute(sa.text("SELECT x FROM t"))
+        found.fetchone()
+        raise ValueError
+
+    left = database.group_all([half, lambda tx: tx.execute(INSERT).rowcount])
+    assert isinstance(left[0].error, ValueError)
+    before = commits.state(database)
+    with other.begin() as tx:
+        tx.execute(INSERT)
+    assert commits.state(database) != before
+    assert rows(database) == 5
+    database.close()
+    other.close()

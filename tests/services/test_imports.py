@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from archive.db.tables import job
+from archive.errors import InvalidRequest
 from archive.node import Node
 from archive.services.imports import Summary
 from tests.services import archives
@@ -125,3 +129,28 @@ def test_the_whole_corpus_comes_out_unchanged(node: Node, corpus: Path) -> None:
         checked += 1
     assert checked == summary.stored > 170
     assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def test_the_archives_own_files_are_not_touched(node: Node, tmp_path: Path) -> None:
+    """Opening and closing a database's file would give up the locks of the databases that are open here."""
+    config = node.core.config
+    (tmp_path / "a.dcm").write_bytes(archives.instance(1))
+    os.link(config.index_path, tmp_path / "linked.db")
+    os.link(f"{config.keystore_path}-shm", tmp_path / "linked")
+    with node.core.database.read() as tx:
+        tx.execute(sa.select(job)).all()
+        files = {str(path.stat().st_ino) for path in config.storage_dir.glob("*.db*")}
+
+        def held() -> list[list[str]]:
+            lines = (line.split()[1:] for line in Path("/proc/locks").read_text(encoding="ascii").splitlines())
+            return sorted(line for line in lines if line[4].rpartition(":")[2] in files and line[3] == str(os.getpid()))
+
+        before = held()
+        assert before
+        summary, lines = run(node, tmp_path)
+        assert held() == before
+    assert summary.stored == 1
+    assert not [line for line in lines if str(config.storage_dir) in str(line["file"]) or "linked" in str(line["file"])]
+    for path in (config.index_path, config.storage_dir, config.segments_dir, tmp_path / "linked.db"):
+        with pytest.raises(InvalidRequest, match="own storage"):
+            run(node, path)
