@@ -101,6 +101,7 @@ class CatchUp:
         ]
         late.sort(key=lambda one: one.at)
         rekeyed = Unknown((places[one.record.ref.datastore], one.change, one.at) for one in late if one.change)
+        late = [one for one in late if not self._dropped(one, rekeyed)]
         late.sort(key=lambda one: rekeyed.after(one.change) or one.at)
         with core.database.begin() as tx:
             rekeyed.keys(tx)
@@ -137,6 +138,14 @@ class CatchUp:
         except SealBroken as error:
             done.damaged.append(error.verdict)
         return [replace(one, at=at) for one, at in zip(late, never_backwards([one.at for one in late]), strict=True)]
+
+    def _dropped(self, one: _Late, rekeyed: Unknown) -> bool:
+        """Sweep what a re-keying that never ended left under its key."""
+        ref = one.record.ref
+        if ref.kind == Kind.EVENT or rekeyed.meant(ref.key_id) or self._core.keystore.state(ref.key_id) != "coming":
+            return False
+        self._core.vault.forget([ref])
+        return True
 
     def _late(self, found: FoundRecord) -> _Late:
         if found.ref.kind == Kind.EVENT:

@@ -281,6 +281,10 @@ class Unknown:
                 self._last[change["study"]] = at
         self._replaced = {bytes.fromhex(one) for _, change in self._changes for one in change["replaced"]}
 
+    def meant(self, key_id: bytes) -> bool:
+        """Whether one of them sealed anew under that key; what lies under another that is only coming was never promised."""
+        return any(change["fresh"] == key_id.hex() for _place, change in self._changes)
+
     def after(self, change: dict[str, Any]) -> datetime | None:
         """Return when a change is to be done that is one of them: with the study's last, for what an earlier one sealed is gone."""
         return self._last.get(change["study"]) if "fresh" in change else None

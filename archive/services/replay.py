@@ -130,17 +130,19 @@ class Replay:
             if core.vault.segments.in_use(row.id):
                 continue  # an import beside us is writing it, and settles what it writes
             try:
-                looked.append(self._look(row.id, row.replay_from, done, alone=alone))
+                # A closed one was cut where it ends and may be hashed: what it held last and was not kept is a hole, and stays one.
+                least = max(row.replay_from, row.used) if row.state == "closed" else row.replay_from
+                looked.append(self._look(_Looked(row.id, least), row.replay_from, done, alone=alone))
             except SealBroken as error:
                 done.damaged.append(error.verdict)  # the file is gone; verify names what was in it, the rest goes on
         return looked
 
-    def _look(self, segment_id: bytes, start: int, done: Replayed, *, alone: bool) -> _Looked:
+    def _look(self, looked: _Looked, start: int, done: Replayed, *, alone: bool) -> _Looked:
         """Find what no row names, and sweep what was cut short or never promised."""
-        core, looked = self._core, _Looked(segment_id, start)
+        core, segment_id = self._core, looked.segment_id
         for found in list(core.vault.scan(segment_id, start)):  # to the end before the file may go
             if isinstance(found, Damage):
-                if found.verdict in _TORN and not self._named(segment_id, found.offset, found.length):
+                if found.verdict in _TORN and not self._named(segment_id, found.offset, found.length) and not self._known(found):
                     core.vault.segments.remove(Location(segment_id, found.offset, found.length))
                     done.swept += 1
                     continue
@@ -152,16 +154,17 @@ class Replay:
                 continue
             ref = found.ref
             looked.used = max(looked.used, padded(ref.location.offset + ref.location.record_bytes))
-            coming = not alone and core.keystore.state(ref.key_id) == "coming"
+            coming = core.keystore.state(ref.key_id) == "coming"
             with core.database.read() as tx:  # after the key was looked at: what was committed meanwhile is known now
                 known, going = is_known(tx, ref.object_id), is_gone(tx, ref.key_id)
             if known:
                 continue
-            if coming:
+            if coming and not alone:
                 looked.whole = False  # a re-keying beside us is about to name it
-            elif ref.kind == Kind.EVENT or going:
+            elif ref.kind == Kind.EVENT or going or coming:
                 # A change is committed with FULL before it is acknowledged, so one without rows was never promised; nor was what
-                # lies under a key that is to be destroyed: whatever had been committed went with it, or was sealed anew.
+                # lies under a key that is to be destroyed: whatever had been committed went with it, or was sealed anew; nor what a
+                # re-keying that was killed sealed under a key that never came to be the study's.
                 core.vault.forget([ref])
                 done.swept += 1
             else:
@@ -205,6 +208,13 @@ class Replay:
         where = {"segment": segment_id, "start": offset, "stop": offset + length}
         with self._core.database.read() as tx:
             return any(policy.run_as(tx, policy.system("replay"), named, where).first() is not None for named in _NAMED)
+
+    def _known(self, found: Damage) -> bool:
+        """Whether the record had its rows: one of a change of state has no place in them, only its statement."""
+        if found.object_id is None:
+            return False
+        with self._core.database.read() as tx:
+            return is_known(tx, found.object_id)
 
     def _drop_row(self, row: sa.Row[Any]) -> bool:
         """Forget a segment whose file was removed, empty, just before the end."""

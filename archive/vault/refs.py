@@ -41,7 +41,7 @@ class FoundRecord:
 class Damage:
     """Bytes [offset, offset + length) of a segment that are no sound record; `verdict` as in docs/format.md 2.3.
 
-    `key_id` is set when the header could be read: a record of a shredded key is damage of verdict V05 with `shredded`.
+    `key_id` and `object_id` are set when the header could be read: a record of a shredded key is damage of verdict V05 with `shredded`.
     """
 
     offset: int
@@ -50,6 +50,7 @@ class Damage:
     detail: str
     key_id: bytes | None = None
     shredded: bool = False
+    object_id: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,8 +160,7 @@ class Scanner:
             header = parse_header(block)
             return Opener(self._keystore.open(header.key_id).key, block).header
         except (SealBroken, KeyShredded) as error:
-            key_id = None if header is None else header.key_id
-            return Damage(offset, BLOCK, error.verdict, error.message, key_id, isinstance(error, KeyShredded))
+            return _damage(offset, error, header)
 
     def _judge(self, offset: int, block: bytes) -> FoundRecord | Damage:
         header: Header | None = None
@@ -169,8 +168,7 @@ class Scanner:
             header = parse_header(block)
             return self._contents(offset, Opener(self._keystore.open(header.key_id).key, block))
         except (SealBroken, KeyShredded) as error:
-            key_id = None if header is None else header.key_id
-            return Damage(offset, BLOCK, error.verdict, error.message, key_id, isinstance(error, KeyShredded))
+            return _damage(offset, error, header)
 
     def _contents(self, offset: int, opener: Opener) -> FoundRecord:
         header = opener.header
@@ -236,3 +234,7 @@ def used_bytes(segments: SegmentStore, segment_id: bytes) -> int:
         at = base + padded(count)
     return used
 
+
+def _damage(offset: int, error: SealBroken | KeyShredded, header: Header | None) -> Damage:
+    key_id, object_id = (None, None) if header is None else (header.key_id, header.object_id)
+    return Damage(offset, BLOCK, error.verdict, error.message, key_id, isinstance(error, KeyShredded), object_id)

@@ -319,7 +319,7 @@ class DiskSegments:
             progress = self._progress.get(location.segment_id)
             ours = progress is not None and progress.locked
             alone = location.offset == BLOCK and size <= BLOCK + length and (ours or not in_use(fd))
-            if not alone:
+            if not alone and length:  # a hole of nothing is EINVAL
                 self._disk.punch(fd, location.offset, length)
                 self._disk.fdatasync(fd)
                 alone = erase and _empty(fd) and (ours or not in_use(fd))

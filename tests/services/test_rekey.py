@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from archive.db.tables import data_key, instance, purged, purged_key, series, st
 from archive.errors import Forbidden, NotFound, SealBroken, StateConflict
 from archive.ledger import statements
 from archive.node import Node, open_node
+from archive.services.left_open import LeftOpen
 from archive.services.rebuild import Rebuild
+from archive.services.rekey import Rekey
 from tests.services import archives, crowd
+from tests.services.test_backup import back_up, put_back
 from tests.services.test_shred import Cut, Interrupted
 
 ONE = "1.2.3"
@@ -164,3 +168,38 @@ def test_a_rebuild_finds_the_new_records(tmp_path: Path) -> None:
         assert len(found) == 4
         crowd.check_sound(node)
         assert archives.store(node, archives.instance(9, series=f"{ONE}.1")).status == "stored"
+
+
+@pytest.mark.parametrize("then", ["started", "served", "restored"])
+def test_a_killed_rekeying_brings_nothing_back_that_was_purged_since(tmp_path: Path, then: str) -> None:
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        for number in (1, 2, 3):
+            archives.store(node, archives.instance(number))
+        node.core.vault.segments.roll()
+    child = os.fork()
+    if not child:
+        node = open_node(config)
+        Rekey._commit = lambda *_arguments, **_named: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
+        node.rekey.study(archives.the_console(node), "1.2.3")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    node = open_node(config, role="background")  # beside what was there already: nothing is replayed
+    console = archives.the_console(node)
+    node.remove.reject(console, "clinical", "study", "1.2.3", reason="another patient")
+    assert node.purge.run(console, "clinical", study="1.2.3", reason="another patient").instances == 3
+    if then == "restored":
+        back_up(node, tmp_path / "backup", keys=True)
+        config, report = put_back(tmp_path / "backup", tmp_path / "new")
+        assert report.ok, report.findings
+    if then == "served":
+        left = LeftOpen(node.core)
+        for _ in range(4):
+            left.tick()
+        assert crowd.every(node, sa.select(instance)) == []
+    node.close()
+    with archives.opened(config) as node:
+        assert crowd.every(node, sa.select(instance)) == []
+        assert archives.store(node, archives.instance(9)).status == "stored"
+        assert set(crowd.part10(node, "1.2.3")) == {"1.2.3.1.9"}
+        assert node.verify.run(archives.the_console(node), "full").findings == []

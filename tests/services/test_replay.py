@@ -11,7 +11,11 @@ import sqlalchemy as sa
 from archive.db.tables import ledger_leaf, segment
 from archive.errors import DatabaseUnavailable, OutOfSpace
 from archive.node import Node
-from tests.services import archives
+from archive.services import store as stores
+from archive.services import upkeep
+from archive.services.clock import utc_now
+from archive.vault.vault import FoundRecord, Kind
+from tests.services import archives, crowd
 
 
 class PowerCut(BaseException):
@@ -285,3 +289,52 @@ def test_a_start_beside_a_store_may_adopt_its_record_first(folder: Path) -> None
         node.core.database.group_all = group  # type: ignore[method-assign]
         assert visible(node) == [data]
         assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def test_a_closed_segment_that_was_hashed_is_not_cut_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was closed while its last record waited, and that one was not kept: the hole it left is part of what was hashed."""
+    config, at = archives.made(tmp_path), [utc_now()]
+    with archives.opened(config, role="background", clock=lambda: at[0]) as node:
+        archives.store(node, archives.instance(1))
+
+        def closed_meanwhile(core: Any, *_arguments: Any, **_named: Any) -> Any:
+            core.vault.segments.roll()
+            raise DatabaseUnavailable("none left", remedy="")
+
+        with monkeypatch.context() as then:
+            then.setattr(stores, "adopt", closed_meanwhile)
+            with pytest.raises(DatabaseUnavailable):
+                archives.store(node, archives.instance(2))
+        at[0] += upkeep.UNSETTLED_AT_MOST * 2
+        for _ in range(3):
+            node.upkeep.tick()
+        before, = crowd.every(node, sa.select(segment.c.name, segment.c.sha256))
+        assert before.sha256 is not None
+        size = (config.segments_dir / before.name).stat().st_size
+    with archives.opened(config, clock=lambda: at[0]) as node:
+        assert (config.segments_dir / before.name).stat().st_size == size
+        assert node.verify.run(archives.the_console(node), "keyless").findings == []
+        assert visible(node) == [archives.instance(1)]
+
+
+def test_a_change_of_state_that_rots_is_damage_and_not_a_write_cut_short(tmp_path: Path) -> None:
+    config = archives.made(tmp_path)
+    node = archives.open_node(config)
+    node.start()
+    archives.store(node, archives.instance(1))
+    node.remove.reject(archives.the_console(node), "clinical", "study", "1.2.3", reason="sent twice")
+    place = node.core.vault.segments.files()[0]
+    records = [found for found in node.core.vault.scan(place.segment_id) if isinstance(found, FoundRecord)]
+    event = next(found for found in records if found.ref.kind == Kind.EVENT)
+    abandon(node)
+    where = event.ref.location.offset + event.ref.location.record_bytes - 20
+    path = config.segments_dir / place.name
+    data = bytearray(path.read_bytes())
+    data[where] ^= 1
+    path.write_bytes(data)
+    for _ in range(2):
+        node = archives.open_node(config)
+        node.start()
+        assert path.read_bytes()[where] == data[where], "it is left where it is"
+        assert visible(node) == []
+        abandon(node)

@@ -400,3 +400,13 @@ def test_a_damaged_head_is_refused(now: datetime) -> None:
         assert caught.value.verdict == "V04"
     with pytest.raises(SealBroken):
         check_head(block[:-1], segment_id)
+
+
+def test_taking_nothing_out_of_a_segment_somebody_writes_is_nothing(tmp_path: Path) -> None:
+    segments, segment_id = DiskSegments(tmp_path), os.urandom(16)
+    path = tmp_path / f"{segment_id.hex()}.seg"
+    path.write_bytes(bytes(BLOCK))
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        segments.remove(Location(segment_id, BLOCK, 0))
+    assert path.read_bytes() == bytes(BLOCK)
