@@ -158,14 +158,32 @@ def _key_changed(core: Core, ref: RecordRef) -> Unavailable:
     return Unavailable(message, remedy="send the instance again")
 
 
-def record_duplicate(core: Core, subject: Subject | None, scanned: Scanned, twin: catalog.StoredInstance, *, door: str) -> int:
-    """Record that stored bytes came again and return the leaf; a rejected instance comes back to life by it. Durable."""
+def record_duplicate(
+    core: Core, subject: Subject | None, scanned: Scanned, twin: catalog.StoredInstance, *, datastore_id: int, door: str
+) -> int:
+    """Record that stored bytes came again and return the leaf; a rejected instance comes back to life by it. Durable.
+
+    Raises:
+        Unavailable: what was found when its head arrived has been rejected, restored, replaced or destroyed since.
+    """
     at = core.clock()
+
+    def require(tx: sa.Connection) -> None:
+        now = catalog.find_instance(tx, datastore_id, scanned.sop_instance_uid)
+        if now is None or (now.instance_pk, now.sha256, now.rejected) != (twin.instance_pk, twin.sha256, twin.rejected):
+            message = "the instance was rejected, restored or purged while it arrived"
+            raise Unavailable(message, remedy="send it again")
+
+    def again(tx: sa.Connection) -> Adopted:
+        require(tx)
+        return _duplicate(core, tx, subject, scanned, twin, door=door, at=at)
+
     if not twin.rejected:
-        return core.database.group(lambda tx: _duplicate(core, tx, subject, scanned, twin, door=door, at=at), durable=True).leaf
+        return core.database.group(again, durable=True).leaf
     leaves: list[int] = []
 
     def work(tx: sa.Connection, stored: StoredRef) -> int:
+        require(tx)
         if not catalog.restore(tx, [twin.instance_pk], at=at):
             message = "the instance was restored or purged while it arrived"
             raise Unavailable(message, remedy="send it again")

@@ -305,7 +305,7 @@ class Incoming:
             self._writer.abort()
             self._writer = None
         self._core.vault.probe(twin.ref)  # nobody is told that something is kept of which the record is gone
-        leaf = record_duplicate(self._core, self.subject, scanned, twin, door=self._source.via)
+        leaf = record_duplicate(self._core, self.subject, scanned, twin, datastore_id=self._place.id, door=self._source.via)
         return _outcome("duplicate", scanned, scanned.findings, leaf)
 
     def _seal(self, scanned: Scanned, writer: RecordWriter, *, durable: bool) -> Arrival:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.tables import held, instance, ledger_leaf
-from archive.errors import Forbidden, InvalidInstance, OutOfSpace, ReadOnly
+from archive.errors import ArchiveError, Forbidden, InvalidInstance, OutOfSpace, ReadOnly
 from archive.node import Node
 from archive.services.store import Source
 from tests.services import archives
@@ -272,3 +272,38 @@ def test_memory_stays_small_while_a_large_instance_arrives(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) < 100
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("became", ["rejected", "shredded"])
+def test_nobody_is_told_that_something_is_kept_which_went_while_it_came_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch, became: str, *, large: bool
+) -> None:
+    """A large one is compared with what is there when its head has come, any other before its commit."""
+    data = archives.instance(1, rows=1700) if large else archives.instance(1)
+    console = archives.the_console(node)
+    assert archives.store(node, data).status == "stored"
+
+    def away() -> None:
+        if became == "shredded":
+            node.shred.run(console, "1.2.3", reason="gone")
+        else:
+            node.remove.reject(console, "clinical", "study", "1.2.3", reason="wrong")
+
+    again = node.store.open(console, "clinical", Source("stow"))
+    again.write(data[:-100])
+    if large:
+        away()
+    else:
+        probe = type(node.core.vault).probe
+
+        def probed(self: Any, ref: Any) -> None:
+            probe(self, ref)
+            away()
+
+        monkeypatch.setattr(type(node.core.vault), "probe", probed)
+    again.write(data[-100:])
+    with pytest.raises(ArchiveError, match=r"while it arrived|key was destroyed|destroyed"):
+        again.finish()
+    monkeypatch.undo()
+    assert archives.store(node, data).status == ("duplicate" if became == "rejected" else "stored")
