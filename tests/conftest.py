@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    """A real PostgreSQL server of this test run; yields a URL whose last part is the database to use."""
+@contextmanager
+def own_postgresql() -> Iterator[str]:
+    """A real PostgreSQL server; yields a URL whose last part is the database to use."""
     initdb = find_program("initdb")
     if initdb is None:
         absent("postgresql")
@@ -139,6 +139,13 @@ def postgresql_server() -> Iterator[str]:
             yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/"
         finally:
             run(str(bin_dir / "pg_ctl"), "-D", str(base / "data"), "-m", "immediate", "stop")
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The server of this test run."""
+    with own_postgresql() as url:
+        yield url
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 SQLite is SQLCipher under a raw key, WAL. Writers of all processes take `flock` on one file before BEGIN IMMEDIATE and let go after
 COMMIT (docs/decisions.md: worst wait 72 ms against 3.7 s under busy_timeout alone). `durable=True` commits with synchronous=FULL;
-`durable=False` with NORMAL, for work that replay from records covers. A FULL commit makes every earlier NORMAL one durable.
+`durable=False` with NORMAL, for work that replay from records covers. A FULL commit makes every earlier NORMAL one durable. On PostgreSQL
+every commit is durable: a server may lose what it had not synced and go on beside an archive that replays only when it starts.
 """
 
 from __future__ import annotations
@@ -145,8 +146,6 @@ class Database:
             tx = connection.execution_options(writes=True, durable=durable)
             transaction = tx.begin()
             try:
-                if not self.sqlite and not durable:
-                    tx.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 yield tx
                 self._require_open(tx)
                 self.before_commit(tx)
