@@ -149,7 +149,11 @@ class _Run:
         return report
 
     def _pieces(self) -> int:
-        """Copy ledger, index, segments and keys; again where keys were replaced meanwhile: the ledger says which follows which."""
+        """Copy ledger, index, segments and keys; again where keys were replaced or destroyed meanwhile.
+
+        The ledger says which key follows which; a key that was destroyed since the segments were copied opens nothing in those copies,
+        and what was sealed anew is not among them.
+        """
         core = self._core
         ring = core.config.keys_dir / "keyring.json"
         before: int | None = None
@@ -161,17 +165,19 @@ class _Run:
             if (purges := self._purges()) != before:  # an index that knows of it does not go with segments copied before
                 before, self._whole = purges, set()
                 self._files = [one for one in self._files if not segment_of(one)]
-            self._segments()
+            purges = self._segments()
             with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
                 if keyring_file.load(ring).generation != generation:
                     continue
                 self._keystore()
+                if self._purges() != purges:  # told before a key is destroyed: what was copied has every key it needs
+                    continue
                 self._copy(ring, "keyring.json")
                 if self._keys:
                     self._copy(core.config.key_file, "root.key")
                 core.keyring.stay_current()  # whoever signs the list is in the keyring that checks it
                 return leaves
-        message = "keys were replaced again and again while the backup ran"
+        message = "keys were replaced or destroyed again and again while the backup ran"
         raise Unavailable(message, remedy="give the command again when that is over")
 
     # --- pieces --------------------------------------------------------------------------------------------------------------------
@@ -258,8 +264,11 @@ class _Run:
         self._report.copied_bytes += copied.size
         self._add(target.name, copied)
 
-    def _segments(self) -> None:
-        """Copy every segment; those that were written meanwhile once more where something was purged, for the event that says so."""
+    def _segments(self) -> int | None:
+        """Copy every segment; those that were written meanwhile once more where something was purged, for the event that says so.
+
+        Return by which event something had been purged last when the last pass began.
+        """
         core = self._core
         rows = noted(core.database)
         for _ in range(PASSES):
@@ -279,6 +288,7 @@ class _Run:
         for name, one in noted(core.database).items():
             if name in rows and Path(name).stem not in there:
                 self._missing(name, one.sha256)
+        return purges
 
     def _purges(self) -> int | None:
         """Return by which event something was purged last."""

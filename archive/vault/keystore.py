@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from archive.db import upsert
 from archive.db.engine import Database
 from archive.db.tables import anchor, data_key
-from archive.errors import KeyShredded, KeysUnavailable, SealBroken
+from archive.errors import DatabaseUnavailable, KeyShredded, KeysUnavailable, SealBroken
 
 WRAPPED_BYTES = 77
 _AAD = b"strongroom/v1/dk\0"
@@ -291,7 +291,8 @@ class Keystore:
         """Overwrite a data key for good, and let its `successor` seal from then on; again is harmless.
 
         Raises:
-            DatabaseUnavailable, OutOfSpace.
+            DatabaseUnavailable: somebody who reads kept the file from being overwritten, among others. It opens nothing any more here, but
+                is destroyed only once this has returned. OutOfSpace.
         """
         gone = {"wrapped": bytes(WRAPPED_BYTES), "kcv": bytes(8), "state": "shredded", "shredded_at": at, "shred_reason": reason}
         with self._database.begin(durable=True) as tx:
@@ -299,7 +300,9 @@ class Keystore:
             if successor is not None:
                 tx.execute(sa.update(data_key).where(data_key.c.key_id == successor, data_key.c.state == "coming").values(state="active"))
         self.forget(key_id)
-        self._database.checkpoint()
+        if not self._database.checkpoint():
+            message = "the key is overwritten in the keystore's log, but not yet in its file, which somebody reads"
+            raise DatabaseUnavailable(message, remedy="let a backup or check that is running end; it is tried again")
 
     def rewrap(self, datastore: bytes, *, batch: int = 1000, progress: Callable[[int], None] = lambda _done: None) -> int:
         """Wrap every key of the datastore that is under another key-encryption key under the one of `wrap_under`; return how many.

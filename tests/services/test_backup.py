@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from archive.config import Config
-from archive.db.tables import segment
-from archive.errors import ArchiveError, ConfigurationError, InvalidRequest, KeysUnavailable
+from archive.db.tables import instance, segment
+from archive.errors import ArchiveError, ConfigurationError, InvalidRequest, KeysUnavailable, Unavailable
 from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
 from archive.services import backup as backups
@@ -24,7 +24,7 @@ from archive.services.clock import utc_now
 from archive.services.drill import Drill
 from archive.services.last_backup import check as backup_check
 from archive.services.restore import Restored, Way, restore
-from tests.services import archives, catalogs
+from tests.services import archives, catalogs, crowd
 from tests.services.test_rebuild import STUDIES, lived, lose, seen, state
 
 
@@ -364,3 +364,42 @@ def test_a_passphrase_opens_a_backup(tmp_path: Path) -> None:
     assert not put_there.key_file.exists()
     assert Keyring.open(put_there, passphrase="kq7vw mh3xz pp2ra tn8bd").archive_uuid == Keyring.open(
         config, passphrase="kq7vw mh3xz pp2ra tn8bd").archive_uuid
+
+
+@pytest.mark.parametrize("times", [1, 100])
+@pytest.mark.parametrize("how", ["rekey", "purge", "shred"])
+def test_what_is_destroyed_after_the_segments_were_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, times: int) -> None:
+    """Its key is gone from the keystore that is copied last: all is copied again, or the backup says that it could not be made."""
+    (tmp_path / "archive").mkdir()
+    config = archives.made(tmp_path / "archive")
+    studies = [f"1.2.{number}" for number in range(1, 2 + min(times, backups.PASSES))]
+    with archives.opened(config) as node:
+        console = archives.the_console(node)
+        for uid in studies:
+            archives.store(node, archives.instance(1, study=uid))
+        copied, left = backups._Run._keystore, studies[1:][:times]
+
+        def keystore(self: backups._Run) -> None:
+            if left:
+                uid = left.pop()
+                if how == "rekey":
+                    node.rekey.study(console, uid)
+                elif how == "shred":
+                    node.shred.run(console, uid, reason="asked for")
+                else:
+                    node.remove.reject(console, "clinical", "study", uid, reason="wrong")
+                    node.purge.run(console, "clinical", study=uid, reason="wrong")
+            copied(self)
+
+        monkeypatch.setattr(backups._Run, "_keystore", keystore)
+        if times > 1:
+            with pytest.raises(Unavailable, match="destroyed again and again"):
+                Backup(node.core).run(console, tmp_path / "backup", keys=True)
+            return
+        back_up(node, tmp_path / "backup", keys=True)
+        before = {uid: crowd.part10(node, uid) for uid in studies if how == "rekey" or uid == studies[0]}
+    fresh, report = put_back(tmp_path / "backup", tmp_path / "new")
+    assert report.ok, report.findings
+    with archives.opened(fresh) as node:
+        assert {uid: crowd.part10(node, uid) for uid in before} == before
+        assert len(crowd.every(node, sa.select(instance))) == len(before)

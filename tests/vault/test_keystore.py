@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from archive.db import wal
 from archive.db.engine import Database
 from archive.db.migrate import create_all, upgrade
 from archive.db.tables import data_key
@@ -245,3 +246,26 @@ def test_closing_forgets_the_keys(keystore: Keystore, now: datetime) -> None:
     keystore.close()
     assert not keystore._by_id
     assert not keystore._by_study
+
+
+def test_a_key_is_destroyed_only_once_it_is_gone_from_the_file(
+    tmp_path: Path, keyring: FakeKeyring, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads the keystore keeps its log from being moved: the file still has the key, and nobody is told that it has not."""
+    monkeypatch.setattr(wal, "BUSY_MS", 50)
+    key, path = os.urandom(32), tmp_path / "keystore.db"
+    database = Database.embedded(path, key, tmp_path / "lock", guarded=False)
+    create_all(database, keystore=True)
+    keystore = Keystore(database, keyring)
+    made = keystore.for_study(DATASTORE, UID, at=now)
+    assert database.checkpoint()
+    other = Database.embedded(path, key, tmp_path / "lock", guarded=False)
+    with other.read() as tx:
+        tx.execute(sa.select(data_key)).all()
+        with pytest.raises(DatabaseUnavailable, match="not yet in its file"):
+            keystore.shred(made.key_id, at=now, reason="shred")
+        assert keystore.state(made.key_id) == "shredded"
+    keystore.shred(made.key_id, at=now, reason="shred")
+    assert database.log_bytes() == 0
+    other.close()
+    database.close()
