@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db.tables import datastore, held, instance, segment
+from archive.db.tables import audit_event, datastore, held, instance, purged, segment
 from archive.errors import ArchiveError, DigestMismatch, SealBroken, Unavailable
 from archive.index.emptied import is_gone
 from archive.ledger import statements
@@ -58,6 +58,9 @@ class _Unnamed:
     looked: _Looked
 
 
+UNSETTLED_AT_MOST = timedelta(minutes=10)
+"""How long after it was sealed a record may still get its rows."""
+
 _TORN = frozenset({"V02", "V04", "V06", "V07", "V08"})
 """What a write that was cut short can look like; a key that is missing (V05) never does."""
 
@@ -68,6 +71,7 @@ class Replay:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive."""
         self._core = core
+        self._purged_at: datetime | None = None
 
     def run(self) -> Replayed:
         """Adopt or sweep everything past the replay positions; a second run changes nothing.
@@ -97,6 +101,7 @@ class Replay:
         files = {file.segment_id: file.file_bytes for file in core.vault.segments.files()}
         with core.database.read() as tx:
             noted = {bytes(one) for one in tx.execute(sa.select(segment.c.id)).scalars()}
+            self._purged_at = tx.execute(_PURGED_AT).scalar()
             places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
         if only is not None:
             rows = [row for row in rows if bytes(row.id) in only]
@@ -176,8 +181,15 @@ class Replay:
             meta = decode(self._core.vault.sections(found.ref).meta)
         except ArchiveError as error:
             _damaged(error, looked, done)
+            return
+        at = datetime.fromisoformat(meta.received["at"])
+        if self._purged_at is not None and at + UNSETTLED_AT_MOST < self._purged_at:
+            # A purge is committed with FULL, and every commit before it with it: this one was never acknowledged. Its sender was told
+            # that nobody knows, may have sent it again, and that may be what was purged.
+            self._core.vault.forget([found.ref])
+            done.swept += 1
         else:
-            looked.unnamed.append(_Unnamed(datetime.fromisoformat(meta.received["at"]), found, looked))
+            looked.unnamed.append(_Unnamed(at, found, looked))
 
     def _settle(self, one: _Unnamed, places: dict[bytes, Datastore], done: Replayed) -> None:
         try:
@@ -272,6 +284,7 @@ def _damaged(error: ArchiveError, looked: _Looked, done: Replayed) -> None:
     looked.whole = False
 
 
+_PURGED_AT = sa.select(audit_event.c.at).where(audit_event.c.n == sa.select(sa.func.max(purged.c.leaf)).scalar_subquery())
 _NAMED = [
     sa.select(table.c.id).where(
         table.c.segment_id == sa.bindparam("segment"), table.c.record_offset < sa.bindparam("stop"),

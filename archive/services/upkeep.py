@@ -25,7 +25,7 @@ from archive.services.left_open import LeftOpen
 from archive.services.preparing import PATIENCE, Preparing
 from archive.services.purge import Purge
 from archive.services.purge_finish import finish
-from archive.services.replay import settled
+from archive.services.replay import UNSETTLED_AT_MOST, settled
 from archive.services.snapshot import Snapshots
 from archive.services.work_snapshot import WorkSnapshots
 from archive.services.workitem_watch import WorkitemWatch
@@ -35,7 +35,6 @@ CHECKPOINT_EVERY = timedelta(seconds=1)
 SWEEP_EVERY = timedelta(minutes=5)
 ENDED_EVERY = timedelta(minutes=1)
 HEAL_EVERY = timedelta(hours=1)
-UNSETTLED_AT_MOST = timedelta(minutes=10)
 WAL_EVERY = timedelta(seconds=30)
 WAL_BYTES = 1 << 24
 WAL_KEPT = 1 << 26

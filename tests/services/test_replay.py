@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from archive.db.tables import ledger_leaf, segment
-from archive.errors import DatabaseUnavailable, OutOfSpace
+from archive.errors import CommitUncertain, DatabaseUnavailable, OutOfSpace
 from archive.node import Node
+from archive.services import replay
 from archive.services import store as stores
-from archive.services import upkeep
 from archive.services.clock import utc_now
 from archive.vault.vault import FoundRecord, Kind
 from tests.services import archives, crowd
@@ -305,7 +306,7 @@ def test_a_closed_segment_that_was_hashed_is_not_cut_again(tmp_path: Path, monke
             then.setattr(stores, "adopt", closed_meanwhile)
             with pytest.raises(DatabaseUnavailable):
                 archives.store(node, archives.instance(2))
-        at[0] += upkeep.UNSETTLED_AT_MOST * 2
+        at[0] += replay.UNSETTLED_AT_MOST * 2
         for _ in range(3):
             node.upkeep.tick()
         before, = crowd.every(node, sa.select(segment.c.name, segment.c.sha256))
@@ -338,3 +339,32 @@ def test_a_change_of_state_that_rots_is_damage_and_not_a_write_cut_short(tmp_pat
         assert path.read_bytes()[where] == data[where], "it is left where it is"
         assert visible(node) == []
         abandon(node)
+
+
+@pytest.mark.parametrize("purged_after", [timedelta(hours=1), timedelta(seconds=1)])
+def test_what_nobody_was_promised_does_not_come_back_after_a_purge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, purged_after: timedelta
+) -> None:
+    """A commit that was not answered leaves its record; the instance sent again was stored, and purged while its study stayed."""
+    config, at = archives.made(tmp_path), [utc_now()]
+    with archives.opened(config, clock=lambda: at[0]) as node:
+        console = archives.the_console(node)
+        archives.store(node, archives.instance(1))
+
+        def unanswered(*_arguments: Any, **_named: Any) -> Any:
+            raise CommitUncertain("nobody knows", remedy="")
+
+        with monkeypatch.context() as then:
+            then.setattr(stores, "adopt", unanswered)
+            with pytest.raises(CommitUncertain):
+                archives.store(node, archives.instance(2))
+        archives.store(node, archives.instance(2))
+        at[0] += purged_after
+        node.remove.reject(console, "clinical", "instance", "1.2.3.1.2", reason="another patient")
+        node.purge.run(console, "clinical", study="1.2.3", reason="another patient")
+        assert visible(node) == [archives.instance(1)]
+    with archives.opened(config, clock=lambda: at[0]) as node:
+        # So soon after, the record might be one whose commit is under way: what was acknowledged must not be lost.
+        expected = [archives.instance(1)] if purged_after > replay.UNSETTLED_AT_MOST else [archives.instance(1), archives.instance(2)]
+        assert visible(node) == expected
+        assert node.verify.run(archives.the_console(node), "full").findings == []
