@@ -14,12 +14,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.db.tables import archive_state, datastore, segment
-from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, SealBroken, Unavailable
+from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, SealBroken, StateConflict, Unavailable
 from archive.keys.sealing import parse_instant
 from archive.ledger import statements
 from archive.ledger.audit import Event, ObjectRef, StoredRef
 from archive.ledger.audit import Kind as EventKind
-from archive.services import working
+from archive.services import hold_rows, holds, working
 from archive.services.adoption import Arrival, adopt
 from archive.services.arrival_order import never_backwards
 from archive.services.core import Core
@@ -111,7 +111,7 @@ class CatchUp:
                     self._arrival(one, one.meta, places, rekeyed)
                     done.instances += 1
                 else:
-                    self._change(one)
+                    self._change(one, places[one.record.ref.datastore])
                     done.changes += 1
             except InstanceConflict:
                 done.damaged.append("V10")
@@ -174,7 +174,7 @@ class CatchUp:
         if not adopt(core, arrival, None, door=meta.received["via"]).kept:
             core.vault.forget([ref])
 
-    def _change(self, one: _Late) -> None:
+    def _change(self, one: _Late, place: Datastore) -> None:
         core, ref = self._core, one.record.ref
         change = one.change
         kind = _KINDS.get(change["change"]) or working.KINDS.get(change["change"])
@@ -191,9 +191,20 @@ class CatchUp:
             detail={"reason": change["reason"], "replayed": 1, **purge, **working.detail(change)}, stored=stored,
         )
         with core.database.begin() as tx:
+            if kind in (EventKind.PURGED, EventKind.REJECTED) and "fresh" not in change:
+                self._require_no_hold(tx, place, change["study"], one.at)
             leaf = core.ledger.record(tx, event, at=core.clock())
             keep_statement(core, tx, ref, leaf, one.envelope)
             apply_change(core, tx, change, by=None, leaf=leaf)
+
+    def _require_no_hold(self, tx: sa.Connection, place: Datastore, study_instance_uid: str, at: datetime) -> None:
+        """Refuse what a hold forbids: its record is written before the transaction that may refuse it, and a copy may have just that."""
+        try:
+            holds.require_none(tx, place.id, study_instance_uid, at)
+            hold_rows.require_none(self._core, tx, place.name, study_instance_uid, at)
+        except StateConflict:
+            message = "a change of state of a study on hold"
+            raise DigestMismatch(message, verdict="V12") from None
 
 
 __all__ = ["DUE", "CatchUp", "CaughtUp", "note_segments", "set_due"]

@@ -24,6 +24,7 @@ from archive.services.clock import utc_now
 from archive.services.drill import Drill
 from archive.services.last_backup import check as backup_check
 from archive.services.restore import Restored, Way, restore
+from archive.vault.vault import Vault
 from tests.services import archives, catalogs, crowd
 from tests.services.test_rebuild import STUDIES, lived, lose, seen, state
 
@@ -403,3 +404,34 @@ def test_what_is_destroyed_after_the_segments_were_copied(tmp_path: Path, monkey
     with archives.opened(fresh) as node:
         assert {uid: crowd.part10(node, uid) for uid in before} == before
         assert len(crowd.every(node, sa.select(instance))) == len(before)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_purge_that_a_hold_refused_is_no_restores_to_carry_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, held: bool) -> None:
+    """Its record is written before the transaction that refuses it, and a backup may hold just that; a committed one is done again."""
+    (tmp_path / "archive").mkdir()
+    config = archives.made(tmp_path / "archive")
+    with archives.opened(config) as node:
+        console = archives.the_console(node)
+        archives.store(node, archives.instance(1))
+        node.remove.reject(console, "clinical", "study", "1.2.3", reason="maybe")
+        written, once = Vault.put_event, [True]
+
+        def put_event(self: Vault, *arguments: Any, **named: Any) -> Any:
+            ref = written(self, *arguments, **named)
+            if once:
+                once.clear()
+                if held:
+                    node.holds.add(console, "clinical", "1.2.3", reason="court")
+                back_up(node, tmp_path / "backup", keys=True)
+            return ref
+
+        monkeypatch.setattr(Vault, "put_event", put_event)
+        node.purge.run(console, "clinical", study="1.2.3", reason="old")
+        assert len(crowd.every(node, sa.select(instance))) == held
+    fresh, _report = put_back(tmp_path / "backup", tmp_path / "new")
+    with archives.opened(fresh) as node:
+        assert len(crowd.every(node, sa.select(instance))) == held
+        if held:
+            node.remove.restore(archives.the_console(node), "clinical", "study", "1.2.3", reason="it was right")
+            assert set(crowd.part10(node, "1.2.3")) == {"1.2.3.1.1"}
