@@ -8,7 +8,6 @@ every commit is durable: a server may lose what it had not synced and go on besi
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import threading
@@ -21,9 +20,11 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from archive.db import connect, failures, guard, wal
+from archive.db.doubt import Doubt
 from archive.db.failures import translated
 from archive.db.prepared import Prepared
 from archive.db.queued import Coming, Queued, Work
+from archive.db.turns import Turns
 from archive.errors import ArchiveError, CommitUncertain, DatabaseUnavailable
 
 T = TypeVar("T")
@@ -45,16 +46,13 @@ class Database:
         self.url, self.key = sa.make_url(url), key
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.before_commit: Callable[[sa.Connection], None] = lambda _tx: None
-        self._lock_path = lock
-        self._lock_file: int | None = None
-        self._thread_lock = threading.Lock()
+        self._turns = Turns(lock)
         self._queue_lock = threading.Lock()
         self._queue: list[Queued[Any]] = []
         self._leading = False
-        self._doubted = False
+        self._doubt = Doubt()
         self._coming = Coming()
         self._kept: list[tuple[sa.Connection, Any]] = []
-        self._here = threading.local()
         self._pid = os.getpid()
         self.engine = connect.sqlite(self.url, key) if self.sqlite else connect.postgresql(self.url)
         if guarded:
@@ -156,25 +154,29 @@ class Database:
             try:
                 transaction.commit()
             except sa.exc.DBAPIError as error:
-                if error.connection_invalidated:
-                    self._doubted = self.sqlite
-                    with suppress(ArchiveError):  # a full disk too: what happened to the commit is all that is told
-                        self._trust_log(wait=False)  # before another process has its turn
-                    message = "the database did not answer a commit"
-                    raise CommitUncertain(message, remedy=failures.REMEDY) from None
-                raise
+                if not error.connection_invalidated:
+                    raise
+                with suppress(ArchiveError, OSError):  # a full disk too: what happened to the commit is all that is told
+                    self._mistrust_log()
+                    self._trust_log(wait=False)  # before another process has its turn
+                raise _uncertain() from None
+            except Exception:  # noqa: BLE001 # no memory left, say: the driver does not know how far it came
+                raise _uncertain() from None
 
     def _trust_log(self, *, wait: bool = True) -> None:
-        """After a commit that was not answered, write the log into the database and cut it, or go no further.
-
-        A sync that fails loses what was to be written, and the next one succeeds: later commits would lie behind a gap.
-        """
-        if self._doubted:
-            with translated():
-                self._doubted = not wal.cut(self.engine, wait=wait)
-            if self._doubted:
+        """After a disk's error in the log, write it into the database and cut it, or go no further; in one's turn."""
+        with translated():
+            if not self.sqlite or not self._doubt.stands(self._turns.file):
+                return
+            if wal.cut(self.engine, wait=wait):
+                self._doubt.end(self._turns.file)
+            else:
                 message = "the database's disk failed, and readers keep its log from being cut"
                 raise DatabaseUnavailable(message, remedy=failures.REMEDY)
+
+    def _mistrust_log(self) -> None:
+        if self.sqlite:
+            self._doubt.begin(self._turns.file)
 
     def _is_open(self, tx: sa.Connection) -> bool:
         """Whether the transaction still holds all that was done in it.
@@ -232,7 +234,7 @@ class Database:
     def _once(self, items: Sequence[Queued[T]]) -> None:
         """Queue the works together and return once all are settled: whoever leads takes the whole queue."""
         self._require_own()
-        self._require_outside()
+        self._turns.require_outside()
         first = items[0]
         self._coming.arrive()
         with self._queue_lock:
@@ -331,37 +333,11 @@ class Database:
             message = "a database is not used across fork: open it in each process"
             raise RuntimeError(message)
 
-    def _require_outside(self) -> None:
-        if getattr(self._here, "writing", False):
-            message = "this thread has a write transaction open already"
-            raise RuntimeError(message)
-
     @contextmanager
     def _turn(self) -> Iterator[None]:
         self._require_own()
-        self._require_outside()
-        self._here.writing = True
-        try:
-            with self._file_turn():
-                yield
-        finally:
-            self._here.writing = False
-
-    @contextmanager
-    def _file_turn(self) -> Iterator[None]:
-        if self._lock_path is None:
+        with self._turns.take():
             yield
-            return
-        with self._thread_lock:
-            with translated():
-                if self._lock_file is None:
-                    self._lock_file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                file = self._lock_file
-                fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
 
     def checkpoint(self, *, patient: bool = True, cut: bool = True) -> bool:
         """Move the write-ahead log into the database file and cut it; False when readers held some of it back.
@@ -376,11 +352,24 @@ class Database:
             return True
         if not patient:
             self._require_own()
-            self._require_outside()
-            with translated():
+            self._turns.require_outside()
+            try:
                 wal.copy(self.engine)
+            except sa.exc.DBAPIError as error:
+                with self._turn():
+                    self._failed(error)
+                raise failures.translate(error) from None
         with self._turn(), translated():
-            return wal.cut(self.engine, wait=patient) if patient or cut else wal.restart(self.engine)
+            try:
+                return wal.cut(self.engine, wait=patient) if patient or cut else wal.restart(self.engine)
+            except sa.exc.DBAPIError as error:
+                self._failed(error)
+                raise
+
+    def _failed(self, error: sa.exc.DBAPIError) -> None:
+        """Doubt the log when a checkpoint, which syncs it first, was ended by the disk; in one's turn."""
+        if failures.breaks_connection(error.orig):
+            self._mistrust_log()
 
     def log_bytes(self) -> int:
         """Return the length of SQLite's write-ahead log; 0 on PostgreSQL."""
@@ -396,10 +385,11 @@ class Database:
         while self._kept:
             self._kept.pop()[0].close()
         self.engine.dispose()
-        with self._thread_lock:  # whoever has the turn keeps it to the end
-            file, self._lock_file = self._lock_file, None
-        if file is not None:
-            os.close(file)
+        self._turns.close()
+
+
+def _uncertain() -> CommitUncertain:
+    return CommitUncertain("the database did not answer a commit", remedy=failures.REMEDY)
 
 
 _GROUP_TURN = Prepared(sa.select(sa.func.pg_advisory_xact_lock(GROUP_LOCK)))

@@ -24,7 +24,7 @@ from archive.db.engine import Database
 from archive.db.migrate import create_all
 from archive.db.queued import Queued
 from archive.db.tables import archive_state, datastore
-from archive.errors import CommitUncertain, DatabaseUnavailable, OutOfSpace
+from archive.errors import ArchiveError, CommitUncertain, DatabaseUnavailable, OutOfSpace
 from tests import databases
 from tests.db.test_engine import names, put
 
@@ -548,3 +548,55 @@ def test_what_a_failed_work_left_half_read_shows_nobody_an_old_state(tmp_path: P
     assert rows(database) == 5
     database.close()
     other.close()
+
+
+@pytest.mark.parametrize("where", ["commit", "copy", "cut"])
+def test_after_a_disk_error_in_the_log_every_process_cuts_it_before_it_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The kernel tells of it once: whoever begins afterwards sees syncs that succeed, and would commit behind a gap."""
+    database, other = table(tmp_path), Database.embedded(tmp_path / "i.db", KEY, tmp_path / "lock", guarded=False)
+    dialect, reader = database.engine.dialect, other.read()
+    database.group(lambda tx: tx.execute(INSERT).rowcount)
+
+    def failed(*_arguments: Any, **_named: Any) -> bool:
+        error = dialect.loaded_dbapi.OperationalError("disk I/O error")  # type: ignore[attr-defined]
+        if where == "commit":
+            raise error
+        raise sa.exc.DBAPIError(None, None, error)
+
+    def attempt() -> object:
+        if where == "commit":
+            return database.group(lambda tx: tx.execute(INSERT).rowcount, durable=True)
+        return database.checkpoint(patient=False)
+
+    reader.__enter__().execute(sa.text("SELECT 1 FROM t")).all()  # keeps the log from being cut
+    with monkeypatch.context() as then:
+        then.setattr(*((dialect, "do_commit") if where == "commit" else (wal, where)), failed)
+        with pytest.raises(ArchiveError):
+            attempt()
+    monkeypatch.setattr(wal, "BUSY_MS", 50)
+    third = Database.embedded(tmp_path / "i.db", KEY, tmp_path / "lock", guarded=False)  # as another process
+    for one in (database, third):
+        with pytest.raises(DatabaseUnavailable, match="log from being cut"):
+            one.group(lambda tx: tx.execute(INSERT).rowcount, durable=True)
+    reader.__exit__(None, None, None)
+    assert third.group(lambda tx: tx.execute(INSERT).rowcount, durable=True) == 1
+    assert (tmp_path / "lock").read_bytes() == b""
+    assert database.group(lambda tx: tx.execute(INSERT).rowcount) == 1
+    assert rows(other) == 3
+    for one in (database, other, third):
+        one.close()
+
+
+def test_a_commit_that_ended_in_no_memory_is_uncertain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = table(tmp_path)
+
+    def exhausted(_connection: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as then:
+        then.setattr(database.engine.dialect, "do_commit", exhausted)
+        with pytest.raises(CommitUncertain):
+            database.group(lambda tx: tx.execute(INSERT))
+    database.close()
