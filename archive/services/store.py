@@ -21,7 +21,7 @@ from archive.db.tables import study
 from archive.dicom.alike import Alike
 from archive.dicom.part10 import Finding, Limits, Scanned, meta
 from archive.dicom.stream import StreamScanner
-from archive.errors import ArchiveError, Forbidden, InvalidInstance
+from archive.errors import ArchiveError, DatabaseUnavailable, Forbidden, InvalidInstance
 from archive.index import catalog
 from archive.services import datastores, denials
 from archive.services.adoption import Adopted, Arrival, Decision, adopt, decide, record_duplicate
@@ -215,8 +215,12 @@ class Incoming:
         else:
             free(self._core, arrival.ref)
         findings = adopted.findings
-        if len(findings) > len(arrival.scanned.findings) and not self._sees(arrival):
-            findings = arrival.scanned.findings
+        if len(findings) > len(arrival.scanned.findings):
+            try:
+                sees = self._sees(arrival)
+            except DatabaseUnavailable:  # it is stored all the same, and told with less
+                sees = False
+            findings = findings if sees else arrival.scanned.findings
         return _outcome(adopted.status, arrival.scanned, findings, adopted.leaf)
 
     def abort(self) -> None:

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.tables import held, instance, ledger_leaf
-from archive.errors import ArchiveError, Forbidden, InvalidInstance, OutOfSpace, ReadOnly
+from archive.errors import ArchiveError, DatabaseUnavailable, Forbidden, InvalidInstance, OutOfSpace, ReadOnly
 from archive.node import Node
-from archive.services.store import Source
+from archive.services.store import Incoming, Source
 from tests.services import archives
 
 
@@ -251,7 +251,7 @@ def test_memory_stays_small_while_a_large_instance_arrives(tmp_path: Path) -> No
         import sys
         from pathlib import Path
         from tests.services import archives
-        from archive.services.store import Source
+        from archive.services.store import Incoming, Source
         from tests.memory import peak_bytes
         config = archives.configured(Path(sys.argv[1]))
         with archives.opened(config) as node:
@@ -307,3 +307,18 @@ def test_nobody_is_told_that_something_is_kept_which_went_while_it_came_again(
         again.finish()
     monkeypatch.undo()
     assert archives.store(node, data).status == ("duplicate" if became == "rejected" else "stored")
+
+
+def test_what_is_stored_is_told_so_when_nobody_can_say_what_else_may_be_told(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.store(node, archives.instance(1, StudyDescription="one"))
+
+    def broken(_self: Any, _arrival: Any) -> bool:
+        raise DatabaseUnavailable("gone", remedy="")
+
+    monkeypatch.setattr(Incoming, "_sees", broken)
+    found = archives.store(node, archives.instance(2, StudyDescription="other"), subject=archives.user(node))
+    assert found.status == "stored"
+    assert not [one for one in found.findings if "differs" in one.text]
+    monkeypatch.undo()
+    found = archives.store(node, archives.instance(3, StudyDescription="other"), subject=archives.user(node))
+    assert [one for one in found.findings if "differs" in one.text]
