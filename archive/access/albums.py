@@ -71,13 +71,28 @@ def _live(at: datetime) -> sa.Select[Any]:
 
 
 def _callers(principal_id: int, at: datetime) -> sa.CompoundSelect[Any]:
-    m = membership.c
+    m, itself = membership.c, principal.alias()
+    there = (itself.c.id == principal_id, itself.c.enabled == sa.true(), itself.c.removed_at.is_(None))
     groups = (
         sa.select(m.group_id).join(principal, principal.c.id == m.group_id)
         .where(m.principal_id == principal_id, m.not_before <= at, m.not_after > at, principal.c.enabled == sa.true(),
-               principal.c.removed_at.is_(None))
+               principal.c.removed_at.is_(None), sa.exists().where(*there))
     )
-    return sa.union_all(sa.select(sa.literal(principal_id)), groups)
+    return sa.union_all(sa.select(itself.c.id).where(*there), groups)
+
+
+def orphans(tx: sa.Connection, row: Row, *, at: datetime) -> list[Row]:
+    """Return the shares by those who manage the album no more."""
+    return [one for one in shares(tx, row["id"], at=at) if RANK[rights_of(tx, row, one["shared_by"], at=at)[0]] < RANK["manage"]]
+
+
+def shared_by_others(tx: sa.Connection, *, at: datetime) -> list[int]:
+    """Return which albums are shared, now or later, by others than their owners."""
+    query = (
+        sa.select(_S.album_id).join(album, _A.id == _S.album_id).distinct()
+        .where(_S.shared_by != _A.owner_id, _S.revoked_at.is_(None), _S.not_after > at).order_by(_S.album_id)
+    )
+    return list(tx.execute(query).scalars())
 
 
 def items(tx: sa.Connection, album_id: int) -> list[Row]:

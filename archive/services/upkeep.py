@@ -17,6 +17,7 @@ from archive.db.tables import login_attempt, pending_peer, purged, segment, sess
 from archive.errors import ArchiveError
 from archive.ledger.audit import Event, Kind
 from archive.services import association_log, candidates, heads, hold_rows, idempotency, lifecycle, worklist
+from archive.services.albums import Albums
 from archive.services.alerts import Alerts
 from archive.services.break_glass import BreakGlass
 from archive.services.core import Core
@@ -59,6 +60,7 @@ class Upkeep:
         self._published = False
         self._passed_over: set[bytes] = set()
         self._break_glass = BreakGlass(core, Alerts(core))
+        self._albums = Albums(core)
         self._left_open = LeftOpen(core)
         self._all_due(core.clock())
 
@@ -95,6 +97,7 @@ class Upkeep:
             self._work.tick()
         if at - self._ended_at >= ENDED_EVERY:
             self._break_glass.tick(at)
+            self._albums.tick(at)
             self._left_open.tick()
             self._ended_at = at
         busy = self.busy()

@@ -235,3 +235,28 @@ def test_each_change_is_an_event_with_its_grants(world: AlbumWorld) -> None:
     assert {name: given["detail"][name] for name in ("kind", "giver", "role", "permissions", "level")} == {
         "kind": "shared", "giver": world.doc.principal_id, "role": "", "permissions": ["search", "metadata", "pixels"], "level": "study",
     }
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize("ends", ["leaves the group", "is switched off", "is removed", "the window"])
+def test_what_a_manager_shared_ends_with_their_managing(world: AlbumWorld, ends: str) -> None:
+    office, kim, lea = world.office, world.office.user("kim"), world.office.user("lea")
+    until = "2h" if ends == "the window" else None
+    world.share("ward", rights="manage", until=until)
+    world.albums.share(world.ben, world.id, "kim", rights="manage")
+    world.albums.share(kim, world.id, "lea")
+    world.share("ann")
+    assert world.seen(kim) == world.seen(lea) == BOTH
+    assert world.albums.tick(world.core.clock()) == 0
+    if ends == "leaves the group":
+        office.accounts.leave_group(office.console, "ward", "ben")
+    elif ends == "is switched off":
+        office.accounts.disable_user(office.console, "ben")
+    elif ends == "is removed":
+        office.accounts.remove_user(office.console, "ben")
+    else:
+        world.later(hours=3)
+    assert world.albums.tick(world.core.clock()) == (0 if ends == "the window" else 1)  # nobody shares for longer than it was given
+    assert world.seen(kim) == world.seen(lea) == set()
+    assert world.seen(world.ann) == BOTH
+    assert world.albums.tick(world.core.clock()) == 0
