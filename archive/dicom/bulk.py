@@ -117,7 +117,9 @@ def find(read: Read, length: int, scanned: Scanned, path: str) -> Value:
     return found
 
 
-def _walk(window: _Window, start: int, implicit: bool, little: bool, path: str) -> Value | None:  # noqa: C901, PLR0912, PLR0915 # one pass, as dataset_json
+def _walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 # one pass, as dataset_json
+    window: _Window, start: int, implicit: bool, little: bool, path: str
+) -> Value | None:
     head, short, long, _, _ = READ["<" if little else ">"]
     get, end, loose = window.get, window.length, False
     prefix: str | None = ""
@@ -141,6 +143,8 @@ def _walk(window: _Window, start: int, implicit: bool, little: bool, path: str) 
             else:
                 position = level.stop
             stack.pop()
+            if level.path is not None:
+                return None  # the path led here
             prefix, end, between = level.outer_path, level.end, False
             implicit, loose = level.outer_implicit, level.outer_loose
             continue
@@ -185,21 +189,25 @@ def _walk(window: _Window, start: int, implicit: bool, little: bool, path: str) 
         known = vr_of(tag) if vr == "UN" else vr
         swap = "" if little or (vr == "UN" and known != "UN") else known
         name = f"{tag:08X}"
+        wanted = prefix is not None and prefix + name == path
+        within = prefix + name if prefix is not None and path.startswith(f"{prefix}{name}/") else None
         if tag in PIXEL_TAGS and not stack:
             stop = position if length == UNDEFINED else min(position + length, end)
             return Value(((position, stop - position),), swap) if name == path else None
         if known == "SQ" or (length == UNDEFINED and known not in FRAGMENTED):
             stop = end if length == UNDEFINED else min(end, position + length)
-            within = prefix + name if prefix is not None and path.startswith(f"{prefix}{name}/") else None
+            if wanted:
+                return None
             un = vr == "UN"
             stack.append(_Sequence(within, 0, stop, inner or un, loose or un, prefix, end, implicit, loose))
             between = True
             continue
-        wanted = prefix is not None and prefix + name == path
         if length == UNDEFINED:
             stop = _past_fragments(window, position, end, little)
             if wanted:
                 return Value(((position, stop - position),), swap)
+            if within is not None:
+                return None
             position = stop
             continue
         stop = position + length
@@ -208,6 +216,8 @@ def _walk(window: _Window, start: int, implicit: bool, little: bool, path: str) 
             continue
         if wanted and number and group not in LEFT_OUT and known in BINARY and length:
             return Value(((position, length),), swap)
+        if wanted or within is not None:
+            return None  # where a tag stands twice, the first counts
         position = stop
 
 

@@ -114,7 +114,9 @@ def bulk_value(part10: bytes, scanned: Scanned, path: str) -> bytes:
 
 
 def encoding(part10: bytes, scanned: Scanned) -> tuple[bool, bool]:
-    """Return whether the data set is in implicit VR, and whether in little endian, as its first element shows."""
+    """Return whether the data set is in implicit VR, and whether in little endian, as its first element shows where it is not deflated."""
+    if scanned.deflated:
+        return False, True  # PS3.5 A.5, and the scanner reads it as nothing else
     at = scanned.dataset_offset
     implicit, little, _ = sniff(bytes(part10[at : at + 8]), scanned.transfer_syntax_uid)
     return implicit, little
@@ -243,11 +245,14 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
             stop = end if length == UNDEFINED else min(end, position + length)
             fresh = name not in target
             un = vr == "UN"
-            stack.append(_Sequence(name, [], stop, inner or un, loose or un, fresh, target, end, implicit, loose, text))
+            known_as = name if fresh else ""  # no path leads into a second sequence of a tag
+            stack.append(_Sequence(known_as, [], stop, inner or un, loose or un, fresh, target, end, implicit, loose, text))
             between = True
             continue
         if length == UNDEFINED:
             stop = past_fragments(buffer, position, end, head, long)
+            if repeats is not None:
+                repeats.more += 1  # where they have no delimiter, what follows decides where they end
             length = stop - position
             if name not in target:
                 target[name] = binary(_path(stack, name), vr_inside, buffer, position, stop) or {"vr": vr_inside}

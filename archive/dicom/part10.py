@@ -41,6 +41,9 @@ STORED_LIMITS = Limits(inflated_bytes=512 << 20)
 """For instances that were taken under the limits of their day."""
 
 
+OVERFULL = "the data set inflates beyond the limit; what follows its header is not looked at"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something odd that does not stop the instance from being kept; the text holds no attribute value."""
@@ -86,6 +89,11 @@ class Scanned:
     def deflated(self) -> bool:
         """Whether the data set is one deflate stream; frame offsets then count in `inflate`'s answer."""
         return self.transfer_syntax_uid in DEFLATED
+
+    @property
+    def overfull(self) -> bool:
+        """Whether a deflated data set was longer than the limit when it was scanned: it is kept, but never inflated whole."""
+        return any(finding.text == OVERFULL for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the META section keeps; findings included."""

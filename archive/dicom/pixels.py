@@ -29,7 +29,7 @@ from archive.dicom.decode import (
     subsampled,
 )
 from archive.dicom.metadata import encoding
-from archive.dicom.part10 import Scanned, inflate, meta
+from archive.dicom.part10 import STORED_LIMITS, Limits, Scanned, inflate, meta
 from archive.dicom.recipe import Recipe
 from archive.dicom.reencode import element, explicit_little
 from archive.dicom.smaller import jpeg_2000
@@ -130,14 +130,14 @@ def _bytes_of(layout: Layout, frame: Frame) -> bytes:
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def to_explicit_le(part10: bytes, scanned: Scanned) -> bytes:
+def to_explicit_le(part10: bytes, scanned: Scanned, limits: Limits = STORED_LIMITS) -> bytes:
     """Return the whole instance in 1.2.840.10008.1.2.1, frames decoded; its UIDs stay.
 
     Raises:
         NotAcceptable: one of decode.REFUSALS.
     """
     try:
-        whole = inflate(part10, scanned)
+        whole = inflate(part10, scanned, limits)
     except InvalidInstance as error:
         raise refused("too-large") from error
     implicit, little = encoding(whole, scanned)

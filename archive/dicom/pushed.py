@@ -69,10 +69,13 @@ class Pushed:
         """
         if self.trailing:
             return
+        if not self._skip:
+            self._gather(_NOTHING)
+            # What it wants first may be here, all of it or none; only the next thing it wants shows it the end.
+            while next(self._steps, 0) and not self._skip:
+                pass
         if self._skip:
             raise InvalidInstance(PAST_END)
-        self._gather(_NOTHING)
-        next(self._steps, 1)
 
     def _gather(self, data: memoryview) -> None:
         """Drop what is understood from the buffer and put what came behind the rest, which is copied."""

@@ -19,7 +19,7 @@ from archive.dicom.filemeta import FileMeta, guess, sniff
 from archive.dicom.frames import SUBSAMPLED, FrameTable, PixelElement, Shape, encapsulated, native
 from archive.dicom.matching import UID
 from archive.dicom.metadata import dataset_json
-from archive.dicom.part10 import DEFAULT_LIMITS, Finding, Limits, Scanned, first_number, first_text, meta
+from archive.dicom.part10 import DEFAULT_LIMITS, OVERFULL, Finding, Limits, Scanned, first_number, first_text, meta
 from archive.dicom.structure import Structure
 from archive.dicom.transfer import DEFLATED, TRANSFER_SYNTAXES, UNCOMPRESSED
 from archive.dicom.usual import READERS, is_uid
@@ -189,11 +189,12 @@ class StreamScanner:
         if self._overfull or self._inflater.eof:
             return
         pending: bytes | memoryview = data
+        full = False  # zlib may hold more than the last step had room for, though all input is taken
         try:
-            while pending and not self._inflater.eof:
+            while (pending or full) and not self._inflater.eof:
                 step = min(_INFLATE_STEP, self._limits.inflated_bytes - self._inflated + 1)
                 inflated = self._inflater.decompress(pending, step)
-                pending = self._inflater.unconsumed_tail
+                pending, full = self._inflater.unconsumed_tail, len(inflated) == step
                 if self._take_inflated(inflated):
                     return
         except zlib.error as error:
@@ -209,7 +210,7 @@ class StreamScanner:
         if not self._structure.past_header:
             raise InvalidInstance("the data set inflates beyond the limit", reason="too-large")
         self._overfull = True
-        self._find(0, "the data set inflates beyond the limit; what follows its header is not looked at")
+        self._find(0, OVERFULL)
         return True
 
     def _end_inflating(self) -> None:

@@ -104,6 +104,11 @@ class Structure(Runs):
                 position = self._run_item(position, levels[-1])
                 if 0 <= levels[-1].end <= self._base + position:
                     continue
+            if levels and 0 <= levels[-1].bound < self._base + position + 8:
+                # Nothing is read that lies behind the end of what holds it, not even in part, and not a delimiter either.
+                yield from self._resync(position)
+                buffer, position, end = self._buffer, self._position, len(self._buffer)
+                continue
             if end - position < 8:
                 self._position = position
                 yield 8
@@ -210,6 +215,11 @@ class Structure(Runs):
 
             # Its value.
             start = position + header
+            stop = self._base + start + (0 if length == UNDEFINED else length)
+            if level is not None and 0 <= level.bound < stop:
+                yield from self._resync(position)
+                buffer, position, end = self._buffer, self._position, len(self._buffer)
+                continue
             if length == UNDEFINED:
                 if vr in FRAGMENTED:
                     self._position = start
@@ -220,12 +230,6 @@ class Structure(Runs):
                 if vr not in {"SQ", "UN"} and not implicit:
                     raise InvalidInstance("an element of undefined length that cannot have one")
                 stop = -1
-            else:
-                stop = self._base + start + length
-                if level is not None and 0 <= level.bound < stop:
-                    yield from self._resync(position)
-                    buffer, position, end = self._buffer, self._position, len(self._buffer)
-                    continue
             wanted = level is None and tag in SCANNED and tag not in self._seen
             if length == UNDEFINED or vr == "SQ" or (vr == "UN" and vr_of(tag) == "SQ"):
                 self._depth += 1
@@ -274,13 +278,17 @@ class Structure(Runs):
                 yield from self._pass(length)
                 buffer, position, end = self._buffer, self._position, len(self._buffer)
 
-    def _fragments(self, tag: int, vr: str, *, root: bool) -> Iterator[int]:  # noqa: C901
+    def _fragments(self, tag: int, vr: str, *, root: bool) -> Iterator[int]:  # noqa: C901, PLR0912 # one loop
         """Go through encapsulated data; those of the data set's own pixel data are noted fragment by fragment."""
         pixel = PixelElement(tag, vr, self._base + self._position)
         if root and tag in PIXEL_TAGS and self.pixel is None:
             self.pixel = pixel
+        bound = -1 if root else self._levels[-1].bound
         first = True
         while True:
+            if 0 <= bound < self._base + self._position + 8:
+                yield from self._resync(self._position)
+                return
             yield from self._have(8)
             if len(self._buffer) - self._position < 8:
                 if first or not root or len(self._buffer) > self._position:
@@ -302,6 +310,9 @@ class Structure(Runs):
             if self._count > self._elements:
                 raise InvalidInstance(_TOO_MANY, reason="too-large")
             self._position += 8
+            if 0 <= bound < self._base + self._position + length:
+                yield from self._resync(self._position)
+                return
             if first:
                 first = False
                 if length <= MAX_TABLE and pixel is self.pixel:
@@ -333,6 +344,12 @@ class Structure(Runs):
             self._close(position)
         self._position = position
         yield from self._pass(level.bound - self._base - position)
+
+    def _pass(self, length: int) -> Iterator[int]:
+        """Move on as any parser does, without a wanted sequence that would grow too long by it."""
+        if 0 <= self._keep < self._position + length - MAX_VALUE:
+            self._drop()
+        return super()._pass(length)
 
     def _close(self, position: int) -> None:
         """Leave the innermost sequence or item; a wanted sequence's bytes are then known."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from archive.dicom.decode import Layout, decode, layout_of, pixel_element, refused, subsampled
 from archive.dicom.encode import ENCODERS, JPEG_2000, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, LOSSY, RLE, Encoder, encode, require
-from archive.dicom.part10 import Scanned, meta, scan
+from archive.dicom.part10 import STORED_LIMITS, Limits, Scanned, meta, scan
 from archive.dicom.pixels import can_decode, frame_explicit_le, frame_layout, to_explicit_le
 from archive.dicom.reencode import element, explicit_little
 from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
@@ -38,13 +38,13 @@ def can_encode(scanned: Scanned, transfer_syntax_uid: str) -> bool:
     return allocated in encoder.bits and samples in (1, 3) and smallest >= encoder.smallest
 
 
-def to_syntax(part10: bytes, scanned: Scanned, transfer_syntax_uid: str) -> bytes:
+def to_syntax(part10: bytes, scanned: Scanned, transfer_syntax_uid: str, limits: Limits = STORED_LIMITS) -> bytes:
     """Return the whole instance in that transfer syntax.
 
     Raises:
         NotAcceptable: one of decode.REFUSALS; there is no encoder, or it would not keep every bit.
     """
-    native = to_explicit_le(part10, scanned)
+    native = to_explicit_le(part10, scanned, limits)
     if transfer_syntax_uid == EXPLICIT_LE:
         return native
     encoder = ENCODERS.get(transfer_syntax_uid)

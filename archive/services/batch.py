@@ -31,6 +31,8 @@ class Batch(Generic[K]):
         self._core, self._told = core, told
         self._waiting: list[tuple[K, Incoming, Arrival]] = []
         self._bytes = 0
+        self.unsettled = False
+        """Whether settling what waited failed in a way that nobody was told of: then it is not the fault of the instance at hand."""
 
     def begin(self, incoming: Incoming) -> None:
         """Note an instance that has just been opened: its bytes come next."""
@@ -56,6 +58,7 @@ class Batch(Generic[K]):
         waiting, self._waiting, self._bytes = self._waiting, [], 0
         if not waiting:
             return
+        self.unsettled = True
         failed: list[tuple[K, ArchiveError]] = []
         with self._core.database.approaching():
             settled = self._settled([arrival for _, _, arrival in waiting], waiting[0][1])
@@ -71,6 +74,7 @@ class Batch(Generic[K]):
             raise unexpected
         for key, error in failed:
             self._told(key, error)
+        self.unsettled = False
 
     def _settled(self, arrivals: list[Arrival], first: Incoming) -> list[Adopted | Exception]:
         core = self._core

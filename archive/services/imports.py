@@ -159,9 +159,14 @@ class Imports:
                         self._feed(batch, number, subject, opened, datastore, source, alike, wrap=wrap)
                 except ArchiveError as error:
                     told(number, error)
-                except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
-                    # Unreadable files and broken, encrypted or exotic zip members; the file's own text does not travel.
-                    became[number] = FileOutcome(file.name, "rejected", f"unreadable: {type(error).__name__}")
+                except (sa.exc.SQLAlchemyError, MemoryError):
+                    raise
+                except Exception as error:
+                    # Unreadable files, broken, encrypted or exotic zip members, and whatever fault of ours one file brings to light:
+                    # it must not keep the others out. The file's own text does not travel.
+                    if batch.unsettled:
+                        raise
+                    became[number] = FileOutcome(file.name, "rejected", f"unreadable: {_kind(error)}")
         except BaseException:
             with suppress(ArchiveError):
                 batch.flush()
@@ -259,6 +264,12 @@ def _of(file: File, became: Outcome | ArchiveError) -> FileOutcome:
     status = {"quarantined": "held"}.get(became.status, became.status)
     warnings = [f"{finding.tag} {finding.text}" for finding in became.findings]
     return FileOutcome(file.name, status, "", became.sop_instance_uid, became.study_instance_uid, warnings)
+
+
+def _kind(error: Exception) -> str:
+    """The class of an error; that of the struct module is called nothing but `error`."""
+    kind = type(error)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _batched(files: Iterator[File], size: int) -> Iterator[list[File]]:

@@ -115,7 +115,7 @@ class Pictures:
         rows = self._located(subject, datastore, study, series, None, what=RENDERED)
         if any(row.transfer_syntax_uid not in DECODABLE for row in rows):
             raise refused("no-codec")
-        first, *others = (self._picture(row, 1, recipe, _Opened(self._core, row, self._limits)) for row in rows)
+        first, *others = (self._picture(row, 1, recipe, _Opened(self._core, row, self._limits, once=True)) for row in rows)
         return [first, *(
             Picture(one.row, one.frame, one.etag, one.media_type, partial(self._again, subject, datastore, one)) for one in others
         )]
@@ -192,10 +192,10 @@ class Pictures:
 
 
 class _Opened:
-    """One instance's header and frames, read when the first picture needs them."""
+    """One instance's header and frames, read when the first picture needs them; with `once` not kept for another one."""
 
-    def __init__(self, core: Core, row: PictureRow, limits: Limits) -> None:
-        self._core, self._row, self._ref, self._limits = core, row, row.ref, limits
+    def __init__(self, core: Core, row: PictureRow, limits: Limits, *, once: bool = False) -> None:
+        self._core, self._row, self._ref, self._limits, self._once = core, row, row.ref, limits, once
         self._read: tuple[Scanned, bytes] | None = None
 
     def draw(self, frame: int, recipe: Recipe) -> bytes:
@@ -244,5 +244,7 @@ class _Opened:
                     raise refused("too-large") from error
             else:
                 head = packs.head_of(core, ref, scanned)
+            if self._once:
+                return scanned, head
             self._read = scanned, head
         return self._read

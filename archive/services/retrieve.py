@@ -22,7 +22,7 @@ from archive.dicom.bulk import Chunks, Read
 from archive.dicom.bulk import find as find_value
 from archive.dicom.decode import DECODABLE, Layout
 from archive.dicom.part10 import Limits, Scanned, inflate
-from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
+from archive.dicom.transfer import DEFLATED, EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
 from archive.errors import ArchiveError, InvalidInstance, NotFound, Unavailable
 from archive.index import locate
 from archive.ledger.audit import Event, Kind, ObjectRef
@@ -168,10 +168,12 @@ class Retrieve:
         core = self._core
         scanned = self._scanned(found)
         part10 = core.vault.read_range(found.row.ref, 0, found.part10_bytes)
-        yield transcode.to_syntax(part10, scanned, transfer_syntax_uid)
+        yield transcode.to_syntax(part10, scanned, transfer_syntax_uid, self._limits)
 
     def obtainable(self, found: Found, transfer_syntax_uid: str) -> bool:
-        """Whether `transcoded` has the codecs for it."""
+        """Whether `transcoded` has the codecs for it, and memory: a data set that inflates beyond the limit goes out as it is stored."""
+        if found.transfer_syntax_uid in DEFLATED and self._scanned(found).overfull:
+            return False
         if transfer_syntax_uid == EXPLICIT_LE and found.transfer_syntax_uid in AS_STORED | DECODABLE:
             return True
         if transfer_syntax_uid not in transcode.OFFERED:
@@ -357,7 +359,7 @@ class Retrieve:
         if not scanned.deflated:
             return partial(vault.read_range, ref), partial(vault.read, ref), found.part10_bytes
         try:
-            whole = memoryview(inflate(vault.read_range(ref, 0, found.part10_bytes), scanned))
+            whole = memoryview(inflate(vault.read_range(ref, 0, found.part10_bytes), scanned, self._limits))
         except InvalidInstance as error:
             message = "the data set is too large to be inflated"
             raise NotFound(message) from error

@@ -20,7 +20,7 @@ from archive.db.tables import peer, peer_ae_title, principal
 from archive.dicom import transcode
 from archive.dicom.decode import DECODABLE
 from archive.dicom.implicit import implicit_little
-from archive.dicom.part10 import meta
+from archive.dicom.part10 import Limits, meta
 from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
 from archive.errors import ArchiveError, NotFound, Rejected, Unavailable
 from archive.index import locate
@@ -85,6 +85,8 @@ class Sending:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive."""
         self._core = core
+        limits = core.config.limits
+        self._limits = Limits(inflated_bytes=limits.inflated_bytes, nesting=limits.nesting, elements=limits.elements)
 
     def destination(self, subject: Subject, ae_title: str) -> Destination | None:
         """Return the registered peer with an address that has this AE title; of several, the one who asks.
@@ -215,7 +217,7 @@ class Sending:
         wanted = EXPLICIT_LE if transfer_syntax_uid == IMPLICIT_LE else transfer_syntax_uid
         vault = self._core.vault
         scanned = decode(vault.sections(row.ref).meta).scanned
-        part10 = transcode.to_syntax(vault.read_range(row.ref, 0, row.ref.part10_bytes), scanned, wanted)
+        part10 = transcode.to_syntax(vault.read_range(row.ref, 0, row.ref.part10_bytes), scanned, wanted, self._limits)
         dataset = part10[len(meta(scanned.sop_class_uid, scanned.sop_instance_uid, wanted)) :]
         return implicit_little(dataset) if transfer_syntax_uid == IMPLICIT_LE else dataset
 

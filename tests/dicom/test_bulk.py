@@ -87,6 +87,34 @@ NESTED = dataset({
 })
 
 
+_TWICE = el(0x00420011, "OB", b""), el(0x00420011, "OB", b"second")
+_HOLDING = item(el(0x60031011, "OB", b"value "))
+
+
+@pytest.mark.parametrize(("first", "second", "path"), [
+    (*_TWICE, "00420011"),
+    (el(0x00420011, "LO", "text"), _TWICE[1], "00420011"),
+    (sequence(0x00420011), _TWICE[1], "00420011"),
+    (sequence(0x60031010), sequence(0x60031010, _HOLDING), "60031010/1/60031011"),
+    (sequence(0x60031010, undefined=True), sequence(0x60031010, _HOLDING), "60031010/1/60031011"),
+    (el(0x60031010, "OB", b"\1\2"), sequence(0x60031010, _HOLDING), "60031010/1/60031011"),
+    (el(0x60031010, "OB", item(b"") + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0), length=0xFFFFFFFF),
+     sequence(0x60031010, _HOLDING), "60031010/1/60031011"),
+    (sequence(0x60031010, item(b"")), sequence(0x60031010, item(b""), _HOLDING), "60031010/2/60031011"),
+    (sequence(0x60031010, item(_TWICE[0] + _TWICE[1])), b"", "60031010/1/00420011"),
+], ids=range(9))
+def test_what_stands_twice_counts_the_first_time(first: bytes, second: bytes, path: str) -> None:
+    data = part10(dataset() + first + second)
+    scanned = scan(data)
+    for how in (bulk_value, _read):
+        with pytest.raises(NotFound):
+            how(data, scanned, path)
+    other = part10(dataset() + sequence(0x60031010, _HOLDING) + el(0x00420011, "OB", b"first ") + first + second)
+    scanned = scan(other)
+    assert {how(other, scanned, "00420011") for how in (bulk_value, _read)} == {b"first "}
+    assert {how(other, scanned, "60031010/1/60031011") for how in (bulk_value, _read)} == {b"value "}
+
+
 @pytest.mark.parametrize("path", ["60031010/1/60031011", "60031010/3/60031011", "60031010", "00100010", "", "../7FE00010", "7FE00011",
                                   "60031010/2/60031012", "00091001/1/00091001"])
 def test_what_is_not_there(path: str) -> None:

@@ -9,6 +9,7 @@ import math
 import struct
 import tracemalloc
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,16 @@ def test_tags_behind_the_pixel_data_that_the_index_has_are_there() -> None:
 def test_a_deflated_instance_has_its_metadata(corpus: Path) -> None:
     data = (corpus / "cornerstonejs__dicomParser" / "deflate" / "image_dfl").read_bytes()
     assert document_of(data)["00280010"]["Value"] == [512]
+
+
+def test_a_deflated_data_set_is_read_as_the_scanner_read_it() -> None:
+    """Its first element says nothing of its encoding: that of group 0800 looks like big endian."""
+    packer = zlib.compressobj(wbits=-15)
+    data = part10(packer.compress(el(0x08000010, "LO", "x ") + dataset()) + packer.flush(), "1.2.840.10008.1.2.1.99")
+    scanned = scan(data)
+    document = to_json(data, scanned, str)
+    assert document["08000010"] == {"vr": "LO", "Value": ["x"]}
+    assert document["00080018"] == scanned.attributes["00080018"]
 
 
 def test_a_stored_deflate_bomb_costs_no_more_than_the_limit(hostile: Path) -> None:

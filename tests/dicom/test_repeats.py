@@ -173,6 +173,16 @@ def test_what_stands_twice_counts_the_first_time() -> None:
     agree([(scanned, part10(body + us(0x00091002, 1))) for body in (short, long + short, short)])
 
 
+@pytest.mark.parametrize("tag", [0x00091010, 0x00291010])
+def test_fragments_end_where_no_item_follows(tag: int) -> None:
+    """Without their delimiter they are longer where another fragment follows, though the bytes before it are the same."""
+    fragments = item(b"abcd") + item(b"efgh")
+    longer = dataset({tag: el(tag, "OB", fragments, length=0xFFFFFFFF), 0x00321060: el(0x00321060, "LO", "A")})
+    shorter = dataset({tag: el(tag, "OB", fragments[:12], length=0xFFFFFFFF), 0x00321060: el(0x00321060, "LO", "A")})
+    for cases in ([shorter, longer], [longer, shorter, longer]):
+        agree([read(part10(case)) for case in cases])
+
+
 def test_what_runs_into_the_end_is_not_remembered() -> None:
     scanned, _ = read(part10(dataset()))
     cut = el(0x00091001, "SQ", item(el(0x00091002, "LO", "A")), length=500)

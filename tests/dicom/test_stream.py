@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,58 @@ def test_random_pieces_change_nothing(corpus_files: list[Path]) -> None:
         cuts = sorted(random.randrange(len(data) + 1) for _ in range(random.choice((3, 40))))
         pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
         assert outcome(pieces) == outcome([data]), path.name
+
+
+_DELIMITERS = st.sampled_from([struct.pack("<HHI", 0xFFFE, number, 0) for number in (0xE000, 0xE00D, 0xE0DD)])
+
+
+@st.composite
+def _broken(draw: st.DrawFn, depth: int = 0) -> bytes:
+    """The content of an item whose lengths may say less or more than there is, and whose delimiters may be missing."""
+    parts = [el(0x00080100, "SH", "A")]
+    for _ in range(draw(st.integers(1, 2))):
+        kind = draw(st.sampled_from(["sequence", "fragments", "element", "delimiter"]))
+        if kind == "delimiter":
+            parts.append(draw(_DELIMITERS))
+        elif kind == "element":
+            parts.append(el(0x00081030, "LO", b"VALUE ", length=6 + draw(st.sampled_from([0, 0, 2, 40]))))
+        elif kind == "fragments":
+            raw = item(b"") + item(draw(st.sampled_from([b"", b"abcd", el(0x00080104, "ST", "x" * 8)]))) + draw(_DELIMITERS)
+            parts.append(el(0x00091010, "OB", raw, length=0xFFFFFFFF))
+        else:
+            inner = draw(_broken(depth + 1)) if depth < 2 else b""
+            length = draw(st.sampled_from([0xFFFFFFFF, len(inner)]))
+            raw = struct.pack("<HHI", 0xFFFE, 0xE000, length) + inner + draw(st.one_of(st.just(b""), _DELIMITERS))
+            short = draw(st.sampled_from([0, 0, 1, 2, 4, 6, 8, 12, 16]))
+            length = draw(st.sampled_from([0xFFFFFFFF, max(0, len(raw) - short)]))
+            parts.append(el(0x00081140, "SQ", raw + draw(st.one_of(st.just(b""), _DELIMITERS)), length=length))
+    return b"".join(parts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(_broken(), st.sampled_from([0x00080120, 0x00400275]), st.sampled_from([0, 2, 4, 8, 12]), st.booleans())
+def test_splitting_a_broken_sequence_changes_nothing(content: bytes, tag: int, short: int, pixel: bool) -> None:
+    raw = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + content
+    hidden = el(0x00291010, "LT", el(0x00100020, "LO", "HIDDEN") + el(0x00100021, "LO", ""))
+    late = {0x00291010: hidden} | (pixels(2, 2, bytes(4)) if pixel else {})
+    data = part10(dataset({0x00080050: el(0x00080050, "SH", "1"), tag: el(tag, "SQ", raw, length=max(0, len(raw) - short)), **late}))
+    whole = outcome([data])
+    for at in range(132, len(data) + 1):
+        assert outcome([data[:at], data[at:]]) == whole, at
+    assert outcome([data[at : at + 1] for at in range(len(data))]) == whole
+
+
+@pytest.mark.parametrize("level", [1, 6, 9])
+def test_a_deflated_data_set_comes_out_whole_whatever_is_left_in_zlib(level: int) -> None:
+    """All input may be taken while what comes of it did not fit into the last step; the limit counts that too."""
+    step = 256 << 10
+    for more in range(-100, 102, 2):
+        body = dataset() + el(0x00291010, "OB", bytes(step + more - len(dataset()) - 12))
+        packer = zlib.compressobj(level, wbits=-15)
+        packed = part10(packer.compress(body) + packer.flush(), "1.2.840.10008.1.2.1.99")
+        assert scan(packed).findings == (), more
+        assert outcome([packed[:-1], packed[-1:]]) == scan(packed), more
+        assert bool(scan(packed, Limits(inflated_bytes=step)).findings) == (more > 0), more
 
 
 def test_cut_short_anywhere_it_is_refused_or_its_rest_is_missing_only(hostile: Path) -> None:
@@ -133,6 +186,21 @@ def test_a_long_data_set_without_pixels_is_known_before_its_end() -> None:
         scanner.feed(piece)
     assert scanner.head is not None
     assert scanner.head.study_instance_uid == UIDS[0x0020000D]
+
+
+def test_fragments_in_a_sequence_that_is_wanted_are_not_kept() -> None:
+    fragments = el(0x00091010, "OB", item(b"") + struct.pack("<HHI", 0xFFFE, 0xE000, 100 << 20), length=0xFFFFFFFF)
+    opened = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + fragments
+    scanner = StreamScanner()
+    scanner.feed(part10(dataset()) + el(0x00400275, "SQ", opened, length=0xFFFFFFFF))
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            scanner.feed(bytes(1 << 20))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_an_endless_sequence_that_is_wanted_is_not_kept() -> None:

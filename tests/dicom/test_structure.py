@@ -7,7 +7,8 @@ import zlib
 
 import pytest
 
-from archive.dicom.part10 import Limits, scan
+from archive.dicom import metadata
+from archive.dicom.part10 import Limits, Scanned, scan
 from archive.errors import UnsupportedClass
 from tests.dicom.conftest import UIDS, dataset, el, im, item, part10, pixels, sequence
 from tests.dicom.test_scan import refusal
@@ -53,6 +54,77 @@ def test_a_broken_sequence_of_known_length_is_passed_over() -> None:
 def test_a_broken_sequence_without_an_end_is_refused() -> None:
     broken = el(0x00081140, "SQ", b"\1\2\3\4\5\6\7\x08" * 4, length=0xFFFFFFFF)
     assert refusal(part10(dataset({0x00081140: broken}))) == "cannot-understand"
+
+
+_PASSED_OVER = "the structure of a sequence is broken; it is passed over"
+_SEQUENCE_END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+_OPEN_ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+
+
+def _held_by(sequence: bytes, behind: bytes) -> bytes:
+    """A data set with a sequence, what follows it, and a value in which another Patient ID is written."""
+    hidden = el(0x00100020, "LO", "OTHER ") + el(0x00100021, "LO", "")
+    late = el(0x00100020, "LO", "P1") + el(0x00290010, "LT", hidden)
+    return part10(dataset({0x00081140: sequence + behind, 0x00100020: late}))
+
+
+@pytest.mark.parametrize("inside", range(1, 8))
+def test_what_holds_a_delimiter_in_part_ends_before_it_does(inside: int) -> None:
+    """What of the delimiter lies behind the stated end is read as what follows it, by the scanner and for the metadata alike."""
+    inner = _OPEN_ITEM + el(0x00081115, "SQ", b"", length=0xFFFFFFFF)
+    broken = el(0x00081140, "SQ", inner + _SEQUENCE_END[:inside])
+    first = _held_by(broken, b"")
+    scanned = scan(first)
+    assert scanned.text("PatientID") == "P1"
+    assert [finding.text for finding in scanned.findings if finding.tag == "FFFEE000"] == [_PASSED_OVER]
+    whole = _held_by(broken, _SEQUENCE_END[inside:])
+    result = outcome([whole])
+    if isinstance(result, Scanned):
+        assert metadata.to_json(whole, result, str).get("00100020") == result.attributes.get("00100020")
+    assert all(outcome([whole[:at], whole[at:]]) == result for at in range(len(whole)))
+
+
+def test_fragments_in_an_item_end_where_it_does() -> None:
+    """Fragments that run past the stated end of what holds them are left at that end, not read on to their own."""
+    swallowing = el(0x00091010, "OB", item(b"") + item(b"abcd" * 20), length=0xFFFFFFFF)
+    for size in range(len(swallowing) - 80, len(swallowing), 4):
+        data = _held_by(el(0x00081140, "SQ", _OPEN_ITEM + swallowing[:size]), b"")
+        scanned = scan(data)
+        assert scanned.text("PatientID") == "P1"
+        assert scanned.findings[0].text == _PASSED_OVER
+        assert metadata.to_json(data, scanned, str)["00100020"]["Value"] == ["P1"]
+        assert all(outcome([data[:at], data[at:]]) == scanned for at in range(len(data)))
+
+
+def test_nothing_is_read_again_after_a_sequence_that_ends_too_early() -> None:
+    """Its fragments once led past its end, and back again: bytes of a value were then read as elements."""
+    taken = el(0x00082111, "ST", b"x" * 8 + _SEQUENCE_END)
+    broken = _OPEN_ITEM + el(0x00091010, "OB", item(taken[:-8]) + _SEQUENCE_END, length=0xFFFFFFFF)
+    data = _held_by(el(0x00081140, "SQ", broken, length=28), b"")
+    assert all(outcome([data[:at], data[at:]]) == outcome([data]) for at in range(len(data)))
+
+
+def test_a_broken_sequence_at_the_end_is_passed_over_as_anywhere() -> None:
+    broken = el(0x00400275, "SQ", _OPEN_ITEM + el(0x00400007, "LO", "KEPT") + b"\1\2\3\4")
+    whole = part10(dataset() + broken)
+    scanned = scan(whole)
+    assert [finding.text for finding in scanned.findings] == [_PASSED_OVER]
+    assert all(outcome([whole[:at], whole[at:]]) == scanned for at in range(len(whole)))
+
+
+def test_what_ends_with_a_long_value_inside_of_a_sequence_is_cut_short() -> None:
+    """However the value came: it is not kept, so the end of the data may be the first thing that follows it."""
+    opened = part10(dataset()) + el(0x0040A730, "SQ", _OPEN_ITEM + el(0x0040A160, "UT", "x" * 5000), length=0xFFFFFFFF)
+    assert all(outcome([opened[:at], opened[at:]]) == outcome([opened]) for at in range(len(opened) - 5020, len(opened)))
+    assert refusal(opened) == "cannot-understand"
+    image = el(0x7FE00010, "OB", item(b"") + item(b"x" * 5000), length=0xFFFFFFFF)
+    fragments = part10(dataset({0x7FE00010: image}), "1.2.840.10008.1.2.4.70")
+    assert all(outcome([fragments[:at], fragments[at:]]) == outcome([fragments]) for at in range(len(fragments) - 5020, len(fragments)))
+
+
+def test_what_ends_inside_of_an_offset_table_is_cut_short() -> None:
+    table = part10(dataset({0x7FE00010: el(0x7FE00010, "OB", item(bytes(400)), length=0xFFFFFFFF)}), "1.2.840.10008.1.2.4.70")
+    assert [refusal(table[:-left]) for left in (1, 100, 399)] == ["cannot-understand"] * 3
 
 
 def test_the_first_of_two_counts_and_is_said() -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
+import struct
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from archive.db.tables import job
-from archive.errors import InvalidRequest
+from archive.dicom.stream import StreamScanner
+from archive.errors import DatabaseUnavailable, InvalidRequest, KeysUnavailable, OutOfSpace, VaultUnavailable
 from archive.node import Node
-from archive.services.imports import Summary
+from archive.services import batch
+from archive.services.core import Core
+from archive.services.imports import BATCH, Summary
+from archive.services.store import Incoming
 from tests.services import archives
 
 
@@ -113,6 +120,71 @@ def test_hostile_files_cost_no_more_than_a_line_each(node: Node, corpus: Path) -
     assert summary.stored > 20
     assert summary.rejected > 20
     assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+@pytest.mark.parametrize("error", [struct.error("at P1.2.3"), KeyError("P1.2.3"), zlib.error("P1.2.3"), AssertionError()])
+@pytest.mark.parametrize("step", ["feed", "finish"])
+def test_an_unexpected_error_of_one_file_is_a_line_of_the_report(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, step: str
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(1, 6):
+        (folder / f"{number}.dcm").write_bytes(archives.instance(number))
+    done, count = getattr(StreamScanner, step), itertools.count()
+
+    def failing(scanner: StreamScanner, *data: bytes) -> object:
+        if next(count) == 2:
+            raise error
+        return done(scanner, *data)
+
+    monkeypatch.setattr(StreamScanner, step, failing)
+    summary, lines = run(node, folder)
+    assert (summary.stored, summary.rejected) == (4, 1)
+    (line,) = (line for line in lines if line["outcome"] == "rejected")
+    assert line["reason"] in {f"unreadable: {name}" for name in ("struct.error", "KeyError", "zlib.error", "AssertionError")}
+    assert node.imports.list(archives.the_console(node))[0]["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfSpace(), VaultUnavailable(), DatabaseUnavailable(), KeysUnavailable(), sa.exc.InvalidRequestError(), MemoryError()]
+)
+def test_an_error_of_the_archive_ends_the_import(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    (tmp_path / "a.dcm").write_bytes(archives.instance(1))
+
+    def failing(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Incoming, "seal", failing)
+    with pytest.raises(type(error)):
+        run(node, tmp_path / "a.dcm")
+    assert node.imports.list(archives.the_console(node))[0]["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("files", [1, BATCH * 2])
+def test_an_error_nobody_was_told_of_ends_the_import_and_is_no_file_s(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    """What waited for the commit may be stored or not: no line of the report would be true."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(files):
+        (folder / f"{number:03d}").write_bytes(archives.instance(number + 1))
+    monkeypatch.setattr(batch, "INSTANCES", 2)
+
+    def failing(_core: Core, arrivals: Sequence[object], *_others: object, **_options: object) -> list[Exception]:
+        return [ValueError("P1.2.3") for _ in arrivals]
+
+    monkeypatch.setattr(batch, "adopt_all", failing)
+    with pytest.raises(ValueError, match=r"P1\.2\.3"):
+        run(node, folder)
+    (only,) = node.imports.list(archives.the_console(node))
+    assert (only["state"], only.get("rejected", 0)) == ("interrupted", 0)
+    monkeypatch.undo()
+    summary, _ = run(node, folder)
+    assert (summary.rejected, summary.stored + summary.duplicate) == (0, files)
 
 
 def test_the_whole_corpus_comes_out_unchanged(node: Node, corpus: Path) -> None:

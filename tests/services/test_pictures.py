@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import os
 import shutil
@@ -283,6 +284,18 @@ def test_segmentations_and_what_cannot_be_decoded_stand_behind(node: Node, admin
     assert node.pictures.standing_for(admin, "clinical", STUDY, None, PICTURE).row.sop_instance_uid == f"{SERIES}.3"
     with pytest.raises(NotFound):
         node.pictures.standing_for(admin, "clinical", STUDY, "1.2.3.3", PICTURE)
+
+
+def test_pictures_of_many_instances_keep_no_header(node: Node, admin: Subject, draws: list[int]) -> None:
+    """The answer holds all of them until it ends; of a deflated instance the header is the whole data set."""
+    answer = node.pictures.of_each(admin, "clinical", STUDY, None, PICTURE)
+    for one in answer:
+        one.data()
+        held = [found for found in gc.get_objects() if isinstance(found, pictures._Opened) and found._read is not None]
+        assert held == []
+    assert len(answer) == len(draws) == 5
+    several = node.pictures.of_instance(admin, "clinical", STUDY, SERIES, f"{SERIES}.1", [1, 1], PICTURE)
+    assert [one.data() for one in several] == [answer[0].data()] * 2
 
 
 def test_a_kept_picture_opens_for_nobody_else_and_not_after_a_revocation(node: Node, admin: Subject) -> None:

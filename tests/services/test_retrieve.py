@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,11 +21,15 @@ from archive.access.subject import Subject
 from archive.config import Config
 from archive.db import guard
 from archive.db.tables import series, series_pack
-from archive.errors import NotFound, Unavailable
+from archive.dicom import pixels
+from archive.dicom.part10 import Limits, Scanned, inflate, meta, scan
+from archive.errors import NotAcceptable, NotFound, Unavailable
 from archive.index import locate, pictures
 from archive.node import Node
+from archive.services import retrieve
 from archive.services.signin import SignedIn
 from archive.vault.vault import Vault
+from tests.dicom.conftest import dataset, el
 from tests.services import archives
 from tests.services.ward import Clock
 from tests.web import real
@@ -260,3 +265,58 @@ def test_nothing_is_missing_after_preparing(place: Place) -> None:
     place.node.retrieve.prepare()
     with place.node.core.database.read() as tx:
         assert place.node.core.ledger.size(tx) == before  # it reads nobody's data and records nothing
+
+
+LIMIT = 1 << 20
+
+
+@pytest.fixture
+def overfull(tmp_path: Path) -> Iterator[Place]:
+    """A study of the usual instances and one whose data set inflates beyond the limit, though it came deflated to a few KB."""
+    uids = "1.2.840.10008.5.1.4.1.1.2", f"{SEEN}.1.99", "1.2.840.10008.1.2.1.99"
+    body = {
+        0x00080016: el(0x00080016, "UI", uids[0]), 0x00080018: el(0x00080018, "UI", uids[1]),
+        0x00100010: el(0x00100010, "PN", "Canary^Hidden"), 0x00100020: el(0x00100020, "LO", f"P{SEEN}"),
+        0x0020000D: el(0x0020000D, "UI", SEEN), 0x0020000E: el(0x0020000E, "UI", f"{SEEN}.1"),
+        0x00420011: el(0x00420011, "OB", bytes(LIMIT)),
+    }
+    packer = zlib.compressobj(wbits=-15)
+    data = meta(*uids) + packer.compress(dataset(body, uids={})) + packer.flush()
+    with opened(archives.made(tmp_path, archive={"public_url": real.ORIGIN}, limits={"inflated_bytes": LIMIT})) as made:
+        assert archives.store(made.node, data).status == "stored"
+        yield made
+
+
+def test_what_inflates_beyond_the_limit_is_not_inflated(overfull: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for bulk data nor on the way to another transfer syntax, and that is said before anything leaves."""
+    made: list[int] = []
+
+    def inflated(part10: bytes, scanned: Scanned, limits: Limits, **options: bool) -> bytes:
+        made.append(limits.inflated_bytes)
+        return inflate(part10, scanned, limits, **options)
+
+    monkeypatch.setattr(retrieve, "inflate", inflated)
+    monkeypatch.setattr(pixels, "inflate", inflated)
+    instance = f"{SERIES}/instances/{SEEN}.1.99"
+    assert overfull.ask("GET", f"{instance}/bulk/00420011").status_code == 404
+    plain = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=1.2.840.10008.1.2.1'}
+    assert overfull.ask("GET", instance, headers=plain).status_code == 406
+    assert overfull.ask("GET", SERIES, headers=plain).status_code == 406
+    node, subject = overfull.node, mia(overfull)
+    [found] = node.retrieve.instances(subject, "clinical", SEEN, f"{SEEN}.1", f"{SEEN}.1.99")
+    with pytest.raises(NotFound, match="too large"):
+        node.retrieve.bulk(subject, "clinical", SEEN, f"{SEEN}.1", f"{SEEN}.1.99", "00420011")
+    with pytest.raises(NotAcceptable, match="large"):
+        next(node.retrieve.transcoded(subject, found, "1.2.840.10008.1.2.1"))
+    assert set(made) == {LIMIT}
+
+
+def test_what_inflates_beyond_the_limit_goes_out_as_it_is_stored(overfull: Place) -> None:
+    instance = f"{SERIES}/instances/{SEEN}.1.99"
+    for path, parts in ((instance, 1), (SERIES, 5)):
+        answer = overfull.ask("GET", path, headers=ACCEPT)
+        assert (answer.status_code, answer.data.count(b"DICM")) == (200, parts)
+    deflated = {"Accept": "application/dicom; transfer-syntax=1.2.840.10008.1.2.1.99"}
+    whole = overfull.ask("GET", instance, headers=deflated)
+    assert scan(whole.data, Limits(inflated_bytes=LIMIT)).overfull
+    assert overfull.ask("GET", f"{SERIES}/metadata").status_code == 200
