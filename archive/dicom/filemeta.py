@@ -30,7 +30,7 @@ class FileMeta:
         self.preamble: Literal["zero", "tiff", "other"] = "zero"
         self.values: dict[int, str] = {}  # SOP class, SOP instance and transfer syntax UID by element number
         self.end = 132  # how far it is read; in the end where the data set begins
-        self._held = b""
+        self._held = bytearray()
         self._want = 132
         self._made = b""
 
@@ -49,25 +49,31 @@ class FileMeta:
         if self._made:
             if len(data) < 8 or data[:2] == _GROUP:
                 # Not as it always is: read from the beginning.
-                self._held, self._made = self._made, b""
+                self._held, self._made = bytearray(self._made), b""
                 self.values, self.end = {}, 132
             else:
                 return data
         if len(self._held) + len(data) < self._want and not last:
-            self._held += bytes(data)
+            self._held += data
             return None
-        view = memoryview(self._held + bytes(data)) if self._held else data
+        view = data
+        if self._held:
+            self._held += data
+            view = memoryview(self._held)
         if self.end == 132:
             self._check_start(view)
         done = self._walk(view)
         if done or (last and len(view) - self.end < 8 and self._want == self.end + 8):
-            self._held = b""
+            self._held = bytearray()
             return view[self.end :]
         if last:
             raise InvalidInstance("the file ends inside of its file meta information")
         if len(view) > MAX_META:
             raise InvalidInstance(_TOO_LONG, reason="too-large")
-        self._held = bytes(view)
+        if self._held:
+            view.release()  # or nothing could be added
+        else:
+            self._held += data
         return None
 
     def _check_start(self, view: memoryview) -> None:

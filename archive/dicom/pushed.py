@@ -24,8 +24,7 @@ class Pushed:
         self._position = 0  # in the buffer
         self._base = 0  # offset of the buffer in the data
         self._keep = -1  # from here on the buffer is kept, whatever the position
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
+        self._pending = bytearray()  # joined at once: a list of pieces of one byte or none has no bound worth the name
         self._skip = 0
         self._want = 1
         self._steps = self._parse()
@@ -53,9 +52,8 @@ class Pushed:
             data = data[skipped:]
             if not data:
                 return
-        if len(self._buffer) - self._position + self._pending_bytes + len(data) < self._want:
-            self._pending.append(bytes(data))
-            self._pending_bytes += len(data)
+        if len(self._buffer) - self._position + len(self._pending) + len(data) < self._want:
+            self._pending += data
             return
         self._gather(data)
         self._want = next(self._steps, 1)
@@ -81,13 +79,12 @@ class Pushed:
         """Drop what is understood from the buffer and put what came behind the rest, which is copied."""
         start = self._position if self._keep < 0 else min(self._keep, self._position)
         rest = self._buffer[start:]
-        self._buffer = memoryview(b"".join((rest, *self._pending, data))) if rest or self._pending else data
+        self._buffer = memoryview(b"".join((rest, self._pending, data))) if rest or self._pending else data
         self._base += start
         self._position -= start
         if self._keep >= 0:
             self._keep -= start
         self._pending.clear()
-        self._pending_bytes = 0
 
     def _pass(self, length: int) -> Iterator[int]:
         """Move the position by `length` bytes that need not be here yet, without keeping them unless a wanted sequence needs them."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pynetdicom.pdu import A_ASSOCIATE_RQ
@@ -31,6 +33,15 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 PROTOCOL_VERSION = 1
 MAXIMUM_REQUEST_BYTES = 256 << 10
 """128 contexts with every transfer syntax of the standard fit."""
+
+# The library takes up to a tenth of a millisecond for an item, however small, so their number is looked at first.
+_MAXIMUM_CONTEXTS = 128  # a context ID is an odd byte
+_MAXIMUM_SYNTAXES = 80  # of one context: the standard has some sixty, retired ones included
+_MAXIMUM_USER_ITEMS = 512  # three kinds of negotiation for each class, and a few besides
+_MAXIMUM_COMMON_BYTES = 32 << 10  # Common Extended Negotiation, which lists UIDs: 256 for each class
+_APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION, _COMMON_EXTENDED = 0x10, 0x20, 0x50, 0x57
+_ITEM = struct.Struct(">BxH")
+_FIXED_BYTES, _CONTEXT_BYTES = 74, 4  # before the items of the PDU, and before those of a presentation context
 
 _ASSOCIATE_RQ, _KNOWN_PDU_TYPES = 0x01, range(1, 8)
 _HEADER = struct.Struct(">BBL")
@@ -160,8 +171,38 @@ def parse(encoded: bytes) -> Proposal:
     return _parse(encoded) if keeps else _parse.__wrapped__(encoded)
 
 
+def _items(encoded: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield type and body of each item; what is cut short, the library refuses."""
+    at = 0
+    while at + _ITEM.size <= len(encoded):
+        kind, length = _ITEM.unpack_from(encoded, at)
+        yield kind, encoded[at + _ITEM.size : at + _ITEM.size + length]
+        at += _ITEM.size + length
+
+
+def _check_items(encoded: bytes) -> None:
+    """Look at the headers alone.
+
+    Raises:
+        ProtocolError: there are more items than any request needs.
+    """
+    left = {_APPLICATION_CONTEXT: 1, _PRESENTATION_CONTEXT: _MAXIMUM_CONTEXTS, _USER_INFORMATION: 1}
+    for kind, body in _items(memoryview(encoded)[_FIXED_BYTES:]):
+        left[kind] = left.get(kind, 0) - 1
+        if left[kind] < 0:
+            raise ProtocolError(INVALID_PARAMETER_VALUE)
+        if kind == _APPLICATION_CONTEXT:
+            continue
+        most, start = (_MAXIMUM_SYNTAXES, _CONTEXT_BYTES) if kind == _PRESENTATION_CONTEXT else (_MAXIMUM_USER_ITEMS, 0)
+        inner = list(islice(_items(body[start:]), most + 1))
+        common_bytes = sum(len(one) for inner_kind, one in inner if inner_kind == _COMMON_EXTENDED)
+        if len(inner) > most or common_bytes > _MAXIMUM_COMMON_BYTES:
+            raise ProtocolError(INVALID_PARAMETER_VALUE)
+
+
 @lru_cache(maxsize=64)
 def _parse(encoded: bytes) -> Proposal:
+    _check_items(encoded)
     try:
         pdu = A_ASSOCIATE_RQ()
         pdu.decode(encoded)

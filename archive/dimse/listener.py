@@ -165,8 +165,7 @@ class Listener:
             for key, _ in self._selector.select(_TICK_S):
                 if isinstance(key.data, Endpoint):
                     self._accept(key.data)
-                else:
-                    self._selector.unregister(key.fileobj)
+                elif self._forget(key.data):  # else sent away since it spoke, for one who came in the same batch
                     self._receive(key.data)
             self._sweep()
         for endpoint in self._endpoints:
@@ -204,9 +203,7 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # out of descriptors: those who wait longest give theirs back
-                if time.monotonic() - self._last_pause > 60:
-                    self._last_pause = time.monotonic()
-                    LOG.error("a connection could not be accepted", extra={"error": error.strerror})
+                self._note_shortage(error)
                 self._lobby.clear()
                 time.sleep(0.05)
                 return
@@ -216,9 +213,12 @@ class Listener:
             wait_s = self._config.handshake_timeout_s if endpoint.tls else self._config.request_timeout_s
             visitor = Visitor(connection, str(address[0]), endpoint.tls, time.monotonic() + wait_s)
             oldest = self._lobby.enter(visitor)
-            self._selector.register(connection, selectors.EVENT_READ, visitor)
             if oldest is not None:
                 self._drop_waiting(oldest)
+            try:
+                self._selector.register(connection, selectors.EVENT_READ, visitor)
+            except OSError as error:  # the system watches no more
+                self._turn_away(visitor, error)
 
     def _sweep(self) -> None:
         """Close whoever said nothing in time."""
@@ -230,17 +230,38 @@ class Listener:
 
     def _drop_waiting(self, visitor: Visitor) -> None:
         """Close a visitor that no thread has taken up; one that has a thread is closed by it."""
+        if self._forget(visitor):
+            visitor.connection.close()
+
+    def _forget(self, visitor: Visitor) -> bool:
+        """Watch for a visitor's first byte no longer; False if nobody did."""
         try:
             self._selector.unregister(visitor.connection)
         except (KeyError, ValueError):
-            return
+            return False
+        return True
+
+    def _turn_away(self, visitor: Visitor, error: Exception) -> None:
+        """Close a visitor for whom the machine has nothing left; the others stay."""
+        self._note_shortage(error)
+        self._lobby.leave(visitor)
         visitor.connection.close()
+
+    def _note_shortage(self, error: Exception) -> None:
+        if time.monotonic() - self._last_pause > 60:
+            self._last_pause = time.monotonic()
+            LOG.error("a connection could not be accepted", extra={"error": getattr(error, "strerror", None) or str(error)})
 
     def _receive(self, visitor: Visitor) -> None:
         thread = threading.Thread(target=self._talk, args=(visitor,), name=f"dimse-{visitor.name}", daemon=True)
         with self._lock:
             self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads
+            with self._lock:
+                self._threads.discard(thread)
+            self._turn_away(visitor, error)
 
     def _talk(self, visitor: Visitor) -> None:
         try:

@@ -23,8 +23,32 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("archive.dimse")
 
 
+_MAXIMUM_EMPTY_FRAGMENTS = 1000
+
+
 class Endless(Exception):
-    """The data set goes on far beyond what could ever be taken; the association is aborted."""
+    """The message goes on far beyond what could ever be taken; the association is aborted."""
+
+
+class Empties:
+    """Counts the fragments of a message that hold nothing: the last of a data set does with some devices, others have no reason to."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._count = 0
+
+    def note(self, fragment: memoryview, *, first: bool) -> None:
+        """Look at the next fragment, maybe the first of a message.
+
+        Raises:
+            Endless: too many of this message were empty; no limit of bytes would ever end it.
+        """
+        if first:
+            self._count = 0
+        if not fragment:
+            self._count += 1
+            if self._count > _MAXIMUM_EMPTY_FRAGMENTS:
+                raise Endless
 
 
 class Reception:

@@ -29,7 +29,7 @@ from archive.dimse import command, records
 from archive.dimse.admission import Acceptance
 from archive.dimse.contexts import ACCEPTED, VERIFICATION, Answered
 from archive.dimse.pdus import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from archive.dimse.receive import Endless, Reception
+from archive.dimse.receive import Empties, Endless, Reception
 from archive.dimse.records import Tally
 from archive.dimse.status import CANNOT_UNDERSTAND, SOP_CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, Answer
 from archive.dimse.upper import PData, Transport, UpperLayer
@@ -91,6 +91,7 @@ class MessageExchange(DIMSEServiceProvider):
         self._alike = Alike()
         self._command = bytearray()
         self._context_id: int | None = None
+        self._empties = Empties()
         self._reception: Reception | None = None
         self._identifier_bytes = -1  # not negative while a data set of another message is expected
         self._unknown: tuple[command.Request, int] | None = None  # the request whose data set that is, and what it is answered
@@ -123,6 +124,7 @@ class MessageExchange(DIMSEServiceProvider):
         context = self._contexts.get(context_id)
         if context is None or self._context_id not in (None, context_id):
             raise UnexpectedMessage
+        self._empties.note(data, first=self._context_id is None)
         self._context_id = context_id
         expects_data = self._reception is not None or self._identifier_bytes >= 0
         if bool(control & _COMMAND) == expects_data:

@@ -18,7 +18,7 @@ from archive.dimse import command, pdus, records
 from archive.dimse.admission import UNEXPECTED_PDU, Acceptance, ProtocolError, Silence, abort_pdu
 from archive.dimse.contexts import ACCEPTED, VERIFICATION, is_storage
 from archive.dimse.pdus import Closed, PduStream
-from archive.dimse.receive import Endless, Reception
+from archive.dimse.receive import Empties, Endless, Reception
 from archive.dimse.records import Tally
 from archive.dimse.status import CANNOT_UNDERSTAND, SOP_CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, Answer
 
@@ -56,6 +56,7 @@ class StorageAssociation:
         self._alike = Alike()
         self._command = bytearray()
         self._context_id: int | None = None  # of the message that is under way
+        self._empties = Empties()
         self._reception: Reception | None = None
         self._unread: tuple[command.Request | None, int] | None = None  # whose data set nobody wants, and its bytes so far
         self._aborting = False
@@ -127,6 +128,7 @@ class StorageAssociation:
     def _take(self, context_id: int, control: int, data: memoryview) -> None:
         if context_id not in self._contexts or self._context_id not in (None, context_id):
             raise ProtocolError(UNEXPECTED_PDU)
+        self._empties.note(data, first=self._context_id is None)
         self._context_id = context_id
         if bool(control & pdus.COMMAND) == (self._reception is not None or self._unread is not None):
             raise ProtocolError(UNEXPECTED_PDU)

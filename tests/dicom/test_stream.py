@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -222,6 +223,30 @@ def test_an_endless_sequence_that_is_wanted_is_not_kept() -> None:
     assert "00400275" in {finding.tag for finding in scanned.findings}
 
 
+def peak_of(scanner: StreamScanner, piece: bytes, times: int) -> int:
+    """The memory it takes to feed the same piece again and again."""
+    view = memoryview(piece)
+    tracemalloc.start()
+    try:
+        for _ in range(times):
+            scanner.feed(view)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_pieces_without_a_byte_need_no_memory() -> None:
+    scanner = StreamScanner()
+    scanner.feed(part10(dataset()) + b"\x08\0\x30")
+    assert peak_of(scanner, b"", 100_000) < 10_000
+
+
+def test_a_value_in_small_pieces_needs_no_more_memory_than_its_bytes() -> None:
+    scanner = StreamScanner()
+    scanner.feed(part10(dataset()) + el(0x7FE00001, "OV", b"", length=400_000))
+    assert peak_of(scanner, b"ab", 199_999) < 1_000_000
+
+
 def test_a_deflate_bomb_inflates_no_further_than_the_limit(hostile: Path) -> None:
     data = (hostile / "deflate-bomb-128M.dcm").read_bytes()
     tracemalloc.start()
@@ -250,6 +275,22 @@ def test_a_meta_group_length_that_lies_or_is_missing_does_not_matter() -> None:
     missing = data[:132] + data[144:]
     assert scan(lying).attributes == scan(data).attributes == scan(missing).attributes
     assert scan(missing).dataset_offset == scan(data).dataset_offset - 12
+
+
+@pytest.mark.parametrize("elements", [el(0x00020102, "OB", bytes(800_000)), el(0x00020100, "UI", "") * 100_000], ids=["long", "many"])
+def test_a_long_meta_in_small_pieces_takes_no_longer_than_its_bytes(elements: bytes) -> None:
+    def seconds(before: bytes) -> float:
+        scanner = StreamScanner()
+        scanner.feed(before)
+        view = memoryview(elements)
+        started = time.thread_time()
+        for at in range(0, len(view), 2):
+            scanner.feed(view[at : at + 2])
+        return time.thread_time() - started
+
+    whole = part10(dataset())
+    # In a data set the same pieces are gone through once.
+    assert seconds(whole[:144]) < 5 * seconds(whole + el(0x7FE00010, "OB", b"", length=len(elements)))
 
 
 def test_no_transfer_syntax_in_the_meta_is_guessed_and_said() -> None:

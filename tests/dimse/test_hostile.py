@@ -18,6 +18,10 @@ from tests.dimse.fakes import eventually
 from tests.dimse.rawpeer import ABORT, AC, CT, DATA, IMPLICIT, RQ, VERIFICATION, RawPeer, associate_rq, element, item, p_data, pdu
 
 CONTEXTS = [(CT, [IMPLICIT]), (VERIFICATION, [IMPLICIT])]
+FIND_COMMAND = rawpeer.command(
+    element(0x0002, rawpeer.uid_value(VERIFICATION.encode())), element(0x0100, b"\x20\x00"), element(0x0110, b"\1\0"),
+    element(0x0700, b"\0\0"), element(0x0800, b"\0\0"),
+)
 
 
 def echo_works(node: Running, within_s: float = 2.0) -> None:
@@ -205,14 +209,30 @@ def test_an_endless_identifier(node: Running) -> None:
     """A data set where none belongs is bounded as well."""
     with RawPeer(node.connect()) as peer:
         assert peer.associate(CONTEXTS) == AC
-        encoded = rawpeer.command(
-            element(0x0002, rawpeer.uid_value(VERIFICATION.encode())), element(0x0100, b"\x20\x00"), element(0x0110, b"\1\0"),
-            element(0x0700, b"\0\0"), element(0x0800, b"\0\0"),
-        )
-        peer.send(p_data(3, 3, encoded))
+        peer.send(p_data(3, 3, FIND_COMMAND))
         for _ in range(270):
             peer.send(p_data(3, 0, bytes(16000)))
         assert peer.read_pdu()[0] == ABORT
+
+
+@pytest.mark.parametrize("before", [
+    b"", p_data(1, 3, rawpeer.store_command(CT.encode(), b"1.2.3")) + p_data(1, 0, b"some"), p_data(1, 3, FIND_COMMAND),
+], ids=["command", "data set", "identifier"])
+def test_fragments_without_a_byte_come_to_an_end(node: Running, before: bytes) -> None:
+    with RawPeer(node.connect()) as peer:
+        assert peer.associate(CONTEXTS) == AC
+        peer.send(before + p_data(1, 0 if before else 1, b"") * 1001)
+        assert peer.read_pdu()[0] == ABORT
+    assert eventually(lambda: node.listener.associations == 0)
+    assert node.store.opened == node.store.aborted
+
+
+def test_fragments_without_a_byte_are_counted_for_each_message(peer: RawPeer) -> None:
+    for number in (1, 2):
+        peer.send(p_data(1, 3, rawpeer.store_command(CT.encode(), b"1.2.3", number)) + p_data(1, 0, b"") * 999 + p_data(1, 0, b"good"))
+        peer.send(p_data(1, 2, b""))
+        assert peer.response()[0x0900] == b"\0\0"
+    peer.release()
 
 
 def test_a_flood_of_requests_without_reading_answers(start_node: StartNode) -> None:

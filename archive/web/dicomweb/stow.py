@@ -38,7 +38,7 @@ from archive.web.dicomweb.head import Head
 from archive.web.dicomweb.media import DICOM
 from archive.web.dicomweb.multipart import Malformed, Reader
 from archive.web.dicomweb.report import Report
-from archive.web.dicomweb.stow_metadata import METADATA_TYPES, TURNS
+from archive.web.dicomweb.stow_metadata import LATER, METADATA_TYPES, TURNS
 
 log = logging.getLogger("archive.web")
 
@@ -162,20 +162,21 @@ class Visit:
         Raises:
             Malformed, RequestEntityTooLarge, Unavailable: too many such requests at once; and what `take` raises.
         """
-        if not TURNS.acquire(timeout=TURN_S):
-            message = "too many requests of metadata and bulk data at once"
-            raise Unavailable(message, remedy="send it again later, or as application/dicom")
         base = urls.base(self._datastore) + "/studies"
-        try:
-            parcel = stow_metadata.read(Reader(body.read, boundary), kind, base, most=MAX_PARTS)
-            for document, made in parcel.instances(base):
-                if isinstance(made, InvalidInstance):
-                    self.report.failed(_head_of(document), reason_of(made))
-                else:
-                    self.take(DICOM, (memoryview(piece) for piece in made))
-            self.flush()
-        finally:
-            TURNS.release()
+        with stow_metadata.received(Reader(body.read, boundary), most=MAX_PARTS, wait_s=TURN_S) as parts:
+            if not TURNS.acquire(timeout=TURN_S):
+                message = "too many requests of metadata and bulk data at once"
+                raise Unavailable(message, remedy=LATER)
+            try:
+                parcel = stow_metadata.read(parts, kind, base, most=MAX_PARTS)
+                for document, made in parcel.instances(base):
+                    if isinstance(made, InvalidInstance):
+                        self.report.failed(_head_of(document), reason_of(made))
+                    else:
+                        self.take(DICOM, (memoryview(piece) for piece in made))
+                self.flush()
+            finally:
+                TURNS.release()
 
     def take(self, content_type: str, chunks: Iterable[memoryview]) -> None:
         """Store one part, or note why not.

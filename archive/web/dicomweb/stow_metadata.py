@@ -1,13 +1,15 @@
 """STOW-RS of metadata and bulk data: the instances are put together here, and stored like any other (PS3.18 10.5.1).
 
 The metadata (DICOM JSON or XML) come in one or more parts, bulk data in parts named by Content-Location or Content-ID. They may come
-in any order, so they are held in memory until the last is there: what one request may hold is limited, and how many at once.
+in any order, so they are held in memory until the last is there: what one request may hold is limited, and what all of them do. Only
+then they are read, a few requests at a time: who sends slowly keeps nobody waiting.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
 
@@ -17,10 +19,10 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from archive.dicom import assemble, native_model
 from archive.dicom.assemble import Bulk
 from archive.dicom.transfer import TRANSFER_SYNTAXES, UNCOMPRESSED
-from archive.errors import InvalidInstance
+from archive.errors import InvalidInstance, Unavailable
 from archive.web.dicomweb import media, parameters
 from archive.web.dicomweb.media import DICOM_JSON
-from archive.web.dicomweb.multipart import Malformed, Part, Reader
+from archive.web.dicomweb.multipart import Malformed, Reader
 
 DICOM_XML = "application/dicom+xml"
 METADATA_TYPES = frozenset({DICOM_JSON, DICOM_XML})
@@ -28,6 +30,9 @@ HELD_BYTES = 128 << 20
 """What the parts of one request may come to; larger instances are sent as application/dicom, which streams."""
 AT_ONCE = 2
 TURNS = threading.BoundedSemaphore(AT_ONCE)
+_PART_BYTES = 500  # what a part takes in memory besides its bytes
+LATER = "send it again later, or as application/dicom"
+_KEPT_HEADERS = ("content-type", "content-location", "content-id")
 
 _JSON, _XML = {DICOM_JSON, "application/json"}, {DICOM_XML, "application/xml", "text/xml"}
 _DEFAULTS = {
@@ -38,13 +43,91 @@ _DEFAULTS = {
 """What frames without a transfer-syntax parameter are in, by their media type (PS3.18 table 8.7.3-2)."""
 
 
+Received = tuple[dict[str, str], bytes]
+"""The headers of a part, those that matter, and its bytes."""
+
+
+class Room:
+    """Memory that the requests of a process share while they come in."""
+
+    def __init__(self, size: int) -> None:
+        """All of it is free."""
+        self._free = size
+        self._changed = threading.Condition()
+
+    def take(self, count: int, wait_s: float) -> None:
+        """Take some.
+
+        Raises:
+            Unavailable: the others hold it, for longer than `wait_s`.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._free >= count, wait_s):
+                message = "too many requests of metadata and bulk data at once"
+                raise Unavailable(message, remedy=LATER)
+            self._free -= count
+
+    def give_back(self, count: int) -> None:
+        """Let others have it."""
+        with self._changed:
+            self._free += count
+            self._changed.notify_all()
+
+
+ROOM = Room(AT_ONCE * HELD_BYTES)
+
+
+class _Held:
+    """What one request has taken of it."""
+
+    def __init__(self, wait_s: float) -> None:
+        """Nothing yet."""
+        self.size = 0
+        self._wait_s = wait_s
+
+    def add(self, count: int) -> None:
+        """Take more.
+
+        Raises:
+            RequestEntityTooLarge: than one may hold. Unavailable.
+        """
+        if self.size + count > HELD_BYTES:
+            raise RequestEntityTooLarge
+        ROOM.take(count, self._wait_s)
+        self.size += count
+
+
+@contextmanager
+def received(reader: Reader, *, most: int, wait_s: float) -> Iterator[list[Received]]:
+    """Take in every part, and hold them as long as the context lasts.
+
+    Raises:
+        RequestEntityTooLarge; Dropped. Unavailable: the other requests hold too much, for longer than `wait_s`.
+    """
+    parts: list[Received] = []
+    held = _Held(wait_s)
+    try:
+        for part in reader:
+            if len(parts) >= most:
+                raise RequestEntityTooLarge
+            headers = {name: part.headers[name] for name in _KEPT_HEADERS if name in part.headers}
+            held.add(_PART_BYTES + sum(map(len, headers.values())))
+            data = bytearray()
+            for chunk in part.chunks():
+                held.add(len(chunk))
+                data += chunk
+            parts.append((headers, bytes(data)))
+        yield parts
+    finally:
+        ROOM.give_back(held.size)
+
+
 @dataclass(slots=True)
 class Parcel:
     """What a request brought: data sets, and bulk data by the names they may be called."""
 
     documents: list[object] = field(default_factory=list)
     bulk: dict[str, Bulk] = field(default_factory=dict)
-    held_bytes: int = 0
 
     def instances(self, base: str) -> Iterator[tuple[object, Iterator[bytes] | InvalidInstance]]:
         """Yield each data set, and its Part 10 file in pieces or why it has none."""
@@ -59,26 +142,25 @@ class Parcel:
                 yield document, error
 
 
-def read(reader: Reader, default: str, base: str, *, most: int) -> Parcel:
-    """Take in every part; `default` is the type of metadata that say none, `base` what relative locations are relative to.
+def read(parts: Sequence[Received], default: str, base: str, *, most: int) -> Parcel:
+    """Read what came; `default` is the type of metadata that say none, `base` what relative locations are relative to.
 
     Raises:
         Malformed: the metadata cannot be read, or there are none.
-        RequestEntityTooLarge; Dropped.
+        RequestEntityTooLarge.
     """
     parcel = Parcel()
-    for part in reader:
-        told = parameters.parse(part.headers.get("content-type", ""))
-        where = part.headers.get("content-location", "").strip()
+    for headers, data in parts:
+        told = parameters.parse(headers.get("content-type", ""))
+        where = headers.get("content-location", "").strip()
         name = told.name if told is not None else "" if where else default
         if len(parcel.documents) + len(parcel.bulk) >= most:
             raise RequestEntityTooLarge
-        data = _taken(parcel, part)
-        if name in _JSON | _XML and "content-id" not in part.headers:
+        if name in _JSON | _XML and "content-id" not in headers:
             parcel.documents += _documents(data, xml=name in _XML)
             continue
         called = [where, urljoin(base, where)] if where else []
-        content_id = part.headers.get("content-id", "").strip().strip("<>")
+        content_id = headers.get("content-id", "").strip().strip("<>")
         called += [f"cid:{content_id}", content_id] if content_id else []
         if not called:
             message = "a part of bulk data has neither Content-Location nor Content-ID"
@@ -88,16 +170,6 @@ def read(reader: Reader, default: str, base: str, *, most: int) -> Parcel:
         message = "the body holds no metadata"
         raise Malformed(message)
     return parcel
-
-
-def _taken(parcel: Parcel, part: Part) -> bytes:
-    pieces = []
-    for chunk in part.chunks():
-        parcel.held_bytes += len(chunk)
-        if parcel.held_bytes > HELD_BYTES:
-            raise RequestEntityTooLarge
-        pieces.append(bytes(chunk))
-    return b"".join(pieces)
 
 
 def _documents(data: bytes, *, xml: bool) -> list[object]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,81 @@ def test_too_many_at_once_wait_and_are_told_to_come_later(client: FlaskClient, m
     finally:
         for _ in range(stow_metadata.AT_ONCE):
             stow_metadata.TURNS.release()
+
+
+class Slow(io.RawIOBase):
+    """A body of which a part has come; the rest follows when it may."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.left = [data[:at], data[at:]]
+        self.waiting = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def read(self, size: int = -1) -> bytes:
+        if len(self.left) == 1:
+            self.waiting.set()
+            self.may_go_on.wait(20)
+        return self.left.pop(0) if self.left else b""
+
+
+@contextmanager
+def slow_senders(client: FlaskClient, data: bytes, answers: list[int]) -> Iterator[None]:
+    """As many requests under way as are read at once, of which half of the data has come."""
+    bodies = [Slow(data, len(data) // 2) for _ in range(stow_metadata.AT_ONCE)]
+
+    def send(slow: Slow) -> None:
+        answers.append(client.application.test_client(use_cookies=False).post(
+            "/dicomweb/studies", content_type=JSON, environ_overrides={"CONTENT_LENGTH": str(len(data)), "wsgi.input": slow},
+        ).status_code)
+
+    threads = [threading.Thread(target=send, args=(slow,)) for slow in bodies]
+    for thread in threads:
+        thread.start()
+    try:
+        assert all(slow.waiting.wait(20) for slow in bodies)
+        yield
+    finally:
+        for slow in bodies:
+            slow.may_go_on.set()
+        for thread in threads:
+            thread.join(20)
+
+
+def test_slow_senders_keep_nobody_waiting(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow, "TURN_S", 0.01)
+    first, second = (body(metadata(document), bulk("a", pixels)) for document, (pixels,) in (taken_apart(instance(n), "a") for n in (1, 2)))
+    answers: list[int] = []
+    with slow_senders(client, first, answers):
+        assert client.post("/dicomweb/studies", data=second, content_type=JSON).status_code == 200
+    assert answers == [200] * stow_metadata.AT_ONCE
+
+
+def test_requests_share_what_they_may_hold_and_give_it_back(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow, "TURN_S", 0.01)
+    document, (pixels,) = taken_apart(instance(1), "a")
+    size = 2 * len(body(metadata(document), bulk("a", pixels)))
+    monkeypatch.setattr(stow_metadata, "ROOM", room := stow_metadata.Room(size))
+    for _ in range(3):
+        assert post(client, metadata(document), bulk("a", pixels)).status_code == 200
+    room.take(size - 100, 0)
+    assert post(client, metadata(document), bulk("a", pixels)).status_code == 503
+    room.give_back(size - 100)
+    assert post(client, ({"Content-Type": "application/dicom+json"}, b"{")).status_code == 400
+    assert post(client, metadata(document), bulk("a", pixels)).status_code == 200
+    room.take(size, 0)
+
+
+def test_who_waits_for_memory_goes_on_once_it_is_there() -> None:
+    room = stow_metadata.Room(10)
+    room.take(10, 0)
+    threading.Timer(0.05, room.give_back, (10,)).start()
+    room.take(10, 20)
+
+
+def test_the_names_of_parts_count_too(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow_metadata, "HELD_BYTES", 100_000)
+    document, _ = taken_apart(instance(1), "a")
+    assert post(client, metadata(document), *(bulk(f"{n}" + "x" * 10_000, b"") for n in range(12))).status_code == 413
 
 
 XML_DOCUMENT = """<?xml version="1.0"?><NativeDicomModel>{}
