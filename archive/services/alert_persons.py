@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,6 +19,7 @@ from archive.ledger.audit import ObjectRef
 from archive.services.alert_look import SEEING, Found, Look, Seen
 from archive.services.treatment import related
 
+log = logging.getLogger("archive.services")
 _E = audit_event.c
 _BETWEEN = re.compile(r"[\W_]+")
 
@@ -114,4 +116,7 @@ def _watched(path: str) -> frozenset[str]:
 
 @lru_cache(maxsize=4)
 def _read(path: str, _changed_ns: int) -> frozenset[str]:
-    return frozenset(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    if "\ufffd" in text:
+        log.warning("the file of watched patients is not UTF-8 throughout; lines with other bytes match nobody")
+    return frozenset(line.strip() for line in text.splitlines() if line.strip())

@@ -11,7 +11,8 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from archive.db.tables import audit_event, audit_object, login_attempt
+from archive.db.tables import audit_event, audit_object, ledger_leaf, login_attempt
+from archive.ledger import objects
 from archive.ledger.audit import Kind
 from archive.services.alert_look import SEEING, Found, Look, Rule, whence
 from archive.services.alert_persons import colleague_record, own_record, unrelated_after_hours, watched_record
@@ -178,12 +179,18 @@ LOOKED_AT = tuple(sorted({*SEEING, *(kind.label for kind in (
 
 
 def _studies(tx: sa.Connection, who: int, since: datetime, until: datetime) -> int:
-    """Count the different studies somebody saw; what an event is about first is its study."""
-    return int(tx.execute(
-        sa.select(sa.func.count(_O.ref.distinct())).select_from(audit_event.join(audit_object, _O.n == _E.n)).where(
-            _E.principal_id == who, _E.at > since, _E.at <= until, _E.kind.in_(SEEING), _E.outcome == 0, _O.position == 0,
-        )
-    ).scalar_one())
+    """Count the different studies somebody saw; what an event is about first is its study.
+
+    Rows of objects come with the checkpoint: what came after the newest is told by the leaves themselves.
+    """
+    theirs = (_E.principal_id == who, _E.at > since, _E.at <= until, _E.kind.in_(SEEING), _E.outcome == 0)
+    kept = sa.select(_O.ref).distinct().select_from(audit_event.join(audit_object, _O.n == _E.n)).where(*theirs, _O.position == 0)
+    fresh = (
+        sa.select(ledger_leaf.c.data).select_from(audit_event.join(ledger_leaf, ledger_leaf.c.n == _E.n))
+        .where(*theirs, _E.n >= objects.covered(tx))
+    )
+    first = {refs[0] for data in tx.execute(fresh).scalars() if (refs := objects.named(data))}
+    return len(first.union(map(bytes, tx.execute(kept).scalars())))
 
 
 def _usual(tx: sa.Connection, who: int, at: datetime) -> int:

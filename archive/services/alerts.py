@@ -5,6 +5,7 @@ That an alert was raised, told and acknowledged is in the ledger: a row taken aw
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import alert, archive_state, audit_event
-from archive.errors import Denied, InvalidRequest, NotFound
+from archive.errors import ArchiveError, Denied, InvalidRequest, NotFound
 from archive.ledger import nodes
 from archive.ledger.audit import Event, Kind
 from archive.services.alert_look import Found, Look, Seen
@@ -36,6 +37,7 @@ STATES_EVERY = timedelta(minutes=1)
 MEANINGS = {name: (severity, text) for name, (severity, text, _) in (*RULES.items(), *STATES.items())}
 """Rule -> its severity and what it means."""
 
+log = logging.getLogger("archive.services")
 _A = alert.c
 
 
@@ -118,8 +120,14 @@ class Alerts(Changes):
     def _found(self, look: Look) -> list[Found]:
         found: list[Found] = []
         for name, (_severity, _text, rule) in RULES.items():
-            if name not in self._settings.without:
+            if name in self._settings.without:
+                continue
+            try:
                 found += rule(look)
+            except (ArchiveError, sa.exc.SQLAlchemyError):
+                raise
+            except Exception as error:  # noqa: BLE001 # one rule's fault silences no other
+                log.error("the alert %s could not be looked for (%s)", name, type(error).__name__)
         return found
 
     def raise_at_once(self, tx: sa.Connection, one: Found, at: datetime) -> None:

@@ -177,7 +177,9 @@ class Webhooks(Changes):
         at = self._clock()
         with self._database.read() as tx:
             size = nodes.size(tx)
-            due = [_hook(row) for row in tx.execute(_ALL.where(webhook.c.due_at <= at)).all()]
+            # One that is due later than any pause was noted by a clock that has been set back since.
+            is_due = sa.or_(webhook.c.due_at <= at, webhook.c.due_at > at + LONGEST_PAUSE)
+            due = [_hook(row) for row in tx.execute(_ALL.where(is_due)).all()]
         return sum(self._deliver(hook, size) for hook in due)
 
     def _deliver(self, hook: _Hook, size: int) -> int:
@@ -189,6 +191,8 @@ class Webhooks(Changes):
             self._passed[hook.id] = page.end
             if page.end.leaf - hook.place.leaf > _LAG:
                 self._note(hook, leaf=page.end.leaf, position=page.end.position)
+            return 0
+        if not self._stands(hook):
             return 0
         at = self._clock()
         places = msgspec.json.encode([hook.id, list(after), list(page.changes[-1].place)])
@@ -202,6 +206,12 @@ class Webhooks(Changes):
             return 0
         self._note(hook, leaf=page.end.leaf, position=page.end.position, attempts=0, due_at=at, problem="", delivered_at=at)
         return 1
+
+    def _stands(self, hook: _Hook) -> bool:
+        """Whether it is still to be sent to, there: who came before it in this round may have taken long."""
+        with self._database.read() as tx:
+            row = tx.execute(_ALL.where(webhook.c.id == hook.id)).first()
+        return row is not None and _hook(row).url == hook.url
 
     def _page(self, hook: _Hook, after: Place) -> Page:
         at = self._clock()

@@ -71,12 +71,13 @@ def plant(node: Node, kind: Kind, who: Subject | None = None, *, times: int = 1,
             node.core.ledger.record(tx, Event(kind, outcome=outcome, subject=who, objects=objects, detail=detail), at=node.core.clock())
 
 
-def many_reads(node: Node, who: Subject, studies: int, *, first: int = 0) -> None:
+def many_reads(node: Node, who: Subject, studies: int, *, first: int = 0, checkpoint: bool = True) -> None:
     with node.core.database.begin() as tx:
         for number in range(studies):
             seen = Event(Kind.READ, subject=who, objects=(ObjectRef("study", f"1.2.{first + number}"),), instances=1)
             node.core.ledger.record(tx, seen, at=node.core.clock())
-    node.upkeep.checkpoint()
+    if checkpoint:
+        node.upkeep.checkpoint()
 
 
 def raised(node: Node) -> list[tuple[str, str]]:
@@ -100,6 +101,26 @@ def test_mass_look_up(node: Node, clock: Clock) -> None:
     assert raised(node) == [("mass-look-up", "mia")], "no more than four times what is usual"
     many_reads(node, ole, 2, first=3000)
     assert raised(node)[0] == ("mass-look-up", "ole")
+
+
+def test_mass_look_up_before_a_checkpoint(node: Node) -> None:
+    """Rows of objects come with the checkpoint; a look that comes first counts all the same."""
+    mia = archives.user(node, "mia")
+    many_reads(node, mia, 20)
+    many_reads(node, mia, 20, checkpoint=False)
+    assert raised(node) == []
+    many_reads(node, mia, 11, first=100, checkpoint=False)
+    assert raised(node) == [("mass-look-up", "mia")]
+
+
+def test_a_rule_that_fails_silences_no_other(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_look: Any) -> Iterator[Any]:
+        raise ValueError
+        yield
+
+    monkeypatch.setitem(RULES, "own-record", ("warning", "", broken))
+    many_reads(node, archives.user(node, "mia"), 31)
+    assert raised(node) == [("mass-look-up", "mia")]
 
 
 def test_exports_by_number_and_by_hour(node: Node, clock: Clock) -> None:
