@@ -95,7 +95,7 @@ def test_watched_record(node: Node) -> None:
     watched = Path(node.config.base) / "watched.txt"
     watched.write_text("SOMEBODY\n")
     assert opens(node, "kim", "1.2.3") == [], "the file as it is now"
-    watched.write_bytes("M\xfcller\nVIP-1\n".encode("latin-1"))
+    watched.write_bytes("M\xfcller\nVIP-1\nVIP-2\n".encode("latin-1"))
     assert opens(node, "mia", "1.2.3") == [("watched-record", "mia")], "a line that is not UTF-8 costs the others nothing"
     watched.unlink()
     assert opens(node, "kim", "1.2.3") == []
