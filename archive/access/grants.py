@@ -18,7 +18,7 @@ from archive.access.permissions import OBJECT, Permission
 from archive.access.shape import Shape
 from archive.access.subject import Subject
 from archive.db.batches import batches
-from archive.db.tables import datastore, grants, patient, principal, role, series, study
+from archive.db.tables import datastore, grants, membership, patient, principal, role, series, study
 from archive.db.types import FOREVER
 from archive.errors import Forbidden, InvalidRequest, NotFound
 
@@ -205,6 +205,14 @@ def revoke(tx: sa.Connection, grant_id: int, *, by: int, at: datetime) -> bool:
     """End a grant at once and for good; return whether it was not revoked before."""
     live = sa.and_(grants.c.id == grant_id, grants.c.revoked_at.is_(None))
     return bool(tx.execute(sa.update(grants).where(live).values(revoked_at=at, revoked_by=by)).rowcount)
+
+
+def coming(tx: sa.Connection, principal_id: int, *, at: datetime) -> bool:
+    """Whether an allow is a principal's or one of its groups', now or later; one that is suspended may count again any moment."""
+    g, m = grants.c, membership.c
+    them = sa.select(sa.literal(principal_id)).union_all(sa.select(m.group_id).where(m.principal_id == principal_id, m.not_after > at))
+    live = sa.and_(g.effect == predicate.ALLOW, g.revoked_at.is_(None), g.not_after > at)
+    return tx.execute(sa.select(g.id).where(g.subject_id.in_(them), live).limit(1)).first() is not None
 
 
 def listed(tx: sa.Connection, *, at: datetime, to: int | None = None, datastore_id: int | None = None) -> list[dict[str, Any]]:

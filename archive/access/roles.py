@@ -182,11 +182,12 @@ def of(tx: sa.Connection, principal_id: int, *, at: datetime) -> list[str]:
 
 
 def coming(tx: sa.Connection, principal_id: int, *, at: datetime) -> Permission:
-    """Return what the roles assigned to a principal hold together, those that count later too, not those of its groups."""
-    a = role_assignment.c
+    """Return what the roles of a principal and its groups hold together, now or later, whether it is switched off or not."""
+    a, m = role_assignment.c, membership.c
+    them = sa.select(sa.literal(principal_id)).union_all(sa.select(m.group_id).where(m.principal_id == principal_id, m.not_after > at))
     query = sa.select(role.c.permissions).join(role_assignment, a.role_id == role.c.id)
     held = Permission.NONE
-    for bits in tx.execute(query.where(a.principal_id == principal_id, a.revoked_at.is_(None), a.not_after > at)).scalars():
+    for bits in tx.execute(query.where(a.principal_id.in_(them), a.revoked_at.is_(None), a.not_after > at)).scalars():
         held |= Permission(bits)
     return held
 

@@ -15,7 +15,7 @@ from archive.access.subject import Subject
 from archive.db.types import FOREVER
 from archive.errors import NotFound
 from archive.ledger.audit import Kind, secret_digest
-from archive.services import arrival_rules
+from archive.services.becoming import given_to, refuse_into
 from archive.services.rights import Row, When, instant
 from archive.services.roles import Roles
 from archive.services.sessions import refuse_above
@@ -117,7 +117,7 @@ class Accounts(Roles):
             row = principals.find(tx, ref, ("user",))
             self._refuse_above(tx, subject, row, at)
             # Whoever sets a password may sign in with it: that must not open images user-manage alone does not.
-            self._refuse_into(tx, subject, row, at)
+            refuse_into(tx, subject, row["id"], at)
             refuse_becoming(tx, subject, row, at, on=self._two_person)
             credentials.keep(tx, row["id"], phc, must_change=True, at=at)
             sessions.end_all(tx, row["id"], at=at)
@@ -137,7 +137,7 @@ class Accounts(Roles):
         def work(tx: sa.Connection, at: datetime) -> Row:
             row = principals.find(tx, ref, ("user",))
             self._refuse_above(tx, subject, row, at)
-            self._refuse_into(tx, subject, row, at)
+            refuse_into(tx, subject, row["id"], at)
             refuse_becoming(tx, subject, row, at, on=self._two_person)
             gone = factors.clear(tx, row["id"])
             sessions.end_all(tx, row["id"], at=at)
@@ -153,9 +153,9 @@ class Accounts(Roles):
     def _remove(self, subject: Subject, ref: str | int, kinds: tuple[principals.Kind, ...]) -> Row:
         def work(tx: sa.Connection, at: datetime) -> Row:
             row = principals.find(tx, ref, kinds)
-            hides = row["kind"] == "group" and _hides(tx, row, at)
+            hidden = row["kind"] == "group" and hides(tx, row, at)
             gone = self._gone(tx, subject, row, at)
-            if hides:
+            if hidden:
                 said = f"take away the group {row['name']}, which hides from its members"
                 self._second(subject, Wish("group-remove", said, P.USER_MANAGE | P.ROLE_MANAGE, {"group": row["id"]}))
             return gone
@@ -163,8 +163,9 @@ class Accounts(Roles):
         return self._change(subject, P.USER_MANAGE, work)
 
     def _gone(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> Row:
-        self._refuse_above(tx, subject, row, at)
-        if row["kind"] == "group" and any(grant["effect"] == "deny" for grant in grants.listed(tx, at=at, to=row["id"])):
+        if row["kind"] != "group":
+            self._refuse_above(tx, subject, row, at)
+        elif any(grant["effect"] == "deny" for grant in grants.listed(tx, at=at, to=row["id"])):
             # As leaving it: with the group goes what it hides from its members.
             policy.require(tx, subject, P.ROLE_MANAGE, at)
             grants.refuse_self(tx, subject, row["id"])
@@ -195,6 +196,8 @@ class Accounts(Roles):
     ) -> Row:
         """Put a member into a group for a time. A group that holds roles or grants needs role-manage: joining it gives rights.
 
+        An earlier membership is replaced, so where the group hides something a shorter one is as leaving it.
+
         Raises:
             Forbidden: also for oneself.
         """
@@ -202,13 +205,17 @@ class Accounts(Roles):
         def work(tx: sa.Connection, at: datetime) -> Row:
             where, who = principals.find(tx, group, ("group",)), principals.find(tx, member, MEMBERS)
             start, end = instant(since, at) or at, instant(until, at) or FOREVER
+            held = [(row["not_before"], row["not_after"]) for row in principals.groups_of(tx, who["id"]) if row["id"] == where["id"]]
             made = self._joined(tx, subject, where, who, start, end, at)
-            if roles.coming(tx, where["id"], at=at) & ADMINISTRATIVE:
+            lifts = hides(tx, where, at) and any(shortens(one, start, end, at) for one in held)
+            if lifts or roles.coming(tx, where["id"], at=at) & ADMINISTRATIVE:
                 asked = {
                     "group": where["id"], "member": who["id"], "since": None if since is None else start.isoformat(),
                     "until": end.isoformat(),
                 }
-                self._second(subject, Wish("group-join", f"put {who['name']} into {where['name']}", P.USER_MANAGE | P.ROLE_MANAGE, asked))
+                said = f"put {who['name']} into {where['name']}"
+                said += f", which hides from its members, from {start.isoformat()} until {end.isoformat()} alone" if lifts else ""
+                self._second(subject, Wish("group-join", said, P.USER_MANAGE | P.ROLE_MANAGE, asked))
             return made
 
         return self._change(subject, P.USER_MANAGE, work)
@@ -216,9 +223,7 @@ class Accounts(Roles):
     def _joined(
         self, tx: sa.Connection, subject: Subject, where: Row, who: Row, start: datetime, end: datetime, at: datetime
     ) -> Row:
-        if roles.coming(tx, where["id"], at=at) or any(row["state"] in ("active", "not yet") for row in grants.listed(
-            tx, at=at, to=where["id"]
-        )) or arrival_rules.reach(tx, where["id"]):
+        if roles.coming(tx, where["id"], at=at) or given_to(tx, where["id"], at) or hides(tx, where, at):
             policy.require(tx, subject, P.ROLE_MANAGE, at)
         grants.refuse_self(tx, subject, who["id"])
         Terms(not_before=start, not_after=end).check()
@@ -237,7 +242,7 @@ class Accounts(Roles):
         def work(tx: sa.Connection, at: datetime) -> Row:
             where, who = principals.find(tx, group, ("group",)), principals.find(tx, member)
             made = self._left(tx, subject, where, who, at)
-            if _hides(tx, where, at):
+            if hides(tx, where, at):
                 asked = {"group": where["id"], "member": who["id"]}
                 said = f"take {who['name']} out of {where['name']}, which hides from its members"
                 self._second(subject, Wish("group-leave", said, P.USER_MANAGE | P.ROLE_MANAGE, asked))
@@ -288,9 +293,14 @@ class Accounts(Roles):
         refuse_above(tx, subject, row, at)
 
 
-def _hides(tx: sa.Connection, group: Row, at: datetime) -> bool:
+def hides(tx: sa.Connection, group: Row, at: datetime) -> bool:
     """Whether a deny to a group counts now or later."""
     return any(row["effect"] == "deny" and row["state"] in ("active", "not yet") for row in grants.listed(tx, at=at, to=group["id"]))
+
+
+def shortens(held: tuple[datetime, datetime], start: datetime, end: datetime, at: datetime) -> bool:
+    """Whether a membership from `start` to `end`, in place of the one held, leaves out any of what is still to come of that."""
+    return held[1] > at and (start > max(held[0], at) or end < held[1])
 
 
 def drawn_password() -> str:

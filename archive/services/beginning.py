@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from archive.access import credentials, demands, external, factors, halves, passkeys, policy, principals, recovery, sessions, throttle
+from archive.access import credentials, demands, external, factors, halves, passkeys, principals, recovery, roles, sessions, throttle
 from archive.access.credentials import Account
 from archive.access.external import Identity
 from archive.access.halves import Half
@@ -102,10 +102,10 @@ class Beginning:
     def _bind_first(self, tx: sa.Connection, issuer: str, subject: str, at: datetime, *, via: str, **by: str) -> Identity | None:
         """Bind whoever comes for the first time to the user of a name or an address; none who administers, none who is bound already.
 
-        Who administers is bound by somebody, never by a name that came along.
+        Who administers, now or later, is bound by somebody, never by a name that came along.
         """
         user = external.unbound_user(tx, issuer, **by)
-        if user is None or policy.functions_of(tx, Subject(*user, "user", "internal"), at) & ADMINISTRATIVE:
+        if user is None or roles.coming(tx, user[0], at=at) & ADMINISTRATIVE:
             return None
         try:
             key = external.bind(tx, user[0], issuer, subject, at=at)

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from archive.access import external, policy, principals, sessions
+from archive.access import external, principals, sessions
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.config import Config
@@ -15,6 +15,7 @@ from archive.db.engine import Database
 from archive.errors import InvalidRequest
 from archive.ledger.audit import Kind
 from archive.ledger.log import Ledger
+from archive.services.becoming import refuse_into
 from archive.services.changes import Changes
 from archive.services.clock import Clock, utc_now
 from archive.services.directory import normal
@@ -83,8 +84,7 @@ class Identities(Changes):
     def _refuse_into(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> None:
         """Who says who somebody is elsewhere may become them, as who sets their password may."""
         refuse_above(tx, subject, row, at)
-        if subject.kind != "console" and policy.reaches(tx, Subject(row["id"], row["name"], "user", "internal"), None, at):
-            policy.require(tx, subject, Permission.ROLE_MANAGE, at)
+        refuse_into(tx, subject, row["id"], at)
         refuse_becoming(tx, subject, row, at, on=self._config.policy.two_person)
 
     def _only_issuer(self) -> str:

@@ -19,6 +19,7 @@ from archive.db.tables import datastore, peer, peer_ae_title, peer_network, pend
 from archive.errors import InvalidRequest, NotFound, StateConflict
 from archive.keys import ca
 from archive.ledger.audit import Kind
+from archive.services.becoming import refuse_into
 from archive.services.doorkeeper import Admission, Doorkeeper
 from archive.services.peer_settings import PeerSettings
 
@@ -124,6 +125,7 @@ class Peers(Doorkeeper):
         """Bind a new certificate; the old one counts no more from the next association.
 
         Raises:
+            Forbidden: also for a peer with grants without role-manage.
             NotFound, InvalidRequest, KeysUnavailable.
         """
         if (certificate is None) == (issue is None):
@@ -135,9 +137,7 @@ class Peers(Doorkeeper):
             if not found["tls"]:
                 message = "that peer comes without TLS and has no certificate"
                 raise InvalidRequest(message, remedy="remove it and add it with --issue DIR")
-            them = Subject(found["principal_id"], found["name"], "device", "internal")
-            if policy.reaches(tx, them, None, at):  # who holds its certificate sees what it sees
-                policy.require(tx, subject, P.ROLE_MANAGE, at)
+            refuse_into(tx, subject, found["principal_id"], at)  # who holds its certificate sees what it sees
             shown = self._certificate(tx, certificate, issue, found["name"], at, renewing=True)
             tx.execute(sa.update(peer).where(peer.c.id == found["id"]).values(
                 certificate_sha256=shown.fingerprint, certificate_not_after=shown.not_after

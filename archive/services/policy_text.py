@@ -17,7 +17,7 @@ from archive.access.subject import Subject
 from archive.errors import StateConflict
 from archive.ledger.audit import Kind
 from archive.services import grant_events, policy_difference, policy_effect, policy_present
-from archive.services.accounts import MEMBERS, Accounts
+from archive.services.accounts import MEMBERS, Accounts, hides, shortens
 from archive.services.policy_difference import Change
 from archive.services.policy_document import Document, parse, write
 from archive.services.policy_present import Row
@@ -197,11 +197,13 @@ def _takes_two(tx: sa.Connection, change: Change, there: policy_present.Present,
     if change.what == "assign":
         return bool(roles.find(tx, given["role"])["permissions"] & ADMINISTRATIVE)
     if change.what == "join":
-        return bool(roles.coming(tx, principals.find(tx, given["group"], ("group",))["id"], at=at) & ADMINISTRATIVE)
+        group, held = principals.find(tx, given["group"], ("group",)), there.members.get((given["group"], given["member"]))
+        lifts = held is not None and shortens(held, given["start"], given["end"], at) and hides(tx, group, at)
+        return lifts or bool(roles.coming(tx, group["id"], at=at) & ADMINISTRATIVE)
     if change.what == "revoke":
         return bool(given["row"]["effect"] == "deny")
-    group = {"leave": given.get("group"), "group-remove": given.get("row", {}).get("name")}.get(change.what)
-    return any(row["effect"] == "deny" and row["subject"] == group for row in there.grants)
+    gone = {"leave": given.get("group"), "group-remove": given.get("row", {}).get("name")}.get(change.what)
+    return any(row["effect"] == "deny" and row["subject"] == gone for row in there.grants)
 
 
 def _digest(changes: list[Change]) -> str:

@@ -18,7 +18,7 @@ from archive.errors import InvalidRequest
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.ledger.log import Ledger
-from archive.services import arrival_rules, grant_events, treatment
+from archive.services import grant_events, treatment
 from archive.services.clock import Clock, utc_now
 from archive.services.tokens import Tokens
 from archive.services.two_person import Wish
@@ -130,11 +130,6 @@ class Rights(Tokens):
         level: Literal["study", "series"] = "series" if found.get("level") == "series" else "study"
         self._looked(subject, "explain", ObjectRef(level, uid.strip()), of=found["subject"])
         return found
-
-    def _refuse_into(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> None:
-        """Who may become another, by its password, needs what it takes to give away the grants that one has."""
-        if policy.reaches(tx, Subject(row["id"], row["name"], "user", "internal"), None, at) or arrival_rules.reach(tx, row["id"]):
-            policy.require(tx, subject, P.ROLE_MANAGE, at)
 
     def _looked(self, subject: Subject, what: str, *objects: ObjectRef, **detail: str) -> None:
         """Grants name patients and studies, so who looks at them leaves a trace before the answer."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from archive.access import policy, principals, sessions
+from archive.access import policy, principals, roles, sessions
 from archive.access.permissions import ADMINISTRATIVE, Permission
 from archive.access.subject import Subject
 from archive.errors import Forbidden, NotFound
@@ -94,14 +94,16 @@ class Sessions(Changes):
 
 
 def refuse_above(tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> None:
-    """User-manage does not reach those who may do more: else an administrator could become the owner.
+    """User-manage does not reach those who may do more, now or later: else an administrator could become the owner.
+
+    One who is switched off counts as well: who sets the password could switch it on again.
 
     Raises:
         Forbidden.
     """
     if subject.kind == "console":
         return
-    theirs = policy.functions_of(tx, Subject(row["id"], row["name"], "user", "internal"), at)
+    theirs = roles.coming(tx, row["id"], at=at)
     if theirs & ADMINISTRATIVE & ~policy.functions_of(tx, subject, at):
         message = "that user may do more than you"
         raise Forbidden(message, remedy="ask an owner, or use the command line on the server")

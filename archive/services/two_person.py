@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from archive.access import policy
+from archive.access import roles
 from archive.access.permissions import ADMINISTRATIVE, Permission
 from archive.access.subject import Subject
 from archive.db.engine import Database
@@ -164,11 +164,12 @@ def _context(row: Arguments) -> bytes:
 def refuse_becoming(tx: sa.Connection, subject: Subject, row: Arguments, at: datetime, *, on: bool) -> None:
     """Where two people decide, nobody takes over the account of one who administers, and so becomes both: only the console does.
 
+    Who is to administer later, or is switched off for now, is one of them.
+
     Raises:
         Forbidden.
     """
-    other = Subject(row["id"], row["name"], "user", "internal")
-    if on and subject.kind != "console" and policy.functions_of(tx, other, at) & ADMINISTRATIVE:
+    if on and subject.kind != "console" and roles.coming(tx, row["id"], at=at) & ADMINISTRATIVE:
         message = "two people decide here, and nobody comes in as another who administers"
         raise Forbidden(message, remedy="let it be done on the server: 'archive user'")
 

@@ -155,6 +155,28 @@ def test_an_administrator_does_not_become_the_owner(office: Office) -> None:
         a.join_group(eve, "readers", "puppet")
 
 
+def test_who_is_switched_off_or_begins_later_is_guarded_the_same(office: Office) -> None:
+    eve, a = office.user("eve", "administrator"), office.accounts
+    a.add_group(office.console, "chiefs")
+    a.assign_role(office.console, "chiefs", "owner", since="1h")
+    for name in ("off", "soon", "member", "joins"):
+        office.user(name, password=GOOD)
+    a.assign_role(office.console, "off", "owner")
+    a.disable_user(office.console, "off")
+    a.assign_role(office.console, "soon", "owner", since="1h")
+    a.join_group(office.console, "chiefs", "member")
+    a.join_group(office.console, "chiefs", "joins", since="2h")
+    for name in ("off", "soon", "member", "joins"):
+        for attempt in (a.reset_password, a.reset_mfa, a.disable_user, a.enable_user, a.remove_user, office.sessions.end_of):
+            with pytest.raises(Forbidden):
+                attempt(eve, name)
+    a.remove_group(eve, "chiefs")
+    a.withdraw_role(office.console, "off", "owner")
+    for name in ("off", "member"):
+        a.reset_password(eve, name)
+        a.enable_user(eve, name)
+
+
 def test_users_and_groups_by_name_or_id(office: Office) -> None:
     a = office.accounts
     row = a.add_user(office.console, "ada", roles=["radiologist", "technologist"], full_name="Ada L.", email="ada@example.org")

@@ -215,6 +215,47 @@ def test_nobody_becomes_the_other_one(desk: Desk) -> None:
         desk.node.peers.add(desk.console, "CT9", ["CT9"], networks=["192.0.2.0/24"], roles=["owner"])
 
 
+def test_nobody_becomes_who_is_switched_off_or_administers_later(desk: Desk) -> None:
+    """Else one switches the other off, sets the password, switches on again, and is both."""
+    a, admin = desk.accounts, desk.signed_in("admin")
+    desk.staff("gus", "security-officer")
+    a.add_user(desk.console, "hal", password=archives.PASSWORD)
+    number = desk.asks(lambda: a.assign_role(desk.console, "hal", "auditor", since="2h"))
+    desk.approvals.approve(desk.signed_in("ben"), number)
+    a.disable_user(admin, "gus")
+    for name in ("gus", "hal"):
+        for work in (
+            lambda: a.reset_password(admin, name), lambda: a.reset_mfa(admin, name),  # noqa: B023
+            lambda: desk.node.identities.bind(admin, name, issuer="https://idp.example", external_subject="s"),  # noqa: B023
+        ):
+            with pytest.raises(Forbidden, match="two people"):
+                work()
+
+
+def test_joining_a_group_that_hides_anew_lifts_nothing_alone(desk: Desk) -> None:
+    a, ann, at = desk.accounts, desk.signed_in("ann"), desk.at[0]
+    a.add_group(desk.console, "kept out")
+    a.add_grant(desk.console, to="kept out", role="referrer", target=EVERYTHING, deny=True)
+    a.add_user(desk.console, "ivy", password=archives.PASSWORD)
+
+    def window() -> tuple[datetime, datetime]:
+        members = next(row for row in a.list_groups(desk.console) if row["name"] == "kept out")["members"]
+        return next((row["from"], row["until"]) for row in members if row["name"] == "ivy")
+
+    first = a.join_group(ann, "kept out", "ivy", until="3w")  # hides more, never less
+    number = desk.asks(lambda: a.join_group(ann, "kept out", "ivy", since="2w", until="3w"))
+    desk.asks(lambda: a.join_group(ann, "kept out", "ivy", until="2w"))
+    assert window() == (first["from"], first["until"])
+    assert desk.approvals.approve(desk.signed_in("ben"), number)["state"] == "done", desk.told()[0]
+    assert window() == (at + timedelta(weeks=2), at + timedelta(weeks=3))
+    a.join_group(ann, "kept out", "ivy", since="1w", until="4w")
+    desk.at[0] += timedelta(weeks=2)
+    ann = desk.signed_in("ann")
+    a.join_group(ann, "kept out", "ivy", until="2w")  # what is over of the earlier one is not asked back
+    desk.at[0] += timedelta(weeks=2)
+    a.join_group(desk.signed_in("ann"), "kept out", "ivy", since="1w")
+
+
 def test_a_role_that_changed_meanwhile_is_not_changed(desk: Desk) -> None:
     ann, a = desk.signed_in("ann"), desk.accounts
     a.add_role(desk.console, "moving", ["search"])

@@ -90,11 +90,12 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         "public_url": provider.CALLBACK.removesuffix("/login/oidc/callback")
     })) as node:
         console, accounts = archives.the_console(node), node.accounts
-        for name in ("mia", "nora", "off"):
+        for name in ("mia", "nora", "off", "soon"):
             accounts.add_user(console, name, email=f"{name.title()}@Clinic.example", roles=["technologist"])
         accounts.add_user(console, "guard", email="guard@clinic.example", roles=["auditor"])
         accounts.add_user(console, "chief", email="chief@clinic.example", roles=["owner"])
         accounts.disable_user(console, "off")
+        accounts.assign_role(console, "soon", "auditor", since=datetime(2100, 1, 1, tzinfo=UTC))
         for name in ("readers", "night", "other"):
             accounts.add_group(console, name)
         yield World(node, elsewhere)
@@ -369,6 +370,7 @@ def test_nobody_is_bound_by_a_claim_unless_it_is_set(world: World) -> None:
     ({"email": "off@clinic.example", "email_verified": True}, False),
     ({"email": "chief@clinic.example", "email_verified": True}, False),
     ({"email": "guard@clinic.example", "email_verified": True}, False),
+    ({"email": "soon@clinic.example", "email_verified": True}, False),
     ({"email": ["nora@clinic.example"], "email_verified": True}, False),
 ])
 def test_an_address_binds_when_it_was_verified_and_never_an_administrator(world: World, who: dict[str, Any], *, fine: bool) -> None:

@@ -13,7 +13,7 @@ from archive.access.grants import Target
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.engine import Database
-from archive.errors import Forbidden, InvalidRequest, StateConflict
+from archive.errors import AwaitsApproval, Forbidden, InvalidRequest, StateConflict
 from archive.keys.keyring import Keyring
 from archive.services import policy_document
 from archive.services.policy_text import PolicyText
@@ -221,6 +221,28 @@ def test_nobody_gives_to_themselves_by_a_text(office: Office) -> None:
 
 
 @one_engine
+def test_two_people_decide_where_a_text_shortens_what_hides(office: Office) -> None:
+    a, console = office.accounts, office.console
+    office.user("ada")
+    for name in ("hides", "shows"):
+        a.add_group(console, name)
+        a.join_group(console, name, "ada", until="3w")
+    a.add_grant(console, to="hides", role="referrer", target=EVERYTHING, deny=True)
+    found = policy(office)
+    found._two_person = True
+    office.at += timedelta(hours=1)
+    once, later, sooner = (
+        f"from = {(office.at + timedelta(weeks=start)).isoformat()}\nuntil = {(office.at + timedelta(weeks=end)).isoformat()}\n"
+        for start, end in ((0, 4), (1, 4), (0, 1))
+    )
+    one = '[[group]]\nname = "{}"\n[[group.member]]\nname = "ada"\n'
+    text = "format = 1\n" + one.format("hides") + "{}" + one.format("shows") + "{}"
+    for window in (later, sooner):
+        with pytest.raises(AwaitsApproval):
+            found.apply(console, text.format(window, once))
+    assert found.apply(console, text.format(once, sooner))["applied"]
+
+
 def test_who_may(office: Office) -> None:
     staffed(office)
     officer, auditor = office.user("officer", "security-officer"), office.user("book", "auditor")
