@@ -100,13 +100,17 @@ def used(tx: sa.Connection, identity_id: int, *, at: datetime) -> None:
 
 
 def unbound_user(tx: sa.Connection, issuer: str, *, name: str = "", email: str = "") -> tuple[int, str] | None:
-    """Return id and name of the one enabled user of a name or address who is nobody at that issuer yet."""
-    which = sa.func.lower(_P.name) == name.lower() if name else sa.func.lower(_P.email) == email.lower()
+    """Return id and name of the one enabled user of a name or address who is nobody at that issuer yet.
+
+    Of users whose names differ in case alone, which older versions let be added, none: a directory takes a name in any case, so that
+    whoever signs in there would choose between them. One that is switched off is such a user too.
+    """
     if not (name or email):
         return None
-    query = sa.select(_P.id, _P.name).where(which, _P.kind == "user", _P.enabled == sa.true(), _P.removed_at.is_(None))
-    rows = tx.execute(query.limit(2)).all()
-    if len(rows) != 1:
+    which = sa.func.lower(_P.name) == sa.func.lower(name) if name else sa.func.lower(_P.email) == sa.func.lower(email)
+    users = sa.select(_P.id, _P.name, _P.enabled).where(which, _P.kind == "user", _P.removed_at.is_(None))
+    rows = tx.execute((users if name else users.where(_P.enabled == sa.true())).limit(2)).all()
+    if len(rows) != 1 or not rows[0].enabled:
         return None
     taken = sa.select(_E.id).where(_E.principal_id == rows[0].id, _E.issuer == issuer)
     return None if tx.execute(taken).first() is not None else (int(rows[0].id), str(rows[0].name))

@@ -26,7 +26,7 @@ def add(tx: sa.Connection, kind: Kind, name: str, *, at: datetime, full_name: st
         InvalidRequest: a name that is taken or cannot be one.
     """
     name = check_name(name)
-    if tx.execute(sa.select(principal.c.id).where(sa.func.lower(principal.c.name) == name.lower())).first() is not None:
+    if tx.execute(sa.select(principal.c.id).where(sa.func.lower(principal.c.name) == sa.func.lower(name))).first() is not None:
         message = "that name is taken"
         raise InvalidRequest(message, remedy="choose another; users, groups and peers share their names")
     made = tx.execute(sa.insert(principal).values(

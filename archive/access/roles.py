@@ -24,7 +24,7 @@ def add(tx: sa.Connection, name: str, permissions: Permission, *, at: datetime) 
     if not permissions:
         message = "a role holds at least one permission"
         raise InvalidRequest(message, remedy="name one with --permission; docs/access.md lists them")
-    if tx.execute(sa.select(role.c.id).where(sa.func.lower(role.c.name) == name.lower())).first() is not None:
+    if tx.execute(sa.select(role.c.id).where(sa.func.lower(role.c.name) == sa.func.lower(name))).first() is not None:
         message = "that name is taken"
         remedy = "'archive role list' shows the roles there are; the name of a removed role is not given again"
         raise InvalidRequest(message, remedy=remedy)

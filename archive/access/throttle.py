@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
+from archive.db.prepared import Prepared
 from archive.db.tables import login_attempt
 from archive.errors import Unauthenticated
 from archive.keys.keyring import Keyring
@@ -19,6 +20,7 @@ from archive.keys.keyring import Keyring
 LONGEST = timedelta(minutes=15)
 REMEMBERED = timedelta(hours=24)
 FREE_HERE, FREE_ACCOUNT, FREE_NETWORK = 4, 10, 30
+_TURN = Prepared(sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger()))))
 
 
 def begin(tx: sa.Connection, keyring: Keyring, name: str, address: str, *, at: datetime, besides: int = 0) -> int:
@@ -28,6 +30,7 @@ def begin(tx: sa.Connection, keyring: Keyring, name: str, address: str, *, at: d
         Unauthenticated: too soon after earlier failures; nothing is counted, and the answer is that of a wrong password.
     """
     account, network = _account(keyring, name), _network(keyring, address)
+    _take_turn(tx, account, network)
     a = login_attempt.c
     tx.execute(sa.delete(login_attempt).where(a.account_hmac == account, a.at <= at - REMEMBERED))
     tx.execute(sa.delete(login_attempt).where(a.network_hmac == network, a.at <= at - REMEMBERED))
@@ -53,6 +56,16 @@ def delay(failures: int, free: int) -> timedelta:
     if failures < free:
         return timedelta(0)
     return min(timedelta(seconds=2 ** min(failures - free, 20)), LONGEST)
+
+
+def _take_turn(tx: sa.Connection, *pseudonyms: bytes) -> None:
+    """Wait until no other attempt of the account or the network is between its look and its count.
+
+    On SQLite who writes has the turn of all. The order is that of the numbers, so that no two attempts wait for each other.
+    """
+    if tx.dialect.name == "postgresql":
+        for number in sorted({int.from_bytes(one[:8], "big", signed=True) for one in pseudonyms}):
+            _TURN.first(tx, {"number": number})
 
 
 def _next_try(tx: sa.Connection, which: sa.ColumnElement[bool], free: int, *, forgiven: bool) -> datetime:

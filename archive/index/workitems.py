@@ -47,6 +47,8 @@ def visible(shape: Shape) -> ColumnElement[bool]:
     ]
     if shape.boundaries:
         clauses.append(sa.exists(of_study.where(seen)))
+    if shape.besides is not None:  # a deny of what is not held yet, and a bound, are asked of the caller alone above
+        clauses.append(visible(shape.besides))
     return sa.and_(*clauses)
 
 

@@ -79,7 +79,7 @@ class ArrivalRules(Changes):
             if not Permission(what["permissions"]) & OBJECT:
                 message = f"the role {what['name']} holds no permission on images, so the rule would give nothing"
                 raise InvalidRequest(message, remedy="name another ('archive role list')")
-            if tx.execute(sa.select(_R.id).where(sa.func.lower(_R.name) == name.lower())).first() is not None:
+            if tx.execute(sa.select(_R.id).where(sa.func.lower(_R.name) == sa.func.lower(name))).first() is not None:
                 message = "there is a rule of that name"
                 raise InvalidRequest(message, remedy="'archive rule list' shows it")
             made = tx.execute(sa.insert(auto_rule).values(

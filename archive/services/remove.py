@@ -41,7 +41,7 @@ class Remove:
 
         Raises:
             NotFound: nothing live there that the subject may see, or not the right to delete all of that.
-            StateConflict: the study is on hold.
+            StateConflict: the study is on hold, or changed meanwhile.
             InvalidRequest: no reason.
             ReadOnly, Unavailable.
         """
@@ -56,7 +56,7 @@ class Remove:
 
         Raises:
             NotFound: nothing live there that the subject may see, or not the right to delete all of that.
-            StateConflict: the study is on hold.
+            StateConflict: the study is on hold, or changed meanwhile.
             InvalidRequest, ReadOnly, Unavailable.
         """
         level: Level = "instance" if sop is not None else "series" if series is not None else "study"
@@ -72,6 +72,7 @@ class Remove:
 
         Raises:
             NotFound, InvalidRequest, ReadOnly, Unavailable.
+            StateConflict: the study changed meanwhile.
         """
         return self._change(subject, datastore, level, uid, reason, "restored")
 
@@ -92,6 +93,10 @@ class Remove:
                 holds.require_none(tx, place.id, target.study_instance_uid, at)
 
         def work(tx: sa.Connection, stored: StoredRef) -> int:
+            # Asked again: a right may have ended, and instances come, while the record was sealed.
+            if self._find(tx, subject, place.id, level, uid, under, live=change == "rejected") != target:
+                message = "the study changed meanwhile"
+                raise StateConflict(message, remedy="look at what is there, and try again")
             if change == "rejected":
                 catalog.reject(tx, target.pks, by=subject.principal_id, reason=reason, at=at)
                 holds.require_none(tx, place.id, target.study_instance_uid, at)

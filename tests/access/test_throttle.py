@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import pytest
@@ -70,6 +73,32 @@ def test_signing_in_forgives_and_a_day_forgets(database: Database, keyring: Keyr
             throttle.begin(tx, keyring, "ada", "192.0.2.7", at=at)
         throttle.begin(tx, keyring, "ada", "192.0.2.7", at=at + timedelta(hours=25))
         assert tx.execute(sa.select(sa.func.count()).select_from(tables.login_attempt)).scalar() == 1
+
+
+def test_of_many_at_once_no_more_pass_than_one_after_the_other(database: Database, keyring: Keyring, now: datetime) -> None:
+    """Of one account from one network, of one account from anywhere, of one network at any account."""
+    ways = {
+        throttle.FREE_HERE: lambda n: ("ada", "192.0.2.7"), throttle.FREE_ACCOUNT: lambda n: ("bob", f"10.0.{n}.1"),
+        throttle.FREE_NETWORK: lambda n: (f"user{n}", "198.51.100.1"),
+    }
+    for free, of in ways.items():
+        with database.begin() as tx:
+            for n in range(free):
+                throttle.begin(tx, keyring, *of(n), at=now)
+        gate, looked = threading.Barrier(8), []
+
+        def once(n: int, of: Callable[[int], tuple[str, str]] = of, gate: threading.Barrier = gate, looked: list[int] = looked) -> None:
+            gate.wait()
+            with suppress(Unauthenticated), database.begin(durable=False) as tx:
+                throttle.begin(tx, keyring, *of(n), at=now + timedelta(seconds=1))
+                looked.append(n)
+
+        threads = [threading.Thread(target=once, args=(100 + n,)) for n in range(8)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+        assert len(looked) == 1, free
 
 
 def test_names_and_addresses_are_not_kept(database: Database, keyring: Keyring, now: datetime) -> None:

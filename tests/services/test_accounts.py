@@ -177,6 +177,15 @@ def test_who_is_switched_off_or_begins_later_is_guarded_the_same(office: Office)
         a.enable_user(eve, name)
 
 
+@pytest.mark.parametrize(("name", "alike"), [("Ann", "ann"), ("Ärzte", "ärzte"), ("ÖZGE", "Özge"), ("İpek", "İpek"), ("Ωmega", "ωMEGA")])
+def test_names_that_differ_in_case_alone_are_one_name(office: Office, name: str, alike: str) -> None:
+    office.user(name)
+    for again in (name, alike):
+        for add in (office.accounts.add_user, office.accounts.add_group):
+            with pytest.raises(InvalidRequest, match="taken"):
+                add(office.console, again)
+
+
 def test_users_and_groups_by_name_or_id(office: Office) -> None:
     a = office.accounts
     row = a.add_user(office.console, "ada", roles=["radiologist", "technologist"], full_name="Ada L.", email="ada@example.org")

@@ -196,8 +196,10 @@ def test_what_is_no_rule(node: Node) -> None:
     with pytest.raises(NotFound):
         add(node, to="nobody")
     add(node)
-    with pytest.raises(InvalidRequest):
-        add(node, "MIA-S")
+    add(node, "Ärzte")
+    for taken in ("MIA-S", "Ärzte", "ärzte"):
+        with pytest.raises(InvalidRequest, match="of that name"):
+            add(node, taken)
 
 
 def test_nobody_makes_a_rule_for_themselves(node: Node) -> None:

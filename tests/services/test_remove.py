@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from archive.access.grants import Target
-from archive.errors import InvalidRequest, NotFound
+from archive.errors import InvalidRequest, NotFound, StateConflict
 from archive.node import Node
 from tests.services import archives
 
@@ -84,3 +84,55 @@ def test_a_study_goes_as_a_whole_or_not_at_all(node: Node) -> None:
         node.remove.reject_at(tech, "clinical", "1.2.3", "1.2.3.1", None, reason="test")
     assert len(seen(node)) == 3
     assert node.remove.reject_at(tech, "clinical", "1.2.3", "1.2.3.2", None, reason="test") == 1
+
+
+@pytest.mark.parametrize("undo", [False, True])
+def test_a_right_that_ends_while_the_event_is_sealed_counts(node: Node, monkeypatch: pytest.MonkeyPatch, *, undo: bool) -> None:
+    """The right is asked for again inside the transaction; what was sealed for it leaves nothing behind."""
+    console, remove = archives.the_console(node), node.remove
+    node.accounts.add_user(console, "dm", password=archives.PASSWORD)
+    grant = node.accounts.add_grant(console, to="dm", role="data-manager", target=Target("everything"))
+    if undo:
+        assert remove.reject(console, "clinical", "instance", "1.2.3.1.1", reason="test") == 1
+    before = seen(node)
+    _meanwhile(node, monkeypatch, lambda: node.accounts.revoke_grant(console, grant["id"]))
+    with pytest.raises(NotFound):
+        (remove.restore if undo else remove.reject)(archives.user(node, "dm"), "clinical", "instance", "1.2.3.1.1", reason="test")
+    assert seen(node) == before
+    assert node.verify.run(console, "full").findings == []
+
+
+def test_what_became_hidden_meanwhile_keeps_the_whole(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deny of deleting a part hides that part from the deletion alone: all of what is seen, or nothing."""
+    console = archives.the_console(node)
+    archives.store(node, archives.instance(1, series="1.2.3.2"))
+    node.accounts.add_role(console, "deletes", ["delete"])
+    node.accounts.add_user(console, "dm", password=archives.PASSWORD)
+    node.accounts.add_grant(console, to="dm", role="data-manager", target=Target("everything"))
+    _meanwhile(node, monkeypatch, lambda: node.accounts.add_grant(
+        console, to="dm", role="deletes", target=Target("series", "1.2.3.2"), deny=True
+    ))
+    with pytest.raises(NotFound):
+        node.remove.reject_at(archives.user(node, "dm"), "clinical", "1.2.3", None, None, reason="test")
+    assert len(seen(node)) == 3
+
+
+def test_what_comes_or_goes_meanwhile_is_told(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = archives.the_console(node)
+    _meanwhile(node, monkeypatch, lambda: archives.store(node, archives.instance(3)))
+    with pytest.raises(StateConflict, match="changed meanwhile"):
+        node.remove.reject(console, "clinical", "study", "1.2.3", reason="test")
+    assert len(seen(node)) == 3
+    assert node.remove.reject(console, "clinical", "study", "1.2.3", reason="test") == 3
+
+
+def _meanwhile(node: Node, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let something happen once, when the next event is about to be sealed."""
+    put_event, waiting = node.core.vault.put_event, [act]
+
+    def late(*given: Any, **named: Any) -> Any:
+        if waiting:
+            waiting.pop()()
+        return put_event(*given, **named)
+
+    monkeypatch.setattr(node.core.vault, "put_event", late)

@@ -109,8 +109,10 @@ def test_a_role_is_removed_once_nobody_has_it_and_its_name_stays_its_own(office:
     ):
         with pytest.raises(NotFound):
             again()
-    with pytest.raises(InvalidRequest, match="taken"):
-        a.add_role(console, "Once", ["search"])
+    a.add_role(console, "Übung", ["search"])
+    for taken in ("Once", "Übung", "übung"):
+        with pytest.raises(InvalidRequest, match="taken"):
+            a.add_role(console, taken, ["search"])
     assert a.list_grants(console, to="ada", ended=True)[0]["role"] == "once"
 
 

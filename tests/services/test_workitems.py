@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,28 @@ def test_a_deny_of_a_patient_still_to_come_hides_the_worklist(node: Node, ole: S
     assert node.workitems.retrieve(archives.user(node, "mia"), "clinical", uid)
     node.accounts.revoke_grant(console, grant["id"])
     assert node.workitems.retrieve(ole, "clinical", uid)
+
+
+def test_a_device_sees_what_the_user_it_speaks_for_may_see_too(node: Node, mia: Subject, ole: Subject) -> None:
+    """Rule 8 of docs/access.md, for a deny that hides what the archive does not hold yet and for a bounded token."""
+    console = archives.the_console(node)
+    of_study = node.workitems.create(ole, "clinical", None, item(patient=f"P{SEEN}", study=SEEN)).uid
+    free = node.workitems.create(ole, "clinical", None, item(patient="LATER")).uid
+    for_mia = replace(ole, narrowed_by=mia)
+    assert node.workitems.retrieve(for_mia, "clinical", free)
+    deny = node.accounts.add_grant(
+        console, to="mia", role="researcher", target=Target("patient", "LATER", expected=True), deny=True
+    )
+    made = node.accounts.create_token(console, owner="ole", studies=[SEEN], permissions=["search", "worklist"])
+    bounded = replace(ole, narrowed_by=node.signin.bearer(made["token"], address="192.0.2.1"))
+    for device in (for_mia, bounded):
+        assert node.workitems.retrieve(device, "clinical", of_study)
+        with pytest.raises(NotFound):
+            node.workitems.retrieve(device, "clinical", free)
+        found = node.workitems.search(device, "clinical", (), limit=10, offset=0)
+        assert {rules.text_of(one, rules.SOP_INSTANCE_UID) for one in found.found} == {of_study}
+    node.accounts.revoke_grant(console, deny["id"])
+    assert node.workitems.retrieve(for_mia, "clinical", free)
 
 
 def test_many_events_come_in_order_and_none_twice(node: Node, ole: Subject) -> None:
