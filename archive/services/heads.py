@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import partial
 
+import sqlalchemy as sa
+
 from archive.ledger import checkpoints, files, nodes
 from archive.services.core import Core
+from archive.services.oversight import acknowledged
 
 
 def sign(core: Core) -> bool:
@@ -50,4 +53,14 @@ def publish(core: Core) -> None:
 
 def _write(core: Core, made: checkpoints.Checkpoint) -> None:
     with core.database.read() as tx:
-        files.publish(tx, made, core.config.ledger_dir, [partial(core.keystore.set_anchor, "checkpoint")])
+        files.publish(tx, made, core.config.ledger_dir, [partial(_remember, core, tx)])
+
+
+def _remember(core: Core, tx: sa.Connection, size: int, note: bytes) -> None:
+    """Let the keystore keep a checkpoint; a larger one whose rollback was acknowledged gives way, else the next one went unnoticed.
+
+    Only by an event that this checkpoint covers: it is durable, and whoever takes it back is noticed himself.
+    """
+    kept = core.keystore.anchor("checkpoint")
+    given_up = kept is not None and kept.size > size and checkpoints.digest(kept.note) in acknowledged(core, tx, before=size)
+    core.keystore.set_anchor("checkpoint", size, note, instead=kept.note if kept is not None and given_up else None)

@@ -138,7 +138,9 @@ class KeyringAdmin:
             if instead:
                 self.slot_remove(subject, instead)
         except BaseException:
-            core.keyring.slot_remove(slot)  # nothing opens the keyring that the ledger does not know of
+            # Nothing opens the keyring that the ledger does not know of; once the other slot is gone, this one, known by then, must stay.
+            if not instead or any(one["id"] == instead for one in core.keyring.slots()):
+                core.keyring.slot_remove(slot)
             raise
         return slot
 

@@ -99,7 +99,7 @@ class Oversight:
         Of `witnesses` (verifier keys) each must have signed a checkpoint of this log, as the stored cosignatures show.
 
         Raises:
-            Forbidden; LedgerBroken: no verifier key of a witness.
+            Forbidden; LedgerBroken: no verifier key of a witness. KeysUnavailable.
         """
         self._require(subject)
         keys = [cosignatures.parse_key(one) for one in witnesses]
@@ -198,7 +198,22 @@ class Oversight:
 
 
 def verify_ledger(core: Core) -> Report:
-    """Check the whole ledger against itself, its files and its anchors."""
+    """Check the whole ledger against itself, its files and its anchors.
+
+    Raises:
+        KeysUnavailable, DatabaseUnavailable.
+    """
+    core.keyring.stay_current()
+    while True:
+        generation = core.keyring.generation
+        report = _verified(core)
+        core.keyring.stay_current()
+        # What was found may have been signed by keys that came meanwhile.
+        if report.ok or core.keyring.generation == generation:
+            return report
+
+
+def _verified(core: Core) -> Report:
     heartbeat = timedelta(minutes=core.config.ledger.heartbeat_minutes)
     # Before the log, as in `rolled_back`.
     anchors, beside, claims = _anchors(core), _witnessed(core), witnessed.claims(core.config.ledger_dir)
@@ -235,7 +250,7 @@ def _witnessed(core: Core) -> list[bytes]:
     return witnessed.anchors(core.config.ledger_dir)
 
 
-def acknowledged(core: Core, tx: sa.Connection) -> frozenset[str]:
-    """Return the digests of the notes whose rollback someone has acknowledged."""
-    rows = core.ledger.search(tx, AuditFilter(kinds=(Kind.CHECKPOINT_ACKNOWLEDGED,), limit=1000))
+def acknowledged(core: Core, tx: sa.Connection, *, before: int | None = None) -> frozenset[str]:
+    """Return the digests of the notes whose rollback someone has acknowledged, by an event older than `before` where that is given."""
+    rows = core.ledger.search(tx, AuditFilter(kinds=(Kind.CHECKPOINT_ACKNOWLEDGED,), before=before, limit=1000))
     return frozenset(note for row in rows if row.body is not None for note in row.body["detail"]["notes"])

@@ -350,15 +350,16 @@ class Keystore:
             row = tx.execute(sa.select(anchor.c.size, anchor.c.note).where(anchor.c.name == name)).first()
         return None if row is None else Anchor(row.size, row.note)
 
-    def set_anchor(self, name: str, size: int, note: bytes) -> None:
-        """Keep the anchor durably, unless a larger one is there.
+    def set_anchor(self, name: str, size: int, note: bytes, *, instead: bytes | None = None) -> None:
+        """Keep the anchor durably, unless a larger one is there that is not the note it takes the place of, `instead`.
 
         Raises:
             DatabaseUnavailable, OutOfSpace.
         """
         insert = self._insert(anchor).values(name=name, size=size, note=note)
+        gives_way = anchor.c.size <= size if instead is None else sa.or_(anchor.c.size <= size, anchor.c.note == instead)
         upsert = insert.on_conflict_do_update(
-            index_elements=[anchor.c.name], set_={"size": size, "note": note}, where=anchor.c.size <= size
+            index_elements=[anchor.c.name], set_={"size": size, "note": note}, where=gives_way
         )
         with self._database.begin(durable=True) as tx:
             tx.execute(upsert)

@@ -17,7 +17,7 @@ from archive.db.engine import Database
 from archive.db.migrate import create_all, upgrade
 from archive.db.tables import data_key
 from archive.errors import DatabaseUnavailable, KeyShredded, SealBroken
-from archive.vault.keystore import Keystore, StudyKey, check_value, unwrap, wrap
+from archive.vault.keystore import Anchor, Keystore, StudyKey, check_value, unwrap, wrap
 from tests.vault.fakes import DATASTORE, FakeKeyring
 
 UID = "1.2.840.113619.2.5.1762583153.215519.978957063.78"
@@ -239,6 +239,14 @@ def test_anchors_never_go_back(keystore: Keystore) -> None:
     found = keystore.anchor("checkpoint")
     assert found is not None
     assert found.note == b"twelve again"
+
+
+def test_an_anchor_gives_way_to_a_smaller_one_only_by_its_note(keystore: Keystore) -> None:
+    keystore.set_anchor("checkpoint", 12, b"twelve")
+    keystore.set_anchor("checkpoint", 11, b"eleven", instead=b"another")
+    assert keystore.anchor("checkpoint") == Anchor(12, b"twelve")
+    keystore.set_anchor("checkpoint", 11, b"eleven", instead=b"twelve")
+    assert keystore.anchor("checkpoint") == Anchor(11, b"eleven")
 
 
 def test_closing_forgets_the_keys(keystore: Keystore, now: datetime) -> None:
