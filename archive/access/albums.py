@@ -86,13 +86,14 @@ def orphans(tx: sa.Connection, row: Row, *, at: datetime) -> list[Row]:
     return [one for one in shares(tx, row["id"], at=at) if RANK[rights_of(tx, row, one["shared_by"], at=at)[0]] < RANK["manage"]]
 
 
-def shared_by_others(tx: sa.Connection, *, at: datetime) -> list[int]:
-    """Return which albums are shared, now or later, by others than their owners."""
+def orphaned(tx: sa.Connection, *, at: datetime) -> list[int]:
+    """Return which albums have such shares."""
     query = (
         sa.select(_S.album_id).join(album, _A.id == _S.album_id).distinct()
         .where(_S.shared_by != _A.owner_id, _S.revoked_at.is_(None), _S.not_after > at).order_by(_S.album_id)
     )
-    return list(tx.execute(query).scalars())
+    found = [find(tx, album_id, at=at) for album_id in tx.execute(query).scalars()]
+    return [row["id"] for row in found if row is not None and orphans(tx, row, at=at)]
 
 
 def items(tx: sa.Connection, album_id: int) -> list[Row]:

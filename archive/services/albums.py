@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from archive.access import albums, bootstrap, grants, policy, principals, when
+from archive.access import albums, grants, policy, principals, when
 from archive.access.albums import RANK, Rights
 from archive.access.permissions import Permission
 from archive.access.policy import scope_of
@@ -190,7 +190,7 @@ class Albums(Changes):
             for one in albums.shares(tx, album_id, at=at):
                 if one["principal_id"] == who["id"]:
                     self._unshare(tx, subject, album_id, one, at)
-                    self._end_orphans(tx, subject, row, at)
+                    self.end_orphans(tx, subject, row, at)
             shared = albums.share(
                 tx, album_id, who["id"], rights=rights, permissions=bits, not_before=max(start, at), not_after=end, by=me.principal_id,
                 at=at,
@@ -224,7 +224,7 @@ class Albums(Changes):
                 raise _absent()
             for one in wanted:
                 self._unshare(tx, subject, album_id, one, at)
-            self._end_orphans(tx, subject, row, at)
+            self.end_orphans(tx, subject, row, at)
             return self._member(wanted[0]) | {"album": album_id}
 
         return self._change(subject, None, work)
@@ -247,22 +247,6 @@ class Albums(Changes):
             return {"id": album_id, "name": row["name"], "owner": row["owner"], "ended_at": at}
 
         return self._change(subject, None, work)
-
-    def tick(self, at: datetime) -> int:
-        """End what was shared by those whose managing has ended since, however it did; return in how many albums.
-
-        Raises:
-            DatabaseUnavailable, OutOfSpace.
-        """
-        with self._database.read() as tx:
-            rows = [albums.find(tx, one, at=at) for one in albums.shared_by_others(tx, at=at)]
-            left = [row["id"] for row in rows if row and albums.orphans(tx, row, at=at)]
-        for one in left:
-            with self._database.begin() as tx:
-                if (row := albums.find(tx, one, at=at)) is not None:
-                    nobody = Subject(bootstrap.console_id(tx), principals.CONSOLE, "console", "console", operator="upkeep")
-                    self._end_orphans(tx, nobody, row, at)
-        return len(left)
 
     # -------------------------------------------------------------------------------------------------------------------------------
 
@@ -297,7 +281,7 @@ class Albums(Changes):
         albums.unshare(tx, share["id"], at=at)
         self._told(tx, subject, at, album_id, "unshared", share=share["id"], to=share["principal_id"])
 
-    def _end_orphans(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> None:
+    def end_orphans(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> None:
         """End what was shared by those who manage the album no more."""
         while left := albums.orphans(tx, row, at=at):
             for one in left:

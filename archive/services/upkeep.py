@@ -17,7 +17,7 @@ from archive.db.tables import login_attempt, pending_peer, purged, segment, sess
 from archive.errors import ArchiveError
 from archive.ledger.audit import Event, Kind
 from archive.services import association_log, candidates, heads, hold_rows, idempotency, lifecycle, worklist
-from archive.services.albums import Albums
+from archive.services.album_watch import AlbumWatch
 from archive.services.alerts import Alerts
 from archive.services.break_glass import BreakGlass
 from archive.services.core import Core
@@ -60,7 +60,7 @@ class Upkeep:
         self._published = False
         self._passed_over: set[bytes] = set()
         self._break_glass = BreakGlass(core, Alerts(core))
-        self._albums = Albums(core)
+        self._albums = AlbumWatch(core)
         self._left_open = LeftOpen(core)
         self._all_due(core.clock())
 

@@ -13,6 +13,7 @@ from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import grants
 from archive.errors import Forbidden, InvalidRequest, NotFound
+from archive.services.album_watch import AlbumWatch
 from archive.services.albums import Albums
 from tests.services.office import Office
 from tests.services.shares_world import World
@@ -247,7 +248,7 @@ def test_what_a_manager_shared_ends_with_their_managing(world: AlbumWorld, ends:
     world.albums.share(kim, world.id, "lea")
     world.share("ann")
     assert world.seen(kim) == world.seen(lea) == BOTH
-    assert world.albums.tick(world.core.clock()) == 0
+    assert AlbumWatch(world.core).tick(world.core.clock()) == 0
     if ends == "leaves the group":
         office.accounts.leave_group(office.console, "ward", "ben")
     elif ends == "is switched off":
@@ -256,7 +257,8 @@ def test_what_a_manager_shared_ends_with_their_managing(world: AlbumWorld, ends:
         office.accounts.remove_user(office.console, "ben")
     else:
         world.later(hours=3)
-    assert world.albums.tick(world.core.clock()) == (0 if ends == "the window" else 1)  # nobody shares for longer than it was given
+    # Nobody shares for longer than it was given.
+    assert AlbumWatch(world.core).tick(world.core.clock()) == (0 if ends == "the window" else 1)
     assert world.seen(kim) == world.seen(lea) == set()
     assert world.seen(world.ann) == BOTH
-    assert world.albums.tick(world.core.clock()) == 0
+    assert AlbumWatch(world.core).tick(world.core.clock()) == 0

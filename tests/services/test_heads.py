@@ -28,11 +28,17 @@ def put_back(config: Config, kept: Path) -> None:
     shutil.copytree(kept / "ledger", config.ledger_dir)
 
 
-def test_a_rollback_after_one_that_was_acknowledged_is_noticed(tmp_path: Path) -> None:
-    config = archives.made(tmp_path)
+def signed_and_taken(folder: Path) -> Config:
+    """An archive with a checkpoint, and a copy of it as it was then under `first`."""
+    config = archives.made(folder)
     with archives.opened(config) as node:
         node.upkeep.checkpoint()
-    take(config, tmp_path / "first")
+    take(config, folder / "first")
+    return config
+
+
+def test_a_rollback_after_one_that_was_acknowledged_is_noticed(tmp_path: Path) -> None:
+    config = signed_and_taken(tmp_path)
     with archives.opened(config) as node:
         for _ in range(40):  # of what was stored a start would make events again
             node.oversight.search(archives.the_console(node), limit=1)
@@ -65,10 +71,7 @@ def test_a_rollback_after_one_that_was_acknowledged_is_noticed(tmp_path: Path) -
 
 
 def test_a_note_gives_way_only_to_one_that_covers_the_acknowledgement(tmp_path: Path) -> None:
-    config = archives.made(tmp_path)
-    with archives.opened(config) as node:
-        node.upkeep.checkpoint()
-    take(config, tmp_path / "first")
+    config = signed_and_taken(tmp_path)
     with archives.opened(config) as node:
         archives.store(node, archives.instance(1))
         node.upkeep.checkpoint()
