@@ -64,7 +64,7 @@ class Telling:
             DatabaseUnavailable.
         """
         if self._mail.wanted:
-            self._tell(at, _BY_MAIL, lambda row: self._mail.send(f"[{row['severity']}] {meanings[row['rule']][1]}", _letter(row, meanings)))
+            self._tell(at, _BY_MAIL, lambda row: self._mail.send(f"[{row['severity']}] {_meaning(row, meanings)}", _letter(row, meanings)))
         if self._hooked:
             self._tell(at, _BY_HOOK, lambda row: self._post(row, at, meanings))
 
@@ -89,7 +89,7 @@ class Telling:
     def _post(self, row: dict[str, Any], at: datetime, meanings: Meanings) -> None:
         body = msgspec.json.encode({
             "type": "alert", "archive": self._name, "alert": row["id"], "rule": row["rule"], "severity": row["severity"],
-            "text": meanings[row["rule"]][1], "who": row["who"] or "", "detail": row["detail"], "event": row["first_event"],
+            "text": _meaning(row, meanings), "who": row["who"] or "", "detail": row["detail"], "event": row["first_event"],
             "at": format_instant(row["raised_at"]),
         })
         name, second = f"{self._archive_uuid}-alert-{row['id']}", str(int(at.timestamp()))
@@ -115,11 +115,16 @@ def shown(query: sa.Select[Any]) -> sa.Select[Any]:
     return query.add_columns(principal.c.name.label("who")).outerjoin(principal, principal.c.id == _A.principal_id)
 
 
+def _meaning(row: dict[str, Any], meanings: Meanings) -> str:
+    """Return what an alert means; one that another release raised may be by a rule that this one does not have."""
+    return meanings.get(row["rule"], ("", row["rule"]))[1]
+
+
 def _letter(row: dict[str, Any], meanings: Meanings) -> str:
     facts = "".join(f"  {name.replace('_', ' ')}: {value}\n" for name, value in row["detail"].items())
     who = f"Account: {row['who']}\n" if row["who"] else ""
     return (
-        f"{meanings[row['rule']][1]}\n\n{who}{facts}At: {row['raised_at']:%Y-%m-%d %H:%M:%S} UTC\nEvent: {row['first_event']}\n\n"
+        f"{_meaning(row, meanings)}\n\n{who}{facts}At: {row['raised_at']:%Y-%m-%d %H:%M:%S} UTC\nEvent: {row['first_event']}\n\n"
         f"Look at it with 'archive audit search --before {row['last_event'] + 1}', then close it with\n"
         f"'archive alert acknowledge {row['id']} --note TEXT'.\n"
     )

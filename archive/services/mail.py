@@ -40,28 +40,33 @@ class Mail:
         Raises:
             Undeliverable: the server cannot be reached, or does not take it.
         """
-        settings = self._settings
+        try:
+            self._hand_over(self._message(subject, text, to or self._settings.mail_to))
+        except Exception as error:  # an odd answer makes smtplib raise more than it says
+            why = f"the mail server did not take it ({type(error).__name__})"
+            raise Undeliverable(why, remedy="check [alerts] smtp_host, smtp_port, smtp_tls and the password file") from error
+
+    def _message(self, subject: str, text: str, to: Sequence[str]) -> EmailMessage:
         message = EmailMessage()
         message["Subject"] = f"Strongroom {self._name}: {subject}"
-        message["From"] = settings.mail_from
-        message["To"] = ", ".join(to or settings.mail_to)
+        message["From"] = self._settings.mail_from
+        message["To"] = ", ".join(to)
         message["Date"] = formatdate(localtime=True)
         message["Message-ID"] = make_msgid(domain="strongroom.invalid")
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(text)
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-            if settings.smtp_tls == "tls":
-                server: smtplib.SMTP = smtplib.SMTP_SSL(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_S, context=context)
-            else:
-                server = smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_S)
-            with server:
-                if settings.smtp_tls == "starttls":
-                    server.starttls(context=context)
-                if settings.smtp_user and self._password_file is not None:
-                    server.login(settings.smtp_user, self._password_file.read_text(encoding="utf-8").strip())
-                server.send_message(message)
-        except (OSError, smtplib.SMTPException) as error:
-            why = type(error).__name__
-            text = f"the mail server did not take it ({why})"
-            raise Undeliverable(text, remedy="check [alerts] smtp_host, smtp_port, smtp_tls and the password file") from error
+        return message
+
+    def _hand_over(self, message: EmailMessage) -> None:
+        settings = self._settings
+        context = ssl.create_default_context(cafile=self._ca_file)
+        if settings.smtp_tls == "tls":
+            server: smtplib.SMTP = smtplib.SMTP_SSL(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_S, context=context)
+        else:
+            server = smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_S)
+        with server:
+            if settings.smtp_tls == "starttls":
+                server.starttls(context=context)
+            if settings.smtp_user and self._password_file is not None:
+                server.login(settings.smtp_user, self._password_file.read_text(encoding="utf-8").strip())
+            server.send_message(message)

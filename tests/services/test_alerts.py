@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import smtplib
-import socketserver
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +20,6 @@ from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.node import Node
 from archive.services.alert_rules import RULES
 from archive.services.alert_states import STATES
-from archive.services.alert_telling import AGAIN
 from archive.services.alerts import AT_ONCE, Alerts
 from tests.services import archives
 
@@ -285,69 +282,6 @@ def test_nothing_of_patients_is_in_an_alert(node: Node) -> None:
     assert "export-volume" in kept
     assert "CANARY" not in kept.upper()
     assert "1.2." not in kept
-
-
-class Postman(socketserver.StreamRequestHandler):
-    """Takes mail as an SMTP server does, or refuses it."""
-
-    got: list[str]
-    refuse = False
-
-    def handle(self) -> None:
-        def say(line: str) -> None:
-            self.wfile.write(line.encode() + b"\r\n")
-
-        say("220 here")
-        while line := self.rfile.readline().decode().strip():
-            word = line.split(maxsplit=1)[0].upper()
-            if word == "DATA":
-                say("354 go on")
-                text = ""
-                while (part := self.rfile.readline().decode()) != ".\r\n":
-                    text += part
-                type(self).got.append(text)
-                say("250 taken")
-            elif word == "QUIT":
-                say("221 bye")
-                return
-            else:
-                say("550 no" if word == "RCPT" and type(self).refuse else "250 well")
-
-
-@pytest.fixture
-def postman() -> Iterator[tuple[type[Postman], int]]:
-    kind = type("OnePostman", (Postman,), {"got": [], "refuse": False})
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), kind) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield kind, server.server_address[1]
-        server.shutdown()
-        thread.join()
-
-
-def test_mail_is_sent_once_and_tried_again(tmp_path: Path, clock: Clock, postman: tuple[type[Postman], int]) -> None:
-    kind, port = postman
-    mail = {
-        "mail_to": ["dpo@clinic.example"], "mail_from": "archive@clinic.example", "smtp_host": "127.0.0.1", "smtp_port": port,
-        "smtp_tls": "off",
-    }
-    with archives.opened(archives.made(tmp_path, alerts=mail), clock=clock) as node:
-        node.alerts.tick()
-        kind.refuse = True
-        plant(node, Kind.VERIFIED, outcome=8)
-        node.alerts.tick()
-        assert kind.got == []
-        kind.refuse = False
-        node.alerts.tick()
-        assert kind.got == [], "not before its time"
-        clock.pass_(seconds=AGAIN[0].total_seconds())
-        node.alerts.tick()
-        node.alerts.tick()
-        [text] = kind.got
-        assert "To: dpo@clinic.example" in text
-        assert "a verification found something" in text
-        node.alerts.test_mail(archives.the_console(node))
-        assert "a test" in kind.got[1]
 
 
 def test_without_mail_nothing_is_sent(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
