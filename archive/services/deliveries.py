@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from archive.access import policy
 from archive.db import guard
 from archive.db.tables import delivery, delivery_destination, forward_rule, instance, peer
 from archive.errors import NotFound, Unavailable
+from archive.services import forward_places
 from archive.services.core import Core
 from archive.services.processes import is_alive, this_worker
 
@@ -64,6 +65,16 @@ class Due:
     rule_id: int | None
     instance_pk: int | None
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What the queue is about, said so that it outlasts a rebuild."""
+
+    about: dict[int, bytes] = field(default_factory=dict)
+    """The object of each delivery."""
+    unseen: dict[int, int] = field(default_factory=dict)
+    """The event from which on each rule has not looked at every arrival."""
 
 
 class Deliveries:
@@ -228,23 +239,25 @@ def finish(tx: sa.Connection, one: int, at: datetime) -> None:
     tx.execute(sa.update(delivery).where(_D.id == one).values(state=DONE, finished_at=at, reason=""))
 
 
-def captured(tx: sa.Connection, token: guard.Token) -> dict[int, bytes]:
-    """Return the objects that deliveries are about, by delivery, before a rebuild gives instances other numbers."""
+def captured(tx: sa.Connection, token: guard.Token) -> Captured:
+    """Return what is to be known of the queue again once a rebuild has given instances other numbers."""
     query = sa.select(_D.id, instance.c.object_id).join(instance, instance.c.id == _D.instance_pk)
-    return {row.id: bytes(row.object_id) for row in policy.run_as(tx, token, query)}
+    about = {row.id: bytes(row.object_id) for row in policy.run_as(tx, token, query)}
+    rules = tx.execute(sa.select(_R.id, _R.seen)).all()
+    return Captured(about, {row.id: forward_places.first_unseen(tx, token, row.seen) for row in rules})
 
 
-def put_back(tx: sa.Connection, token: guard.Token, about: dict[int, bytes]) -> None:
-    """Let deliveries be about the same objects again; rules go on with what arrives from now on."""
+def put_back(tx: sa.Connection, token: guard.Token, kept: Captured) -> None:
+    """Let deliveries be about the same objects again, and rules go on with what arrived after their last look."""
     tx.execute(sa.update(delivery).where(_D.kind == FORWARD).values(instance_pk=None, study_pk=None))
-    for one, object_id in about.items():
+    for one, object_id in kept.about.items():
         query = sa.select(instance.c.id, instance.c.study_pk).where(instance.c.object_id == object_id)
         found = policy.run_as(tx, token, query).first()
         if found is not None:
             tx.execute(sa.update(delivery).where(_D.id == one).values(instance_pk=found.id, study_pk=found.study_pk))
     tx.execute(sa.delete(delivery).where(_D.kind == FORWARD, _D.instance_pk.is_(None)))
-    newest = policy.run_as(tx, token, sa.select(sa.func.max(instance.c.id))).scalar() or 0
-    tx.execute(sa.update(forward_rule).values(seen=newest))
+    for rule, first_unseen in kept.unseen.items():
+        tx.execute(sa.update(forward_rule).where(_R.id == rule).values(seen=forward_places.seen(tx, token, first_unseen)))
 
 
 def forget_delivered(tx: sa.Connection, at: datetime) -> None:

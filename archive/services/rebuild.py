@@ -98,7 +98,7 @@ class Rebuild:
         """Work on an opened archive; its index may be empty."""
         self._core = core
         self._changes: list[tuple[int, bytes, bytes]] = []
-        self._deliveries: dict[int, bytes] = {}
+        self._deliveries = deliveries.Captured()
 
     def run(self, *, lost: bool, damaged: Database | None = None, operator: str = "", progress: Progress = lambda *_args: None) -> Rebuilt:
         """Make the catalog again; with `lost`, in an index that is empty, the rest too, as far as possible from a `damaged` one.

@@ -33,7 +33,7 @@ from archive.keys import sealing
 from archive.keys.keyring import Keyring
 from archive.ledger import nodes
 from archive.ledger.audit import Kind
-from archive.services import deliveries
+from archive.services import deliveries, forward_places
 from archive.services.core import Core
 from archive.services.snapshot import from_json, to_json
 from archive.services.snapshot_files import SnapshotFiles
@@ -42,7 +42,6 @@ FOLDER = "work"
 KEPT = 4
 EVERY = timedelta(seconds=30)
 FILES = SnapshotFiles("work", b"SRWORK1\0", b"strongroom/v1/work\0", "work-snapshot", FOLDER, KEPT)
-_LAST = 100  # one that was let in late has an early event
 _ROWS = (forward_rule, delivery_destination, webhook, ups_subscriber)
 _TOKEN = policy.system("rebuild")
 _D, _I, _S = delivery.c, instance.c, ups_subscription.c
@@ -134,7 +133,7 @@ def _tables(tx: sa.Connection) -> dict[str, list[dict[str, Any]]]:
     }
     found[delivery.name] = [kept[number] for number in sorted(kept)]
     for row in found[forward_rule.name]:
-        row["seen"] = _first_unseen(tx, row["seen"])
+        row["seen"] = forward_places.first_unseen(tx, _TOKEN, row["seen"])
     found[ups_subscription.name] = _subscribed(tx)
     return found
 
@@ -149,16 +148,6 @@ def _subscribed(tx: sa.Connection) -> list[dict[str, Any]]:
         to_json(dict(row) | {"workitem_pk": uids.get(row["workitem_pk"], ""), "until_workitem": _until(uids, row["until_workitem"])})
         for row in rows if not row["workitem_pk"] or row["workitem_pk"] in uids
     ]
-
-
-def _first_unseen(tx: sa.Connection, seen: int) -> int:
-    """Return the event from which on a rule has not looked at every arrival: ids are numbered anew by a rebuild, events are not."""
-    unseen = policy.run_as(tx, _TOKEN, sa.select(sa.func.min(_I.leaf)).where(_I.id > seen)).scalar()
-    if unseen is not None:
-        return int(unseen)
-    last = sa.select(_I.leaf).where(_I.id <= seen).order_by(_I.id.desc()).limit(_LAST).subquery()
-    newest_seen = policy.run_as(tx, _TOKEN, sa.select(sa.func.max(last.c.leaf))).scalar()
-    return 0 if newest_seen is None else int(newest_seen) + 1
 
 
 _FORWARDS = (
@@ -183,7 +172,7 @@ def put_back(core: Core, tx: sa.Connection, kept: Work) -> int:
             if row.get("principal_id", min(people)) not in people:
                 continue
             if table is forward_rule:
-                row["seen"] = _seen(tx, row["seen"])
+                row["seen"] = forward_places.seen(tx, _TOKEN, row["seen"])
                 rules.add(row["id"])
             tx.execute(sa.insert(table), {column.name: row[column.name] for column in table.columns if column.name in row})
     waiting = sum(_wait(tx, said) for said in kept.tables.get(delivery.name, []) if said.get("rule_id") in rules)
@@ -191,14 +180,6 @@ def put_back(core: Core, tx: sa.Connection, kept: Work) -> int:
     number_on(tx, (*_ROWS, ups_subscription))
     _ended(core, tx, kept.leaves)
     return waiting
-
-
-def _seen(tx: sa.Connection, first_unseen: int) -> int:
-    """Return the number a rule has seen up to: below the first instance that arrived by an event it had not looked at."""
-    first = policy.run_as(tx, _TOKEN, sa.select(sa.func.min(_I.id)).where(_I.leaf >= first_unseen)).scalar()
-    if first is not None:
-        return int(first) - 1
-    return int(policy.run_as(tx, _TOKEN, sa.select(sa.func.max(_I.id))).scalar() or 0)
 
 
 def _wait(tx: sa.Connection, said: dict[str, Any]) -> int:

@@ -474,3 +474,27 @@ def test_a_rebuild_gives_instances_other_numbers(tmp_path: Path, receiver: Recei
     finally:
         node.close()
     assert [uid for uid, _, _ in receiver.received] == ["1.2.4.1.1", "1.2.5.1.1"]
+
+
+def test_what_arrived_since_a_rules_last_look_is_forwarded_after_a_rebuild(tmp_path: Path, receiver: Receiver) -> None:
+    from archive.node import open_node
+    from archive.services.rebuild import Rebuild
+    from tests.services.archives import configured
+
+    with forwarding(tmp_path) as it:
+        it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+        it.put(instance(1, study="1.2.3"))
+        rule(it, existing=False)
+        run(it)
+        it.put(instance(1, study="1.2.4"), instance(1, study="1.2.5"))
+    config = configured(tmp_path, dimse={"plain": {"enabled": True, "port": 0, "networks": ["127.0.0.0/8"]}})
+    node = open_node(config, role="serve")
+    try:
+        Rebuild(node.core).run(lost=False)
+        assert node.start() == ""
+        courier = Courier(node)
+        while courier.look(lambda: False) or courier.deliver(lambda: False):
+            pass
+    finally:
+        node.close()
+    assert uids(receiver) == ["1.2.4.1.1", "1.2.5.1.1"], "and what was there before the rule is not"
