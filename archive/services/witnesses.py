@@ -134,7 +134,7 @@ class Witnesses(Changes):
             return self._failed(one, error.message)
 
     def _exchange(self, one: WitnessAt, key: Verifier, line: Line) -> Told:
-        old = self._known(one)
+        old, cosigned_before = self._known(one)
         said: Said | None = None
         for _ in range(ATTEMPTS):
             newest, proof = self._newest(old)
@@ -147,7 +147,7 @@ class Witnesses(Changes):
                 continue
             said = line.add_checkpoint(_request(old, proof, newest.note))
             if said.status == 200:
-                return self._agreed(one, key, newest, said, old)
+                return self._agreed(one, key, newest, said, anew_from=cosigned_before if old < cosigned_before else 0)
             size = _size(said) if said.status == 409 else None
             if said.status == 422 or size == old:
                 return self._against(one, line, old, said)
@@ -164,7 +164,8 @@ class Witnesses(Changes):
                 return newest, None
             return newest, tree.consistency_proof(nodes.lookup(tx), old, newest.size) if old else []
 
-    def _agreed(self, one: WitnessAt, key: Verifier, newest: Checkpoint, said: Said, old: int) -> Told:
+    def _agreed(self, one: WitnessAt, key: Verifier, newest: Checkpoint, said: Said, *, anew_from: int) -> Told:
+        """Keep a cosignature; `anew_from` is the size the witness had cosigned before it was asked, if it knows of less by now."""
         lines = cosignatures.own_lines(said.body.decode(errors="replace"), key)
         cosigned = cosignatures.with_lines(newest.note, lines)
         try:
@@ -174,22 +175,29 @@ class Witnesses(Changes):
         if not times:
             return self._failed(one, "its answer is not signed with the key in the configuration")
         at = self._clock()
+        told = Told(one.name, newest.size, times[key])
         row = {"witness": one.name, "size": newest.size, "root": newest.root, "at": times[key], "line": "".join(lines)}
         with self._database.begin() as tx:
-            known = tx.execute(sa.select(witness).where(_W.name == one.name)).one()
-            cosigned_before = tx.execute(sa.select(sa.func.max(_C.size)).where(_C.witness == one.name)).scalar() or 0
-            if old < cosigned_before:  # its operator let it forget: what it said before may be of a part of the log that was given up
-                tx.execute(sa.delete(witness_cosignature).where(_C.witness == one.name))
+            known = tx.execute(sa.select(witness).where(_W.name == one.name, _W.verifier_key == one.key).with_for_update()).first()
+            if known is None:
+                return Told(one.name, problem="it was removed from the configuration meanwhile")
+            # Somebody else may have asked it meanwhile, and may have got further: nothing of that is undone.
+            sizes = set(tx.execute(sa.select(_C.size).where(_C.witness == one.name)).scalars())
+            if anew_from in sizes:  # its operator let it forget: what it said before may be of a part of the log that was given up
+                tx.execute(sa.delete(witness_cosignature).where(_C.witness == one.name, _C.size <= anew_from))
                 self._note(tx, at, 4, what="begins anew", witness=one.name)
+                sizes = {size for size in sizes if size > anew_from}
             elif known.told_silent_at is not None:
                 self._note(tx, at, 0, what="heard again", witness=one.name)
-            tx.execute(sa.delete(witness_cosignature).where(_C.witness == one.name, _C.size >= newest.size))
+            if any(size > newest.size for size in sizes):
+                return told
+            tx.execute(sa.delete(witness_cosignature).where(_C.witness == one.name, _C.size == newest.size))
             tx.execute(sa.insert(witness_cosignature).values(row))
             self._thin(tx, one.name, at)
             values = {"size": newest.size, "agreed_at": at, "problem": "", "told_silent_at": None}
             tx.execute(sa.update(witness).where(_W.name == one.name).values(values))
-        witnessed.keep(self._core.config.ledger_dir, one.name, cosigned)
-        return Told(one.name, newest.size, times[key])
+            witnessed.keep(self._core.config.ledger_dir, one.name, cosigned)
+        return told
 
     def _note(self, tx: sa.Connection, at: datetime, outcome: int, **detail: Any) -> None:
         self._ledger.record(tx, Event(Kind.WITNESS, outcome=outcome, detail=detail), at=at)
@@ -235,16 +243,16 @@ class Witnesses(Changes):
             tx.execute(sa.update(witness).where(_W.name == one.name).values(problem=problem))
         return Told(one.name, problem=problem)
 
-    def _known(self, one: WitnessAt) -> int:
-        """Return the size a witness is known to have; one with another key than before is another witness."""
+    def _known(self, one: WitnessAt) -> tuple[int, int]:
+        """Return the size a witness is known to have and the newest it cosigned; one with another key than before is another witness."""
         with self._database.begin(durable=False) as tx:
             row = tx.execute(sa.select(witness).where(_W.name == one.name)).first()
             if row is not None and row.verifier_key == one.key:
-                return int(row.size)
+                return int(row.size), int(tx.execute(sa.select(sa.func.max(_C.size)).where(_C.witness == one.name)).scalar() or 0)
             tx.execute(sa.delete(witness_cosignature).where(_C.witness == one.name))
             tx.execute(sa.delete(witness).where(_W.name == one.name))
             tx.execute(sa.insert(witness).values(name=one.name, verifier_key=one.key, since=self._clock()))
-        return 0
+        return 0, 0
 
     def _silence(self, settings: Witness, at: datetime) -> None:
         """Record, once, that a witness has not answered for long."""
