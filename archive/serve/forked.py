@@ -127,7 +127,7 @@ def called(work: Callable[[], Any]) -> Any:
     finally:
         child.wait()
     if not said:
-        message = "the checks before the start did not come to an end"
+        message = "a process of the start or the stop did not come to its end"
         raise Unavailable(message, remedy="the log lines above say why; 'archive doctor' checks the rest")
     well, answer = pickle.loads(said)  # noqa: S301 # our own child's
     if not well:

@@ -65,12 +65,26 @@ def serve(
             looked = called(lambda: contradicted(config, held)) if FORKS else contradicted(config, held)
             return handover(held, read_only or looked)
 
-        supervisor.Supervisor(
+        watch = supervisor.Supervisor(
             real, handover(keyring, read_only), sockets, launch=launch if FORKS else None, on_ready=on_ready,
             again=again,
-        ).run()
+        )
+        try:
+            watch.run()
+        finally:
+            _record_stop(config, keyring, read_only)
     finally:
         lock.release()
+
+
+def _record_stop(config: Config, keyring: Keyring, read_only: str) -> None:
+    """Say in the ledger that the archive stopped; after every worker, so that none adds to it, and of none that was only replaced."""
+    if read_only:
+        return
+    try:
+        called(lambda: finish(config, keyring)) if FORKS else finish(config, keyring)
+    except ArchiveError as error:
+        logging.getLogger("archive.serve").error("the stop was not recorded (%s)", error.code, extra={"remedy": error.remedy})
 
 
 def launch(child: supervisor.Child, sockets: ports.Sockets, config: Config) -> Forked:
@@ -135,6 +149,23 @@ def contradicted(config: Config, keyring: Keyring) -> str:
     node = open_node(config, keyring=keyring, role="serve")
     try:
         return node.oversight.rolled_back()
+    finally:
+        node.close()
+
+
+def finish(config: Config, keyring: Keyring) -> None:
+    """Record the stop, sign the ledger's head and show it to the witnesses.
+
+    Raises:
+        DatabaseUnavailable, VaultUnavailable, LedgerBroken.
+    """
+    from archive.node import open_node
+
+    node = open_node(config, keyring=keyring, role="serve")
+    try:
+        if not node.oversight.rolled_back():  # else it serves to read only by now
+            node.upkeep.finish()
+            node.witnesses.at_stop()
     finally:
         node.close()
 
@@ -222,8 +253,7 @@ def run_background(link: Link) -> None:
         node.upkeep.busy = processors.Processors().busy
         worker.run(node.upkeep, stop)
         delivering.stop()
-        node.upkeep.finish()
-        node.witnesses.at_stop()
+        node.upkeep.leave()
     finally:
         node.close()
 

@@ -105,13 +105,16 @@ def integrity(look: Look) -> Iterator[Found]:
 
 
 def audit_gap(look: Look) -> Iterator[Found]:
-    """The archive started, and nothing says that it had stopped."""
+    """The archive started, and nothing says that it had stopped since its start before."""
     for one in look.of(Kind.STARTED):
-        before = look.tx.execute(
-            sa.select(_E.n, _E.at, _E.kind).where(_E.n < one.n, _E.principal_id.is_(None)).order_by(_E.n.desc()).limit(1)
-        ).first()
-        if before is not None and before.kind != Kind.STOPPED.label:
-            yield Found("audit-gap", one.n, str(one.n), {"silent_s": int((one.at - before.at).total_seconds())})
+        # Others may be later than the stop: what a command did meanwhile, what this start found.
+        own = sa.select(_E.kind).where(
+            _E.n < one.n, _E.principal_id.is_(None), _E.kind.in_([Kind.STARTED.label, Kind.STOPPED.label])
+        )
+        if look.tx.execute(own.order_by(_E.n.desc()).limit(1)).scalar() == Kind.STARTED.label:
+            said = sa.select(_E.at).where(_E.n < one.n, _E.kind.not_in([Kind.REPLAYED.label, Kind.WITNESS.label]))
+            last = look.tx.execute(said.order_by(_E.n.desc()).limit(1)).scalar_one()
+            yield Found("audit-gap", one.n, str(one.n), {"silent_s": int((one.at - last).total_seconds())})
 
 
 def witness_silent(look: Look) -> Iterator[Found]:

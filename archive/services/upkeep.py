@@ -137,6 +137,15 @@ class Upkeep:
         """
         if not self._core.read_only:
             lifecycle.stopped(self._core)
+            self.leave()
+
+    def leave(self) -> None:
+        """Sign the ledger's head and write down what a rebuild needs: this worker ends, and another may follow.
+
+        Raises:
+            DatabaseUnavailable, VaultUnavailable, LedgerBroken.
+        """
+        if not self._core.read_only:
             self.checkpoint()
             self._snapshots.tick()
             self._work.tick(now=True)

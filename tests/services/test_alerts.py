@@ -193,6 +193,21 @@ def test_audit_gap(node: Node, clock: Clock) -> None:
     assert node.alerts.list(archives.the_console(node))[0]["detail"] == {"silent_s": 3 * 3600}
 
 
+def test_what_is_recorded_beside_a_stop_is_no_gap(node: Node, clock: Clock) -> None:
+    plant(node, Kind.STOPPED)
+    plant(node, Kind.WITNESS, what="heard again", witness="nas")  # shown the last checkpoint
+    plant(node, Kind.VERIFIED)
+    clock.pass_(hours=1)
+    plant(node, Kind.REPLAYED)
+    plant(node, Kind.STARTED)
+    assert raised(node) == []
+    clock.pass_(hours=1)
+    plant(node, Kind.REPLAYED)
+    plant(node, Kind.STARTED)
+    assert raised(node) == [("audit-gap", "")]
+    assert node.alerts.list(archives.the_console(node))[0]["detail"] == {"silent_s": 3600}
+
+
 def test_witnesses(node: Node) -> None:
     plant(node, Kind.WITNESS, what="heard again", witness="nas")
     assert raised(node) == []
