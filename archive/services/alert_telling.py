@@ -70,8 +70,10 @@ class Telling:
 
     def _tell(self, at: datetime, columns: tuple[Any, Any, Any], send: Callable[[dict[str, Any]], None]) -> None:
         due_at, attempts, told_at = columns
+        # One that is due later than any pause was noted by a clock that has been set back since.
+        is_due = sa.or_(due_at <= at, due_at > at + AGAIN[-1])
         with self._database.read() as tx:
-            rows = tx.execute(shown(sa.select(alert).where(due_at <= at).order_by(_A.id).limit(AT_ONCE))).mappings()
+            rows = tx.execute(shown(sa.select(alert).where(is_due).order_by(_A.id).limit(AT_ONCE))).mappings()
             due = [dict(row) for row in rows]
         for row in due:
             tried = row[attempts.name]

@@ -53,7 +53,7 @@ class Alerts(Changes):
         self._settings = msgspec.structs.replace(core.config.alerts, **named)
         self._mail = mail or Mail(core.config)
         self._telling = Telling(core, self._mail)
-        self._states_due: datetime | None = None
+        self._states_at: datetime | None = None
 
     # --- the background ---------------------------------------------------------------------------------------------------------------
 
@@ -77,9 +77,9 @@ class Alerts(Changes):
                     self._note(tx, upto)
             if not more:
                 break
-        if self._states_due is None or at >= self._states_due:
+        if self._states_at is None or not timedelta(0) <= at - self._states_at < STATES_EVERY:
             count += self._lasting(at)
-            self._states_due = at + STATES_EVERY
+            self._states_at = at
         self._telling.tick(at, MEANINGS)
         return count
 

@@ -17,10 +17,11 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db import guard
-from archive.db.tables import delivery, delivery_destination, forward_rule, instance, peer
+from archive.db.tables import commitment, delivery, delivery_destination, forward_rule, instance, peer
 from archive.errors import NotFound, Unavailable
 from archive.services import forward_places
 from archive.services.core import Core
+from archive.services.forward_rules import closed_until
 from archive.services.processes import is_alive, this_worker
 
 REPORT, FORWARD = "report", "forward"
@@ -258,6 +259,18 @@ def put_back(tx: sa.Connection, token: guard.Token, kept: Captured) -> None:
     tx.execute(sa.delete(delivery).where(_D.kind == FORWARD, _D.instance_pk.is_(None)))
     for rule, first_unseen in kept.unseen.items():
         tx.execute(sa.update(forward_rule).where(_R.id == rule).values(seen=forward_places.seen(tx, token, first_unseen)))
+
+
+def bring_near(tx: sa.Connection, at: datetime) -> None:
+    """Let nothing wait for longer than it would if it began to wait now: the clock may have been set back since its time was noted."""
+    latest = at + LONGEST_WAIT
+    tx.execute(sa.update(delivery_destination).where(_T.retry_at > latest).values(retry_at=latest))
+    tx.execute(sa.update(commitment).where(commitment.c.state == "checking", commitment.c.run_at > latest).values(run_at=latest))
+    late = sa.and_(_D.state == WAITING, _D.run_at > latest)
+    tx.execute(sa.update(delivery).where(late, _D.kind == REPORT).values(run_at=latest))
+    for rule in tx.execute(sa.select(_R.id, _R.hours, _R.quiet_s).where(_R.id.in_(sa.select(_D.rule_id).where(late)))).all():
+        allowed = max(latest, at + timedelta(seconds=rule.quiet_s), closed_until(rule.hours, at) or at)
+        tx.execute(sa.update(delivery).where(late, _D.rule_id == rule.id, _D.run_at > allowed).values(run_at=allowed))
 
 
 def forget_delivered(tx: sa.Connection, at: datetime) -> None:

@@ -54,6 +54,7 @@ class Forwarding:
         self._core = core
         self._sending = sending
         self._queue = queue
+        self._looked_at: datetime | None = None
 
     # --- rules --------------------------------------------------------------------------------------------------------------------
 
@@ -174,6 +175,11 @@ class Forwarding:
         core = self._core
         if core.read_only:
             return 0
+        at = core.clock()
+        if self._looked_at is None or at < self._looked_at:
+            with core.database.begin(durable=False) as tx:
+                deliveries.bring_near(tx, at)
+        self._looked_at = at
         with core.database.read() as tx:
             rules = tx.execute(_ACTIVE).all()
         return sum(self._look(rule) for rule in rules)

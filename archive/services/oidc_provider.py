@@ -170,7 +170,7 @@ class Provider:
     def _jwks(self, at: datetime, *, fresh: bool) -> list[dict[str, Any]]:
         with self._lock:
             kept = self._keys
-        if kept is not None and at - kept[0] < (_AGAIN if fresh else _KEPT):
+        if kept is not None and timedelta(0) <= at - kept[0] < (_AGAIN if fresh else _KEPT):
             return kept[1]
         url = self._metadata(at)["jwks_uri"]
         found = _object(outgoing.fetch(url, self._limits(url), most_bytes=_MOST_BYTES)).get("keys")
@@ -185,9 +185,9 @@ class Provider:
     def _metadata(self, at: datetime) -> dict[str, Any]:
         with self._lock:
             kept = self._said
-        if kept is not None and at - kept[0] < _KEPT:
+        if kept is not None and timedelta(0) <= at - kept[0] < _KEPT:
             return kept[1]
-        if self._away is not None and at - self._away[0] < _AGAIN:
+        if self._away is not None and timedelta(0) <= at - self._away[0] < _AGAIN:
             raise outgoing.Undeliverable(self._away[1])
         url = self._oidc.issuer.rstrip("/") + "/.well-known/openid-configuration"
         try:

@@ -338,6 +338,15 @@ def test_a_provider_that_is_away_is_not_asked_by_every_visitor(world: World) -> 
     world.into()
 
 
+def test_a_clock_that_is_set_back_does_not_keep_the_provider_away(world: World) -> None:
+    world.provider.answers["/realm/.well-known/openid-configuration"] = (503, {}, b"")
+    with pytest.raises(Unavailable):
+        world.oidc.begin("/studies")
+    world.provider.answers.clear()
+    world.at -= timedelta(hours=5)
+    world.oidc.begin("/studies")
+
+
 def test_what_it_leads_to_elsewhere_must_be_public(world: World) -> None:
     world.provider.metadata["jwks_uri"] = "http://192.168.1.1/jwks"
     with pytest.raises(Unavailable):
