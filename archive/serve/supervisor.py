@@ -1,8 +1,8 @@
 """Starts the worker processes, watches them, restarts one that dies, drains and stops them.
 
 Order of a start: lock, keyring, checks (start.py), sockets, workers, then `READY`. Order of a stop: DIMSE and web workers
-drain, then the background worker makes its last checkpoint; what has not ended at the deadline is killed. Nothing is lost by
-that: success is only answered for what is durable.
+drain, then the background worker; what has not ended at the deadline is killed; then the stop is recorded (start.py). Nothing
+is lost by that: success is only answered for what is durable.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ START_S = 90.0
 TICK_S = 0.2
 BACK_OFF_S = (0.2, 0.5, 1, 2, 5, 10, 30)
 STEADY_S = 60.0
+AGAIN_S = 30.0
+"""How long what kept the workers from being replaced is waited for before it is tried again."""
 START_ATTEMPTS = 3
 
 log = logging.getLogger("archive.serve")
@@ -134,6 +136,9 @@ class Supervisor:
         self._again = again
         self._generation = handover.generation
         self._hangups = 0
+        self._again_s = 0.0
+        self._untaken = False
+        self._failed: list[Child] = []  # replaced, and not come up since
         self._ready = False
         self._signals = 0
         self._links: dict[socket.socket, int] = {}
@@ -160,8 +165,10 @@ class Supervisor:
                 self._revive()
                 if not self._ready:
                     self._look_ready(deadline)
-                elif self._hangups:
-                    self._replace_workers()
+                elif self._hangups or (self._untaken and time.monotonic() >= self._again_s):
+                    self._begin_anew()
+                elif self._failed and (self._all_ready() or time.monotonic() >= self._again_s):
+                    self._replace([] if self._all_ready() else self._failed)
             log.info("draining")
         finally:
             self._stop()
@@ -174,35 +181,51 @@ class Supervisor:
     def _on_hangup(self, _number: int, _frame: object) -> None:
         self._hangups += 1
 
-    def _replace_workers(self) -> None:
-        """Hand over anew: each worker is drained and started again before the next one's turn."""
-        self._hangups = 0
+    def _begin_anew(self) -> None:
+        """Make the handover anew and replace every worker; when it cannot be made now, that is tried again."""
+        self._hangups, self._untaken = 0, False
         if self._again is None:
             return
         try:
             self._handover = self._again()
-        except ArchiveError as error:
-            log.error("the keyring was not taken again: %s", error.message, extra={"remedy": error.remedy})
+        except (ArchiveError, OSError) as error:
+            why, remedy = (error.message, error.remedy) if isinstance(error, ArchiveError) else (type(error).__name__, "")
+            log.error("the keyring was not taken again: %s; tried again in %.0f s", why, AGAIN_S, extra={"remedy": remedy})
+            self._untaken, self._again_s = True, time.monotonic() + AGAIN_S
             return
         self._door.offer(self._handover)
         log.info("replacing the workers")
-        for child in self._children:
+        self._replace(self._children)
+
+    def _replace(self, children: Sequence[Child]) -> None:
+        """Drain each of these and start it again before the next one's turn; one that does not come up is told, and has another later."""
+        failed: list[Child] = []
+        for turn, child in enumerate(children, 1):
             self._drain([child], time.monotonic() + DRAIN_S)
             self._forget_gone()
             self._start(child)
             child.restarts += 1
-            deadline = time.monotonic() + START_S
-            while not self._signals and not self._all_ready():
-                self._wait(TICK_S)
-                self._revive()
-                if time.monotonic() > deadline:
-                    log.error("a replaced worker does not come up", extra={"worker": child.role})
-                    return
+            if self._comes_up([*failed, *(one for one in children[turn:] if one in self._failed)]):
+                continue
             if self._signals:
                 return
-        self._generation = self._handover.generation
+            failed.append(child)
+            log.error("a replaced worker does not come up; tried again in %.0f s", AGAIN_S, extra={"worker": child.role})
+        self._failed, self._again_s = failed, time.monotonic() + AGAIN_S
+        if not failed:
+            self._generation = self._handover.generation
+            log.info("workers replaced")
         self._write_status()
-        log.info("workers replaced")
+
+    def _comes_up(self, failed: Sequence[Child]) -> bool:
+        """Wait until all but those that failed say that they are ready; False at a signal, or when it takes longer than a start may."""
+        deadline = time.monotonic() + START_S
+        while not self._signals and time.monotonic() < deadline:
+            if self._all_ready(failed):
+                return True
+            self._wait(TICK_S)
+            self._revive()
+        return False
 
     def _forget_gone(self) -> None:
         """Hear the ends of the lines that ended workers held."""
@@ -211,8 +234,16 @@ class Supervisor:
             self._wait(0.02)
 
     def _start(self, child: Child) -> None:
-        child.process = self._launch(child, self._sockets, self._config)
         child.started_at, child.started_s = datetime.now(UTC), time.monotonic()
+        try:
+            child.process = self._launch(child, self._sockets, self._config)
+        except OSError as error:  # no room for another process now
+            child.process = None
+            child.quick_deaths += 1
+            child.again_s = time.monotonic() + _pause_s(child)
+            what = {"worker": child.role, "error": type(error).__name__, "again_in_s": _pause_s(child)}
+            log.error("worker could not be started", extra=what)
+            return
         log.info("worker started", extra={"worker": child.role, "worker_pid": child.process.pid})
 
     def _wait(self, timeout_s: float) -> None:
@@ -259,13 +290,13 @@ class Supervisor:
             if not self._ready and child.quick_deaths >= START_ATTEMPTS:
                 message = f"the {child.role} worker ends right after its start (exit status {code})"
                 raise Unavailable(message, remedy="the log lines above say why; 'archive doctor' checks the rest")
-            pause_s = BACK_OFF_S[min(child.quick_deaths, len(BACK_OFF_S)) - 1]
+            pause_s = _pause_s(child)
             what = {"worker": child.role, "worker_pid": child.process.pid, "exit_status": code, "again_in_s": pause_s}
             log.error("worker died", extra=what)
             child.process, child.again_s = None, now + pause_s
 
-    def _all_ready(self) -> bool:
-        return len(self._ready_pids) >= sum(child.ready_links for child in self._children)
+    def _all_ready(self, but: Sequence[Child] = ()) -> bool:
+        return len(self._ready_pids) >= sum(child.ready_links for child in self._children if child not in but)
 
     def _look_ready(self, deadline: float) -> None:
         if time.monotonic() > deadline:
@@ -337,6 +368,10 @@ def kill_session(process: Process) -> None:
     """Kill a worker and what it forked: each runs in a session, so in a process group, of its own."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _pause_s(child: Child) -> float:
+    return BACK_OFF_S[min(child.quick_deaths, len(BACK_OFF_S)) - 1]
 
 
 def _lives(pid: int) -> bool:

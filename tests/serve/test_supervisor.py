@@ -41,7 +41,10 @@ WORKER = textwrap.dedent(
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); super().server_bind()
         server = Server(("127.0.0.1", port), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-    link.watch(); link.ready()
+    link.watch()
+    while behaviour == "stuck" and link.handover.generation and pathlib.Path(path).with_name("stuck").exists():
+        time.sleep(0.02)
+    link.ready()
     while not stop.is_set():
         time.sleep(0.02)
     """
@@ -50,6 +53,7 @@ SERVE = textwrap.dedent(
     """
     import pathlib, sys
     from archive.config import load
+    from archive.errors import Unavailable
     from archive.serve import logs, ports, state, supervisor
     from archive.serve.handover import Handover
     sys.path.insert(0, sys.argv[2])
@@ -57,16 +61,29 @@ SERVE = textwrap.dedent(
     config = load(pathlib.Path(sys.argv[1]))
     behaviour = dict(pair.split("=") for pair in sys.argv[3:])
     logs.configure("serve")
-    supervisor.DRAIN_S = 2
+    supervisor.DRAIN_S, supervisor.AGAIN_S = 2, 1
     lock = state.RunLock(config)
     sockets, real = ports.open_sockets(config)
     def command(child, _sockets, config):
         return [sys.executable, "-c", worker_code.WORKER, child.role, str(state.socket_path(config)), str(config.http.port),
                 behaviour.get(child.role, "well")]
     children = [supervisor.Child(role, 0, 1) for role in ("background", "dimse", "web")]
+    started, taken = [], []
+    def launch(child, sockets, config):
+        started.append(child.role)
+        if behaviour.get("launch") == "fails" and started.count(child.role) == 2:
+            raise BlockingIOError
+        return supervisor.executed(command)(child, sockets, config)
+    def again():
+        taken.append(1)
+        if behaviour.get("again") == "fails" and len(taken) == 1:
+            raise Unavailable("not now")
+        return Handover(keyring=b"the keyring", config=real, generation=7)
+    def on_ready(_status):
+        supervisor.START_S = float(behaviour.get("start_s", 90))
+        print("READY", flush=True)
     watch = supervisor.Supervisor(real, Handover(keyring=b"the keyring", config=real), sockets, children=children,
-                                  launch=supervisor.executed(command), on_ready=lambda _status: print("READY", flush=True),
-                                  again=lambda: Handover(keyring=b"the keyring", config=real, generation=7))
+                                  launch=launch, on_ready=on_ready, again=again)
     watch.run()
     lock.release()
     """
@@ -167,6 +184,40 @@ def test_a_new_keyring_reaches_every_worker(tmp_path: Path) -> None:
         state.reload_keyring(config, 7, deadline_s=1)  # nothing to do any more
         with pytest.raises(Unavailable):
             state.reload_keyring(config, 8, deadline_s=3)
+
+
+def test_one_worker_that_does_not_come_up_keeps_no_other_from_a_new_keyring(tmp_path: Path) -> None:
+    with serving(tmp_path, "dimse=stuck", "background=stuck", "start_s=3") as (process, config):
+        assert process.stdout.readline() == "READY\n"
+        before = {one.role: one.pid for one in state.read_status(config).processes}
+        stuck = config.run_dir / "stuck"
+        stuck.touch()
+        os.kill(process.pid, signal.SIGHUP)
+        log = tmp_path / "log"
+        until(lambda: "does not come up" in log.read_text())
+        until(lambda: all(one.pid != before[one.role] for one in state.read_status(config).processes), 30)
+        assert all(gone(pid) for pid in before.values())
+        assert state.read_status(config).generation == 0, "not every worker holds it"
+        stuck.unlink()
+        until(lambda: state.read_status(config).generation == 7, 30)
+        assert len(state.read_status(config).processes) == 3
+
+
+def test_a_keyring_that_cannot_be_taken_now_is_taken_later(tmp_path: Path) -> None:
+    with serving(tmp_path, "again=fails") as (process, config):
+        assert process.stdout.readline() == "READY\n"
+        state.reload_keyring(config, 7, deadline_s=30)
+        assert "not now" in (tmp_path / "log").read_text()
+
+
+def test_a_worker_that_cannot_be_started_now_is_started_later(tmp_path: Path) -> None:
+    with serving(tmp_path, "launch=fails") as (process, config):
+        assert process.stdout.readline() == "READY\n"
+        before = {one.role: one.pid for one in state.read_status(config).processes}
+        os.kill(before["dimse"], signal.SIGKILL)
+        until(lambda: "could not be started" in (tmp_path / "log").read_text())
+        until(lambda: {one.role: one.pid for one in state.read_status(config).processes}.get("dimse") not in (None, before["dimse"]))
+        assert process.poll() is None
 
 
 def test_a_keyring_is_reloaded_at_once_when_nothing_serves(tmp_path: Path) -> None:
