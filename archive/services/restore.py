@@ -169,10 +169,14 @@ def _staged(folder: Path, config: Config, stage: Path, way: Way, *, keeping: Kee
         if path not in segments:
             _put(chosen, stage, path, file)
             way.progress("files checked and copied", number, len(files))
-    hashed = _index(inside, config, keyring, stage)
+    if config.database.url:
+        _prepare_server(config, keyring)
+    hashed = _index(inside, keyring)
     for number, (path, file) in enumerate(segments.items()):
         _segment(chosen, inside, path, file, link=keeping == "link" and _name(path) in hashed)
         way.progress("segments checked and copied", number + 1, len(segments))
+    if config.database.url:
+        _onto_server(inside, config, keyring, stage)
     with closing(way.opening(inside, keyring)) as node:
         _settle(node.core, report, digest, way)
     return report, inside.key_file
@@ -242,25 +246,40 @@ def _segment(chosen: Path, inside: Config, path: str, file: File, *, link: bool)
         manifest.require(file, None)
 
 
-def _index(inside: Config, config: Config, keyring: Keyring, stage: Path) -> frozenset[str]:
-    """Bring the index to this release, onto a server when one is configured; return the segments whose hash it has: nobody writes them."""
-    setup.make_databases(msgspec.structs.replace(inside, database=DatabaseSection()), keyring)
-    with closing(setup.open_index(msgspec.structs.replace(inside, database=DatabaseSection()), keyring)) as index:
-        if config.database.url:
-            with closing(setup.open_index(config, keyring)) as server:
-                migrate.upgrade(server)
-                with index.read() as source, server.begin() as tx:
-                    if tx.execute(sa.select(principal.c.id).limit(1)).first() is not None:
-                        message = "the database that is configured holds an archive already"
-                        raise ConfigurationError(message, remedy="name an empty database in database.url")
-                    copy_rows(source, tx, policy.system("backup"))
-        with index.begin() as tx:
-            settled = sa.select(segment.c.name).where(segment.c.sha256.is_not(None), segment.c.replay_from >= segment.c.used)
-            hashed = frozenset(tx.execute(settled).scalars())
-    if config.database.url:
-        for path in stage.glob("index.db*"):
-            path.unlink()
-    return hashed
+def _index(inside: Config, keyring: Keyring) -> frozenset[str]:
+    """Bring the index to this release; return the segments whose hash it has: nobody writes them."""
+    local = msgspec.structs.replace(inside, database=DatabaseSection())
+    setup.make_databases(local, keyring)
+    with closing(setup.open_index(local, keyring)) as index, index.begin() as tx:
+        settled = sa.select(segment.c.name).where(segment.c.sha256.is_not(None), segment.c.replay_from >= segment.c.used)
+        return frozenset(tx.execute(settled).scalars())
+
+
+def _prepare_server(config: Config, keyring: Keyring) -> None:
+    """Make the tables in the server's database that is configured, and refuse one that holds an archive before anything is copied."""
+    with closing(setup.open_index(config, keyring)) as server:
+        migrate.upgrade(server)
+        with server.read() as tx:
+            _refuse_filled(tx)
+
+
+def _refuse_filled(tx: sa.Connection) -> None:
+    if tx.execute(sa.select(principal.c.id).limit(1)).first() is not None:
+        message = "the database that is configured holds an archive already"
+        raise ConfigurationError(message, remedy="name an empty database in database.url")
+
+
+def _onto_server(inside: Config, config: Config, keyring: Keyring, stage: Path) -> None:
+    """Move the index into the server's database; nothing is put there before every file was checked."""
+    local = msgspec.structs.replace(inside, database=DatabaseSection())
+    with (
+        closing(setup.open_index(local, keyring)) as index, closing(setup.open_index(config, keyring)) as server,
+        index.read() as source, server.begin() as tx,
+    ):
+        _refuse_filled(tx)
+        copy_rows(source, tx, policy.system("backup"))
+    for path in stage.glob("index.db*"):
+        path.unlink()
 
 
 def _move(stage: Path, config: Config, given: Path) -> None:

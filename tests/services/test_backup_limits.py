@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from archive.config import Config
 from archive.db.tables import session
-from archive.errors import ArchiveError, InvalidRequest, ReadOnly
+from archive.errors import ArchiveError, DigestMismatch, InvalidRequest, ReadOnly
 from archive.node import open_node
 from archive.services import manifest
 from archive.services.backup import Backup
@@ -155,3 +155,21 @@ def test_a_backup_whose_list_is_damaged_is_made_anew(backed_up: tuple[Config, Pa
         console = archives.the_console(node)
         assert Backup(node.core).run(console, copied, keys=True).ok
         assert Drill(node.core).run(console, copied, way()).ok
+
+
+def test_an_attempt_that_is_refused_leaves_the_servers_database_empty(
+    tmp_path: Path, backed_up: tuple[Config, Path], postgresql_url: str
+) -> None:
+    _config, kept = backed_up
+    target = tmp_path / "backup"
+    shutil.copytree(kept, target)
+    path = next((target / "segments").iterdir())
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + bytes([data[4096] ^ 1]) + data[4097:])
+    fresh = archives.configured(tmp_path / "fresh", database={"url": postgresql_url})
+    with pytest.raises(DigestMismatch):
+        restore(target, fresh, way())
+    path.write_bytes(data)
+    assert restore(target, fresh, way()).ok
+    with archives.opened(fresh) as node:
+        assert node.retrieve.instances(archives.user(node), "clinical", "1.2.3")
