@@ -119,7 +119,7 @@ def shown(query: sa.Select[Any]) -> sa.Select[Any]:
 
 def _meaning(row: dict[str, Any], meanings: Meanings) -> str:
     """Return what an alert means; one that another release raised may be by a rule that this one does not have."""
-    return meanings.get(row["rule"], ("", row["rule"]))[1]
+    return str(meanings.get(row["rule"], ("", row["rule"]))[1])
 
 
 def _letter(row: dict[str, Any], meanings: Meanings) -> str:
