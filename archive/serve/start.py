@@ -54,27 +54,28 @@ def serve(
         keyring.refresh()  # what the start finished is in the file
         if not read_only:
             told(answer)
-        sockets, real = ports.open_sockets(config, viewer=viewers.installed(config) is not None)
-
-        def handover(keyring: Keyring, why: str) -> Handover:
-            return Handover(keyring=keyring.to_bytes(), config=real, read_only=why, generation=keyring.generation)
-
-        def again() -> Handover:
-            held = keyring  # what opened it once is not asked for again
-            held.refresh()
-            looked = called(lambda: contradicted(config, held)) if FORKS else contradicted(config, held)
-            return handover(held, read_only or looked)
-
-        watch = supervisor.Supervisor(
-            real, handover(keyring, read_only), sockets, launch=launch if FORKS else None, on_ready=on_ready,
-            again=again,
-        )
         try:
-            watch.run()
+            _supervise(config, keyring, read_only, on_ready)
         finally:
             _record_stop(config, keyring, read_only)
     finally:
         lock.release()
+
+
+def _supervise(config: Config, keyring: Keyring, read_only: str, on_ready: Callable[[state.Status], None]) -> None:
+    sockets, real = ports.open_sockets(config, viewer=viewers.installed(config) is not None)
+
+    def handover(why: str) -> Handover:
+        return Handover(keyring=keyring.to_bytes(), config=real, read_only=why, generation=keyring.generation)
+
+    def again() -> Handover:
+        keyring.refresh()  # what opened it once is not asked for again
+        looked = called(lambda: contradicted(config, keyring)) if FORKS else contradicted(config, keyring)
+        return handover(read_only or looked)
+
+    supervisor.Supervisor(
+        real, handover(read_only), sockets, launch=launch if FORKS else None, on_ready=on_ready, again=again,
+    ).run()
 
 
 def _record_stop(config: Config, keyring: Keyring, read_only: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -56,3 +57,18 @@ def test_a_kill_is_told_after_workers_were_replaced_and_an_orderly_stop_is_not(t
         assert archive.stop() == 0
     assert own(archive)[-1][1] == "stopped"
     assert archive.json("ledger", "prove", str(own(archive)[-1][0])), "the last checkpoint covers it"
+
+
+def test_a_start_that_comes_to_nothing_is_no_gap(tmp_path: Path) -> None:
+    archive = RunningArchive(tmp_path)
+    archive.json("init")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        text = archive.config.read_text()
+        archive.config.write_text(text.replace("[http]\nport = 0", f"[http]\nport = {other.getsockname()[1]}"))
+        done = archive.run("serve")
+        assert done.returncode != 0
+        assert str(other.getsockname()[1]) in done.stderr, done.stderr
+        archive.config.write_text(text)
+    assert [kind for _, kind in own(archive)] == ["started", "stopped"]
