@@ -165,10 +165,10 @@ class Accounts(Roles):
     def _gone(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> Row:
         if row["kind"] != "group":
             self._refuse_above(tx, subject, row, at)
-        elif any(grant["effect"] == "deny" for grant in grants.listed(tx, at=at, to=row["id"])):
-            # As leaving it: with the group goes what it hides from its members.
-            policy.require(tx, subject, P.ROLE_MANAGE, at)
-            grants.refuse_self(tx, subject, row["id"])
+        else:  # as leaving it: with the group goes what it gives its members, and what it hides from them
+            refuse_members(tx, subject, row, at)
+            if hides(tx, row, at):
+                grants.refuse_self(tx, subject, row["id"])
         principals.remove(tx, row["id"], row["name"], by=subject.principal_id, at=at)
         self._record(tx, Kind.USER_CHANGED, subject, at, what="removed", name=row["name"], id=row["id"])
         return {"id": row["id"], "name": row["name"]}
@@ -223,8 +223,7 @@ class Accounts(Roles):
     def _joined(
         self, tx: sa.Connection, subject: Subject, where: Row, who: Row, start: datetime, end: datetime, at: datetime
     ) -> Row:
-        if roles.coming(tx, where["id"], at=at) or given_to(tx, where["id"], at) or hides(tx, where, at):
-            policy.require(tx, subject, P.ROLE_MANAGE, at)
+        refuse_members(tx, subject, where, at)
         grants.refuse_self(tx, subject, who["id"])
         Terms(not_before=start, not_after=end).check()
         key = principals.join(tx, who["id"], where["id"], by=subject.principal_id, not_before=start, not_after=end)
@@ -233,7 +232,7 @@ class Accounts(Roles):
         return {"id": key, "group": where["name"], "member": who["name"], "from": start, "until": end}
 
     def leave_group(self, subject: Subject, group: str | int, member: str | int) -> Row:
-        """Take a member out of a group.
+        """Take a member out of a group. One that holds roles or grants, or hides, needs role-manage, as joining it does.
 
         Raises:
             Forbidden: also for oneself: leaving may lift a deny.
@@ -251,9 +250,8 @@ class Accounts(Roles):
         return self._change(subject, P.USER_MANAGE, work)
 
     def _left(self, tx: sa.Connection, subject: Subject, where: Row, who: Row, at: datetime) -> Row:
+        refuse_members(tx, subject, where, at)
         grants.refuse_self(tx, subject, who["id"])
-        if any(row["effect"] == "deny" for row in grants.listed(tx, at=at, to=where["id"])):
-            policy.require(tx, subject, P.ROLE_MANAGE, at)
         if not principals.leave(tx, who["id"], where["id"]):
             message = "that member is not in the group"
             raise NotFound(message, remedy="'archive group list' shows who is")
@@ -262,7 +260,7 @@ class Accounts(Roles):
         return {"id": who["id"], "group": where["name"], "member": who["name"]}
 
     def remove_group(self, subject: Subject, ref: str | int) -> Row:
-        """Take a group away; what it gave its members ends, and what it hid. One with a deny needs role-manage.
+        """Take a group away; what it gave its members ends, and what it hid. One with roles, grants or a deny needs role-manage.
 
         Raises:
             Forbidden: also for a group with a deny that one is in.
@@ -291,6 +289,16 @@ class Accounts(Roles):
 
     def _refuse_above(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> None:
         refuse_above(tx, subject, row, at)
+
+
+def refuse_members(tx: sa.Connection, subject: Subject, group: Row, at: datetime) -> None:
+    """Who is in a group that gives or hides anything, now or later, is for those who give: a member comes to it, and loses it, by that.
+
+    Raises:
+        Forbidden.
+    """
+    if roles.coming(tx, group["id"], at=at) or given_to(tx, group["id"], at) or hides(tx, group, at):
+        policy.require(tx, subject, P.ROLE_MANAGE, at)
 
 
 def hides(tx: sa.Connection, group: Row, at: datetime) -> bool:

@@ -170,7 +170,7 @@ def test_who_is_switched_off_or_begins_later_is_guarded_the_same(office: Office)
         for attempt in (a.reset_password, a.reset_mfa, a.disable_user, a.enable_user, a.remove_user, office.sessions.end_of):
             with pytest.raises(Forbidden):
                 attempt(eve, name)
-    a.remove_group(eve, "chiefs")
+    a.remove_group(office.console, "chiefs")
     a.withdraw_role(office.console, "off", "owner")
     for name in ("off", "member"):
         a.reset_password(eve, name)
@@ -295,6 +295,31 @@ def test_a_deny_does_not_go_with_its_group(office: Office) -> None:
     assert office.seen(eve) == set()
     a.remove_group(office.console, "staff")
     assert office.seen(eve)
+
+
+@pytest.mark.parametrize("what", ["a role", "a role for later", "a grant", "a grant for later", "a deny", "a deny for later"])
+def test_who_is_in_a_group_that_gives_or_hides_is_for_who_gives(office: Office, what: str) -> None:
+    eve, olga, a = office.user("eve", "administrator"), office.user("olga", "administrator", "security-officer"), office.accounts
+    office.user("pal")
+    for name in ("ward", "bare"):
+        a.add_group(eve, name)
+        a.join_group(eve, name, "pal")
+    since = "1h" if "later" in what else None
+    if "role" in what:
+        a.assign_role(office.console, "ward", "technologist", since=since)
+    else:
+        a.add_grant(office.console, to="ward", role="referrer", target=Target("everything"), deny="deny" in what, since=since)
+    before = a.list_groups(office.console)
+    for attempt in (
+        lambda: a.join_group(eve, "ward", "pal"), lambda: a.leave_group(eve, "ward", "pal"), lambda: a.remove_group(eve, "ward"),
+    ):
+        with pytest.raises(Forbidden):
+            attempt()
+    assert a.list_groups(office.console) == before
+    a.leave_group(eve, "bare", "pal")
+    a.remove_group(eve, "bare")
+    a.leave_group(olga, "ward", "pal")
+    a.remove_group(olga, "ward")
 
 
 def test_grants_name_patients_so_who_looks_may_and_is_recorded(office: Office) -> None:
