@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from archive.access import naming
 from archive.db.tables import external_identity, external_state, principal
 from archive.errors import InvalidRequest, NotFound
 
@@ -107,13 +108,13 @@ def unbound_user(tx: sa.Connection, issuer: str, *, name: str = "", email: str =
     """
     if not (name or email):
         return None
-    which = sa.func.lower(_P.name) == sa.func.lower(name) if name else sa.func.lower(_P.email) == sa.func.lower(email)
-    users = sa.select(_P.id, _P.name, _P.enabled).where(which, _P.kind == "user", _P.removed_at.is_(None))
-    rows = tx.execute((users if name else users.where(_P.enabled == sa.true())).limit(2)).all()
-    if len(rows) != 1 or not rows[0].enabled:
+    users = (_P.kind == "user", _P.removed_at.is_(None))
+    found = naming.alike(tx, _P.name, name, *users) if name else naming.alike(tx, _P.email, email, *users, _P.enabled == sa.true())
+    if len(found) != 1:
         return None
-    taken = sa.select(_E.id).where(_E.principal_id == rows[0].id, _E.issuer == issuer)
-    return None if tx.execute(taken).first() is not None else (int(rows[0].id), str(rows[0].name))
+    row = tx.execute(sa.select(_P.id, _P.name, _P.enabled).where(_P.id == found[0])).one()
+    taken = sa.select(_E.id).where(_E.principal_id == row.id, _E.issuer == issuer)
+    return None if not row.enabled or tx.execute(taken).first() is not None else (int(row.id), str(row.name))
 
 
 def spend(tx: sa.Connection, state: str, *, at: datetime, lasts: timedelta) -> bool:

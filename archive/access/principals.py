@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from archive.access import sessions
+from archive.access import naming, sessions
 from archive.db import tables
 from archive.db.tables import membership, principal
 from archive.db.types import FOREVER
@@ -26,7 +26,7 @@ def add(tx: sa.Connection, kind: Kind, name: str, *, at: datetime, full_name: st
         InvalidRequest: a name that is taken or cannot be one.
     """
     name = check_name(name)
-    if tx.execute(sa.select(principal.c.id).where(sa.func.lower(principal.c.name) == sa.func.lower(name))).first() is not None:
+    if naming.alike(tx, principal.c.name, name):
         message = "that name is taken"
         raise InvalidRequest(message, remedy="choose another; users, groups and peers share their names")
     made = tx.execute(sa.insert(principal).values(

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from archive.access import principals
+from archive.access import naming, principals
 from archive.access.permissions import ADMINISTRATIVE, BUILTIN_ROLES, FUNCTION, OBJECT, Permission
 from archive.db.tables import auto_rule, grants, membership, metadata, principal, role, role_assignment
 from archive.db.types import FOREVER
@@ -24,7 +24,7 @@ def add(tx: sa.Connection, name: str, permissions: Permission, *, at: datetime) 
     if not permissions:
         message = "a role holds at least one permission"
         raise InvalidRequest(message, remedy="name one with --permission; docs/access.md lists them")
-    if tx.execute(sa.select(role.c.id).where(sa.func.lower(role.c.name) == sa.func.lower(name))).first() is not None:
+    if naming.alike(tx, role.c.name, name):
         message = "that name is taken"
         remedy = "'archive role list' shows the roles there are; the name of a removed role is not given again"
         raise InvalidRequest(message, remedy=remedy)

@@ -28,11 +28,6 @@ def _encode(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _lower(text: str | None) -> str | None:
-    """What SQLite's own lower() does with ASCII alone; no index is about it."""
-    return None if text is None else text.lower()
-
-
 def sqlite(url: sa.URL, key: bytes | None) -> sa.Engine:
     """Return an engine of SQLCipher under a raw key; a transaction with the option `writes` is one that may write, `durable` or not."""
     import sqlcipher3.dbapi2 as dbapi
@@ -52,7 +47,6 @@ def sqlite(url: sa.URL, key: bytes | None) -> sa.Engine:
 
     def on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the begin event below says BEGIN itself
-        connection.create_function("lower", 1, _lower, deterministic=True)
         cursor = connection.cursor()
         if key is not None:
             way[:] = way or [pages.of(Path(str(url.database)), key)]

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.access import grants as access_grants
-from archive.access import policy, principals, roles
+from archive.access import naming, policy, principals, roles
 from archive.access.permissions import OBJECT, Permission
 from archive.access.subject import Subject
 from archive.db.tables import auto_rule, datastore, grants, principal, role, rule_grant, series, study
@@ -79,7 +79,7 @@ class ArrivalRules(Changes):
             if not Permission(what["permissions"]) & OBJECT:
                 message = f"the role {what['name']} holds no permission on images, so the rule would give nothing"
                 raise InvalidRequest(message, remedy="name another ('archive role list')")
-            if tx.execute(sa.select(_R.id).where(sa.func.lower(_R.name) == sa.func.lower(name))).first() is not None:
+            if naming.alike(tx, _R.name, name):
                 message = "there is a rule of that name"
                 raise InvalidRequest(message, remedy="'archive rule list' shows it")
             made = tx.execute(sa.insert(auto_rule).values(

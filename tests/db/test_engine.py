@@ -47,13 +47,6 @@ def test_a_block_commits_or_is_undone(database: Database, durable: bool) -> None
     assert names(database) == ["kept"]
 
 
-def test_lower_case_is_not_that_of_ascii_alone(database: Database) -> None:
-    with database.begin() as tx:
-        for text in ("Ärzte", "ÖZGE", "ŁUCJA", "Ωmega", "ada"):
-            assert tx.execute(sa.select(sa.func.lower(text))).scalar() == text.lower()
-        assert tx.execute(sa.text("SELECT lower(NULL)")).scalar() is None
-
-
 def test_a_reader_sees_one_state_and_changes_nothing(database: Database) -> None:
     with database.read() as tx:
         assert tx.execute(sa.select(sa.func.count()).select_from(archive_state)).scalar_one() == 0
