@@ -111,19 +111,7 @@ class Purge:
         report = Purged(dry_run)
         if not dry_run:
             hold_rows.mend(core, at)
-        with core.database.read() as tx:
-            places = None if datastore is None else self._place(tx, subject, datastore, at)
-            told = retrace.said(tx)
-            groups = list(self._groups(tx, None if whole else subject, told, report, places, study, before, at, whole=whole))
-            kept = self._held(tx, groups, at)
-        if study is not None and any((one.datastore, one.study_instance_uid) in kept for one in groups):
-            message = "the study is on hold, and nothing of it may be purged"
-            raise StateConflict(message, remedy="ask who put it on hold; 'archive hold list' shows why")
-        report.held = len({(one.datastore, one.study_instance_uid) for one in groups} & kept)
-        groups = [one for one in groups if (one.datastore, one.study_instance_uid) not in kept]
-        if not groups and study is not None and not report.doubted:
-            message = "there is nothing rejected under that UID"
-            raise NotFound(message, remedy="only what was rejected can be purged: 'archive delete' comes first")
+        told, groups = self._planned(subject, datastore, study, before, at, report, whole=whole)
         subject = subject and self._seconded(subject, datastore, study, before, reason, idle=dry_run or not groups)
         studies = set()
         for done, group in enumerate(groups[:limit]):
@@ -139,6 +127,34 @@ class Purge:
         if not dry_run and groups:
             report.keys += finish(core).keys
         return report
+
+    def would_go(self, subject: Subject, datastore: str | None, *, study: str | None, before: datetime | None) -> frozenset[bytes]:
+        """Return the objects that `run` would take away.
+
+        Raises:
+            NotFound, StateConflict: as `run`.
+        """
+        _told, groups = self._planned(subject, datastore, study, before, self._core.clock(), Purged(dry_run=True))
+        return frozenset(item.object_id for group in groups for item in group.items)
+
+    def _planned(
+        self, subject: Subject | None, datastore: str | None, study: str | None, before: datetime | None, at: datetime, report: Purged, *,
+        whole: bool = False,
+    ) -> tuple[retrace.Said, list[_Group]]:
+        with self._core.database.read() as tx:
+            places = None if datastore is None else self._place(tx, subject, datastore, at)
+            told = retrace.said(tx)
+            groups = list(self._groups(tx, None if whole else subject, told, report, places, study, before, at, whole=whole))
+            kept = self._held(tx, groups, at)
+        if study is not None and any((one.datastore, one.study_instance_uid) in kept for one in groups):
+            message = "the study is on hold, and nothing of it may be purged"
+            raise StateConflict(message, remedy="ask who put it on hold; 'archive hold list' shows why")
+        report.held = len({(one.datastore, one.study_instance_uid) for one in groups} & kept)
+        groups = [one for one in groups if (one.datastore, one.study_instance_uid) not in kept]
+        if not groups and study is not None and not report.doubted:
+            message = "there is nothing rejected under that UID"
+            raise NotFound(message, remedy="only what was rejected can be purged: 'archive delete' comes first")
+        return told, groups
 
     def _seconded(
         self, subject: Subject, datastore: str | None, study: str | None, before: datetime | None, reason: str, *, idle: bool

@@ -282,6 +282,30 @@ def test_purge_is_approved_by_who_may_purge_all_of_it(desk: Desk) -> None:
     assert node.purge.run(desk.console, before=desk.at[0] + timedelta(seconds=1), reason="room", dry_run=True).instances == 0
 
 
+def test_who_may_purge_as_much_of_something_else_approves_no_purge(desk: Desk) -> None:
+    node, a = desk.node, desk.accounts
+    for study in ("1.2.63", "1.2.64", "1.2.65"):
+        archives.store(node, archives.instance(1, study=study, PatientID=f"P{study}"))
+        node.remove.reject(desk.console, "clinical", "study", study, reason="wrong")
+    for name, studies in (("gita", ("1.2.63", "1.2.64")), ("hugo", ("1.2.64", "1.2.65"))):
+        a.add_user(desk.console, name, password=archives.PASSWORD)
+        for study in studies:
+            a.add_grant(desk.console, to=name, role="owner", target=Target("study", study))
+    before = desk.at[0] + timedelta(seconds=1)
+    number = desk.asks(lambda: node.purge.run(desk.signed_in("gita"), before=before, reason="room"))
+    with pytest.raises(Forbidden):
+        desk.approvals.approve(desk.signed_in("hugo"), number)
+    assert desk.state(number) == "waiting"
+    a.add_grant(desk.console, to="hugo", role="owner", target=Target("study", "1.2.63"))
+    assert desk.approvals.approve(desk.signed_in("hugo"), number)["state"] == "done"
+    left = node.purge.run(desk.console, before=before, reason="room", dry_run=True)
+    assert (left.studies, left.instances) == (1, 1), "what gita may not purge"
+    again = desk.asks(lambda: node.purge.run(desk.signed_in("hugo"), before=before, reason="room"))
+    with pytest.raises(Forbidden):
+        desk.approvals.approve(desk.signed_in("gita"), again)
+    assert desk.approvals.approve(desk.signed_in("admin"), again)["state"] == "done"
+
+
 def test_keys_change_when_the_same_command_is_given_again(desk: Desk, tmp_path: Path) -> None:
     node = desk.node
     number = desk.asks(lambda: node.keys.slot_add(desk.console, key_file=tmp_path / "second.key", label="two"))
