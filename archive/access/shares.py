@@ -38,8 +38,9 @@ _FROM = share_link.join(principal, _P.id == _L.owner_id).join(datastore, datasto
 _BY_WORD = Prepared(
     sa.select(*_LINK).select_from(_FROM).where(
         _L.token_hmac == sa.bindparam("hmac"), *_COUNTS, sa.or_(_L.max_views.is_(None), _L.views < _L.max_views),
-    )
+    ).with_for_update(of=share_link)
 )
+_ALONE = Prepared(sa.select(_L.id).where(_L.id == sa.bindparam("id", type_=sa.BigInteger())).with_for_update())
 _BY_ID = Prepared(sa.select(*_LINK).select_from(_FROM).where(_L.id == sa.bindparam("id", type_=sa.BigInteger()), *_COUNTS))
 _BY_SESSION = Prepared(
     sa.select(*_LINK, _S.id.label("session"), _S.last_seen_at, _S.absolute_until)
@@ -118,10 +119,18 @@ def kept(keyring: Keyring, word: str) -> bytes:
 
 
 def find(tx: sa.Connection, keyring: Keyring, word: str, *, at: datetime) -> Link | None:
-    """Return the link of a word, None when it opens nothing: no word of a link, revoked, at its end, opened as often as it may be."""
+    """Return the link of a word, None when it opens nothing: no word of a link, revoked, at its end, opened as often as it may be.
+
+    It is held until the transaction ends, as by `alone`.
+    """
     if not _FORM.fullmatch(word):
         return None
     return _link(tx, _BY_WORD.first(tx, {"hmac": kept(keyring, word), "at": at}), at)
+
+
+def alone(tx: sa.Connection, share_id: int) -> None:
+    """Hold a link until the transaction ends: whoever counts its codes, and draws another, does so alone. On SQLite every writer is."""
+    _ALONE.first(tx, {"id": share_id})
 
 
 def by_id(tx: sa.Connection, share_id: int, *, at: datetime) -> Link | None:

@@ -167,6 +167,7 @@ class Shares(Changes):
         """
 
         def work(tx: sa.Connection, at: datetime) -> Row:
+            shares.alone(tx, share_id)
             row = self._mine(tx, subject, share_id, at, others=P.NONE)
             if row["state"] != "active":
                 raise _absent()

@@ -1,0 +1,85 @@
+"""Links and albums with several at them at once: no more codes than may be, and what was ended is not given again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from archive.access import share_codes
+from archive.db.tables import share_code
+from archive.errors import ArchiveError
+from tests.services.office import Office
+from tests.services.shares_world import BROWSER, World
+
+LOOKS_S = 0.2
+"""How long whoever looked takes to act, so that the others look meanwhile where they can."""
+
+
+def at_once(*works: Callable[[], object]) -> list[object]:
+    """Run them together, and return what each came to; a refusal is one."""
+    gate, came = threading.Barrier(len(works)), [None] * len(works)
+
+    def one(number: int, work: Callable[[], object]) -> None:
+        gate.wait()
+        try:
+            came[number] = work()  # type: ignore[call-overload]
+        except Exception as error:  # noqa: BLE001 # told to the test
+            came[number] = error  # type: ignore[call-overload]
+
+    threads = [threading.Thread(target=one, args=each) for each in enumerate(works)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return came  # type: ignore[return-value]
+
+
+def slowly(monkeypatch: pytest.MonkeyPatch, where: Any, name: str) -> None:
+    """Let a look take a while before what follows from it is done."""
+    look = getattr(where, name)
+
+    def looked(*arguments: Any, **named: Any) -> Any:
+        found = look(*arguments, **named)
+        time.sleep(LOOKS_S)
+        return found
+
+    monkeypatch.setattr(where, name, looked)
+
+
+def codes(world: World) -> int:
+    with world.office.place.database.read() as tx:
+        return int(tx.execute(sa.select(sa.func.count()).select_from(share_code).where(share_code.c.ended_at.is_(None))).scalar_one())
+
+
+def test_a_link_asked_for_by_several_at_once_mails_one_code(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(office, mail=True)
+    made = world.create(email="otto@praxis.example")
+    word = world.word(made)
+    slowly(monkeypatch, share_codes, "may_mail")
+    came = at_once(*[lambda: world.door.ask(word)] * 4)
+    assert sorted(one.sent for one in came) == [False, False, False, True]  # type: ignore[attr-defined]
+    assert (len(world.post.sent), codes(world)) == (1, 1)
+    assert world.door.enter(word, world.post.code, **BROWSER)
+
+
+def test_codes_drawn_at_once_leave_one_and_are_no_more_than_a_day_has(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(office)
+    made = world.create()
+    slowly(monkeypatch, share_codes, "require_rest")
+    for _ in range(2 * share_codes.A_DAY - 3):
+        world.shares.new_code(world.doc, made["id"])
+    came = at_once(*[lambda: world.shares.new_code(world.doc, made["id"])["code"]] * 4)
+    assert (sum(isinstance(one, str) for one in came), sum(isinstance(one, ArchiveError) for one in came)) == (2, 2)
+    assert codes(world) == 1
+
+
+def test_one_code_opens_once(office: Office) -> None:
+    world = World(office)
+    made = world.create(max_views=2)
+    came = at_once(*[lambda: world.door.enter(world.word(made), made["code"], **BROWSER)] * 4)
+    assert sum(isinstance(one, str) for one in came) == 1
