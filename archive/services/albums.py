@@ -142,7 +142,7 @@ class Albums(Changes):
 
         def work(tx: sa.Connection, at: datetime) -> Row:
             me = self._me(tx, subject, owner, at)
-            row = _there(tx, album_id, at)
+            row = _there(tx, album_id, at, alone=True)
             rights, _ = albums.rights_of(tx, row, me.principal_id, at=at)
             table, column, tail = (study, study.c.study_instance_uid, 2) if level == "study" else (series, series.c.series_instance_uid, 3)
             named = sa.select(table.c.id).where(table.c.datastore_id == row["datastore_id"], column == uid.strip())
@@ -214,7 +214,7 @@ class Albums(Changes):
 
         def work(tx: sa.Connection, at: datetime) -> Row:
             me = self._me(tx, subject, owner, at)
-            row = _there(tx, album_id, at)
+            row = _there(tx, album_id, at, alone=True)
             rights, held = albums.rights_of(tx, row, me.principal_id, at=at)
             there = albums.shares(tx, album_id, at=at)
             wanted = [one for one in there if str(to) in (str(one["principal_id"]), one["name"])]
@@ -237,7 +237,7 @@ class Albums(Changes):
         """
 
         def work(tx: sa.Connection, at: datetime) -> Row:
-            row = albums.find(tx, album_id, at=at)
+            row = albums.find(tx, album_id, at=at, alone=True)
             me = subject if owner is None else self._me(tx, subject, owner, at)
             if row is None or (row["owner_id"] != me.principal_id and not policy.functions_of(tx, subject, at) & _ENDS):
                 raise _absent()
@@ -267,7 +267,7 @@ class Albums(Changes):
         return subject
 
     def _mine(self, tx: sa.Connection, me: Subject, album_id: int, at: datetime, need: str) -> tuple[Row, str, Rows]:
-        row = _there(tx, album_id, at)
+        row = _there(tx, album_id, at, alone=True)
         rights, held = albums.rights_of(tx, row, me.principal_id, at=at)
         if not rights:
             raise _absent()
@@ -370,8 +370,8 @@ def _no_more(
     return min(end, longest)
 
 
-def _there(tx: sa.Connection, album_id: int, at: datetime) -> Row:
-    row = albums.find(tx, album_id, at=at)
+def _there(tx: sa.Connection, album_id: int, at: datetime, *, alone: bool = False) -> Row:
+    row = albums.find(tx, album_id, at=at, alone=alone)
     if row is None:
         raise _absent()
     return row

@@ -12,6 +12,7 @@ from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.config import Alerts
 from archive.errors import Forbidden
+from archive.services.albums import Albums
 from archive.services.core import Core
 from archive.services.outgoing import Undeliverable
 from archive.services.share_door import ShareDoor
@@ -51,6 +52,7 @@ class World:
             config, office.accounts._keyring, office.place.database, None, None, office.ledger, lambda: office.at,  # type: ignore[arg-type]
         )
         self.shares, self.door, self.post = Shares(self.core), ShareDoor(self.core), Postbox(works=mail)
+        self.albums = Albums(self.core)
         self.shares._mail = self.door._mail = self.post  # type: ignore[assignment]
         self.doc = office.user("doc")
         give = office.accounts.add_grant

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from archive.access import share_codes
+from archive.access import albums, share_codes
 from archive.db.tables import share_code
 from archive.errors import ArchiveError
 from tests.services.office import Office
@@ -83,3 +83,34 @@ def test_one_code_opens_once(office: Office) -> None:
     made = world.create(max_views=2)
     came = at_once(*[lambda: world.door.enter(world.word(made), made["code"], **BROWSER)] * 4)
     assert sum(isinstance(one, str) for one in came) == 1
+
+
+ALBUM: dict[str, Callable[[World, int], object]] = {
+    "an item taken out": lambda w, album: w.albums.remove(w.doc, album, "study", "1.1"),
+    "the album ended": lambda w, album: w.albums.end(w.doc, album),
+}
+
+
+@pytest.mark.parametrize("ending", ALBUM)
+def test_what_leaves_an_album_while_it_is_shared_is_not_shared(office: Office, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    world = World(office)
+    friend = office.user("friend")
+    album = world.albums.create(world.doc, "rounds")["id"]
+    world.albums.add(world.doc, album, studies=["1.1"])
+    slowly(monkeypatch, albums, "items")
+    at_once(lambda: world.albums.share(world.doc, album, "friend"), lambda: ALBUM[ending](world, album))
+    monkeypatch.undo()
+    left = [one["uid"] for one in world.albums.show(world.doc, album)["items"]] if "item" in ending else []
+    assert (left, world.seen(friend)) == ([], set())
+
+
+def test_what_is_put_in_while_it_is_unshared_is_not_shared(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(office)
+    friend = office.user("friend")
+    album = world.albums.create(world.doc, "rounds")["id"]
+    world.albums.share(world.doc, album, "friend")
+    slowly(monkeypatch, albums, "shares")
+    at_once(
+        lambda: world.albums.add(world.doc, album, studies=["1.1"]), lambda: world.albums.unshare(world.doc, album, "friend"),
+    )
+    assert world.seen(friend) == set()
