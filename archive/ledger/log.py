@@ -94,8 +94,7 @@ class Ledger:
         """
         draft = event if isinstance(event, Draft) else self.draft(event, at=at)
         event, at, refs, body, salt = draft.event, draft.at, draft.refs, draft.body, draft.salt
-        if tx.dialect.name == "postgresql":
-            _TURN.first(tx, {})
+        self.alone(tx)
         n = nodes.size(tx)
         leaf = leaf_of(event, n, at, refs=refs, commitment=commitment(salt, body), keyring=self.keyring)
         _LEAF.run(tx, {"n": n, "data": leaf, "hash": hashlib.sha256(b"\0" + leaf).digest()})
@@ -108,6 +107,15 @@ class Ledger:
         })
         objects.record(tx, n, refs)
         return n
+
+    @staticmethod
+    def alone(tx: sa.Connection) -> None:
+        """Let nobody else record anything until the transaction ends, as on SQLite, where whoever writes is alone.
+
+        To be called first where what another records meanwhile must be seen before anything is decided.
+        """
+        if tx.dialect.name == "postgresql":
+            _TURN.first(tx, {})
 
     def search(self, tx: sa.Connection, wanted: AuditFilter) -> list[AuditRow]:
         """Return the events that match, newest first, bodies opened.

@@ -58,7 +58,7 @@ class Accounts(Roles):
             )
             return self._user(tx, principals.find(tx, key), at)
 
-        return self._change(subject, P.USER_MANAGE, work)
+        return self._change(subject, P.USER_MANAGE, work, alone=True)
 
     def list_users(self, subject: Subject) -> list[Row]:
         """Return every user and service."""
@@ -160,7 +160,7 @@ class Accounts(Roles):
                 self._second(subject, Wish("group-remove", said, P.USER_MANAGE | P.ROLE_MANAGE, {"group": row["id"]}))
             return gone
 
-        return self._change(subject, P.USER_MANAGE, work)
+        return self._change(subject, P.USER_MANAGE, work, alone=True)
 
     def _gone(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> Row:
         if row["kind"] != "group":

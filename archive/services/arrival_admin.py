@@ -96,7 +96,7 @@ class ArrivalRules(Changes):
             )
             return _shown(tx, at, _R.id == key)[0]
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     def list(self, subject: Subject) -> Rows:
         """Return every rule in the order they are asked, with how many of its grants count.
@@ -141,7 +141,7 @@ class ArrivalRules(Changes):
                 grant_events.end(self._ledger, tx, subject, at, number, because=f"rule {row.name} removed")
             return {"id": row.id, "name": row.name, "revoked": len(ended), "kept": len(_counting(tx, row.id, at))}
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     def test(self, subject: Subject, study_instance_uid: str, *, datastore_name: str = datastores.DEFAULT) -> Rows:
         """Return which rules are about the series of a stored study, and whether each would give a grant now.
@@ -193,7 +193,9 @@ class ArrivalRules(Changes):
                         row["grant"] = arrival_rules.give(self._core, tx, by_key[row["rule_id"], row.pop("scope_key")], at=at)
                 return keys, due, len(due)
 
-            keys, due, more = self._change(subject, P.ROLE_MANAGE, work) if confirm else self._read(subject, P.ROLE_MANAGE, work)
+            keys, due, more = (
+                self._change(subject, P.ROLE_MANAGE, work, alone=True) if confirm else self._read(subject, P.ROLE_MANAGE, work)
+            )
             count += more
             told += due[: MOST_SHOWN - len(told)]
             if not keys:

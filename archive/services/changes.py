@@ -35,13 +35,18 @@ class Changes:
         self._ledger = ledger
         self._clock = clock
 
-    def _change(self, subject: Subject, need: Permission | None, work: Work[T]) -> T:
-        """Run `work` in a durable transaction once the subject holds `need` (None: once it is who it says)."""
+    def _change(self, subject: Subject, need: Permission | None, work: Work[T], *, alone: bool = False) -> T:
+        """Run `work` in a durable transaction once the subject holds `need` (None: once it is who it says).
+
+        `alone`: no other change is made meanwhile, for what copies from a row that another changes, as grants do from their role.
+        """
         refuse_when(self._read_only)
         at = self._clock()
         try:
             with self._database.begin() as tx:
                 _check(tx, subject, need, at)
+                if alone:
+                    self._ledger.alone(tx)
                 return work(tx, at)
         except two_person.Proposal as proposal:
             raise self._awaits(subject, proposal.wish, at) from None

@@ -184,7 +184,7 @@ class Peers(Doorkeeper):
             self._record_change(tx, subject, at, "peer removed", row)
             return row
 
-        return self._change(subject, P.PEER_MANAGE, work)
+        return self._change(subject, P.PEER_MANAGE, work, alone=True)
 
     def _certificate(
         self, tx: sa.Connection, pem: bytes | None, issue: Path | None, name: str, at: datetime, *, renewing: bool = False

@@ -107,7 +107,7 @@ class PolicyText(Accounts):
                 self._second(subject, Wish("policy-apply", said, asked.need, wish, reason))
             return found | {"applied": bool(found["changes"])}
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     def _asked_for(self, subject: Subject, text: str, reason: str = "") -> _Asked:
         """Read the text of who may apply one, outside any transaction."""

@@ -74,7 +74,7 @@ class Rights(Tokens):
             grant_events.record(self._ledger, tx, Kind.GRANTED, subject, at, made)
             return made
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     def list_grants(
         self, subject: Subject, *, to: str | int | None = None, ended: bool = False, datastore: str | None = None
@@ -113,7 +113,7 @@ class Rights(Tokens):
                     ))
             return grant_events.end(self._ledger, tx, subject, at, row["id"], because=reason)
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     def explain(self, subject: Subject, who: str | int, uid: str, *, datastore: str = DEFAULT_DATASTORE) -> Row:
         """Return why a user, service, peer or group's member can or cannot see a study or series."""

@@ -76,7 +76,7 @@ class Roles(Rights):
             self._second(subject, Wish("role-change", said, P.ROLE_MANAGE, asked, reason))
             return made
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     def change_role_as_asked(self, subject: Subject, role: int, before: Sequence[str], after: Sequence[str], *, reason: str = "") -> Row:
         """Make of a role what was asked for, when it is still what it was then.
@@ -94,7 +94,7 @@ class Roles(Rights):
             covered = self._change_role(tx, subject, row, will, at, reason=reason)
             return roles.shown(roles.find(tx, row["id"])) | {"grants": covered}
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     def _change_role(
         self, tx: sa.Connection, subject: Subject, row: Row, permissions: Permission, at: datetime, *, reason: str = ""
@@ -121,7 +121,7 @@ class Roles(Rights):
             self._remove_role(tx, subject, row, at)
             return {"id": row["id"], "name": row["name"]}
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     def _remove_role(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> None:
         roles.remove(tx, row, at=at)
@@ -160,7 +160,7 @@ class Roles(Rights):
             }
             return self._signs_in(tx, subject, row, asked, at)
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     def _signs_in(self, tx: sa.Connection, subject: Subject, row: Row, asked: Row, at: datetime) -> Row:
         looser = (not asked["second_factor"] and row["mfa_level"]) or any(
@@ -186,7 +186,7 @@ class Roles(Rights):
                 self._second(subject, Wish("role-assign", f"give {who['name']} the role {what['name']}", P.ROLE_MANAGE, asked))
             return made
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     def _assigned(self, tx: sa.Connection, subject: Subject, who: Row, what: Row, start: datetime, end: datetime, at: datetime) -> Row:
         Terms(not_before=start, not_after=end).check()
