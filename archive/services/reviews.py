@@ -115,7 +115,7 @@ class Reviews(Changes):
                          note=values["note"])
             return _one(tx, number, at)
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     def close(self, subject: Subject, number: int, *, undecided: Decision | None = None) -> Row:
         """End what was to be revoked and sign the record, in one transaction.
@@ -157,7 +157,7 @@ class Reviews(Changes):
             tx.execute(sa.delete(access_review_item).where(_I.review_id == number))
             return {**_one(tx, number, at), "revoked": ended.count("revoked"), "kept": ended.count("kept")}
 
-        return self._change(subject, P.ROLE_MANAGE, work)
+        return self._change(subject, P.ROLE_MANAGE, work, alone=True)
 
     # -------------------------------------------------------------------------------------------------------------------------------
 

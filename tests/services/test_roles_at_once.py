@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from time import sleep
+
 import pytest
 
 from archive.access import roles
 from archive.access.grants import Target
 from archive.access.permissions import Permission
-from archive.errors import ArchiveError
+from archive.errors import ArchiveError, StateConflict
+from archive.services.review_rows import Chosen
+from archive.services.reviews import Reviews
 from tests.services.office import Office
-from tests.services.together import at_once, slowly
+from tests.services.shares_world import World
+from tests.services.together import LOOKS_S, at_once, slowly
 
 EVERYTHING = Target("everything")
 
@@ -46,3 +52,18 @@ def test_a_role_is_removed_or_given_and_not_both(office: Office, monkeypatch: py
         a.add_role(console, f"ours {number}", ["search", "store"])
         came = at_once(give, lambda number=number: a.remove_role(console, f"ours {number}"))  # type: ignore[misc]
         assert sum(isinstance(one, ArchiveError) for one in came) == 1, number
+
+
+def test_a_row_of_a_review_is_decided_before_it_is_closed_or_not_at_all(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(office)
+    reviews, console = Reviews(world.core), office.console
+    number = reviews.start(console, "Who still needs this?", due=office.at + timedelta(days=9), chosen=Chosen(roles=False))["id"]
+    rows = [row["id"] for row in reviews.show(console, number)["items"]]
+    reviews.decide(console, number, rows, "keep")
+    slowly(monkeypatch, Reviews, "_carry_out")
+    closed, decided = at_once(
+        lambda: reviews.close(console, number), lambda: sleep(LOOKS_S / 2) or reviews.decide(console, number, rows, "revoke"),
+    )
+    assert isinstance(closed, dict)
+    assert isinstance(decided, StateConflict), "else somebody was told that it is revoked"
+    assert {row["decision"] for row in reviews.show(console, number)["items"]} == {"keep"}
