@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.routing import IntegerConverter
 
 from archive.web import api, body, cors, direct, headers, permissions, probes, problems, rate
 from archive.web.context import KEY, SLOTS, Node, slots
@@ -20,6 +21,12 @@ access_log = logging.getLogger("archive.web.access")
 
 STREAMING_ENDPOINTS = frozenset({"store", "store_study"})
 """DICOMweb views that read their body themselves, as it comes."""
+
+
+class _Number(IntegerConverter):
+    """A number in a path; one no database counts to is at no address, so nothing is asked for it."""
+
+    regex = "[0-9]{1,15}"
 
 
 class _Flask(Flask):
@@ -48,6 +55,7 @@ def create_app(node: Node) -> Flask:
     )
     app.url_map.merge_slashes = False  # a redirect would be built from the Host header
     app.url_map.strict_slashes = False
+    app.url_map.converters["int"] = _Number
     # The order is the order of a request: its id, then whether it may go on, then its body.
     app.before_request(_begin)
     rate.register(app, node.config.http.requests_per_second)

@@ -190,3 +190,17 @@ def test_templates_hold_no_inline_script_or_style_and_switch_no_escaping_off(tem
             name = re.search(r'id="([^"]+)"', control)
             assert name is not None, control
             assert f'for="{name[1]}"' in text, control
+
+
+NUMBERED = (
+    "/albums/{}", "/access/{}", "/admin/reviews/{}", "/studies/1.2.3/series/1.2.3.1/instances/1.2.3.1.1/frames/{}/picture",
+)
+
+
+@pytest.mark.parametrize("digits", [15, 16, 19, 20, 40, 5000])
+def test_a_number_that_none_has_is_not_there(admin: Browser, digits: int) -> None:
+    """Neither one that no row has, nor one that no database counts to."""
+    for path in NUMBERED:
+        answer = admin.get(path.format("9" * digits))
+        assert answer.status_code == 404, path
+        assert "9999" not in answer.text
