@@ -8,6 +8,7 @@ failed before its password is looked at, so that a thousand at once are a thousa
 from __future__ import annotations
 
 import ipaddress
+import unicodedata
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
@@ -79,7 +80,9 @@ def _next_try(tx: sa.Connection, which: sa.ColumnElement[bool], free: int, *, fo
 
 
 def _account(keyring: Keyring, name: str) -> bytes:
-    return keyring.pseudonym("signin/account", name.strip().casefold())
+    """Return what stands for an account by its name, however it is written: a directory takes it in any of these ways (RFC 4518 2)."""
+    shown = "".join(one for one in unicodedata.normalize("NFKC", name).casefold() if unicodedata.category(one) != "Cf")
+    return keyring.pseudonym("signin/account", " ".join(unicodedata.normalize("NFKC", shown).split()))
 
 
 def _network(keyring: Keyring, address: str) -> bytes:

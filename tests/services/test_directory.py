@@ -355,6 +355,19 @@ def test_guesses_are_slowed_down_as_those_at_other_passwords(world: World) -> No
     world.come("mia")
 
 
+def test_a_name_written_as_the_directory_also_takes_it_is_no_other_to_guess_at(world: World) -> None:
+    bind(world, "mia", f"uid=mia,{PEOPLE}")
+    world.at = datetime.now(UTC) + timedelta(hours=25)
+    for written in ("ｍｉａ", "Ｍia", "𝐦𝐢𝐚", "mⅰa"):
+        assert world.come(written)
+        world.at += timedelta(hours=25)
+    for written in ("ｍｉａ", "Ｍia", "𝐦𝐢𝐚", "mⅰa"):
+        world.refused(written, "wrong")
+    world.refused("mia")
+    world.at += timedelta(seconds=2)
+    world.come("mia")
+
+
 def test_the_library_s_own_tls_is_what_the_standard_asks() -> None:
     context = ldap_client._context(None)
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
