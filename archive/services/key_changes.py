@@ -18,7 +18,7 @@ from archive.keys.entries import SIGNING, Purpose
 from archive.ledger import announcements, checkpoints, documents, nodes
 from archive.ledger.announcements import ANNOUNCED, RETIRED
 from archive.ledger.audit import Event, Kind, secret_digest
-from archive.services import heads
+from archive.services import heads, key_record
 from archive.services.core import Core
 
 log = logging.getLogger("archive.services")
@@ -84,7 +84,7 @@ def _announce(core: Core, subject: Subject | None, which: Which) -> Rotated:
     said = tuple((one[0], one[1], one[2]) for one in keys)
     at = core.clock()
     with core.database.begin() as tx:
-        before = _announced(core, tx, keys)
+        before = _announced(core, tx, which, keys)
         if before is not None:
             return Rotated(said, before)
         detail: dict[str, Any] = {"what": ANNOUNCED, "keys": keys}
@@ -97,12 +97,20 @@ def _announce(core: Core, subject: Subject | None, which: Which) -> Rotated:
         return Rotated(said, core.ledger.record(tx, Event(Kind.KEY_CHANGED, subject=subject, detail=detail, document=digest), at=at))
 
 
-def _announced(core: Core, tx: sa.Connection, keys: list[list[str]]) -> int | None:
+def _announced(core: Core, tx: sa.Connection, which: Which, keys: list[list[str]]) -> int | None:
     """Return the event that announced these keys, where a rotation that was cut short had come so far."""
+    if which == "pepper":
+        return _said(core, tx, ANNOUNCED, keys)
     for event in announcements.events(tx, core.keyring):
         if {(one.purpose, one.old, one.new) for one in event.changes} >= {tuple(one) for one in keys}:
             return event.n
     return None
+
+
+def _said(core: Core, tx: sa.Connection, what: str, keys: list[Any]) -> int | None:
+    """Return the event that says this of exactly these keys already."""
+    found = key_record.said(core, tx, Kind.KEY_CHANGED)
+    return next((n for n, detail in found if detail.get("what") == what and detail.get("keys") == keys), None)
 
 
 def _seal_factors(core: Core, tx: sa.Connection, subject: Subject | None) -> None:
@@ -124,6 +132,7 @@ def _retire(core: Core, subject: Subject | None, purposes: Sequence[Purpose]) ->
         return
     with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
         with core.database.begin() as tx:
-            event = Event(Kind.KEY_CHANGED, subject=subject, detail={"what": RETIRED, "keys": old})
-            core.ledger.record(tx, event, at=core.clock())
+            if _said(core, tx, RETIRED, old) is None:
+                event = Event(Kind.KEY_CHANGED, subject=subject, detail={"what": RETIRED, "keys": old})
+                core.ledger.record(tx, event, at=core.clock())
         keyring.retire(purposes, at=core.clock())

@@ -45,6 +45,12 @@ def stored(node: Node, study: str) -> bytes:
     return data
 
 
+def said(node: Node, what: str) -> list[dict[str, Any]]:
+    """What events say of keys, the newest first."""
+    rows = node.oversight.search(archives.the_console(node), kinds=["key-changed"])
+    return [row["body"]["detail"] for row in rows if row["body"]["detail"]["what"] == what]
+
+
 def check_sound(node: Node) -> None:
     crowd.check_sound(node)
     assert node.oversight.verify_ledger(archives.the_console(node))["findings"] == []
@@ -157,6 +163,7 @@ def test_cut_short_at_every_step_it_is_finished_by_the_start(
         node.core.keystore.close()
         with archives.opened(config, role="background") as node:  # a start
             assert node.keyring.waiting() == frozenset()
+            assert all(len(said(node, what)) <= 1 for what in ("key-announced", "key-retired"))
             stored(node, "1.2.2")
             node.upkeep.checkpoint()
             assert node.verify.run(archives.the_console(node), "standard").findings == []
