@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import click
 from archive.cli import output
 from archive.cli.main import Group
 from archive.cli.session import Session
-from archive.errors import InvalidRequest
+from archive.errors import ArchiveError, InvalidRequest
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _KEY_FILE = click.option("--key-file", type=_FILE, metavar="FILE", help="A key file; made when absent.")
@@ -87,14 +88,23 @@ def _rotate_index(session: Session) -> None:
     from archive.services.clock import utc_now
 
     config = session.config
+    index_key.require_embedded(config)
     lock = RunLock(config)  # never under a serving archive
     try:
-        index_key.replace(config, session.opened(), at=utc_now())
-        detail = {"what": "index-rotated", "key": session.opened().in_use("index").id.hex()}
-        session.node.keys.note(session.subject, detail)
+        keyring = session.opened()  # asked for once; the archive is opened with it, before and after
+        fresh = session.node.keys.announce_index(session.subject)
+        session.close()
+        try:
+            index_key.replace(config, keyring, at=utc_now())
+        except ArchiveError:
+            with suppress(ArchiveError):  # else the next start does it
+                index_key.settle(config, keyring, at=utc_now())
+                session.node.keys.compare()
+            raise
+        session.node.keys.compare()
     finally:
         lock.release()
-    session.answer({"key": detail["key"]}, "the index is encrypted under a new key; the old one is destroyed")
+    session.answer({"key": fresh}, "the index is encrypted under a new key; the old one is destroyed")
 
 
 @key.group("slot", cls=Group)

@@ -28,8 +28,10 @@ def attach(archive: click.Group) -> None:
 
 
 def _brief(detail: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return an event's detail for a table: a signed document is for `archive ledger prove`."""
-    return detail if detail is None or "document" not in detail else {**detail, "document": "signed"}
+    """Return an event's detail for a table: a signed document is for `archive ledger prove`, what a keyring holds for a comparison."""
+    if detail is None:
+        return None
+    return {name: "signed" if name == "document" else value for name, value in detail.items() if name != "holds"}
 
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)

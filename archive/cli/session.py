@@ -69,7 +69,8 @@ class Session:
             ConfigurationError, Unavailable.
         """
         if self._node is None:
-            self._node = self._open_node(self.config, self.keyring(beside=not self.changes_keys))
+            keyring = self.keyring(beside=not self.changes_keys) if self._keyring is None else self.opened()
+            self._node = self._open_node(self.config, keyring)
         return self._node
 
     def keyring(self, *, beside: bool = False) -> Keyring:

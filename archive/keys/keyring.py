@@ -19,6 +19,7 @@ from archive.config import Config
 from archive.errors import InvalidRequest, KeysUnavailable, NotFound
 from archive.keys import entries, keyring_file, private_files, slots
 from archive.keys.entries import SIGNING, AuditKey, Entry, Kek, Purpose, Signer, SigningPurpose
+from archive.keys.held import Held, Tell, held, nobody
 from archive.keys.keyring_file import KeyringFile
 from archive.keys.opened import OpenedKeys, handed_over
 from archive.keys.passphrase import unwrap, wrap
@@ -55,6 +56,11 @@ class Keyring(OpenedKeys):
         """Refuse pickling: keys travel by `to_bytes` over a checked socket only."""
         message = "a keyring is handed over by to_bytes, never pickled"
         raise TypeError(message)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has its root and its slots, and may be changed."""
+        return bool(self._root) and self._path is not None
 
     # --- make and open -----------------------------------------------------------------------------------------------------------
 
@@ -152,7 +158,7 @@ class Keyring(OpenedKeys):
 
     # --- changes -----------------------------------------------------------------------------------------------------------------
 
-    def add_kek(self, datastore: bytes, *, at: datetime) -> Kek:
+    def add_kek(self, datastore: bytes, *, at: datetime, tell: Tell = nobody) -> Kek:
         """Make a key-encryption key the active one of a datastore; an earlier one stays to open until `destroy_kek`.
 
         Raises:
@@ -165,10 +171,11 @@ class Keyring(OpenedKeys):
             else entry
             for entry in self._entries
         ]
+        tell(made.id.hex(), held([*changed, made], self._slots))
         self._replace([*changed, made])
         return Kek(made.id, made.secret, datastore, active=True)
 
-    def destroy_kek(self, kek_id: bytes, *, at: datetime) -> None:
+    def destroy_kek(self, kek_id: bytes, *, at: datetime, tell: Tell = nobody) -> None:
         """Destroy a retiring key-encryption key, once nothing is wrapped under it and no process holds an older keyring.
 
         Raises:
@@ -182,7 +189,9 @@ class Keyring(OpenedKeys):
             message = "the active key-encryption key cannot be destroyed"
             raise InvalidRequest(message, remedy="rotate first: archive key rotate")
         gone = msgspec.structs.replace(entry, state="retired", not_after=at, secret=b"")
-        self._replace([gone if other is entry else other for other in self._entries])
+        changed = [gone if other is entry else other for other in self._entries]
+        tell(kek_id.hex(), held(changed, self._slots))
+        self._replace(changed)
 
     def rotate_audit_key(self, *, at: datetime) -> AuditKey:
         """Seal new audit bodies under a new key; older ones still open."""
@@ -245,12 +254,19 @@ class Keyring(OpenedKeys):
 
     def activate(self, purposes: Sequence[Purpose]) -> None:
         """Make the coming key of each the one that counts; the earlier one waits for its end."""
+        self._replace(self._activated(purposes))
+
+    def held(self, *, activated: Sequence[Purpose] = ()) -> Held:
+        """Return what is in the keyring, or will be once the coming keys of some purposes count."""
+        return held(self._activated(activated), self._slots)
+
+    def _activated(self, purposes: Sequence[Purpose]) -> list[Entry]:
         having = [purpose for purpose in purposes if self.coming(purpose) is not None]
         after = {"active": "retiring", "coming": "active"}
-        self._replace([
+        return [
             msgspec.structs.replace(entry, state=after[entry.state]) if entry.purpose in having and entry.state in after else entry
             for entry in self._entries
-        ])
+        ]
 
     def retire(self, purposes: Sequence[Purpose], *, at: datetime) -> None:
         """Destroy the secrets of the keys of these that wait for their end; public halves stay for ever."""
@@ -284,14 +300,15 @@ class Keyring(OpenedKeys):
 
     def slot_add(
         self, *, at: datetime, key_file: Path | None = None, recovery_kit: Path | None = None, passphrase: str | None = None,
-        label: str = "",
+        label: str = "", instead: str = "", tell: Tell = nobody,
     ) -> str:
-        """Add a slot for a key file (made when absent), a new recovery kit or a passphrase, and return its id.
+        """Add a slot for a key file (made when absent), a new recovery kit or a passphrase, `instead` of one if named; return its id.
 
         Raises:
-            InvalidRequest: not exactly one of the three, or the passphrase is too weak. KeysUnavailable.
+            InvalidRequest: not exactly one of the three, or the passphrase is too weak. NotFound: no such slot. KeysUnavailable.
         """
         self._require_root()
+        left = self._without(instead) if instead else self._slots
         if [key_file, recovery_kit, passphrase].count(None) != 2:
             message = "name either a key file, a recovery kit or a passphrase"
             raise InvalidRequest(message)
@@ -306,23 +323,29 @@ class Keyring(OpenedKeys):
             if any(other.key_id == slot.key_id for other in self._slots):
                 message = "this key file has a slot already"
                 raise InvalidRequest(message, remedy="name another key file")
-        self._replace(self._entries, slots=[*self._slots, slot])
+        tell(slot.id, held(self._entries, [*left, slot]))
+        self._replace(self._entries, slots=[*left, slot])
         return slot.id
 
-    def slot_remove(self, slot_id: str) -> None:
+    def slot_remove(self, slot_id: str, *, tell: Tell = nobody) -> None:
         """Remove a slot; what it opened the keyring with opens it no more.
 
         Raises:
             NotFound. InvalidRequest: it is the last one. KeysUnavailable.
         """
+        left = self._without(slot_id)
+        if not left:
+            message = "the last slot cannot be removed: nothing would open the keyring"
+            raise InvalidRequest(message, remedy="add another slot first: archive key slot add")
+        tell(slot_id, held(self._entries, left))
+        self._replace(self._entries, slots=left)
+
+    def _without(self, slot_id: str) -> list[Slot]:
         left = [slot for slot in self._slots if slot.id != slot_id]
         if len(left) == len(self._slots):
             message = "there is no such slot"
             raise NotFound(message, remedy="see 'archive key slot list'")
-        if not left:
-            message = "the last slot cannot be removed: nothing would open the keyring"
-            raise InvalidRequest(message, remedy="add another slot first: archive key slot add")
-        self._replace(self._entries, slots=left)
+        return left
 
     def _new_kit(self, path: Path, *, label: str, at: datetime) -> Slot:
         secret = secrets.token_bytes(KEY_BYTES)
@@ -333,7 +356,7 @@ class Keyring(OpenedKeys):
     # --- writing -----------------------------------------------------------------------------------------------------------------
 
     def _require_root(self) -> None:
-        if not self._root or self._path is None:
+        if not self.whole:
             message = "a worker process cannot change the keyring"
             raise KeysUnavailable(message, remedy="do this at the console, with the archive command")
 

@@ -44,16 +44,39 @@ def sole_maker(lock: Path) -> Iterator[None]:
     Raises:
         VaultUnavailable: the lock file cannot be written.
     """
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        message = f"{lock} cannot be written: {error.strerror}"
-        raise VaultUnavailable(message, remedy="give the archive's user the right to write there") from error
+    descriptor = _opened(lock)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def sole_maker_if_free(lock: Path) -> Iterator[bool]:
+    """Whether nobody holds a lock of `sole_maker` now; then nobody gets it while this lasts.
+
+    Raises:
+        VaultUnavailable: the lock file cannot be written.
+    """
+    descriptor = _opened(lock)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _opened(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"{lock} cannot be written: {error.strerror}"
+        raise VaultUnavailable(message, remedy="give the archive's user the right to write there") from error
 
 
 def latest(tx: sa.Connection) -> Checkpoint | None:

@@ -28,7 +28,7 @@ from archive.errors import IntegrityError, InvalidRequest, NotFound, SealBroken,
 from archive.keys import keyring_file, private_files, sealing
 from archive.ledger import checkpoints, files, nodes, notes, recover, witnessed
 from archive.ledger.audit import Event, Kind
-from archive.services import denials, last_backup, manifest, setup, snapshot
+from archive.services import denials, key_record, last_backup, manifest, setup, snapshot
 from archive.services.backup_folder import alone, refuse_foreign, segment_of, shared_name
 from archive.services.core import Core
 from archive.services.manifest import CURRENT, SEGMENTS, SETS, Copied, File, Manifest
@@ -166,7 +166,7 @@ class _Run:
                 before, self._whole = purges, set()
                 self._files = [one for one in self._files if not segment_of(one)]
             purges = self._segments()
-            with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
+            with checkpoints.sole_maker(core.config.run_dir / key_record.LOCK):
                 if keyring_file.load(ring).generation != generation:
                     continue
                 self._keystore()

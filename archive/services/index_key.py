@@ -15,22 +15,33 @@ from archive.ledger import checkpoints
 
 
 def replace(config: Config, keyring: Keyring, *, at: datetime) -> None:
-    """Encrypt the index under a new key and destroy the old one; nobody else may have it open.
+    """Encrypt the index under a new key and destroy the old one; nobody else may have it open. A key that is to come already is taken.
 
     Raises:
         InvalidRequest: the index is on a server. DatabaseUnavailable: it is in use, damaged, or there is no space. KeysUnavailable.
     """
-    if config.database.url:
-        message = "the index is on a database server, which looks after its own encryption"
-        raise InvalidRequest(message, remedy="rotate the other keys: kek, signing, log, pepper")
+    require_embedded(config)
     with checkpoints.sole_maker(config.run_dir / "rotate.lock"):
         keyring.refresh()
-        _settle(config, keyring, at)
-        keyring.prepare(["index"], at=at)
+        begun = keyring.coming("index")
+        if begun is None or rekey.opens(config.index_path, begun.secret):
+            _settle(config, keyring, at)
+            keyring.prepare(["index"], at=at)
         coming = keyring.coming("index")
         assert coming is not None
         rekey.rekey(config.index_path, keyring.index_key, coming.secret)
         _settle(config, keyring, at)
+
+
+def require_embedded(config: Config) -> None:
+    """Refuse an index that has no key of ours.
+
+    Raises:
+        InvalidRequest: it is on a server.
+    """
+    if config.database.url:
+        message = "the index is on a database server, which looks after its own encryption"
+        raise InvalidRequest(message, remedy="rotate the other keys: kek, signing, log, pepper")
 
 
 def settle(config: Config, keyring: Keyring, *, at: datetime) -> None:

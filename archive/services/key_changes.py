@@ -70,7 +70,7 @@ def finish(core: Core) -> list[str]:
     core.keyring.refresh()
     found = [which for which, purposes in PURPOSES.items() if core.keyring.waiting() & set(purposes)]
     for which in found:
-        with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
+        with checkpoints.sole_maker(core.config.run_dir / key_record.LOCK):
             rotate(core, None, which)
         log.warning("a rotation of keys that was cut short is finished (%s)", which)
     return list(found)
@@ -94,7 +94,8 @@ def _announce(core: Core, subject: Subject | None, which: Which) -> Rotated:
         else:
             envelope = announcements.written(keyring, [one[0] for one in keys], after=nodes.size(tx), at=at)
             detail["document"], digest = envelope, documents.digest(envelope).hex()
-        return Rotated(said, core.ledger.record(tx, Event(Kind.KEY_CHANGED, subject=subject, detail=detail, document=digest), at=at))
+        held = keyring.held(activated=PURPOSES[which])
+        return Rotated(said, key_record.record(core, tx, subject, held, detail, document=digest))
 
 
 def _announced(core: Core, tx: sa.Connection, which: Which, keys: list[list[str]]) -> int | None:
@@ -133,6 +134,5 @@ def _retire(core: Core, subject: Subject | None, purposes: Sequence[Purpose]) ->
     with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
         with core.database.begin() as tx:
             if _said(core, tx, RETIRED, old) is None:
-                event = Event(Kind.KEY_CHANGED, subject=subject, detail={"what": RETIRED, "keys": old})
-                core.ledger.record(tx, event, at=core.clock())
+                key_record.record(core, tx, subject, keyring.held(), {"what": RETIRED, "keys": old})
         keyring.retire(purposes, at=core.clock())

@@ -13,9 +13,8 @@ from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import datastore
 from archive.errors import KeysUnavailable, NotFound
-from archive.ledger import checkpoints
-from archive.ledger.audit import Event, Kind
-from archive.services import datastores, denials, key_changes
+from archive.keys.held import Held, Tell
+from archive.services import datastores, denials, key_changes, key_record
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.two_person import Wish, demand
@@ -60,7 +59,7 @@ class KeyringAdmin:
         asked = {"which": "kek", "datastore": place.name}
         subject = demand(core, subject, Wish("key-rotate", f"rotate the key-encryption key of {place.name}", Permission.KEY_MANAGE, asked))
         # Two rotations at once could each destroy what the other goes on with.
-        with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
+        with key_record.changing(core):
             return self._rotate(subject, place, reload, progress)
 
     def replace(self, subject: Subject, which: key_changes.Which, *, reload: Reload = lambda: None) -> dict[str, Any]:
@@ -76,18 +75,43 @@ class KeyringAdmin:
         core.require_writable()
         self._require(subject)
         subject = demand(core, subject, Wish("key-rotate", f"rotate the {which} key", Permission.KEY_MANAGE, {"which": which}))
-        with checkpoints.sole_maker(core.config.run_dir / "rotate.lock"):
+        with key_record.changing(core):
             done = key_changes.rotate(core, subject, which, reload=reload)
         return {"keys": [{"purpose": one[0], "old": one[1], "new": one[2]} for one in done.keys], "event": done.event}
 
+    def announce_index(self, subject: Subject) -> str:
+        """Let the key that is to be the index's next be known, and return its id; `index_key.replace` then puts it in its place.
+
+        Raises:
+            Forbidden, KeysUnavailable, DatabaseUnavailable, VaultUnavailable.
+        """
+        core = self._core
+        core.require_writable()
+        self._require(subject)
+        subject = demand(core, subject, Wish("key-rotate", "rotate the index key", Permission.KEY_MANAGE, {"which": "index"}))
+        with key_record.changing(core):
+            core.keyring.prepare(["index"], at=core.clock())
+            coming = core.keyring.coming("index")
+            assert coming is not None
+            tell = self._telling(subject, "index-rotated", "key", old=core.keyring.in_use("index").id.hex())
+            tell(coming.id.hex(), core.keyring.held(activated=["index"]))
+        return coming.id.hex()
+
+    def compare(self) -> None:
+        """Let the ledger know what the keyring holds, where a change was made elsewhere or was cut short.
+
+        Raises:
+            KeysUnavailable, DatabaseUnavailable, VaultUnavailable.
+        """
+        with key_record.changing(self._core):
+            pass
+
     def _rotate(self, subject: Subject, place: Datastore, reload: Reload, progress: Callable[[int], None]) -> dict[str, Any]:
         core = self._core
-        core.keyring.refresh()
         at = core.clock()
         # Until every worker holds the new key, all go on with the old one; afterwards none can.
         core.keystore.wrap_under(place.uid, self._in_use(place.uid))
-        fresh = core.keyring.add_kek(place.uid, at=at)
-        self.note(subject, {"what": "kek-added", "datastore": place.name, "key": fresh.id.hex()})
+        fresh = core.keyring.add_kek(place.uid, at=at, tell=self._telling(subject, "kek-added", "key", datastore=place.name))
         reload()
         core.keystore.wrap_under(place.uid, fresh.id)
         rewrapped = core.keystore.rewrap(place.uid, progress=progress)
@@ -97,9 +121,13 @@ class KeyringAdmin:
                 if core.keystore.wrapped_under(kek.id):
                     message = "data keys are still wrapped under the old key"
                     raise KeysUnavailable(message, remedy="run 'archive key rotate' again")
-                core.keyring.destroy_kek(kek.id, at=core.clock())
+                core.keyring.destroy_kek(
+                    kek.id, at=core.clock(), tell=self._telling(subject, "kek-destroyed", "key", datastore=place.name),
+                )
                 destroyed += 1
-        self.note(subject, {"what": "kek-rotated", "datastore": place.name, "key": fresh.id.hex(), "rewrapped": rewrapped})
+        with core.database.begin() as tx:
+            detail = {"what": "kek-rotated", "datastore": place.name, "key": fresh.id.hex(), "rewrapped": rewrapped}
+            key_record.record(core, tx, subject, core.keyring.held(), detail)
         return {"key": fresh.id.hex(), "rewrapped": rewrapped, "destroyed": destroyed}
 
     def _in_use(self, datastore: bytes) -> bytes:
@@ -129,20 +157,19 @@ class KeyringAdmin:
             "passphrase": passphrase is not None, "label": label, "instead": instead,
         }
         subject = demand(core, subject, Wish("slot-add", "add what opens the keyring", Permission.KEY_MANAGE, asked))
-        slot = core.keyring.slot_add(
-            at=core.clock(), key_file=key_file, recovery_kit=recovery_kit, passphrase=passphrase, label=label,
-        )
-        kind = next(one["kind"] for one in core.keyring.slots() if one["id"] == slot)
-        try:
-            self.note(subject, {"what": "slot-added", "slot": slot, "kind": kind})
-            if instead:
-                self.slot_remove(subject, instead)
-        except BaseException:
-            # Nothing opens the keyring that the ledger does not know of; once the other slot is gone, this one, known by then, must stay.
-            if not instead or any(one["id"] == instead for one in core.keyring.slots()):
-                core.keyring.slot_remove(slot)
-            raise
-        return slot
+        kind = "key-file" if key_file is not None else "recovery" if recovery_kit is not None else "passphrase"
+
+        def tell(slot: str, held: Held) -> None:
+            with core.database.begin() as tx:
+                key_record.record(core, tx, subject, held, {"what": "slot-added", "slot": slot, "kind": kind})
+                if instead:
+                    key_record.record(core, tx, subject, held, {"what": "slot-removed", "slot": instead})
+
+        with key_record.changing(core):
+            return core.keyring.slot_add(
+                at=core.clock(), key_file=key_file, recovery_kit=recovery_kit, passphrase=passphrase, label=label, instead=instead,
+                tell=tell,
+            )
 
     def slot_remove(self, subject: Subject, slot_id: str) -> None:
         """Remove a slot; never the last one.
@@ -153,10 +180,8 @@ class KeyringAdmin:
         self._require(subject)
         core = self._core
         subject = demand(core, subject, Wish("slot-remove", f"remove slot {slot_id}", Permission.KEY_MANAGE, {"slot": slot_id}))
-        with core.database.begin() as tx:
-            event = Event(Kind.KEY_CHANGED, subject=subject, detail={"what": "slot-removed", "slot": slot_id})
-            core.ledger.record(tx, event, at=core.clock())
-            core.keyring.slot_remove(slot_id)  # last: if the event cannot be taken, the slot stays
+        with key_record.changing(core):
+            core.keyring.slot_remove(slot_id, tell=self._telling(subject, "slot-removed", "slot"))
 
     def datastores(self) -> Sequence[str]:
         """Return the names of the datastores, each with keys of its own."""
@@ -168,8 +193,12 @@ class KeyringAdmin:
         with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.KEY_MANAGE, core.clock())
 
-    def note(self, subject: Subject, detail: dict[str, Any]) -> None:
-        """Record a change of the keys that was made."""
-        core = self._core
-        with core.database.begin() as tx:
-            core.ledger.record(tx, Event(Kind.KEY_CHANGED, subject=subject, detail=detail), at=core.clock())
+    def _telling(self, subject: Subject, what: str, name: str, **more: Any) -> Tell:
+        """Return what records a change of the keys before it is made; where the event cannot be taken, nothing changes."""
+
+        def tell(changed: str, held: Held) -> None:
+            core = self._core
+            with core.database.begin() as tx:
+                key_record.record(core, tx, subject, held, {"what": what, name: changed, **more})
+
+        return tell

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from archive import __version__
 from archive.db.tables import archive_state
 from archive.ledger.audit import Event, Kind
+from archive.services import key_record
 from archive.services.core import Core
 
 CONFIGURATION = "configuration_sha256"
@@ -20,13 +21,13 @@ def started(core: Core) -> None:
     """Record the start, the keyring that was opened, and a configuration that is not the last one's.
 
     Raises:
-        DatabaseUnavailable.
+        DatabaseUnavailable, VaultUnavailable, KeysUnavailable.
     """
     at = core.clock()
     digest = _configuration(core)
+    opened = key_record.opened(core)
     with core.database.begin() as tx:
         core.ledger.record(tx, Event(Kind.STARTED, detail={"software": __version__}), at=at)
-        opened = {"what": "keyring opened", "generation": core.keyring.generation}
         core.ledger.record(tx, Event(Kind.KEY_USED, detail=opened), at=at)
         if _became(tx, CONFIGURATION, digest, "") is not None:
             core.ledger.record(tx, Event(Kind.CONFIGURED, detail={"what": "configuration file", "sha256": digest}), at=at)

@@ -6,10 +6,8 @@ before one transaction puts them in the place of the old; without it the next st
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -34,7 +32,6 @@ from archive.services.purge_finish import finish
 from archive.services.purged import carry_out
 from archive.services.state_events import commit_change, free, keep_statement
 from archive.services.statement import SOFTWARE
-from archive.vault.disk import translated
 from archive.vault.keystore import StudyKey
 from archive.vault.vault import RecordRef
 
@@ -48,26 +45,13 @@ def rekeying(core: Core) -> AbstractContextManager[None]:
     return checkpoints.sole_maker(core.config.run_dir / LOCK)
 
 
-@contextmanager
-def nobody_rekeys(core: Core) -> Iterator[bool]:
+def nobody_rekeys(core: Core) -> AbstractContextManager[bool]:
     """Whether nobody re-keys now; then nobody begins to while this lasts.
 
     Raises:
         VaultUnavailable: the lock file cannot be written.
     """
-    try:
-        descriptor = os.open(core.config.run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise translated(error, "looking whether a study is being re-keyed") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+    return checkpoints.sole_maker_if_free(core.config.run_dir / LOCK)
 
 
 @dataclass(frozen=True, slots=True)

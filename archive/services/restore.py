@@ -28,7 +28,7 @@ from archive.index import access_study
 from archive.keys import private_files
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind
-from archive.services import catchup, manifest, setup
+from archive.services import catchup, key_record, manifest, setup
 from archive.services.catchup import CatchUp
 from archive.services.clock import Clock
 from archive.services.console import console
@@ -320,6 +320,7 @@ def _settle(core: Core, report: Restored, digest: str, way: Way) -> None:
             tx.execute(sa.delete(table))
         detail = {"what": "restored from a backup", "made_at": report.made_at.isoformat(), "manifest": digest}
         core.ledger.record(tx, Event(Kind.REBUILT, subject=subject, detail=detail), at=core.clock())
+    key_record.noticed(core, subject, reason=reason)  # a key file that was made for the kit
     done, replayed = CatchUp(core).run(), Replay(core).run()
     forget_segments(core)
     report.adopted, report.changes = done.instances + replayed.adopted, done.changes

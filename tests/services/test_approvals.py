@@ -316,6 +316,7 @@ def test_keys_change_when_the_same_command_is_given_again(desk: Desk, tmp_path: 
     assert desk.state(number) == "done"
     again = desk.asks(lambda: node.keys.slot_add(desk.console, key_file=tmp_path / "second.key", label="two"))
     assert again != number
+    desk.asks(lambda: node.keys.announce_index(desk.console))
     removal = desk.asks(lambda: node.keys.slot_remove(desk.console, slot))
     desk.approvals.approve(desk.signed_in("ann"), removal)
     node.keys.slot_remove(desk.console, slot)

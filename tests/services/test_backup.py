@@ -228,6 +228,9 @@ def test_keys_are_in_it_only_when_asked_for(tmp_path: Path) -> None:
         assert report.ok
         with archives.opened(fresh) as node:
             assert len(catalogs.visible(node, "admin", "1.2.3")) == 1
+            rows = node.oversight.search(archives.the_console(node), kinds=["key-changed"])
+            found = [row for row in rows if row["body"]["detail"]["what"] == "found-changed"]
+            assert [row["outcome"] for row in found] == ([0] if "recovery_kit" in given else [])  # the new key file's slot
 
 
 def test_no_word_of_a_patient_is_in_a_backup(tmp_path: Path, engine: dict[str, Any]) -> None:
