@@ -47,6 +47,8 @@ class Keyring(OpenedKeys):
         self._slots = slots or []
         self._path = path
         self._seen = _stamp(path)
+        self.mac = ""
+        """What authenticates the file as it was read or written last; of a keyring that was handed over there is none."""
 
     def __repr__(self) -> str:
         """Name the archive without showing a key."""
@@ -120,7 +122,9 @@ class Keyring(OpenedKeys):
         """
         keyring_file.authenticate(file, root, path)
         opened = [entries.from_json(fields, root, uuid.UUID(file.archive).bytes) for fields in file.entries]
-        return cls(file.archive, opened, root=root, slots=list(file.slots), path=path, generation=file.generation)
+        ring = cls(file.archive, opened, root=root, slots=list(file.slots), path=path, generation=file.generation)
+        ring.mac = file.mac
+        return ring
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Keyring:
@@ -152,7 +156,7 @@ class Keyring(OpenedKeys):
             return False
         keyring_file.authenticate(file, self._root, self._path)
         self._entries = [entries.from_json(fields, self._root, self._archive) for fields in file.entries]
-        self._slots, self.generation = list(file.slots), file.generation
+        self._slots, self.generation, self.mac = list(file.slots), file.generation, file.mac
         self._forget_derived()
         return True
 
@@ -373,12 +377,10 @@ class Keyring(OpenedKeys):
     def _write(self, *, first: bool = False) -> None:
         self._require_root()
         assert self._path is not None
-        file = KeyringFile(
-            self.archive_uuid, self.generation + 1, self._slots,
-            [entries.to_json(entry, self._root, self._archive) for entry in self._entries],
-        )
+        sealed = [entries.to_json(entry, self._root, self._archive) for entry in self._entries]
+        file = keyring_file.sealed(KeyringFile(self.archive_uuid, self.generation + 1, self._slots, sealed), self._root)
         keyring_file.store(self._path, file, self._root, first=first)
-        self.generation, self._seen = file.generation, _UNSEEN
+        self.generation, self.mac, self._seen = file.generation, file.mac, _UNSEEN
 
 
 def _stamp(path: Path | None) -> tuple[int, int]:

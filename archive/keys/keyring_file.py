@@ -95,8 +95,12 @@ def store(path: Path, file: KeyringFile, root: bytes, *, first: bool = False) ->
         if not first and load(path).generation != file.generation - 1:
             message = "the keyring was changed by another process meanwhile"
             raise KeysUnavailable(message, remedy="run the command again")
-        sealed = msgspec.structs.replace(file, mac=_mac(root, file))
-        private_files.write(path, msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n", replace=not first)
+        private_files.write(path, msgspec.json.format(msgspec.json.encode(sealed(file, root)), indent=1) + b"\n", replace=not first)
+
+
+def sealed(file: KeyringFile, root: bytes) -> KeyringFile:
+    """Return the file with what authenticates it."""
+    return msgspec.structs.replace(file, mac=_mac(root, file))
 
 
 def _mac(root: bytes, file: KeyringFile) -> str:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -169,7 +170,7 @@ def digest(note: bytes) -> str:
     return hashlib.sha256(note).hexdigest()
 
 
-def acknowledgement(anchors: Iterable[bytes | None], *, subject: Subject, reason: str) -> Event:
-    """Return the event that lets the archive go on after a rollback, from exactly these notes."""
+def acknowledgement(anchors: Iterable[bytes | None], *, subject: Subject, reason: str, **more: Any) -> Event:
+    """Return the event that lets the archive go on after a rollback, from exactly these notes; `more` says of what else."""
     named: list[str] = sorted({digest(anchor) for anchor in anchors if anchor is not None})
-    return Event(Kind.CHECKPOINT_ACKNOWLEDGED, subject=subject, detail={"notes": named, "reason": reason})
+    return Event(Kind.CHECKPOINT_ACKNOWLEDGED, subject=subject, detail={"notes": named, "reason": reason, **more})

@@ -8,8 +8,8 @@ from functools import partial
 import sqlalchemy as sa
 
 from archive.ledger import checkpoints, files, nodes
+from archive.services.acknowledged import acknowledged
 from archive.services.core import Core
-from archive.services.oversight import acknowledged
 
 
 def sign(core: Core) -> bool:

@@ -1,25 +1,30 @@
 """What the ledger says of the archive's keys, and that it says of every change: its event comes first, with what the keyring will hold.
 
-What was cut short between the two is told by the next change or start, and so is what changed without an event (docs/format.md 5).
+What was cut short between the two is told by the next change or start, and so is what changed without an event. Ledger and keystore
+remember which keyring.json was the last: an older one in its place is told (docs/format.md 5).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 
 from archive.access.subject import Subject
 from archive.db.tables import audit_event
-from archive.errors import ArchiveError
+from archive.errors import ArchiveError, KeysUnavailable
+from archive.keys import keyring_file
 from archive.keys.held import Held
 from archive.ledger import checkpoints
 from archive.ledger.audit import Event, Kind
+from archive.services.acknowledged import acknowledged
 from archive.services.core import Core
 
 LOCK = "rotate.lock"
+ANCHOR = "keyring"
 FOUND = "found-changed"
 _AT_ONCE = 50
 
@@ -49,7 +54,10 @@ def changing(core: Core) -> Iterator[None]:
         except ArchiveError:
             with suppress(ArchiveError, sa.exc.SQLAlchemyError):  # else the next change or start does it
                 noticed(core)
+                _remember(core)
             raise
+        with suppress(ArchiveError):  # the change is made, and recorded
+            _remember(core)
 
 
 def record(
@@ -59,7 +67,7 @@ def record(
 
     An archive that was rolled back says nothing of what it holds: it would count as known.
     """
-    more = {} if core.read_only else {"holds": held}
+    more = {} if core.read_only else {"holds": held, **_which(core)}
     event = Event(Kind.KEY_CHANGED, outcome=outcome, subject=subject, detail={**detail, **more}, document=document)
     return core.ledger.record(tx, event, at=core.clock())
 
@@ -106,5 +114,68 @@ def opened(core: Core) -> dict[str, Any]:
     """
     with checkpoints.sole_maker_if_free(core.config.run_dir / LOCK) as free:
         complete = free and noticed(core)
-    said = {"what": "keyring opened", "generation": core.keyring.generation}
+        if free:
+            _remember(core)
+    said = {"what": "keyring opened", "generation": core.keyring.generation, **_which(core)}
     return {**said, "holds": core.keyring.held()} if complete else said
+
+
+# --- an older one in its place --------------------------------------------------------------------------------------------------------
+
+
+def contradiction(core: Core, tx: sa.Connection, given_up: frozenset[str]) -> str:
+    """Return why keyring.json is not the newest that ledger and keystore know, or nothing; `given_up` are notes that count no more.
+
+    Raises:
+        DatabaseUnavailable.
+    """
+    # What is remembered is read before the file: one that is written meanwhile is newer.
+    kept = core.keystore.anchor(ANCHOR)
+    remembered = []
+    if kept is not None and checkpoints.digest(kept.note) not in given_up:
+        generation, _, mac = kept.note.decode("ascii", errors="replace").partition(" ")
+        if not generation.isdecimal():
+            return "what the keystore remembers of the keyring does not read"
+        remembered.append((int(generation), mac))
+    events = said(core, tx, Kind.KEY_USED, Kind.KEY_CHANGED, Kind.CHECKPOINT_ACKNOWLEDGED)
+    remembered += [(one["generation"], one.get("mac", "")) for one in islice((one for _n, one in events if "generation" in one), 1)]
+    try:
+        file = keyring_file.load(core.config.keys_dir / "keyring.json")
+    except KeysUnavailable:
+        return ""  # whoever opens it is told
+    for generation, mac in remembered:
+        if file.generation < generation:
+            return f"keyring.json is an older copy, of generation {file.generation}: one of generation {generation} was in use"
+        if file.generation == generation and mac not in ("", file.mac):
+            return f"keyring.json is another of generation {generation} than was in use"
+    return ""
+
+
+def to_acknowledge(core: Core) -> tuple[list[bytes | None], dict[str, Any]]:
+    """Return the note that an older keyring contradicts, and what an event says of the one that counts from it on.
+
+    Raises:
+        KeysUnavailable, DatabaseUnavailable.
+    """
+    kept = core.keystore.anchor(ANCHOR)
+    file = keyring_file.load(core.config.keys_dir / "keyring.json")
+    return [] if kept is None else [kept.note], {"generation": file.generation, "mac": file.mac}
+
+
+def _which(core: Core) -> dict[str, Any]:
+    """Return which keyring an event was written with, where that is known."""
+    return {"generation": core.keyring.generation, "mac": core.keyring.mac} if core.keyring.mac else {}
+
+
+def _remember(core: Core) -> None:
+    """Let the keystore keep which keyring is the newest; a later one whose loss was acknowledged gives way."""
+    keyring = core.keyring
+    if core.read_only or not keyring.whole:
+        return
+    kept = core.keystore.anchor(ANCHOR)
+    note = f"{keyring.generation} {keyring.mac}".encode()
+    if kept is not None and kept.note == note:
+        return
+    with core.database.read() as tx:
+        lost = kept is not None and kept.size > keyring.generation and checkpoints.digest(kept.note) in acknowledged(core, tx)
+    core.keystore.set_anchor(ANCHOR, keyring.generation, note, instead=kept.note if kept is not None and lost else None)

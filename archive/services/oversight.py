@@ -19,7 +19,8 @@ from archive.ledger import checkpoints, cosignatures, files, nodes, proofs, witn
 from archive.ledger.audit import KINDS, Event, Kind, ObjectRef
 from archive.ledger.log import AuditFilter
 from archive.ledger.verify import Report, Verifier, of_files
-from archive.services import audit_search, denials, snapshot, witness_check, work_snapshot
+from archive.services import audit_search, denials, key_record, snapshot, witness_check, work_snapshot
+from archive.services.acknowledged import acknowledged
 from archive.services.core import Core
 
 ACTIONS = ("C", "R", "U", "D", "E")
@@ -135,26 +136,35 @@ class Oversight:
         return [str(key) for key in proofs.verifier_keys(self._core.keyring)]
 
     def rolled_back(self) -> str:
-        """Return why the ledger contradicts what its anchors remember (V14), or nothing."""
+        """Return why ledger or keyring contradict what is remembered of them elsewhere (V14), or nothing."""
         core = self._core
         try:
-            # Before the log, whose size is that of the first look: what is signed meanwhile is no rollback.
-            anchors, claims = [*_anchors(core), *_witnessed(core)], witnessed.claims(core.config.ledger_dir)
             with core.database.read() as tx:
-                given_up = acknowledged(core, tx)
-                checkpoints.check_anchor(tx, core.keyring, anchors, acknowledged=given_up)
-                witnessed.check_claims(tx, claims, acknowledged=given_up)
+                older = key_record.contradiction(core, tx, acknowledged(core, tx))
+            if older:
+                return f"{older} (V14)"  # first: an older keyring knows no newer signature
+            self._check_ledger()
         except IntegrityError as error:
             return f"{error.message} ({error.verdict})"
         return ""
 
+    def _check_ledger(self) -> None:
+        core = self._core
+        # Before the log, whose size is that of the first look: what is signed meanwhile is no rollback.
+        anchors, claims = [*_anchors(core), *_witnessed(core)], witnessed.claims(core.config.ledger_dir)
+        with core.database.read() as tx:
+            given_up = acknowledged(core, tx)
+            checkpoints.check_anchor(tx, core.keyring, anchors, acknowledged=given_up)
+            witnessed.check_claims(tx, claims, acknowledged=given_up)
+
     def acknowledge(self, subject: Subject, *, reason: str) -> None:
         """Go on after a rollback that cannot be undone; the anchors it contradicts are named in the event.
 
-        What the records say that this index does not know is done again at the next start.
+        What the records say that this index does not know is done again at the next start. Where the keyring alone is an older copy,
+        the ledger's anchors go on to count.
 
         Raises:
-            Forbidden; InvalidRequest: no reason, or nothing to acknowledge.
+            Forbidden; InvalidRequest: no reason, or nothing to acknowledge. KeysUnavailable.
         """
         core = self._core
         if subject.kind != "console":
@@ -165,14 +175,26 @@ class Oversight:
             raise InvalidRequest(message, remedy="say why with --reason")
         from archive.services import catchup  # with all that stores, which nobody else here needs
 
-        against = [*_anchors(core), *_witnessed(core), *witnessed.claims(core.config.ledger_dir)]
         with core.database.read() as tx:
             size = nodes.size(tx)
-        for kept in (snapshot.FILES, work_snapshot.FILES):
-            kept.set_aside(core.config.ledger_dir, size)
+            older = key_record.contradiction(core, tx, acknowledged(core, tx))
+        against, more = key_record.to_acknowledge(core) if older else ([], {})
+        ledger = not older or not self._sound()
+        if ledger:
+            against = [*against, *_anchors(core), *_witnessed(core), *witnessed.claims(core.config.ledger_dir)]
+            for kept in (snapshot.FILES, work_snapshot.FILES):
+                kept.set_aside(core.config.ledger_dir, size)
         with core.database.begin() as tx:
-            core.ledger.record(tx, checkpoints.acknowledgement(against, subject=subject, reason=reason), at=core.clock())
-            catchup.set_due(tx)
+            core.ledger.record(tx, checkpoints.acknowledgement(against, subject=subject, reason=reason, **more), at=core.clock())
+            if ledger:
+                catchup.set_due(tx)
+
+    def _sound(self) -> bool:
+        try:
+            self._check_ledger()
+        except IntegrityError:
+            return False
+        return True
 
     # -------------------------------------------------------------------------------------------------------------------------------
 
@@ -222,6 +244,8 @@ def _verified(core: Core) -> Report:
         given_up = acknowledged(core, tx)
         report = verifier.run(anchors=anchors, acknowledged=given_up, directory=None)
         witness_check.findings(core, tx, report, given_up, anchors=beside, claims=claims)
+        if older := key_record.contradiction(core, tx, given_up):
+            report.add("V14", older)
     with _no_new_checkpoint(core), core.database.read() as tx:
         for finding in of_files(tx, core.config.ledger_dir):
             report.add(finding.code, finding.detail)
@@ -248,9 +272,3 @@ def _anchors(core: Core) -> list[bytes | None]:
 
 def _witnessed(core: Core) -> list[bytes]:
     return witnessed.anchors(core.config.ledger_dir)
-
-
-def acknowledged(core: Core, tx: sa.Connection, *, before: int | None = None) -> frozenset[str]:
-    """Return the digests of the notes whose rollback someone has acknowledged, by an event older than `before` where that is given."""
-    rows = core.ledger.search(tx, AuditFilter(kinds=(Kind.CHECKPOINT_ACKNOWLEDGED,), before=before, limit=1000))
-    return frozenset(note for row in rows if row.body is not None for note in row.body["detail"]["notes"])

@@ -25,10 +25,10 @@ from archive.ledger import checkpoints, cosignatures, nodes, notes, tree, witnes
 from archive.ledger.audit import Event, Kind
 from archive.ledger.checkpoints import Checkpoint
 from archive.ledger.notes import Verifier
+from archive.services.acknowledged import acknowledged
 from archive.services.changes import Changes
 from archive.services.core import Core
 from archive.services.outgoing import Undeliverable
-from archive.services.oversight import acknowledged
 from archive.services.witness_calls import Line, Said
 from archive.services.witness_state import Settings
 

@@ -121,6 +121,28 @@ def rolled_back(*parts: str) -> Act:
     return act
 
 
+def older_keyring(*parts: str) -> Act:
+    """Let yesterday's keyring, and of these parts what was beside it, come back after a slot was removed and the archive started."""
+
+    def act(made: World) -> None:
+        from tests.services import archives
+
+        paths = [made.config.keys_dir / "keyring.json", *(path for part in parts for path in PARTS[part](made))]
+        with archives.opened(made.config) as node:
+            slot = node.keys.slot_add(archives.the_console(node), key_file=made.folder / "lent.key")
+        kept = [(path, shutil.copy(path, _made(made.folder / "yesterday") / path.name)) for path in paths]
+        with archives.opened(made.config) as node:
+            node.keys.slot_remove(archives.the_console(node), slot)
+        with archives.opened(made.config):
+            pass
+        for path, copy in kept:
+            for beside in path.parent.glob(f"{path.name}-*"):
+                beside.unlink()
+            shutil.copy(copy, path)
+
+    return act
+
+
 def _unannounced(*purposes: SigningPurpose) -> Act:
     """Put other keys into the keyring, by whoever has what opens it, without an event."""
 
@@ -382,6 +404,8 @@ TAMPERS = (
     Tamper("the segments are rolled back", rolled_back("segments"), "V01", "quick", "refused"),
     Tamper("the index, the keystore and the ledger's folder are rolled back", rolled_back("index", "keystore", "ledger"), "V15", "quick", "fewer",
            "the records of what came later stay, without a key"),
+    Tamper("the keyring is rolled back", older_keyring(), "V14", "start", "right"),
+    Tamper("the keyring and the keystore are rolled back", older_keyring("keystore"), "V14", "start", "right"),
     Tamper("everything is rolled back", rolled_back("index", "keystore", "ledger", "segments"), "", "", "fewer",
            "only who kept a checkpoint outside can tell: a witness does, at the start"),
 )
