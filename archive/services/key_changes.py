@@ -14,12 +14,15 @@ import sqlalchemy as sa
 
 from archive.access import factors, recovery
 from archive.access.subject import Subject
+from archive.db.tables import datastore
+from archive.errors import KeysUnavailable
 from archive.keys.entries import SIGNING, Purpose
 from archive.ledger import announcements, checkpoints, documents, nodes
 from archive.ledger.announcements import ANNOUNCED, RETIRED
 from archive.ledger.audit import Event, Kind, secret_digest
 from archive.services import heads, key_record
 from archive.services.core import Core
+from archive.services.datastores import Datastore
 
 log = logging.getLogger("archive.services")
 Which = Literal["signing", "log", "pepper"]
@@ -68,12 +71,54 @@ def finish(core: Core) -> list[str]:
         As rotate.
     """
     core.keyring.refresh()
-    found = [which for which, purposes in PURPOSES.items() if core.keyring.waiting() & set(purposes)]
-    for which in found:
+    begun: list[Which] = [which for which, purposes in PURPOSES.items() if core.keyring.waiting() & set(purposes)]
+    found: list[str] = [*begun]
+    for which in begun:
         with checkpoints.sole_maker(core.config.run_dir / key_record.LOCK):
             rotate(core, None, which)
         log.warning("a rotation of keys that was cut short is finished (%s)", which)
-    return list(found)
+    for place in _wrapped_under_old(core):
+        with checkpoints.sole_maker(core.config.run_dir / key_record.LOCK):
+            wrap_anew(core, None, place)
+        log.warning("a rotation of keys that was cut short is finished (kek)")
+        found.append("kek")
+    return found
+
+
+def wrap_anew(
+    core: Core, subject: Subject | None, place: Datastore, progress: Callable[[int], None] = lambda _done: None
+) -> tuple[int, int]:
+    """Wrap every data key of a datastore under its newest key-encryption key, and destroy the others; return how many of either.
+
+    Every process that wraps holds the newest by now.
+
+    Raises:
+        KeysUnavailable, DatabaseUnavailable. SealBroken: a data key does not open.
+    """
+    fresh = core.keyring.kek(place.uid)
+    core.keystore.wrap_under(place.uid, fresh.id)
+    rewrapped, destroyed = core.keystore.rewrap(place.uid, progress=progress), 0
+    for kek in core.keyring.keks():
+        if kek.datastore == place.uid and kek.id != fresh.id:
+            if core.keystore.wrapped_under(kek.id):
+                message = "data keys are still wrapped under the old key"
+                raise KeysUnavailable(message, remedy="run 'archive key rotate' again")
+            tell = key_record.telling(core, subject, "kek-destroyed", "key", datastore=place.name)
+            core.keyring.destroy_kek(kek.id, at=core.clock(), tell=tell)
+            destroyed += 1
+    with core.database.begin() as tx:
+        detail = {"what": "kek-rotated", "datastore": place.name, "key": fresh.id.hex(), "rewrapped": rewrapped}
+        key_record.record(core, tx, subject, core.keyring.held(), detail)
+    return rewrapped, destroyed
+
+
+def _wrapped_under_old(core: Core) -> list[Datastore]:
+    """Return the datastores whose key-encryption key has another before it that still opens something."""
+    keks = core.keyring.keks()
+    uids = {kek.datastore for kek in keks if not kek.active} & {kek.datastore for kek in keks if kek.active}
+    with core.database.read() as tx:
+        rows = tx.execute(sa.select(datastore).order_by(datastore.c.id)).all()
+    return [Datastore(row.id, bytes(row.uid), row.name) for row in rows if bytes(row.uid) in uids]
 
 
 def _announce(core: Core, subject: Subject | None, which: Which) -> Rotated:

@@ -17,7 +17,7 @@ from archive.access.subject import Subject
 from archive.db.tables import audit_event
 from archive.errors import ArchiveError, KeysUnavailable
 from archive.keys import keyring_file
-from archive.keys.held import Held
+from archive.keys.held import Held, Tell
 from archive.ledger import checkpoints
 from archive.ledger.audit import Event, Kind
 from archive.services.acknowledged import acknowledged
@@ -70,6 +70,16 @@ def record(
     more = {} if core.read_only else {"holds": held, **_which(core)}
     event = Event(Kind.KEY_CHANGED, outcome=outcome, subject=subject, detail={**detail, **more}, document=document)
     return core.ledger.record(tx, event, at=core.clock())
+
+
+def telling(core: Core, subject: Subject | None, what: str, name: str, **more: Any) -> Tell:
+    """Return what records a change of the keyring before it is made; where the event cannot be taken, nothing changes."""
+
+    def tell(changed: str, held: Held) -> None:
+        with core.database.begin() as tx:
+            record(core, tx, subject, held, {"what": what, name: changed, **more})
+
+    return tell
 
 
 def known(core: Core, tx: sa.Connection) -> Held | None:

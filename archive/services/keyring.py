@@ -12,7 +12,7 @@ from archive.access import passwords, policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import datastore
-from archive.errors import KeysUnavailable, NotFound
+from archive.errors import NotFound
 from archive.keys.held import Held, Tell
 from archive.services import datastores, denials, key_changes, key_record
 from archive.services.core import Core
@@ -46,7 +46,7 @@ class KeyringAdmin:
         """Make a new key-encryption key, wrap every data key of the datastore under it, destroy the old ones.
 
         No image is touched. `reload` is called once the new key is in the keyring, so that running workers know it before anything
-        is wrapped under it. An interrupted rotation is finished by the next one.
+        is wrapped under it. An interrupted rotation is finished by the next start, or by giving this again.
 
         Raises:
             Forbidden, NotFound, KeysUnavailable, DatabaseUnavailable.
@@ -108,26 +108,11 @@ class KeyringAdmin:
 
     def _rotate(self, subject: Subject, place: Datastore, reload: Reload, progress: Callable[[int], None]) -> dict[str, Any]:
         core = self._core
-        at = core.clock()
         # Until every worker holds the new key, all go on with the old one; afterwards none can.
         core.keystore.wrap_under(place.uid, self._in_use(place.uid))
-        fresh = core.keyring.add_kek(place.uid, at=at, tell=self._telling(subject, "kek-added", "key", datastore=place.name))
+        fresh = core.keyring.add_kek(place.uid, at=core.clock(), tell=self._telling(subject, "kek-added", "key", datastore=place.name))
         reload()
-        core.keystore.wrap_under(place.uid, fresh.id)
-        rewrapped = core.keystore.rewrap(place.uid, progress=progress)
-        destroyed = 0
-        for kek in core.keyring.keks():
-            if kek.datastore == place.uid and kek.id != fresh.id:
-                if core.keystore.wrapped_under(kek.id):
-                    message = "data keys are still wrapped under the old key"
-                    raise KeysUnavailable(message, remedy="run 'archive key rotate' again")
-                core.keyring.destroy_kek(
-                    kek.id, at=core.clock(), tell=self._telling(subject, "kek-destroyed", "key", datastore=place.name),
-                )
-                destroyed += 1
-        with core.database.begin() as tx:
-            detail = {"what": "kek-rotated", "datastore": place.name, "key": fresh.id.hex(), "rewrapped": rewrapped}
-            key_record.record(core, tx, subject, core.keyring.held(), detail)
+        rewrapped, destroyed = key_changes.wrap_anew(core, subject, place, progress)
         return {"key": fresh.id.hex(), "rewrapped": rewrapped, "destroyed": destroyed}
 
     def _in_use(self, datastore: bytes) -> bytes:
@@ -194,11 +179,4 @@ class KeyringAdmin:
             policy.require(tx, subject, Permission.KEY_MANAGE, core.clock())
 
     def _telling(self, subject: Subject, what: str, name: str, **more: Any) -> Tell:
-        """Return what records a change of the keys before it is made; where the event cannot be taken, nothing changes."""
-
-        def tell(changed: str, held: Held) -> None:
-            core = self._core
-            with core.database.begin() as tx:
-                key_record.record(core, tx, subject, held, {"what": what, name: changed, **more})
-
-        return tell
+        return key_record.telling(self._core, subject, what, name, **more)

@@ -1,4 +1,4 @@
-"""An older keyring.json in the place of the newest is told, whatever comes back with it, until somebody acknowledges that the rest is lost."""
+"""An older keyring.json in the place of the newest is told, whatever comes back with it, until somebody acknowledges it."""
 
 from __future__ import annotations
 

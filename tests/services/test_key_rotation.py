@@ -87,7 +87,7 @@ def test_a_command_that_runs_on_takes_the_new_keyring(config: Config) -> None:
 
 
 @pytest.mark.parametrize("step", range(6))
-def test_a_rotation_cut_short_is_finished_by_the_next(config: Config, step: int) -> None:
+def test_a_rotation_cut_short_is_finished_by_the_start(config: Config, step: int) -> None:
     with archives.opened(config) as node:
         stored(node, "1.2.1")
     node = open_node(config)
@@ -108,6 +108,7 @@ def test_a_rotation_cut_short_is_finished_by_the_next(config: Config, step: int)
         database.before_commit = lambda _tx: None
     node.close()
     with archives.opened(config) as node:
+        assert sum(one["purpose"] == "kek" and one["state"] != "retired" for one in node.keyring.describe()) == 1
         stored(node, "1.2.2")
         node.keys.rotate(archives.the_console(node))
         stored(node, "1.2.3")
