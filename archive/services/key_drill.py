@@ -123,7 +123,7 @@ class KeyDrill:
         why = ""
         for way in given:
             try:
-                if way().index_key != self._core.keyring.index_key:
+                if way().keystore_key != self._core.keyring.keystore_key:  # the one that no rotation replaces
                     return "fails", "it opens another archive's keys"
                 return "opens", ""
             except ArchiveError as error:

@@ -16,7 +16,9 @@ from archive.keys.keyring import Keyring
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter
 from archive.node import Node
+from archive.services import index_key
 from archive.services.backup import Backup
+from archive.services.clock import utc_now
 from archive.services.key_drill import Drilled, Ways
 from tests.services import archives
 
@@ -64,6 +66,16 @@ def test_every_way_in_a_sample_of_studies_and_the_backup(config: Config, tmp_pat
         assert row.body["detail"]["mode"] == "key drill"
         assert GOOD not in json.dumps(row.body)
         assert not list(config.run_dir.glob(".key-drill-*"))
+
+
+def test_a_backup_from_before_the_index_had_its_key_opens(config: Config, tmp_path: Path) -> None:
+    with archives.opened(config) as node:
+        Backup(node.core).run(archives.the_console(node), tmp_path / "backup")
+    index_key.replace(config, Keyring.open(config), at=utc_now())
+    with archives.opened(config) as node:
+        done = node.key_drill.run(archives.the_console(node), Ways(key_files=(config.key_file,)))
+        assert [(one.what, one.state) for one in done.tried][-1] == ("keyring of the last backup", "opens")
+        assert done.ok
 
 
 def test_what_does_not_open(config: Config, tmp_path: Path) -> None:
