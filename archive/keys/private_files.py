@@ -67,6 +67,8 @@ def _check(path: Path, found: os.stat_result) -> None:
 
 _NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
 """A parent that this user may write to but not open, and file systems that sync no folders."""
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""File systems where a file has one name only."""
 
 
 def make_directory(path: Path, mode: int = 0o700) -> None:
@@ -100,22 +102,19 @@ def _make(path: Path, mode: int) -> None:
 def write(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -> None:
     """Put `data` at `path`, durable when this returns; a crash leaves the old file or the new one, never a part.
 
+    But for a part of a new one where a file has one name only, as on a stick with FAT: what cannot be linked is written at its place.
+
     Raises:
         KeysUnavailable: it cannot be written, or is there already and `replace` is False.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        _create(temporary, data, mode)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, mode)
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
             if replace:
                 temporary.replace(path)
             else:
-                os.link(temporary, path)
+                _link(temporary, path, data, mode)
                 temporary.unlink()
         except BaseException:
             with suppress(OSError):
@@ -128,6 +127,31 @@ def write(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror}"
         raise KeysUnavailable(message, remedy="make room, or give the archive's user the right to write there") from error
+
+
+def _create(path: Path, data: bytes, mode: int) -> None:
+    """Write a file that is not there, or none."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+def _link(temporary: Path, path: Path, data: bytes, mode: int) -> None:
+    """Give a file its name, unless that is another's."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _create(path, data, mode)
 
 
 def sync_directory(path: Path) -> None:

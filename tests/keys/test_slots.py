@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from datetime import datetime
 from pathlib import Path
@@ -94,6 +96,22 @@ def test_kits_and_key_files_are_never_overwritten(config: Config, keyring: Keyri
     assert len(keyring.slots()) == 1
     with pytest.raises(InvalidRequest, match="slot already"):
         keyring.slot_add(at=now, key_file=config.key_file)
+
+
+def test_a_stick_where_a_file_has_one_name_only(
+    keyring: Keyring, tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))  # as link(2) of FAT does
+
+    monkeypatch.setattr(os, "link", refuse)
+    kit = tmp_path / "kit.txt"
+    keyring.slot_add(at=now, recovery_kit=kit)
+    assert slots.parse_kit(kit.read_text())
+    assert stat.S_IMODE(kit.stat().st_mode) == 0o600
+    with pytest.raises(KeysUnavailable, match="already"):
+        keyring.slot_add(at=now, recovery_kit=kit)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["kit.txt"]
 
 
 def test_slots_come_and_go_but_never_the_last(config: Config, keyring: Keyring, tmp_path: Path, now: datetime) -> None:
