@@ -318,3 +318,11 @@ def test_a_replaced_signer_keeps_its_public_key(config: Config, keyring: Keyring
     assert known[new].not_after is None
     assert known[new].not_before == later
     assert keyring.waiting() == frozenset()
+
+
+def test_what_a_writer_that_was_killed_left_goes_with_the_next_change(config: Config, keyring: Keyring, now: datetime) -> None:
+    left = config.keys_dir / ".keyring.json.0123456789ab"
+    left.write_bytes((config.keys_dir / "keyring.json").read_bytes())  # with every key it had, also those destroyed since
+    keyring.add_kek(CLINICAL, at=now)
+    assert not left.exists()
+    assert config.key_file.exists()
