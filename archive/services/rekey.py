@@ -100,11 +100,13 @@ class Rekey:
         """Seal anew every study whose key is older; those that cannot be now are counted.
 
         Raises:
-            Forbidden, SealBroken, ReadOnly, OutOfSpace, VaultUnavailable, DatabaseUnavailable.
+            SealBroken: a record of some study is damaged; the others are done.
+            Forbidden, ReadOnly, OutOfSpace, VaultUnavailable, DatabaseUnavailable.
         """
         core = self._core
         self._require(subject)
         studies = instances = keys = left = 0
+        damaged: SealBroken | None = None
         for place, uid in self._due(before):
             try:
                 with rekeying(core):
@@ -112,7 +114,12 @@ class Rekey:
             except (StateConflict, NotFound):
                 left += 1
                 continue
+            except SealBroken as error:
+                damaged = damaged or error
+                continue
             studies, keys = studies + 1, keys + finish(core).keys
+        if damaged is not None:
+            raise damaged
         return Rekeyed(studies, instances, keys, left)
 
     # -------------------------------------------------------------------------------------------------------------------------------

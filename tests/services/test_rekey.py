@@ -94,6 +94,22 @@ def test_all_that_are_older(tmp_path: Path) -> None:
         crowd.check_sound(node)
 
 
+def test_a_damaged_study_keeps_no_other_from_its_new_key(tmp_path: Path) -> None:
+    with archives.opened(archives.made(tmp_path)) as node:
+        fill(node)
+        console, before = archives.the_console(node), (key_of(node), key_of(node, "1.2.4"))
+        path = next(node.config.segments_dir.iterdir())
+        (row,) = crowd.every(node, sa.select(instance).where(instance.c.sop_instance_uid == f"{ONE}.1.1"))
+        whole = bytearray(path.read_bytes())
+        whole[row.record_offset + 300] ^= 1
+        path.write_bytes(whole)
+        with pytest.raises(SealBroken):  # told in the end
+            node.rekey.older_than(console, node.core.clock())
+        assert key_of(node) == before[0]
+        assert key_of(node, "1.2.4") != before[1]
+        assert node.core.keystore.state(before[1]) == "shredded"
+
+
 def test_what_refuses(tmp_path: Path) -> None:
     with archives.opened(archives.made(tmp_path)) as node:
         fill(node)
