@@ -141,12 +141,12 @@ def contradiction(core: Core, tx: sa.Connection, given_up: frozenset[str]) -> st
     """
     # What is remembered is read before the file: one that is written meanwhile is newer.
     kept = core.keystore.anchor(ANCHOR)
-    remembered = []
+    remembered: list[tuple[int, str]] = []
     if kept is not None and checkpoints.digest(kept.note) not in given_up:
-        generation, _, mac = kept.note.decode("ascii", errors="replace").partition(" ")
-        if not generation.isdecimal():
+        number, _, its = kept.note.decode("ascii", errors="replace").partition(" ")
+        if not (number.isascii() and number.isdecimal() and len(number) < 19):
             return "what the keystore remembers of the keyring does not read"
-        remembered.append((int(generation), mac))
+        remembered.append((int(number), its))
     events = said(core, tx, Kind.KEY_USED, Kind.KEY_CHANGED, Kind.CHECKPOINT_ACKNOWLEDGED)
     remembered += [(one["generation"], one.get("mac", "")) for one in islice((one for _n, one in events if "generation" in one), 1)]
     try:
