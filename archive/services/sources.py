@@ -62,7 +62,7 @@ def walk(paths: list[Path], own: Own = lambda _found: False) -> Iterator[Source]
     """Yield every file under the paths in a stable order, but for what is the archive's own.
 
     Raises:
-        InvalidRequest: a path does not exist, or lies in the archive's own storage.
+        InvalidRequest: a path does not exist, is no file or folder, or lies in the archive's own storage.
     """
     for path in paths:
         if path.is_symlink() or not path.exists():
@@ -71,38 +71,52 @@ def walk(paths: list[Path], own: Own = lambda _found: False) -> Iterator[Source]
         if any(own(above.stat()) for above in (path, *path.absolute().parents)):
             message = f"{path} belongs to this archive's own storage"
             raise InvalidRequest(message, remedy="name what is to be imported; what the archive holds already is moved by 'archive backup'")
-        if path.is_dir():
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
             yield from _folder(path, own)
+        elif stat.S_ISREG(found.st_mode):
+            yield from _file(path, found.st_size, own, beside=True)
         else:
-            yield from _file(path, own, beside=True)
+            message = f"{path} is neither a file nor a folder"
+            raise InvalidRequest(message, remedy="name files and folders")
 
 
-def _folder(path: Path, own: Own) -> Iterator[Source]:
-    with os.scandir(path) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
+def _folder(top: Path, own: Own) -> Iterator[Source]:
+    """Yield what lies below a folder; what of it cannot be looked at, or is gone by then, is a source that cannot be opened."""
+    waiting = [start := str(top)]  # no call within a call: folders may lie deeper than those
+    while waiting:
+        path = waiting.pop()
         try:
-            itself = Path(entry.path).lstat()  # an entry's own stat() is not of what is mounted there
-        except OSError:
-            continue  # gone meanwhile
-        if stat.S_ISLNK(itself.st_mode) or own(itself):
+            itself = os.stat(path) if path == start else os.lstat(path)  # an entry's own stat() is not of what is mounted there
+            if path != start and (stat.S_ISLNK(itself.st_mode) or own(itself)):
+                continue
+            if stat.S_ISDIR(itself.st_mode):
+                waiting += [os.path.join(path, name) for name in sorted(os.listdir(path), reverse=True)]
+                continue
+        except OSError as error:
+            yield Source(path, 0, _failing(error))
             continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _folder(Path(entry.path), own)
-        elif entry.is_file(follow_symlinks=False):
-            yield from _file(Path(entry.path), own, beside=False)
+        if stat.S_ISREG(itself.st_mode):
+            yield from _file(Path(path), itself.st_size, own, beside=False)
 
 
-def _file(path: Path, own: Own, *, beside: bool) -> Iterator[Source]:
+def _failing(error: OSError) -> Callable[[], AbstractContextManager[BinaryIO]]:
+    def opened() -> AbstractContextManager[BinaryIO]:
+        raise error
+
+    return opened
+
+
+def _file(path: Path, size: int, own: Own, *, beside: bool) -> Iterator[Source]:
     if path.name.upper() == "DICOMDIR":
         # The directory of a medium: its records name files that lie beside it, so the folder says it all.
         if beside:
             yield from _folder(path.parent, own)
         return
     if not _is_dicom(path) and zipfile.is_zipfile(path):
-        yield from _zip(path)
+        yield from _zip(path, size)
         return
-    yield Source(str(path), path.stat().st_size, lambda: _opened(path))
+    yield Source(str(path), size, lambda: _opened(path))
 
 
 def _is_dicom(path: Path) -> bool:
@@ -114,12 +128,12 @@ def _is_dicom(path: Path) -> bool:
         return False  # told when it is opened
 
 
-def _zip(path: Path) -> Iterator[Source]:
+def _zip(path: Path, size: int) -> Iterator[Source]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, IndexError, struct.error):  # what zipfile raises on damage
-        yield Source(str(path), path.stat().st_size, lambda: _opened(path))
+        yield Source(str(path), size, lambda: _opened(path))
         return
     for info in members[:ZIP_MEMBERS]:
         if Path(info.filename).name.upper() == "DICOMDIR":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -95,3 +99,72 @@ def test_an_instance_that_ends_like_a_zip_is_an_instance(tmp_path: Path) -> None
     (tmp_path / "encapsulated").write_bytes(whole)
     assert zipfile.is_zipfile(tmp_path / "encapsulated")
     assert list(contents(tmp_path / "encapsulated").values()) == [whole]
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_keeps_nothing_else_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b/1", "c"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"x")
+    listdir = os.listdir
+
+    def refused(path: str) -> list[str]:
+        if str(path).endswith("/b"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refused)
+    found = list(walk([tmp_path / "in"]))
+    assert [Path(one.name).name for one in found] == ["a", "b", "c"]
+    with pytest.raises(PermissionError), found[1].open():
+        pass
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_told_when_it_is_opened(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "b").chmod(0o640)
+
+    def gone(found: os.stat_result) -> bool:
+        if found.st_mode & 0o777 == 0o640:
+            (tmp_path / "b").unlink()
+        return False
+
+    found = list(walk([tmp_path], gone))
+    assert [Path(one.name).name for one in found] == ["a", "b", "c"]
+    with pytest.raises(FileNotFoundError), found[1].open():
+        pass
+
+
+def test_a_file_that_is_gone_before_it_is_looked_at_is_told_too(tmp_path: Path) -> None:
+    """A stick that is pulled out: what was not read is not passed over in silence."""
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "1").write_bytes(b"x")
+    found = walk([tmp_path / "in"])
+    assert next(found).name.endswith("a/1")
+    shutil.rmtree(tmp_path / "in")
+    (left,) = found
+    assert left.name.endswith("in/b")
+    with pytest.raises(FileNotFoundError), left.open():
+        pass
+
+
+def test_folders_may_lie_deeper_than_calls_do(tmp_path: Path) -> None:
+    deep = tmp_path / "in"
+    deep.mkdir()
+    for _ in range(sys.getrecursionlimit() + 100):
+        deep = deep / "d"
+        deep.mkdir()
+    (deep / "a").write_bytes(b"deep")
+    (tmp_path / "in" / "e").write_bytes(b"after")
+    found = contents(tmp_path / "in")
+    (deep / "a").unlink()
+    os.removedirs(deep)  # pytest's own removing would call itself too deep
+    assert list(found.values()) == [b"deep", b"after"]
+
+
+def test_what_is_neither_file_nor_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert contents(tmp_path) == {}
+    with pytest.raises(InvalidRequest, match="neither a file nor a folder"):
+        list(walk([tmp_path / "pipe"]))
