@@ -60,7 +60,7 @@ def run(session: Session, paths: tuple[Path, ...], datastore: str, report: Path 
 def list_(session: Session) -> None:
     """List imports, newest first."""
     found = session.node.imports.list(session.subject)
-    session.rows(found, "id", "state", "created_at", "stored", "duplicate", "held", "rejected", "paths")
+    session.rows(found, "id", "state", "created_at", "stored", "duplicate", "conflict", "held", "rejected", "paths")
 
 
 @import_.command("show")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,7 +23,7 @@ from archive.dicom.alike import Alike
 from archive.dicom.part10 import bare
 from archive.errors import ArchiveError, Denied, NotFound, Rejected, Unavailable
 from archive.ledger.audit import Event, Kind
-from archive.services import denials
+from archive.services import denials, job_lock
 from archive.services.batch import Batch
 from archive.services.core import Core
 from archive.services.sources import Source as File
@@ -95,19 +95,27 @@ class Imports:
         source = via or Source("import")
         with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.STORE, core.clock())
-        summary = Summary()
-        summary.job, done = self._begin(subject, resolved, datastore, wrap=wrap)
-        total = 0
+        begun = self._begin(subject, resolved, datastore, wrap=wrap)
         try:
-            files = walk(resolved, belonging(core.config.storage_dir, (core.config.index_path, core.config.keystore_path)))
+            return self._work(subject, begun, resolved, datastore, source, report=report, wrap=wrap, progress=progress)
+        finally:
+            begun.lock.release()
+
+    def _work(
+        self, subject: Subject, begun: _Begun, paths: Sequence[Path], datastore: str, source: Source, *, report: TextIO | None, wrap: bool,
+        progress: Progress | None,
+    ) -> Summary:
+        core, summary, total = self._core, Summary(begun.number), 0
+        try:
+            files = walk(list(paths), belonging(core.config.storage_dir, (core.config.index_path, core.config.keystore_path)))
             with ThreadPoolExecutor(THREADS, thread_name_prefix="import") as pool:
                 for batch in _batched(files, BATCH):
-                    fresh = [file for file in batch if _name(file.name) not in done]
+                    fresh = [file for file in batch if _name(file.name) not in begun.done]
                     summary.skipped += len(batch) - len(fresh)
                     total += len(batch)
                     some = [fresh[start : start + TOGETHER] for start in range(0, len(fresh), TOGETHER)]
                     results = list(pool.map(lambda files: self._some(subject, files, datastore, source, wrap=wrap), some))
-                    self._keep(summary, list(chain.from_iterable(results)), report)
+                    self._keep(summary, begun, list(chain.from_iterable(results)), report)
                     if progress is not None:
                         progress(summary, total, total)
         except BaseException:
@@ -125,7 +133,7 @@ class Imports:
         with denials.recorded(self._core, subject), self._core.database.read() as tx:
             policy.require(tx, subject, Permission.JOB_MANAGE, self._core.clock())
             rows = tx.execute(sa.select(job).where(job.c.kind == "import").order_by(job.c.id.desc())).all()
-        return [_as_dict(row) for row in rows]
+        return [self._as_dict(row) for row in rows]
 
     def show(self, subject: Subject, job_id: int) -> dict[str, Any]:
         """Return one import with the outcome of each file.
@@ -140,7 +148,7 @@ class Imports:
                 message = "there is no such import"
                 raise NotFound(message, remedy="'archive import list' shows them")
             items = tx.execute(sa.select(job_item).where(job_item.c.job_id == job_id).order_by(job_item.c.id)).all()
-        return {**_as_dict(row), "files": [{"file": one.name, "outcome": one.outcome, "reason": one.reason} for one in items]}
+        return {**self._as_dict(row), "files": [{"file": one.name, "outcome": one.outcome, "reason": one.reason} for one in items]}
 
     # ------------------------------------------------------------------------------------------------------------------------------
 
@@ -198,44 +206,59 @@ class Imports:
         finally:
             incoming.abort()  # harmless once ended
 
-    def _begin(self, subject: Subject, paths: Sequence[Path], datastore: str, *, wrap: bool) -> tuple[int, set[str]]:
+    def _begin(self, subject: Subject, paths: Sequence[Path], datastore: str, *, wrap: bool) -> _Begun:
+        """Take up the same call's job that was interrupted or killed, or make one; what was refused then is looked at again."""
         core = self._core
-        arguments = {"paths": [str(path) for path in paths], "datastore": datastore, "wrap": wrap}
+        arguments = {"paths": [_text(str(path)) for path in paths], "datastore": datastore, "wrap": wrap}
         at = core.clock()
         with core.database.begin() as tx:
             rows = tx.execute(
-                sa.select(job).where(job.c.kind == "import", job.c.state == "interrupted", job.c.subject_id == subject.principal_id)
-                .order_by(job.c.id.desc())
+                sa.select(job).where(
+                    job.c.kind == "import", job.c.state.in_(("interrupted", "running")), job.c.subject_id == subject.principal_id,
+                ).order_by(job.c.id.desc())
             ).all()
             for row in rows:
-                if row.arguments == arguments:
+                if row.arguments == arguments and (lock := job_lock.take(core.config.run_dir, row.id)) is not None:
+                    tx.execute(sa.delete(job_item).where(job_item.c.job_id == row.id, job_item.c.outcome.in_(_AGAIN)))
                     done = tx.execute(sa.select(job_item.c.name).where(job_item.c.job_id == row.id)).scalars().all()
-                    tx.execute(sa.update(job).where(job.c.id == row.id).values(state="running"))
-                    return row.id, set(done)
+                    before = {name: count for name, count in row.progress.items() if name not in _AGAIN}
+                    tx.execute(sa.update(job).where(job.c.id == row.id).values(state="running", progress=before))
+                    return _Begun(row.id, lock, set(done), before)
             values = {
                 "kind": "import", "state": "running", "subject_id": subject.principal_id, "arguments": arguments, "progress": {},
                 "run_at": at, "created_at": at,
             }
             created = tx.execute(sa.insert(job), values).inserted_primary_key
-        assert created is not None
-        return int(created[0]), set()
+            assert created is not None
+            lock = job_lock.take(core.config.run_dir, int(created[0]))
+            assert lock is not None  # nobody else knows the number yet
+        return _Begun(int(created[0]), lock)
 
-    def _keep(self, summary: Summary, results: Sequence[FileOutcome], report: TextIO | None) -> None:
+    def _keep(self, summary: Summary, begun: _Begun, results: Sequence[FileOutcome], report: TextIO | None) -> None:
         for result in results:
             summary.count(result.outcome)
             if report is not None:
-                report.write(msgspec.json.encode(result).decode() + "\n")
+                report.write(msgspec.json.encode(replace(result, file=_text(result.file))).decode() + "\n")
         if report is not None:
             report.flush()
         rows = [
             {"job_id": summary.job, "name": _name(result.file), "outcome": result.outcome, "reason": result.reason} for result in results
         ]
-        progress = {name: getattr(summary, name) for name in ("stored", "duplicate", "conflict", "rejected", "held")}
+        counts = ("stored", "duplicate", "conflict", "rejected", "held")
+        progress = {name: begun.before.get(name, 0) + getattr(summary, name) for name in counts}
         with self._core.database.begin(durable=False) as tx:
             if rows:
                 # A file may be met twice, in a folder and by its name, and a zip file have two members of one name: the first counts.
                 tx.execute(upsert.insert(job_item, sqlite=self._core.database.sqlite).on_conflict_do_nothing(), rows)
             tx.execute(sa.update(job).where(job.c.id == summary.job).values(progress=progress))
+
+    def _as_dict(self, row: Any) -> dict[str, Any]:
+        dead = row.state == "running" and not job_lock.is_taken(self._core.config.run_dir, row.id)
+        return {
+            "id": row.id, "state": "interrupted" if dead else row.state, "paths": row.arguments["paths"],
+            "datastore": row.arguments["datastore"], **row.progress, "created_at": row.created_at.isoformat(),
+            "finished_at": row.finished_at.isoformat() if row.finished_at else None,
+        }
 
     def _end(self, subject: Subject, summary: Summary, state: str) -> None:
         core = self._core
@@ -246,6 +269,20 @@ class Imports:
         with core.database.begin() as tx:
             tx.execute(sa.update(job).where(job.c.id == summary.job).values(state=state, finished_at=core.clock()))
             core.ledger.record(tx, Event(Kind.IMPORTED, subject=subject, instances=summary.stored, detail=detail), at=core.clock())
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A job of this process: what of it is done already, and the counts of that."""
+
+    number: int
+    lock: job_lock.JobLock
+    done: set[str] = field(default_factory=set)
+    before: dict[str, int] = field(default_factory=dict)
+
+
+_AGAIN = ("rejected", "conflict")
+"""What the same call looks at again: it tells of them as the first one did, unless they can be stored by now."""
 
 
 def _of(file: File, became: Outcome | ArchiveError) -> FileOutcome:
@@ -277,14 +314,12 @@ def _batched(files: Iterator[File], size: int) -> Iterator[list[File]]:
         yield batch
 
 
+def _text(name: str) -> str:
+    """A path as text: it may be any bytes, which neither a column nor a line of the report takes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _name(name: str) -> str:
-    """A file's name as the job keeps it: paths may be any bytes, the column is text."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A file's name as the job keeps it."""
+    text = _text(name)
     return text if len(text) <= 1000 else text[:900] + hashlib.sha256(text.encode()).hexdigest()
-
-
-def _as_dict(row: Any) -> dict[str, Any]:
-    return {
-        "id": row.id, "state": row.state, "paths": row.arguments["paths"], "datastore": row.arguments["datastore"], **row.progress,
-        "created_at": row.created_at.isoformat(), "finished_at": row.finished_at.isoformat() if row.finished_at else None,
-    }

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -21,7 +22,7 @@ from archive.errors import DatabaseUnavailable, InvalidRequest, KeysUnavailable,
 from archive.node import Node
 from archive.services import batch
 from archive.services.core import Core
-from archive.services.imports import BATCH, Summary
+from archive.services.imports import BATCH, Imports, Summary
 from archive.services.store import Incoming
 from tests.services import archives
 
@@ -98,6 +99,69 @@ def test_an_interrupted_import_goes_on_where_it_stopped(node: Node, tmp_path: Pa
         run(node, folder, progress=stop)
     summary, _ = run(node, folder)
     assert (summary.skipped, summary.stored, summary.duplicate) == (64, 66, 0)
+
+
+def test_what_was_refused_before_an_interruption_is_told_of_again(node: Node, tmp_path: Path) -> None:
+    """The call that ends the job must not look as if everything had been taken in."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "000").write_bytes(archives.instance(1))
+    (folder / "001").write_bytes(b"not DICOM")
+    (folder / "002").write_bytes(archives.instance(1, StudyDescription="other"))
+    for number in range(3, 130):
+        (folder / f"{number:03d}").write_bytes(archives.instance(number + 1))
+
+    def stop(_summary: Summary, done: int, _total: int) -> None:
+        if done >= 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(node, folder, progress=stop)
+    summary, _ = run(node, folder)
+    assert (summary.skipped, summary.stored, summary.rejected, summary.conflict) == (62, 66, 1, 1)
+    (only,) = node.imports.list(archives.the_console(node))
+    assert (only["state"], only["stored"], only["rejected"], only["conflict"]) == ("done", 128, 1, 1)
+
+
+def test_an_import_that_was_killed_is_taken_up_and_one_that_runs_is_not(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(130):
+        (folder / f"{number:03d}").write_bytes(archives.instance(number + 1))
+    beside: list[Summary] = []
+
+    def stop(_summary: Summary, done: int, _total: int) -> None:
+        if not beside:
+            beside.append(Summary())
+            beside[0] = run(node, folder)[0]
+            assert [one["state"] for one in node.imports.list(archives.the_console(node))] == ["done", "running"]
+        if done >= 64:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        end = Imports._end
+        killed.setattr(Imports, "_end", lambda *given: end(*given) if given[-1] == "done" else None)
+        with pytest.raises(KeyboardInterrupt):
+            run(node, folder, progress=stop)
+    first, second = node.imports.list(archives.the_console(node))
+    assert (first["id"], first["stored"], first["state"]) == (beside[0].job, 66, "done")
+    assert second["state"] == "interrupted"
+    summary, _ = run(node, folder)
+    assert (summary.job, summary.skipped, summary.duplicate) == (second["id"], 64, 66)
+    assert not list(node.core.config.run_dir.glob("job-*"))
+
+
+def test_names_that_are_no_text_are_imported_and_reported(node: Node, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff.dcm")).write_bytes(archives.instance(1))
+    summary, (line,) = run(node, folder)
+    assert summary.stored == 1
+    assert str(line["file"]).endswith("caf\\xe9/\\xff.dcm")
+    (only,) = node.imports.list(archives.the_console(node))
+    assert msgspec.json.encode(only["paths"]).endswith(b'caf\\\\xe9"]')
 
 
 def test_a_file_without_meta_is_reported_and_stored_when_asked(node: Node, tmp_path: Path) -> None:
