@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from archive.errors import ConfigurationError
-from archive.sections import Alerts, Ldap, Oidc, Port, Positive, Section, Syslog
+from archive.sections import Alerts, Ldap, Oidc, Port, Positive, Section, Span, Syslog
 
 AeTitle = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -96,9 +96,9 @@ class Dimse(Section, frozen=True):
     max_dataset_bytes: Positive = 4 << 30
     max_associations: Positive = 100
     max_associations_per_peer: Positive = 25
-    handshake_timeout_s: Positive = 5
-    request_timeout_s: Positive = 10
-    idle_timeout_s: Positive = 60
+    handshake_timeout_s: Span = 5
+    request_timeout_s: Span = 10
+    idle_timeout_s: Span = 60
     private_sop_classes: bool = False
     receiver: Literal["own", "pynetdicom"] = "own"
     tls: DimseTls = DimseTls()
@@ -152,16 +152,16 @@ class Limits(Section, frozen=True):
 class Signin(Section, frozen=True):
     """[signin]: browser sessions."""
 
-    idle_minutes: Positive = 15
-    absolute_hours: Positive = 12
+    idle_minutes: Span = 15
+    absolute_hours: Span = 12
     sessions: Positive = 20
-    step_up_minutes: Positive = 5
+    step_up_minutes: Span = 5
 
 
 class Ledger(Section, frozen=True):
     """[ledger]: how often checkpoints are signed when nothing happens."""
 
-    heartbeat_minutes: Positive = 60
+    heartbeat_minutes: Span = 60
 
 
 class WitnessAt(Section, frozen=True):
@@ -175,8 +175,8 @@ class WitnessAt(Section, frozen=True):
 class Witness(Section, frozen=True):
     """[witness]: who outside remembers how far the ledger has come."""
 
-    every_minutes: Positive = 5
-    silent_hours: Positive = 24
+    every_minutes: Span = 5
+    silent_hours: Span = 24
     ca_file: str = ""
     mail_to: tuple[str, ...] = ()
     known: tuple[WitnessAt, ...] = ()
@@ -185,7 +185,7 @@ class Witness(Section, frozen=True):
 class Backup(Section, frozen=True):
     """[backup]: when a backup counts as old."""
 
-    warn_days: Positive = 7
+    warn_days: Span = 7
 
 
 class Policy(Section, frozen=True):
@@ -354,14 +354,30 @@ def _check(config: Config) -> None:
         raise ConfigurationError("archive.public_url is not an http(s) address", remedy="write it as https://host:port")
     if config.events.public_url and not config.events.public_url.startswith(("wss://", "ws://")):
         raise ConfigurationError("events.public_url is not a ws(s) address", remedy="write it as wss://host:port, or leave it empty")
-    for network in config.webhooks.networks:
-        try:
-            ip_network(network, strict=False)
-        except ValueError:
-            raise ConfigurationError(f"webhooks.networks: {network} is no network", remedy="write it as 10.1.0.0/16") from None
+    for key, networks in (("webhooks", config.webhooks.networks), ("dimse.plain", config.dimse.plain.networks)):
+        for network in networks:
+            try:
+                ip_network(network, strict=False)
+            except ValueError:
+                raise ConfigurationError(f"{key}.networks: {network} is no network", remedy="write it as 10.1.0.0/16") from None
+    _check_database(config.database)
     _check_witnesses(config.witness)
     if config.viewer.public_url and not config.viewer.public_url.startswith(("https://", "http://")):
         raise ConfigurationError("viewer.public_url is not an http(s) address", remedy="write it as https://host:port, or leave it empty")
+
+
+def _check_database(database: DatabaseSection) -> None:
+    """Any other than PostgreSQL would be a file nobody encrypts, or a driver that is not there; the address may hold a password."""
+    try:
+        parts = urlsplit(database.url)
+        sound = parts.scheme in {"postgresql", "postgresql+psycopg"} and (parts.port is None or parts.port > 0)
+    except ValueError:
+        sound = False
+    if database.url and not sound:
+        raise ConfigurationError(
+            "database.url is not the address of a PostgreSQL database",
+            remedy="write it as postgresql+psycopg://user@host/database, or leave it empty: the index is then encrypted in storage",
+        )
 
 
 def _check_witnesses(witness: Witness) -> None:

@@ -11,6 +11,7 @@ from archive.errors import ConfigurationError
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
+Span = Annotated[int, msgspec.Meta(gt=0, le=1_000_000)]
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
