@@ -38,8 +38,12 @@ def check_password(password: str | None, *, name: str = "") -> None:
         passwords.check_new(password, name=name)
 
 
-def bootstrap(tx: sa.Connection, *, at: datetime, admin: str, password: str, must_change: bool = False) -> First:
+def bootstrap(
+    tx: sa.Connection, *, at: datetime, admin: str, password: str, must_change: bool = False, datastore_uid: bytes | None = None
+) -> First:
     """Make the roles, principal `console`, datastore `clinical` and the first owner with its one grant, `everything`.
+
+    `datastore_uid` is given where there is a key for it already.
 
     The owner's function permissions come from the role's assignment; that it may read images is this grant, listed like any other.
 
@@ -51,7 +55,7 @@ def bootstrap(tx: sa.Connection, *, at: datetime, admin: str, password: str, mus
         raise InvalidRequest(message, remedy="add more with 'archive user add'")
     known = roles.add_builtin(tx, at=at)
     console = principals.add(tx, "console", principals.CONSOLE, at=at, full_name="The command line")
-    uid = secrets.token_bytes(16)
+    uid = datastore_uid or secrets.token_bytes(16)
     made = tx.execute(sa.insert(datastore).values(uid=uid, name=DEFAULT_DATASTORE, created_at=at))
     assert made.inserted_primary_key is not None
     datastore_id = int(made.inserted_primary_key[0])

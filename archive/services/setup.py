@@ -1,4 +1,7 @@
-"""First start: keys, certificates, databases, roles and the first user, each made once."""
+"""First start: keys, certificates, databases, roles and the first user, each made once.
+
+What was cut short, or failed for a database that did not answer, is made to its end by the same call: nothing is removed for that.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+
+import sqlalchemy as sa
 
 from archive.access import bootstrap
 from archive.config import Config
 from archive.db import failures, migrate
 from archive.db.engine import Database
+from archive.db.tables import datastore, principal
 from archive.db.types import FOREVER
 from archive.errors import ConfigurationError, DatabaseUnavailable
 from archive.keys import private_files
@@ -20,7 +27,10 @@ from archive.ledger.audit import Event, Kind, secret_digest
 from archive.ledger.log import Ledger
 from archive.services.clock import Clock, utc_now
 
+FIRST_WORD = "first-password"
 WORDS = "abcdefghjkmnpqrstuvwxyz23456789"
+UNFINISHED = "initialising"
+"""The file in the folder of the running archive that is there from before the first key until the first user is."""
 FOLDERS = ("storage_dir", "keys_dir", "run_dir", "tls_dir", "segments_dir", "cache_dir", "ledger_dir")
 
 
@@ -34,8 +44,8 @@ class Initialised:
 
 
 def is_initialised(config: Config) -> bool:
-    """Whether keys or databases are there already."""
-    return (config.keys_dir / "keyring.json").exists()
+    """Whether there is an archive, made to its end."""
+    return (config.keys_dir / "keyring.json").exists() and not (config.run_dir / UNFINISHED).exists()
 
 
 def initialise(
@@ -51,42 +61,101 @@ def initialise(
     if is_initialised(config):
         message = f"there is an archive at {config.storage_dir} already"
         raise ConfigurationError(message, remedy="start it with 'archive serve' or 'archive up'")
-    for path in (config.index_path, config.keystore_path):
-        if path.exists():
-            message = f"{path} is there but its keys are not at {config.keys_dir}"
-            raise ConfigurationError(message, remedy="bring the keys back (or the recovery kit), or name another storage folder")
+    if fresh := not (config.keys_dir / "keyring.json").exists():
+        for path in (config.index_path, config.keystore_path, config.storage_dir / FIRST_WORD):
+            if path.exists():
+                message = f"{path} is there but its keys are not at {config.keys_dir}"
+                raise ConfigurationError(message, remedy="bring the keys back (or the recovery kit), or name another storage folder")
     from archive.keys import ca
 
     bootstrap.check_password(password)
     at = clock()
     make_folders(config)
-    keyring = Keyring.create(config, at=at, recovery_kit=recovery_kit)
+    private_files.write(config.run_dir / UNFINISHED, b"")
+    keyring = Keyring.create(config, at=at, recovery_kit=recovery_kit) if fresh else _opened(config, recovery_kit, at)
+    if config.database.url:
+        _require_ours(config, keyring)
     make_databases(config, keyring, fresh=True)
     ca.create(config, keyring, at=at)
     ca.ensure_server_certificate(config, keyring, at=at)
-    chosen = password or _password()
+    first_password = config.storage_dir / FIRST_WORD
     database = open_index(config, keyring)
     try:
-        ledger = Ledger(keyring)
-        with database.begin() as tx:
-            first = bootstrap.bootstrap(tx, at=at, admin=admin, password=chosen, must_change=password is None)
-            keyring.add_kek(first.datastore_uid, at=at)
-            ledger.record(tx, Event(Kind.CONFIGURED, detail={"what": "initialised", "archive": keyring.archive_uuid}), at=at)
-            ledger.record(tx, Event(Kind.USER_CHANGED, detail={
-                "what": "added", "name": admin, "id": first.owner_id, "principal_kind": "user", "roles": ["owner"],
-                "password": secret_digest(first.phc),
-            }), at=at)
-            ledger.record(tx, Event(Kind.GRANTED, detail={
-                "id": first.grant_id, "to": admin, "subject": first.owner_id, "effect": "allow", "role": "owner", "level": "everything",
-                "datastore": bootstrap.DEFAULT_DATASTORE, "from": at.isoformat(), "until": FOREVER.isoformat(), "modality": "",
-            }), at=at)
+        owner = _owner(database, keyring)
+        if owner is None:
+            chosen = password or _drawn(first_password)
+            if password is not None:
+                first_password.unlink(missing_ok=True)  # of an attempt that was given none
+            owner = _first_user(database, keyring, admin, chosen, must_change=password is None, at=at)
     finally:
         database.close()
-    if password is not None:
-        return Initialised(admin, None, recovery_kit)
-    first_password = config.storage_dir / "first-password"
-    _write_private(first_password, chosen + "\n")
-    return Initialised(admin, first_password, recovery_kit)
+    (config.run_dir / UNFINISHED).unlink()
+    private_files.sync_directory(config.run_dir)
+    return Initialised(owner, first_password if first_password.exists() else None, recovery_kit)
+
+
+def _opened(config: Config, recovery_kit: Path | None, at: datetime) -> Keyring:
+    """Open the keyring of an attempt that was cut short, and make the kit where that did not come to it."""
+    keyring = Keyring.open(config)
+    kitted = any(slot["kind"] == "recovery" for slot in keyring.slots())
+    if recovery_kit is not None and not (kitted and recovery_kit.exists()):
+        keyring.slot_add(at=at, recovery_kit=recovery_kit, label="first recovery kit")
+    return keyring
+
+
+def _require_ours(config: Config, keyring: Keyring) -> None:
+    """Refuse a server's database that another archive is in, before its schema is touched.
+
+    Raises:
+        ConfigurationError, DatabaseUnavailable.
+    """
+    database = open_index(config, keyring)
+    try:
+        if migrate.revision(database) is not None:
+            _owner(database, keyring)
+    finally:
+        database.close()
+
+
+def _drawn(path: Path) -> str:
+    """Return the first password, kept before there is a user whom nobody would know it of."""
+    if not path.exists():
+        private_files.write(path, f"{_password()}\n".encode())
+    return path.read_text(encoding="ascii").strip()
+
+
+def _owner(database: Database, keyring: Keyring) -> str | None:
+    """Return the first user of this archive's index, None where there is none yet.
+
+    Raises:
+        ConfigurationError: the index is another archive's.
+    """
+    ours = {kek.datastore for kek in keyring.keks()}
+    with database.read() as tx:
+        places = {bytes(one) for one in tx.execute(sa.select(datastore.c.uid)).scalars()}
+        if places - ours:
+            message = "the database that is configured holds an archive already"
+            raise ConfigurationError(message, remedy="name an empty database in database.url, then give 'archive init' again")
+        return tx.execute(sa.select(principal.c.name).where(principal.c.kind == "user").order_by(principal.c.id).limit(1)).scalar()
+
+
+def _first_user(database: Database, keyring: Keyring, admin: str, password: str, *, must_change: bool, at: datetime) -> str:
+    ledger = Ledger(keyring)
+    kept = next((kek.datastore for kek in keyring.keks()), None)  # of an attempt whose transaction came to nothing
+    with database.begin() as tx:
+        first = bootstrap.bootstrap(tx, at=at, admin=admin, password=password, must_change=must_change, datastore_uid=kept)
+        if kept is None:
+            keyring.add_kek(first.datastore_uid, at=at)
+        ledger.record(tx, Event(Kind.CONFIGURED, detail={"what": "initialised", "archive": keyring.archive_uuid}), at=at)
+        ledger.record(tx, Event(Kind.USER_CHANGED, detail={
+            "what": "added", "name": admin, "id": first.owner_id, "principal_kind": "user", "roles": ["owner"],
+            "password": secret_digest(first.phc),
+        }), at=at)
+        ledger.record(tx, Event(Kind.GRANTED, detail={
+            "id": first.grant_id, "to": admin, "subject": first.owner_id, "effect": "allow", "role": "owner", "level": "everything",
+            "datastore": bootstrap.DEFAULT_DATASTORE, "from": at.isoformat(), "until": FOREVER.isoformat(), "modality": "",
+        }), at=at)
+    return admin
 
 
 def make_folders(config: Config) -> None:
@@ -126,8 +195,11 @@ def _require_files(config: Config) -> None:
     """Refuse an archive one of whose databases is gone: an empty one in its place would hide the loss.
 
     Raises:
-        DatabaseUnavailable.
+        DatabaseUnavailable. ConfigurationError: the archive was not made to its end.
     """
+    if (config.run_dir / UNFINISHED).exists():
+        message = f"the archive at {config.storage_dir} was not made to its end"
+        raise ConfigurationError(message, remedy="give 'archive init' again, as it was given first: it goes on where it stopped")
     embedded = [("keystore", config.keystore_path)] + ([] if config.database.url else [("index", config.index_path)])
     for name, path in embedded:
         if not path.exists():
@@ -170,14 +242,3 @@ def open_keystore(config: Config, keyring: Keyring) -> Database:
 
 def _password() -> str:
     return "-".join("".join(secrets.choice(WORDS) for _ in range(5)) for _ in range(4))
-
-
-def _write_private(path: Path, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-
