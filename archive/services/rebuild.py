@@ -109,12 +109,10 @@ class Rebuild:
             DatabaseUnavailable, VaultUnavailable.
         """
         core = self._core
-        for file in core.vault.segments.files():
-            if core.vault.in_use(file.segment_id):
-                message = "something is storing into this archive"
-                raise Unavailable(message, remedy="stop the archive and wait for imports to end, then give the command again")
+        self._require_alone()
         report, found, damaged = Rebuilt(lost), survey(core, progress), self._newer(damaged)
         with core.database.begin() as tx:
+            self._require_alone(found)  # nobody opens a segment from here on: that is a transaction too
             kept = self._bring_back(tx, report, damaged, progress) if lost else self._clear(tx)
             history = History(core, tx, found)
             for row in self._changes:
@@ -140,6 +138,18 @@ class Rebuild:
         report.adopted = done.instances + replayed.adopted
         report.changes += done.changes
         return report
+
+    def _require_alone(self, found: Survey | None = None) -> None:
+        """Refuse while somebody stores, or has stored since the segments were looked through: the rows of that would go.
+
+        Raises:
+            Unavailable.
+        """
+        core = self._core
+        there = [file.segment_id for file in core.vault.segments.files()]
+        if any(map(core.vault.in_use, there)) or (found is not None and not set(there) <= set(found.segments)):
+            message = "something is storing into this archive"
+            raise Unavailable(message, remedy="stop the archive and wait for imports to end, then give the command again")
 
     # --- where the index opens -----------------------------------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from archive.access import policy
 from archive.access.grants import Target
 from archive.config import Config
 from archive.db.tables import instance, metadata, statement, study
-from archive.errors import DatabaseUnavailable, LedgerBroken, NotFound
+from archive.errors import DatabaseUnavailable, LedgerBroken, NotFound, Unavailable
 from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
-from archive.services import lost
+from archive.services import lost, survey
 from archive.services.clock import utc_now
 from archive.services.rebuild import Rebuild, Rebuilt
 from archive.services.snapshot import Snapshots
@@ -357,3 +357,37 @@ def test_nothing_is_rebuilt_while_somebody_stores(tmp_path: Path) -> None:
     other.close()
     abandon(node)
 
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "going on"])
+@pytest.mark.parametrize("what", ["import", "delete"])
+def test_what_a_command_beside_it_did_is_not_taken_out_of_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, ended: bool
+) -> None:
+    """Looking through the segments may take hours, and an import may begin meanwhile."""
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        archives.store(node, archives.instance(1))
+    beside: list[Node] = []
+
+    def surveyed(core: Any, progress: Any) -> Any:
+        found = survey.survey(core, progress)
+        beside.append(open_node(config))
+        if what == "import":
+            archives.store(beside[0], archives.instance(2))
+        else:
+            beside[0].remove.reject(archives.the_console(beside[0]), "clinical", "study", "1.2.3", reason="wrong")
+        if ended:
+            beside[0].close()
+        return found
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("archive.services.rebuild.survey", surveyed)
+        with pytest.raises(Unavailable, match="storing"):
+            rebuild(config)
+    with archives.opened(config) as node, node.core.database.read() as tx:
+        rows = policy.run_as(tx, policy.system("verify"), sa.select(instance.c.rejected_at)).scalars().all()
+        assert (len(rows), sum(one is not None for one in rows)) == ((2, 0) if what == "import" else (1, 1))
+    if not ended:
+        beside[0].close()
+    assert rebuild(config).problems == []
