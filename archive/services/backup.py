@@ -7,6 +7,7 @@ record's key is there; the keystore before the keyring, which holds what wraps i
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -110,6 +111,19 @@ def note_state(tx: sa.Connection, values: dict[str, str]) -> None:
     for name, value in values.items():
         tx.execute(sa.delete(archive_state).where(archive_state.c.name == name))
         tx.execute(sa.insert(archive_state).values(name=name, value=value))
+
+
+def without_password(text: str, url: str) -> str:
+    """Return a configuration with the word PASSWORD where the address of its database has one, and nothing else changed."""
+    address = sa.make_url(url or "postgresql://")
+    hidden = address if address.password is None else address.set(password="PASSWORD")  # noqa: S106 # the word
+    if "password" in address.query:
+        hidden = hidden.update_query_dict({"password": "PASSWORD"})
+    if hidden == address:
+        return text
+    if url in text:
+        return text.replace(url, hidden.render_as_string(hide_password=False))
+    return re.sub(r"(?m)^([ \t]*url[ \t]*=).*$", r'\1 "PASSWORD"', text)  # written with escapes: whoever restores writes it again
 
 
 class _Run:
@@ -346,9 +360,7 @@ class _Run:
             self._copy(ca, "tls/ca.pem")
         path = Path(config.path)
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            password = sa.make_url(config.database.url).password if config.database.url else None
-            text = text.replace(str(password), "PASSWORD") if password else text
+            text = without_password(path.read_text(encoding="utf-8"), config.database.url)
             private_files.write(self._set / "config.toml", text.encode())
             self._add("config.toml", manifest.hashed(self._set / "config.toml"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -438,3 +439,23 @@ def test_a_purge_that_a_hold_refused_is_no_restores_to_carry_out(tmp_path: Path,
         if held:
             node.remove.restore(archives.the_console(node), "clinical", "study", "1.2.3", reason="it was right")
             assert set(crowd.part10(node, "1.2.3")) == {"1.2.3.1.1"}
+
+
+@pytest.mark.parametrize("address", [
+    "postgresql+psycopg://archive:archive@host/archive", "postgresql+psycopg://user:vi%40let%2F7@host:5433/base?sslmode=require",
+    "postgresql+psycopg://user@host/base?password=violet7", "postgresql+psycopg://user@host/base",
+])
+@pytest.mark.parametrize("written", ['url = "{}"', "url = '{}'", 'url = "\\u0070{}"'], ids=["basic", "literal", "escaped"])
+def test_a_configuration_is_kept_without_the_password_and_with_all_else(address: str, written: str) -> None:
+    shown = written.format(address.removeprefix("p") if "\\u" in written else address)
+    text = f'[archive]\nname = "archive"\n\n[database]\n{shown}   # archive\n'
+    kept = backups.without_password(text, address)
+    for word in ("vi%40let", "vi@let", "violet7", ":archive@"):
+        assert word not in kept
+    before, after = tomllib.loads(text), tomllib.loads(kept)
+    assert after.keys() == before.keys()
+    assert after["archive"] == before["archive"]
+    if "PASSWORD" not in kept:
+        assert kept == text
+    elif "\\u" not in written:
+        assert after["database"]["url"].partition("?")[0].rpartition("@")[2] == address.partition("?")[0].rpartition("@")[2]
