@@ -9,7 +9,7 @@ import click
 from archive.cli import failures, output
 from archive.cli.main import Command
 from archive.cli.session import Session
-from archive.errors import InvalidRequest
+from archive.errors import InvalidRequest, NotFound
 
 SHOWN = 100
 
@@ -34,6 +34,9 @@ def verify(session: Session, mode: str | None, study: str | None, subset: str) -
             session.subject, mode or "standard", study_instance_uid=study, subset=part,
             progress=lambda done, total: track("records checked", done, total),
         )
+    if study is not None and report.ok and not report.checked and part == 1 and mode != "keyless":
+        message = "there is nothing of that study here"
+        raise NotFound(message, remedy="check the UID")
     findings = [{"code": one.code, "sop_instance_uid": one.sop_instance_uid, "detail": one.detail} for one in report.findings]
     lines = [f"{one['code']}  {one['detail']}  {one['sop_instance_uid']}".rstrip() for one in findings[:SHOWN]]
     if len(findings) > SHOWN:

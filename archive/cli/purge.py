@@ -13,6 +13,8 @@ from archive.cli.main import Command
 from archive.cli.session import Session
 from archive.errors import InvalidRequest
 
+LONGEST = timedelta(days=36500)
+
 
 def attach(archive: click.Group) -> None:
     """Add the command of this file."""
@@ -53,7 +55,8 @@ def duration_of(text: str) -> timedelta:
         InvalidRequest.
     """
     found = re.fullmatch(r"(\d{1,6})([dhm])", text)
-    if found is None:
-        message = "--older-than takes a time"
+    time = None if found is None else timedelta(**{{"d": "days", "h": "hours", "m": "minutes"}[found[2]]: int(found[1])})
+    if time is None or time > LONGEST:
+        message = "--older-than takes a time of a hundred years at most"
         raise InvalidRequest(message, remedy="write it as 90d, 12h or 30m")
-    return timedelta(**{{"d": "days", "h": "hours", "m": "minutes"}[found[2]]: int(found[1])})
+    return time

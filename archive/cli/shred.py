@@ -10,6 +10,7 @@ from archive.cli import output
 from archive.cli.main import Command
 from archive.cli.session import Session
 from archive.errors import InvalidRequest
+from archive.keys import private_files
 
 
 def attach(archive: click.Group) -> None:
@@ -26,11 +27,15 @@ def attach(archive: click.Group) -> None:
 @click.pass_obj
 def shred(session: Session, study: str, reason: str, datastore: str, receipt: Path | None) -> None:
     """Destroy a study with its key, for good: every image of it, whatever was deleted before or waits. Studies on hold stay."""
-    if receipt is not None and receipt.exists():
-        message = f"{receipt} is there already"
-        raise InvalidRequest(message, remedy="name a file that is not there yet")
     node = session.node
-    done = node.shred.run(session.subject, study, reason=reason, datastore=datastore)
+    if receipt is not None:
+        _reserve(receipt)  # before anything is destroyed
+    try:
+        done = node.shred.run(session.subject, study, reason=reason, datastore=datastore)
+    except BaseException:
+        if receipt is not None:
+            receipt.unlink(missing_ok=True)
+        raise
     node.upkeep.checkpoint()
     lines = [
         f"study {done.study}: {done.instances} instances ({done.bytes} bytes) and {done.keys} keys destroyed {output.text(done.at)}",
@@ -42,7 +47,20 @@ def shred(session: Session, study: str, reason: str, datastore: str, receipt: Pa
         "event": done.event, "receipt": done.receipt,
     }
     if receipt is not None:
-        receipt.write_text(node.oversight.prove(session.subject, str(done.event)), encoding="utf-8")
+        private_files.write(receipt, node.oversight.prove(session.subject, str(done.event)).encode())
         lines.append(f"receipt and proof written to {receipt}; check it anywhere: archive ledger check-proof {receipt} --keys FILE")
         answer["file"] = str(receipt)
     session.answer(answer, "\n".join(lines))
+
+
+def _reserve(path: Path) -> None:
+    """Make the file of a receipt, empty.
+
+    Raises:
+        InvalidRequest: it is there already. OSError: it cannot be made.
+    """
+    try:
+        path.open("x").close()
+    except FileExistsError:
+        message = f"{path} is there already"
+        raise InvalidRequest(message, remedy="name a file that is not there yet") from None

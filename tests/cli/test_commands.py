@@ -401,3 +401,24 @@ def test_the_operating_systems_user_is_in_the_event(run: Run, monkeypatch: pytes
     monkeypatch.undo()
     found = run(0, "audit", "search", "--kind", "user-changed", "--limit", "1")
     assert "maria (sudo)" in json.dumps(found[0]["body"])
+
+
+def test_a_study_is_not_destroyed_when_its_receipt_could_not_be_kept(run: Run, folder: Path, stored: Any) -> None:
+    study = str(stored.StudyInstanceUID)
+    assert run(4, "shred", study, "--reason", "asked for", "--receipt", str(folder / "nowhere" / "receipt"))["error"] == "unavailable"
+    assert run(2, "shred", study, "--reason", "asked for", "--receipt", str(folder / "password"))["error"] == "invalid-request"
+    number = run(0, "hold", "add", "--study", study, "--reason", "kept")["id"]
+    assert run(1, "shred", study, "--reason", "asked for", "--receipt", str(folder / "receipt"))["error"] == "state-conflict"
+    assert not (folder / "receipt").exists()
+    run(0, "hold", "remove", str(number), "--reason", "done")
+    assert run(0, "verify", "--study", study)["checked"]
+
+
+def test_nothing_is_said_to_hold_of_a_study_that_is_not_there(run: Run, stored: Any) -> None:
+    assert run(1, "verify", "--study", f"{stored.StudyInstanceUID}.9")["error"] == "not-found"
+
+
+@pytest.mark.parametrize("command", [("purge", "--reason", "old", "--older-than"), ("key", "rekey", "--all-older-than")], ids=" ".join)
+def test_a_time_before_the_calendar_is_wrong_usage(run: Run, stored: Any, command: tuple[str, ...]) -> None:
+    assert stored
+    assert run(2, *command, "999999d")["error"] == "invalid-request"
