@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from archive.dicom.dictionary import vr_of
 from archive.dicom.metadata import LEFT_OUT, PIXEL_PATHS, encoding
+from archive.dicom.nesting import ENDLESS, OPEN, item_end, past_delimiter, sequence_end
 from archive.dicom.part10 import Scanned
 from archive.dicom.runs import READ, UNDEFINED
 from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, odd_header
@@ -90,10 +91,14 @@ class _Sequence:
     path: str | None
     items: int
     stop: int
+    bound: int
+    over: bool
     implicit: bool
     loose: bool
     outer_path: str | None
     end: int
+    outer_bound: int
+    outer_kind: int
     outer_implicit: bool
     outer_loose: bool
 
@@ -121,7 +126,7 @@ def _walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 # one pass, as dataset_json
     window: _Window, start: int, implicit: bool, little: bool, path: str
 ) -> Value | None:
     head, short, long, _, _ = READ["<" if little else ">"]
-    get, end, loose = window.get, window.length, False
+    get, end, bound, kind, loose = window.get, window.length, ENDLESS, OPEN, False
     prefix: str | None = ""
     position = start
     stack: list[_Sequence] = []
@@ -134,18 +139,18 @@ def _walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 # one pass, as dataset_json
                 length = long(raw, 4)[0]
                 if head(raw, 0) == (0xFFFE, 0xE000):
                     position += 8
-                    end = level.stop if length == UNDEFINED else min(level.stop, position + length)
+                    end, bound, kind = item_end(position, length, level.stop, level.bound)
                     level.items += 1
                     prefix = None if level.path is None else f"{level.path}/{level.items}/"
                     implicit, loose, between = level.implicit, level.loose, False
                     continue
-                position = position + 8 if head(raw, 0) == (0xFFFE, 0xE0DD) else level.stop
+                position = position + 8 if head(raw, 0) == (0xFFFE, 0xE0DD) and not level.over else level.stop
             else:
                 position = level.stop
             stack.pop()
             if level.path is not None:
                 return None  # the path led here
-            prefix, end, between = level.outer_path, level.end, False
+            prefix, end, bound, kind, between = level.outer_path, level.end, level.outer_bound, level.outer_kind, False
             implicit, loose = level.outer_implicit, level.outer_loose
             continue
         if position + 8 > end:
@@ -161,7 +166,7 @@ def _walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 # one pass, as dataset_json
                     return None
                 position += 8
                 continue
-            position = position + 8 if number == 0xE00D else position if number == 0xE0DD else end
+            position = past_delimiter(position, number, end, kind)
             between = True
             continue
         tag = group << 16 | number
@@ -176,12 +181,12 @@ def _walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 # one pass, as dataset_json
                 continue
             length = long(raw, 8)[0]
             position += 12
+        elif not tag and not stack and not any(raw[:8]):
+            return None
         elif implicit:
             vr, length = vr_of(tag), long(raw, 4)[0]
             position += 8
         else:
-            if not stack and not any(raw[:8]):
-                return None
             vr, length, header, inner, _ = odd_header(tag, raw[4:6], short(raw, 6)[0])
             if length < 0:
                 length = long(raw, 8 if header == 12 else 4)[0] if position + 12 <= end else 0
@@ -194,18 +199,20 @@ def _walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 # one pass, as dataset_json
         if tag in PIXEL_TAGS and not stack:
             stop = position if length == UNDEFINED else min(position + length, end)
             return Value(((position, stop - position),), swap) if name == path else None
-        if known == "SQ" or (length == UNDEFINED and known not in FRAGMENTED):
-            stop = end if length == UNDEFINED else min(end, position + length)
+        if known == "SQ" or (length == UNDEFINED and vr not in FRAGMENTED):
+            stop, inner_bound, over = sequence_end(position, length, end, bound)
             if wanted:
                 return None
             un = vr == "UN"
-            stack.append(_Sequence(within, 0, stop, inner or un, loose or un, prefix, end, implicit, loose))
+            stack.append(_Sequence(
+                within, 0, stop, inner_bound, over, inner or un, loose or un, prefix, end, bound, kind, implicit, loose
+            ))
             between = True
             continue
         if length == UNDEFINED:
             stop = _past_fragments(window, position, end, little)
             if wanted:
-                return Value(((position, stop - position),), swap)
+                return Value(((position, stop - position),))  # of bytes, in either byte order
             if within is not None:
                 return None
             position = stop

@@ -16,6 +16,7 @@ from typing import Any
 from archive.dicom.charsets import Text, repertoire
 from archive.dicom.dictionary import vr_of
 from archive.dicom.filemeta import sniff
+from archive.dicom.nesting import ENDLESS, OPEN, item_end, past_delimiter, sequence_end
 from archive.dicom.part10 import DEFAULT_LIMITS, Scanned, inflate
 from archive.dicom.repeats import Repeats
 from archive.dicom.runs import READ, UNDEFINED
@@ -30,6 +31,7 @@ Unpack = Callable[[bytes, int], tuple[int, ...]]
 
 PIXEL_PATHS = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
 _CHARSET = 0x00080005
+_NONE: Element = {"vr": ""}
 LEFT_OUT = frozenset({0x0000, 0x0002, 0xFFFC})  # command, file meta, padding
 _VRS = {code: code.decode("ascii") for code in SHORT | LONG}
 _LONG_VRS = frozenset(code.decode("ascii") for code in LONG)
@@ -44,11 +46,15 @@ class _Sequence:
     tag: str
     items: list[dict[str, Any]]
     stop: int
+    bound: int  # where the next thing around it ends whose length is known
+    over: bool  # it would end behind that
     implicit: bool  # of its items
     loose: bool
     fresh: bool  # the first of its tag
     target: dict[str, Any]
     end: int
+    outer_bound: int
+    outer_kind: int
     outer_implicit: bool
     outer_loose: bool
     text: Text
@@ -72,15 +78,16 @@ def to_json(
         return None
 
     head = inflate(part10_head, scanned, DEFAULT_LIMITS, cut=True) if scanned.deflated else part10_head
-    text = repertoire(scanned.character_set.encode("ascii")) if scanned.character_set else None
+    named = scanned.character_set or "\\".join(scanned.values("SpecificCharacterSet"))  # it counts wherever it stands
+    text = repertoire(named.encode("ascii", "replace")) if named else None
     coding = encoding(head, scanned)
     if repeats is not None:
         repeats.begin(*coding, inline_bytes)
     document = dataset_json(head, scanned.dataset_offset, *coding, binary, text=text, repeats=repeats)
-    late = scanned.attributes.keys() - document.keys()
-    if late:  # behind the pixel data, against the order of tags
-        document |= {name: scanned.attributes[name] for name in late}
-        document = dict(sorted(document.items()))
+    # What is behind the pixel data, against the order of tags, or of a VR that such an attribute cannot have, is as it was indexed.
+    indexed = {name: element for name, element in scanned.attributes.items() if document.get(name, _NONE)["vr"] != element["vr"]}
+    if indexed:
+        document = dict(sorted((document | indexed).items()))
     return document
 
 
@@ -123,22 +130,21 @@ def encoding(part10: bytes, scanned: Scanned) -> tuple[bool, bool]:
 
 
 def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is the point
-    buffer: bytes, start: int, implicit: bool, little: bool, binary: Binary, *, text: Text | None = None, sequence: str = "",
+    buffer: bytes, start: int, implicit: bool, little: bool, binary: Binary, *, text: Text | None = None,
     repeats: Repeats | None = None,
 ) -> dict[str, Any]:
-    """Return the JSON of the data set that begins at `start`; with `sequence` (a tag) the bytes are that sequence's items.
+    """Return the JSON of the data set that begins at `start`.
 
     `repeats`, told that this data set begins, spares reading what the one before held as well.
     """
     head, short, long, explicit, plain = READ["<" if little else ">"]
     root: dict[str, Any] = {}
     target, end, loose = root, len(buffer), False
+    bound, kind = ENDLESS, OPEN  # where the innermost thing of known length ends, and which kind of item this is
     text = text or Text()
     position = start
     stack: list[_Sequence] = []
-    between = bool(sequence)  # items of the innermost sequence come next
-    if sequence:
-        stack.append(_Sequence(sequence, [], end, implicit, loose, True, root, end, implicit, loose, text))
+    between = False  # items of the innermost sequence come next
     while True:
         if between:
             level = stack[-1]
@@ -147,20 +153,19 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
                 length = long(buffer, position + 4)[0]
                 if group == 0xFFFE and element == 0xE000:
                     position += 8
-                    end = level.stop if length == UNDEFINED else min(level.stop, position + length)
+                    end, bound, kind = item_end(position, length, level.stop, level.bound)
                     target = {}
                     level.items.append(target)
                     implicit, loose, text, between = level.implicit, level.loose, level.text, False
                     continue
-                position = position + 8 if group == 0xFFFE and element == 0xE0DD else level.stop
+                position = position + 8 if group == 0xFFFE and element == 0xE0DD and not level.over else level.stop
             else:
                 position = level.stop
             stack.pop()
             if level.fresh:
                 level.target[level.tag] = {"vr": "SQ", "Value": level.items} if level.items else {"vr": "SQ"}
-            if sequence and not stack:
-                return root
-            target, end, text, between = level.target, level.end, level.text, False
+            target, end, bound, kind = level.target, level.end, level.outer_bound, level.outer_kind
+            text, between = level.text, False
             implicit, loose = level.outer_implicit, level.outer_loose
             continue
         if position + 8 > end:
@@ -198,7 +203,7 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
                     return root
                 position += 8
                 continue
-            position = position + 8 if element == 0xE00D else position if element == 0xE0DD else end
+            position = past_delimiter(position, element, end, kind)
             between = True
             continue
         tag = group << 16 | element
@@ -215,12 +220,12 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
                 continue
             length = long(buffer, position + 8)[0]
             position += 12
+        elif not tag and not stack and not any(buffer[position : position + 8]):
+            return root
         elif implicit:
             vr, length = vr_of(tag), long(buffer, position + 4)[0]
             position += 8
         else:
-            if not stack and not any(buffer[position : position + 8]):
-                return root
             vr, length, header, inner, _ = odd_header(tag, buffer[position + 4 : position + 6], short(buffer, position + 6)[0])
             if length < 0:
                 length = long(buffer, position + (8 if header == 12 else 4))[0] if position + 12 <= end else 0
@@ -241,12 +246,14 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
             stop = position if length == UNDEFINED else min(position + length, end)
             root.setdefault(name, binary(name, vr_inside if as_little else "=" + vr_inside, buffer, position, stop) or {"vr": vr_inside})
             return root
-        if vr_inside == "SQ" or (length == UNDEFINED and vr_inside not in FRAGMENTED):
-            stop = end if length == UNDEFINED else min(end, position + length)
+        if vr_inside == "SQ" or (length == UNDEFINED and vr not in FRAGMENTED):
+            stop, inner_bound, over = sequence_end(position, length, end, bound)
             fresh = name not in target
             un = vr == "UN"
             known_as = name if fresh else ""  # no path leads into a second sequence of a tag
-            stack.append(_Sequence(known_as, [], stop, inner or un, loose or un, fresh, target, end, implicit, loose, text))
+            stack.append(_Sequence(
+                known_as, [], stop, inner_bound, over, inner or un, loose or un, fresh, target, end, bound, kind, implicit, loose, text
+            ))
             between = True
             continue
         if length == UNDEFINED:

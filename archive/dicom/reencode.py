@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from archive.dicom.dictionary import vr_of
 from archive.dicom.metadata import past_fragments
+from archive.dicom.nesting import ENDLESS, KNOWN, OVER, item_end, past_delimiter, sequence_end
 from archive.dicom.runs import UNDEFINED
 from archive.dicom.structure import FRAGMENTED, odd_header
 from archive.dicom.values import LONG, SHORT, swapped
@@ -30,6 +31,8 @@ class _Open:
 
     is_item: bool
     stop: int
+    bound: int
+    kind: int
     implicit: bool
     loose: bool
 
@@ -74,11 +77,10 @@ def explicit_little(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
         if top is not None and not top.is_item:
             if group == 0xFFFE and number == 0xE000:
                 position += 8
-                inner = stop if length == UNDEFINED else min(stop, position + length)
-                stack.append(_Open(True, inner, top.implicit, top.loose))
+                stack.append(_Open(True, *item_end(position, length, stop, top.bound), top.implicit, top.loose))
                 yield _ITEM
                 continue
-            position = position + 8 if group == 0xFFFE and number == 0xE0DD else stop
+            position = position + 8 if group == 0xFFFE and number == 0xE0DD and top.kind != OVER else stop
             yield _SEQUENCE_END
             stack.pop()
             continue
@@ -88,7 +90,7 @@ def explicit_little(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
                     break
                 position += 8
                 continue
-            position = position + 8 if number == 0xE00D else position if number == 0xE0DD else stop
+            position = past_delimiter(position, number, stop, top.kind)
             yield _ITEM_END
             stack.pop()
             continue
@@ -104,11 +106,11 @@ def explicit_little(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
                 position = stop
                 continue
             length, header = long(buffer, position + 8)[0], 12
+        elif not tag and top is None and not any(buffer[position : position + 8]):
+            break
         elif now_implicit:
             vr, header = vr_of(tag), 8
         else:
-            if top is None and not any(buffer[position : position + 8]):
-                break
             vr, length, header, now_implicit, _ = odd_header(tag, buffer[position + 4 : position + 6], short(buffer, position + 6)[0])
             if length < 0:
                 length = long(buffer, position + (8 if header == 12 else 4))[0] if position + 12 <= stop else 0
@@ -123,8 +125,9 @@ def explicit_little(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
                 yield replace[todo.pop(0)]
             continue
         if length == UNDEFINED or vr == "SQ":
-            inner = stop if length == UNDEFINED else min(stop, position + length)
-            stack.append(_Open(False, inner, now_implicit or vr == "UN", loose or vr == "UN"))
+            inner, bound, over = sequence_end(position, length, stop, ENDLESS if top is None else top.bound)
+            un = vr == "UN"
+            stack.append(_Open(False, inner, bound, OVER if over else KNOWN, now_implicit or un, loose or un))
             yield struct.pack("<HH2sHI", group, number, b"SQ", 0, UNDEFINED)
             continue
         if position + length > stop:

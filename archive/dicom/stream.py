@@ -332,15 +332,14 @@ class StreamScanner:
                     continue
             attribute = SCANNED[tag]
             little = little_endian
-            if attribute.vr == "SQ":
-                implicit = structure.implicit or vr == "UN"
-                if vr in {"SQ", "UN"}:
-                    attributes |= dataset_json(raw, 0, implicit, little, _inline, text=text, sequence=name)
+            if attribute.vr == "SQ" or vr == "SQ":
+                if attribute.vr == vr:
+                    attributes[name] = dataset_json(raw, 0, structure.implicit, little, _inline, text=text)[name]
                 continue
             if vr != attribute.vr:
                 if vr == "UN":
                     vr, little = attribute.vr, True
-                if vr == "xs" or vr in BINARY or vr == "SQ":
+                if vr == "xs" or vr in BINARY:
                     vr = attribute.vr
             attributes[name] = element = element_json(vr, raw, little, text)
             findings.extend([Finding(name, fault) for fault in faults_of(attribute, element)])

@@ -239,7 +239,7 @@ class Structure(Runs):
                 loose = vr == "UN" or (level is not None and level.loose)
                 levels.append(Level(False, stop, bound, implicit or vr == "UN", loose))
                 if wanted:
-                    self._keep, self._keep_tag = start, tag
+                    self._keep, self._keep_tag = position, tag  # with its header, so that it is read again as it was here
                 if level is None:
                     self._seen.add(tag)
                 position = start
@@ -357,7 +357,7 @@ class Structure(Runs):
         if not level.is_item:
             self._depth -= 1
         if not self._levels and self._keep >= 0:
-            self.values[self._keep_tag] = ("UN" if level.loose else "SQ", bytes(self._buffer[self._keep : position]))
+            self.values[self._keep_tag] = ("SQ", bytes(self._buffer[self._keep : position]))
             self._keep = -1
 
     def _drop(self) -> None:
