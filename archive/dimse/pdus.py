@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import struct
@@ -12,7 +13,7 @@ from contextlib import suppress
 
 from archive.dimse.admission import INVALID_PARAMETER_VALUE, UNRECOGNISED_PDU, ProtocolError, Silence
 from archive.dimse.contexts import Answered, Proposed, Role
-from archive.dimse.secured import QUICKACK, Secured, memory
+from archive.dimse.secured import QUICKACK, Secured, memory, send_within
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA_TF, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 COMMAND, LAST = 1, 2
@@ -45,6 +46,7 @@ class PduStream:
         size = max(maximum_pdu_bytes + _HEADER.size, min(maximum_pdu_bytes * _BUFFERED_PDUS, _LARGEST_BUFFER))
         self._view = memory(size)
         self._start = self._end = 0
+        self._over = False
         if isinstance(connection, Secured):
             connection.record_timeout_s = timeout_s
         # A socket with a time-out of Python's asks the system twice for each receive; one of the system's own once.
@@ -63,29 +65,58 @@ class PduStream:
 
     @property
     def ready(self) -> bool:
-        """Whether something has come, be it a part of a PDU or the end of the connection."""
-        if not self.empty or (isinstance(self._connection, Secured) and self._connection.pending()):
-            return True
-        poll = select.poll()
+        """Whether `next` has nothing to wait for: a whole PDU has come, or what can be none, or the end of the connection.
+
+        What has come of a PDU is taken in; a peer that sends half of one, or of a TLS record, is not waited for.
+        """
+        while not self._over and not self._whole():
+            if not self._take_in():
+                return False
+        return True
+
+    def _whole(self) -> bool:
+        there = self._end - self._start
+        if there < _HEADER.size:
+            return False
+        pdu_type, length = _HEADER.unpack_from(self._view, self._start)
+        longest = self._maximum_pdu_bytes if pdu_type == P_DATA_TF else _SMALL_PDU_BYTES if 0 < pdu_type <= ABORT else -1
+        return bool(length > longest or there >= _HEADER.size + length)
+
+    def _take_in(self) -> bool:
+        """Receive what has come, without waiting; say whether that was anything, be it the end."""
+        connection = self._connection
         try:
-            poll.register(self._connection, select.POLLIN)
+            poll = select.poll()
+            poll.register(connection, select.POLLIN)
+            if not poll.poll(0) and not (isinstance(connection, Secured) and connection.pending()):
+                return False
+            if self._start:
+                self._view[: self._end - self._start] = self._view[self._start : self._end]
+                self._start, self._end = 0, self._end - self._start
+            count = connection.recv_into(self._view[self._end :], 0, socket.MSG_DONTWAIT)
+        except (BlockingIOError, TimeoutError):
+            return False
         except (OSError, ValueError):
-            return True
-        return bool(poll.poll(0))
+            count = 0
+        self._end += count
+        self._over = not count
+        return True
 
     def interrupt(self) -> None:
         """Make the thread that reads come back with Closed; called from another one."""
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RD)
 
-    def next(self) -> tuple[int, memoryview]:
-        """Return the type and body of the next PDU; the body is valid until the next call.
+    def next(self, *, by: float = math.inf) -> tuple[int, memoryview]:
+        """Return the type and body of the next PDU; the body is valid until the next call, or until `ready` is asked.
 
         Raises:
-            ProtocolError: no PDU, or one longer than allowed. Silence: nothing came, or not all of it, in time. Closed.
+            ProtocolError: no PDU, or one longer than allowed. Silence: nothing came, or not all of it, in time or `by` then. Closed.
         """
+        if by < time.monotonic():
+            raise Silence
         if self._end - self._start < _HEADER.size:
-            self._fill(_HEADER.size)
+            self._fill(_HEADER.size, by)
         pdu_type, length = _HEADER.unpack_from(self._view, self._start)
         if pdu_type == P_DATA_TF:
             if length > self._maximum_pdu_bytes:
@@ -96,12 +127,12 @@ class PduStream:
             raise ProtocolError(INVALID_PARAMETER_VALUE)
         whole = _HEADER.size + length
         if self._end - self._start < whole:
-            self._fill(whole)
+            self._fill(whole, by)
         body = self._view[self._start + _HEADER.size : self._start + whole]
         self._start += whole
         return pdu_type, body
 
-    def _fill(self, count: int) -> None:
+    def _fill(self, count: int, by: float) -> None:
         """Receive until `count` bytes lie in the buffer from its start."""
         start, end, view = self._start, self._end, self._view
         if start == end:
@@ -115,7 +146,7 @@ class PduStream:
             if end - start < count:
                 now = time.monotonic()
                 deadline = deadline or now + self._timeout_s
-                if now > deadline:
+                if now > min(deadline, by):
                     raise Silence
         self._start, self._end = start, end
 
@@ -123,6 +154,8 @@ class PduStream:
         # Acknowledged at once: a peer that leaves Nagle's algorithm on holds its last segment back until then (Linux
         # forgets the option with every exchange).
         connection = self._connection
+        if self._over:
+            raise Closed
         try:
             if QUICKACK is not None:
                 connection.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
@@ -142,7 +175,10 @@ class PduStream:
             Closed.
         """
         try:
-            self._connection.sendall(data)
+            if isinstance(self._connection, Secured):
+                self._connection.sendall(data)
+            else:
+                send_within(self._connection.send, data, self._timeout_s)
         except OSError:
             raise Closed from None
 

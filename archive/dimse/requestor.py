@@ -89,6 +89,7 @@ class Requestor:
             if number in by_id and syntax in by_id[number].transfer_syntaxes
         }
         """Presentation context IDs by SOP class and transfer syntax."""
+        self._answer_timeout_s = terms.answer_timeout_s
         self._stream = PduStream(self._connection, maximum_pdu_bytes=terms.maximum_pdu_bytes, timeout_s=terms.answer_timeout_s)
 
     def store(
@@ -133,7 +134,8 @@ class Requestor:
         with suppress(OSError, Closed, Silence, ProtocolError):
             self._connection.settimeout(LINGER_S)
             self._connection.sendall(pdus.release_rq())
-            while self._stream.next()[0] not in (pdus.RELEASE_RP, pdus.ABORT):
+            by = time.monotonic() + LINGER_S
+            while self._stream.next(by=by)[0] not in (pdus.RELEASE_RP, pdus.ABORT):
                 pass
         self._connection.close()
 
@@ -145,8 +147,9 @@ class Requestor:
 
     def _answered(self, expected: int = command.C_STORE_RSP) -> int:
         received = bytearray()
+        by = time.monotonic() + self._answer_timeout_s  # whatever else comes until then
         while True:
-            pdu_type, body = self._stream.next()
+            pdu_type, body = self._stream.next(by=by)
             if pdu_type != pdus.P_DATA_TF:
                 raise Closed
             for _, control, data in pdus.fragments(body):

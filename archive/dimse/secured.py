@@ -6,10 +6,12 @@ thread that waits in it could not be interrupted and still have the last word.
 
 from __future__ import annotations
 
+import math
 import mmap
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn, Self, cast
 
@@ -23,6 +25,20 @@ _RECEIVE_BYTES = 128 << 10
 def memory(size: int) -> memoryview:
     """Return a buffer that takes only as much memory as was ever written to."""
     return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def send_within(send: Callable[[memoryview], int], data: bytes | bytearray, timeout_s: float | None) -> None:
+    """Send all of it in that time: a peer that reads a little now and then would keep a blocking `sendall` for ever.
+
+    Raises:
+        OSError: TimeoutError among them.
+    """
+    deadline = time.monotonic() + timeout_s if timeout_s else math.inf
+    view, sent = memoryview(data), 0
+    while sent < len(view):
+        sent += send(view[sent:])
+        if sent < len(view) and time.monotonic() > deadline:
+            raise TimeoutError
 
 
 class Secured(socket.socket):
@@ -116,7 +132,8 @@ class Secured(socket.socket):
         """
         if data:
             self._session.write(data)
-        super().sendall(self._outgoing.read(), flags)
+        timeout_s = self.gettimeout() or self.record_timeout_s
+        send_within(lambda some: super(Secured, self).send(some, flags), self._outgoing.read(), timeout_s)
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         """Encrypt and send all of it.
