@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import socket
 import ssl
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
@@ -26,6 +28,10 @@ _REJECTIONS: dict[tuple[int | None, int | None], str] = {
     (3, 1): "it is busy",
     (3, 2): "it has too many associations",
 }
+
+
+_WAITS = 3
+"""An association has one wait for its acceptance, one for the answer, and one for its release."""
 
 
 class _OtherCertificate(Exception):
@@ -99,19 +105,39 @@ def call(
             return EchoResult(False, _tls_trouble(where, error))
     else:
         probe.close()
-    association = _associate(
-        host, port, calling=calling_ae_title, called=called_ae_title, files=files, pinned_sha256=pinned_sha256, timeout_s=timeout_s
-    )
-    if not association.is_established:
-        return EchoResult(False, _refusal(where, called_ae_title, association))
-    turns.settle(association)
-    try:
-        answer = association.send_c_echo()
-    finally:
-        association.release()
+    with _within(_WAITS * timeout_s) as handlers:
+        association = _associate(
+            host, port, calling=calling_ae_title, called=called_ae_title, files=files, pinned_sha256=pinned_sha256, timeout_s=timeout_s,
+            handlers=handlers,
+        )
+        if not association.is_established:
+            return EchoResult(False, _refusal(where, called_ae_title, association))
+        turns.settle(association)
+        try:
+            answer = association.send_c_echo()
+        finally:
+            association.release()
     if answer.get("Status") == 0:
         return EchoResult(True, f"{called_ae_title} at {where} answered C-ECHO{secured}")
     return EchoResult(False, f"{called_ae_title} at {where} took the association but did not answer C-ECHO")
+
+
+@contextmanager
+def _within(limit_s: float) -> Iterator[list[evt.EventHandlerType]]:
+    """Yield the event handlers of an association that ends at the limit: the library waits for the rest of a PDU without one."""
+    opened: list[socket.socket] = []
+
+    def end() -> None:
+        for connection in opened:
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)  # under the TLS session, which a thread is reading from
+
+    timer = threading.Timer(limit_s, end)
+    timer.start()
+    try:
+        yield [(evt.EVT_CONN_OPEN, lambda event: opened.append(event.assoc.dul.socket.socket))]
+    finally:
+        timer.cancel()
 
 
 def _check_tls(probe: socket.socket, files: TlsFiles, pinned_sha256: bytes | None, timeout_s: float) -> str:
@@ -125,7 +151,8 @@ def _check_tls(probe: socket.socket, files: TlsFiles, pinned_sha256: bytes | Non
 
 
 def _associate(
-    host: str, port: int, *, calling: str, called: str, files: TlsFiles | None, pinned_sha256: bytes | None, timeout_s: float
+    host: str, port: int, *, calling: str, called: str, files: TlsFiles | None, pinned_sha256: bytes | None, timeout_s: float,
+    handlers: list[evt.EventHandlerType],
 ) -> Association:
     ae = AE(ae_title=calling)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -133,7 +160,7 @@ def _associate(
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
     ae.add_requested_context(contexts.VERIFICATION, sorted(contexts.NATIVE))
     tls_args = None if files is None else (tls.client_context(files, pinned_sha256), host)
-    return ae.associate(host, port, ae_title=called, tls_args=tls_args)
+    return ae.associate(host, port, ae_title=called, tls_args=tls_args, evt_handlers=handlers)
 
 
 def _tls_trouble(where: str, error: OSError) -> str:

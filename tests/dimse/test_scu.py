@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,3 +140,29 @@ def test_a_peer_of_the_table(node: Running, pki: Pki, tmp_path: Path) -> None:
     config = msgspec.structs.replace(config, dimse=msgspec.structs.replace(config.dimse, ae_title="CT1"))
     assert echo(SimpleNamespace(config=config), peer | {"tls": False, "port": node.plain_port})["ok"]
     assert "no address" in echo(SimpleNamespace(config=config), peer | {"host": "", "port": None})["text"]
+
+
+@pytest.mark.parametrize("part", [b"\x02\0\0", b"\x02\0\0\0\0\xff"], ids=["header", "body"])
+def test_one_that_says_half_of_something_is_not_waited_for(part: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as half:
+        def answer() -> None:
+            for _ in range(2):  # the probe, and the association
+                connection, _ = half.accept()
+                taken.append(connection)
+                with suppress(OSError):
+                    connection.sendall(part)
+
+        taken: list[socket.socket] = []
+        thread = threading.Thread(target=answer)
+        thread.start()
+        leaving = threading.Timer(8, lambda: [connection.close() for connection in taken])
+        leaving.start()
+        started = time.monotonic()
+        result = ask(half.getsockname()[1], timeout_s=0.5)
+        assert time.monotonic() - started < 5
+        leaving.cancel()
+        thread.join(10)
+        for connection in taken:
+            connection.close()
+    assert not result.answered
+    assert eventually(lambda: not [t for t in threading.enumerate() if "Association" in t.name])
