@@ -124,6 +124,9 @@ class Body:
         except queue.Empty:
             self.close()
             raise RequestTimeout from None
+        if isinstance(block, RequestTimeout):
+            self.close()
+            raise block
         if isinstance(block, BaseException):
             self._ended = True
             raise Dropped from block
@@ -136,6 +139,11 @@ class Body:
             if self._left is not None and self._seen_bytes < self._left:
                 raise Dropped
         return block
+
+    def interrupt(self) -> None:
+        """Have who waits in `read` told that the sender is too slow; called from another thread."""
+        with suppress(queue.Full):  # then nobody waits
+            self._blocks.put_nowait(RequestTimeout())
 
     def drain(self, *, for_s: float) -> None:
         """Throw away what still comes, for a while: over TLS a client that is cut off while it sends never reads why."""

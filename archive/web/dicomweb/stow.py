@@ -38,7 +38,8 @@ from archive.web.dicomweb.head import Head
 from archive.web.dicomweb.media import DICOM
 from archive.web.dicomweb.multipart import Malformed, Reader
 from archive.web.dicomweb.report import Report
-from archive.web.dicomweb.stow_metadata import LATER, METADATA_TYPES, TURNS
+from archive.web.dicomweb.room import LATER
+from archive.web.dicomweb.stow_metadata import METADATA_TYPES, TURNS
 
 log = logging.getLogger("archive.web")
 
@@ -160,10 +161,10 @@ class Visit:
         """Store every instance that metadata describe.
 
         Raises:
-            Malformed, RequestEntityTooLarge, Unavailable: too many such requests at once; and what `take` raises.
+            Malformed, RequestEntityTooLarge, RequestTimeout, Unavailable: too many such requests at once; and what `take` raises.
         """
         base = urls.base(self._datastore) + "/studies"
-        with stow_metadata.received(Reader(body.read, boundary), most=MAX_PARTS, wait_s=TURN_S) as parts:
+        with stow_metadata.received(body, boundary, most=MAX_PARTS, wait_s=TURN_S) as parts:
             if not TURNS.acquire(timeout=TURN_S):
                 message = "too many requests of metadata and bulk data at once"
                 raise Unavailable(message, remedy=LATER)

@@ -2,7 +2,7 @@
 
 The metadata (DICOM JSON or XML) come in one or more parts, bulk data in parts named by Content-Location or Content-ID. They may come
 in any order, so they are held in memory until the last is there: what one request may hold is limited, and what all of them do. Only
-then they are read, a few requests at a time: who sends slowly keeps nobody waiting.
+then they are read, a few requests at a time: who sends slowly keeps nobody waiting, nor holds for long what others ask for (room.py).
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from archive.dicom import assemble, native_model
 from archive.dicom.assemble import Bulk
 from archive.dicom.transfer import TRANSFER_SYNTAXES, UNCOMPRESSED
-from archive.errors import InvalidInstance, Unavailable
+from archive.errors import InvalidInstance
+from archive.web.body import Body
 from archive.web.dicomweb import media, parameters
 from archive.web.dicomweb.media import DICOM_JSON
 from archive.web.dicomweb.multipart import Malformed, Reader
+from archive.web.dicomweb.room import Held, Room
 
 DICOM_XML = "application/dicom+xml"
 METADATA_TYPES = frozenset({DICOM_JSON, DICOM_XML})
@@ -31,7 +33,6 @@ HELD_BYTES = 128 << 20
 AT_ONCE = 2
 TURNS = threading.BoundedSemaphore(AT_ONCE)
 _PART_BYTES = 500  # what a part takes in memory besides its bytes
-LATER = "send it again later, or as application/dicom"
 _KEPT_HEADERS = ("content-type", "content-location", "content-id")
 
 _JSON, _XML = {DICOM_JSON, "application/json"}, {DICOM_XML, "application/xml", "text/xml"}
@@ -47,65 +48,28 @@ Received = tuple[dict[str, str], bytes]
 """The headers of a part, those that matter, and its bytes."""
 
 
-class Room:
-    """Memory that the requests of a process share while they come in."""
-
-    def __init__(self, size: int) -> None:
-        """All of it is free."""
-        self._free = size
-        self._changed = threading.Condition()
-
-    def take(self, count: int, wait_s: float) -> None:
-        """Take some.
-
-        Raises:
-            Unavailable: the others hold it, for longer than `wait_s`.
-        """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._free >= count, wait_s):
-                message = "too many requests of metadata and bulk data at once"
-                raise Unavailable(message, remedy=LATER)
-            self._free -= count
-
-    def give_back(self, count: int) -> None:
-        """Let others have it."""
-        with self._changed:
-            self._free += count
-            self._changed.notify_all()
-
-
 ROOM = Room(AT_ONCE * HELD_BYTES)
 
 
-class _Held:
-    """What one request has taken of it."""
-
-    def __init__(self, wait_s: float) -> None:
-        """Nothing yet."""
-        self.size = 0
-        self._wait_s = wait_s
-
-    def add(self, count: int) -> None:
-        """Take more.
-
-        Raises:
-            RequestEntityTooLarge: than one may hold. Unavailable.
-        """
-        if self.size + count > HELD_BYTES:
-            raise RequestEntityTooLarge
-        ROOM.take(count, self._wait_s)
-        self.size += count
-
-
 @contextmanager
-def received(reader: Reader, *, most: int, wait_s: float) -> Iterator[list[Received]]:
+def received(body: Body, boundary: str, *, most: int, wait_s: float) -> Iterator[list[Received]]:
     """Take in every part, and hold them as long as the context lasts.
 
     Raises:
-        RequestEntityTooLarge; Dropped. Unavailable: the other requests hold too much, for longer than `wait_s`.
+        RequestEntityTooLarge; Dropped. RequestTimeout: the sender is slow, and others wait for the room.
+        Unavailable: the other requests hold too much, for longer than `wait_s`.
     """
+    room = ROOM
+    held = Held(room, body.interrupt, most=HELD_BYTES, wait_s=wait_s)
+    room.enter(held)
+    try:
+        yield _parts(Reader(body.read, boundary), held, most)
+    finally:
+        room.leave(held)
+
+
+def _parts(reader: Reader, held: Held, most: int) -> list[Received]:
     parts: list[Received] = []
-    held = _Held(wait_s)
     try:
         for part in reader:
             if len(parts) >= most:
@@ -117,9 +81,10 @@ def received(reader: Reader, *, most: int, wait_s: float) -> Iterator[list[Recei
                 held.add(len(chunk))
                 data += chunk
             parts.append((headers, bytes(data)))
-        yield parts
-    finally:
-        ROOM.give_back(held.size)
+    except OverflowError:
+        raise RequestEntityTooLarge from None
+    held.whole()
+    return parts
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from werkzeug.test import TestResponse
 
 from archive.access.grants import Target
+from archive.errors import Unavailable
 from archive.web.dicomweb import stow, stow_metadata
 from tests.services import archives
 from tests.web import real
@@ -223,6 +224,33 @@ def test_requests_share_what_they_may_hold_and_give_it_back(client: FlaskClient,
     assert post(client, ({"Content-Type": "application/dicom+json"}, b"{")).status_code == 400
     assert post(client, metadata(document), bulk("a", pixels)).status_code == 200
     room.take(size, 0)
+
+
+def test_a_sender_that_trickles_gives_way_to_others(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow, "TURN_S", 15.0)
+    first, second = (body(metadata(document), bulk("a", pixels)) for document, (pixels,) in (taken_apart(instance(n), "a") for n in (1, 2)))
+    monkeypatch.setattr(stow_metadata, "ROOM", stow_metadata.Room(len(first) + 2000))
+    answers: list[int] = []
+    with slow_senders(client, first, answers):
+        assert client.post("/dicomweb/studies", data=second, content_type=JSON).status_code == 200
+        assert 1 <= answers.count(408) <= stow_metadata.AT_ONCE
+    assert set(answers) <= {200, 408}
+
+
+def test_who_sends_fast_enough_is_not_ended_for_others() -> None:
+    room = stow_metadata.Room(20 << 20)
+    ended: list[str] = []
+    held = stow_metadata.Held(room, lambda: ended.append("fast"), most=20 << 20, wait_s=0)
+    room.enter(held)
+    held.add(20 << 20)
+    with pytest.raises(Unavailable):
+        room.take(1, 1.0)
+    held.whole()
+    with pytest.raises(Unavailable):
+        room.take(1, 4.0)
+    assert not ended
+    room.leave(held)
+    room.take(20 << 20, 0)
 
 
 def test_who_waits_for_memory_goes_on_once_it_is_there() -> None:
