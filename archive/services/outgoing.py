@@ -81,18 +81,23 @@ def _asked(url: str, body: bytes | None, headers: Mapping[str, str], limits: Lim
         sock = socket.create_connection((str(address), target.port), TIMEOUT_S)
     except OSError as error:
         raise _failed(f"no connection: {error.strerror or type(error).__name__}") from None
-    watchdog = threading.Timer(DEADLINE_S, _cut, [sock])  # one that answers byte by byte is not waited for
+    held, over = sock.dup(), threading.Event()  # a TLS session takes the socket itself over
+    watchdog = threading.Timer(DEADLINE_S, _cut, [held, over])  # one that answers byte by byte is not waited for
     watchdog.daemon = True
     watchdog.start()
     try:
-        return _exchange(sock, target, body, headers, limits, most_bytes)
+        answer = _exchange(sock, target, body, headers, limits, most_bytes)
     except ssl.SSLError as error:
         raise _failed(f"TLS: {error.reason or type(error).__name__}") from None
     except (OSError, http.client.HTTPException) as error:
         raise _failed(f"no answer: {type(error).__name__}") from None
     finally:
         watchdog.cancel()
+        held.close()
         sock.close()
+    if over.is_set():
+        raise _failed("no answer in time")
+    return answer
 
 
 def _exchange(
@@ -119,7 +124,8 @@ def _exchange(
     return status, held
 
 
-def _cut(sock: socket.socket) -> None:
+def _cut(sock: socket.socket, over: threading.Event) -> None:
+    over.set()
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
