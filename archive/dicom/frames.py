@@ -132,7 +132,8 @@ def encapsulated(
     """Return the table of encapsulated pixel data, and what is wrong with it.
 
     Frame boundaries come from the extended offset table, else the basic one, else the number of fragments, else the end-of-image
-    markers of the fragments.
+    markers of the fragments. A table of fewer frames than there are said to be counts only where the fragments say no better. Where
+    nothing tells the boundaries the table holds no frame: one must not pass for another.
     """
     fragments = tuple(pixel.fragments)
     wanted = 1 if shape.frames is None else shape.frames
@@ -145,9 +146,14 @@ def encapsulated(
             first = _by_offsets(fragments, offsets)
             if first is None:
                 faults.append("the offset table points elsewhere than at fragments")
-    if first is None:
-        first = _by_fragments(pixel, wanted, transfer_syntax_uid)
-    if len(first) != wanted and transfer_syntax_uid not in MPEG:
+    if first is None or len(first) < wanted:
+        others = _by_fragments(pixel, wanted, transfer_syntax_uid)
+        if first is not None and len(others) == wanted:
+            faults.append("the offset table names fewer frames than NumberOfFrames")
+        first = others if first is None or len(others) == wanted else first
+    if not first:
+        faults.append("the boundaries of the frames are not known")
+    elif len(first) != wanted and transfer_syntax_uid not in MPEG:
         faults.append("the number of frames found differs from NumberOfFrames")
     return FrameTable("encapsulated", len(first), fragments=fragments, first=first), faults
 
@@ -171,9 +177,13 @@ def _by_fragments(pixel: PixelElement, wanted: int, transfer_syntax_uid: str) ->
     count = len(pixel.fragments)
     if transfer_syntax_uid in MPEG:
         return (0,)
+    full = tuple(n for n, (_, length) in enumerate(pixel.fragments) if length)
+    if wanted < count and len(full) == wanted:  # an empty one begins nothing
+        return full
     if wanted >= count or transfer_syntax_uid == RLE:  # PS3.5 A.4.2: an RLE frame is one fragment
         return tuple(range(count))
     if wanted <= 1:
         return (0,)
-    starts = [0, *(n + 1 for n, end in enumerate(pixel.ends) if end and n + 1 < count)]
-    return tuple(starts)
+    starts = (*full[:1], *(n for before, n in pairwise(full) if pixel.ends[before]))
+    # What looks like a marker may be none, and a marker may lie in two fragments.
+    return starts if len(starts) == wanted or len(starts) == len(full) else ()

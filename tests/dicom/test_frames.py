@@ -82,6 +82,8 @@ EOI = b"\xff\xd9"
         ([b"aaaa", b"bb", b"cc"], 2, struct.pack("<II", 0, 12), [b"aaaa", b"bbcc"]),
         ([b"aaaa", b"bb", b"cc"], 2, struct.pack("<II", 0, 22), [b"aaaabb", b"cc"]),
         ([b"aa", b"", b"bb"], 1, b"", [b"aabb"]),
+        ([b"aa", b"bb", b""], 2, b"", [b"aa", b"bb"]),
+        ([b"aa" + EOI, b"", b"bb", b"cc" + EOI, b""], 2, b"", [b"aa" + EOI, b"bbcc" + EOI]),
     ],
 )
 def test_boundaries(fragments: list[bytes], frames: int, table: bytes, expected: list[bytes]) -> None:
@@ -102,6 +104,31 @@ def test_a_lying_offset_table_is_left_and_said() -> None:
     assert scanned.frames is not None
     assert [joined(data, scanned.frames, n) for n in range(2)] == [b"aa", b"bb"]
     assert [finding.tag for finding in scanned.findings] == ["7FE00010"]
+
+
+def test_an_offset_table_of_the_first_frame_alone_is_left_and_said() -> None:
+    for tables in ({"table": struct.pack("<I", 0)}, {"extended": struct.pack("<Q", 0)}):
+        data, scanned = image([b"aa", b"bb", b"cc"], frames=3, **tables)
+        assert scanned.frames is not None
+        assert [joined(data, scanned.frames, n) for n in range(scanned.frames.count)] == [b"aa", b"bb", b"cc"]
+        assert [finding.tag for finding in scanned.findings] == ["7FE00010"]
+
+
+@pytest.mark.parametrize("fragments", [
+    [b"aa" + EOI[:1], EOI[1:] + b"\0", b"bb", b"cc" + EOI, b"dd" + EOI],  # a marker in two fragments
+    [b"aa" + EOI, b"aa" + EOI, b"bb" + EOI, b"bb", b"cc" + EOI],  # what looks like one
+])
+def test_where_the_boundaries_are_not_known_no_frame_passes_for_another(fragments: list[bytes]) -> None:
+    _, scanned = image(fragments, frames=3)
+    assert scanned.frames is not None
+    assert scanned.frames.count == 0
+    assert [finding.tag for finding in scanned.findings] == ["7FE00010"]
+
+
+def test_more_images_than_are_said_to_be_there_are_frames() -> None:
+    data, scanned = image([b"aa" + EOI, b"bb" + EOI, b"cc" + EOI], frames=2)
+    assert scanned.frames is not None
+    assert [joined(data, scanned.frames, n) for n in range(scanned.frames.count)] == [b"aa" + EOI, b"bb" + EOI, b"cc" + EOI]
 
 
 def test_a_video_is_one_frame() -> None:
