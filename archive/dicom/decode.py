@@ -38,6 +38,7 @@ REFUSALS = {
     "damaged": "the frame cannot be decoded",
     "no-image": "pixels of this kind cannot be shown as an image",
     "no-frames": "the boundaries of the frames are not known",
+    "few-frames": "there are fewer frames than the instance is said to have",
 }
 """Every reason a frame is refused for (NotAcceptable.reason)."""
 
@@ -364,8 +365,7 @@ def _isolated(layout: Layout, frame: bytes) -> Frame:
     precision = _sized(layout, frame)
     request = {
         "transfer_syntax_uid": layout.transfer_syntax_uid,
-        "rows": layout.rows,
-        "columns": layout.columns,
+        "rows": layout.rows, "columns": layout.columns,
         "samples": layout.samples,
         "planar": int(layout.planar),
         "photometric": layout.photometric,

@@ -130,6 +130,17 @@ def _bytes_of(layout: Layout, frame: Frame) -> bytes:
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
+def require_frames(scanned: Scanned, count: int) -> None:
+    """Refuse an instance that lacks frames it says it has: made into another form it would pass for whole.
+
+    Raises:
+        NotAcceptable: few-frames.
+    """
+    said = scanned.number("NumberOfFrames")
+    if count < (1 if said is None else said):
+        raise refused("few-frames")
+
+
 def to_explicit_le(part10: bytes, scanned: Scanned, limits: Limits = STORED_LIMITS) -> bytes:
     """Return the whole instance in 1.2.840.10008.1.2.1, frames decoded; its UIDs stay.
 
@@ -161,12 +172,14 @@ def _pixel_elements(whole: bytes, scanned: Scanned) -> dict[int, bytes]:
         layout = layout_of(scanned, tag, vr)
         if layout.transfer_syntax_uid != EXPLICIT_BE:
             return {}
+        require_frames(scanned, table.count)
         bits = table.frame_bits * table.count
         raw, _ = stored_bytes(layout, whole[table.offset : table.offset + (bits + 15) // 16 * 2], 0)
         if layout.dtype.itemsize > 1:
             raw = swapped({2: "OW", 4: "OL", 8: "OV"}[layout.dtype.itemsize], raw)
         kind = {0x7FE00008: "OF", 0x7FE00009: "OD"}.get(tag, vr)
         return {tag: element(tag, kind, raw[: (bits + 7) // 8])}
+    require_frames(scanned, table.count)
     layout = layout_of(scanned)
     if layout.pixels * max(1, layout.bits_allocated // 8) * table.count > MAX_INSTANCE_BYTES:
         raise refused("too-large")
@@ -209,4 +222,7 @@ def render(part10_head: bytes, scanned: Scanned, frame: bytes, recipe: Recipe, i
     return _render.encode(image, recipe)
 
 
-__all__ = ["can_decode", "decode_frame", "frame_explicit_le", "frame_layout", "render", "samples", "subsampled", "to_explicit_le"]
+__all__ = [
+    "can_decode", "decode_frame", "frame_explicit_le", "frame_layout", "render", "require_frames", "samples", "subsampled",
+    "to_explicit_le",
+]

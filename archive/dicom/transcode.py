@@ -13,7 +13,7 @@ from dataclasses import replace
 from archive.dicom.decode import Layout, decode, layout_of, pixel_element, refused, subsampled
 from archive.dicom.encode import ENCODERS, JPEG_2000, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, LOSSY, RLE, Encoder, encode, require
 from archive.dicom.part10 import STORED_LIMITS, Limits, Scanned, meta, scan
-from archive.dicom.pixels import can_decode, frame_explicit_le, frame_layout, to_explicit_le
+from archive.dicom.pixels import can_decode, frame_explicit_le, frame_layout, require_frames, to_explicit_le
 from archive.dicom.reencode import element, explicit_little
 from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
 
@@ -84,6 +84,7 @@ def _compressed(native: bytes, transfer_syntax_uid: str, encoder: Encoder) -> by
         raise refused("no-pixels")
     if plain.frames.kind != "native":
         raise refused("no-frames")
+    require_frames(plain, plain.frames.count)
     stored = layout_of(plain, *pixel_element(native[: plain.frames.offset], plain))
     size = plain.frames.frame_bits // 8
     start = plain.frames.offset

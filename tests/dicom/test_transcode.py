@@ -13,13 +13,14 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import pixel_array
 
 from archive.dicom.encode import JPEG_LOSSLESS_14
 from archive.dicom.part10 import Scanned, scan
 from archive.dicom.pixels import decode_frame, to_explicit_le
 from archive.dicom.transcode import ENCODERS, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, RLE, can_encode, frame_in, to_syntax
-from archive.dicom.transfer import EXPLICIT_LE
+from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE
 from archive.errors import InvalidInstance, NotAcceptable
 from tests.dicom.conftest import UIDS, dataset, el, part10, us
 
@@ -148,6 +149,34 @@ def test_each_kind_of_pixel(kind: str, syntax: str) -> None:
         assert after.PlanarConfiguration == ENCODERS[syntax].planar
         asked = ENCODERS[syntax].of_rgb if before.PhotometricInterpretation == "RGB" else before.PhotometricInterpretation
         assert after.PhotometricInterpretation == asked
+
+
+@pytest.mark.parametrize("order", [EXPLICIT_BE, JPEG_LS, RLE])
+def test_an_instance_that_lacks_frames_is_not_made_into_one_that_has_none_of_them(order: str) -> None:
+    native = small(frames=3)
+    found = read(native if order == EXPLICIT_BE else to_syntax(native, scan(native), order))
+    if order == EXPLICIT_BE:
+        kept, found.file_meta.TransferSyntaxUID = found.pixel_array[:2], order
+        again = pydicom.Dataset.from_json(found.to_json_dict())  # what was read as little endian is not written otherwise
+        again.file_meta, again.PixelData, found = found.file_meta, kept.astype(">u2").tobytes(), again
+    else:
+        found.PixelData = encapsulate(list(generate_frames(found.PixelData, number_of_frames=3))[:2])
+    out = io.BytesIO()
+    found.save_as(out, implicit_vr=False, little_endian=order != EXPLICIT_BE, enforce_file_format=True)
+    short = out.getvalue()
+    assert scan(short).frames.count == 2  # type: ignore[union-attr]
+    for syntax in (EXPLICIT_LE, JPEG_LS, RLE):
+        with pytest.raises(NotAcceptable) as refused:
+            to_syntax(short, scan(short), syntax)
+        assert refused.value.reason == "few-frames"
+
+
+def test_native_pixel_data_that_lack_a_frame_are_sent_as_they_are_and_not_encoded() -> None:
+    short = small(frames=3).replace(el(0x00280008, "IS", "3"), el(0x00280008, "IS", "4"))
+    assert read(to_explicit_le(short, scan(short))).PixelData == read(short).PixelData
+    with pytest.raises(NotAcceptable) as refused:
+        to_syntax(short, scan(short), JPEG_LS)
+    assert refused.value.reason == "few-frames"
 
 
 def test_what_was_lossy_stays_marked() -> None:
