@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -131,8 +131,9 @@ class Packs:
         # One gzip member made afresh: browsers read only the first of several.
         deflate = zlib.compressobj(6, zlib.DEFLATED, 31)
         for number, one in enumerate(wanted):
-            array = gzip.decompress(self._pack(one, datastore))
-            yield deflate.compress((b"," if number else b"[") + array[1:-1])
+            yield deflate.compress(b"," if number else b"[")
+            for piece in _inside(self._pack(one, datastore)):
+                yield deflate.compress(piece)
         yield deflate.compress(b"]") + deflate.flush()
 
     def _pack(self, wanted: Wanted, datastore: str) -> memoryview:
@@ -146,8 +147,7 @@ class Packs:
                 pass  # a cache: damaged or swept away, it is made again
         rows = wanted.rows if wanted.rows is not None else self._rows(wanted, datastore)
         repeats = Repeats()
-        body = b"[" + b",".join(self._json(row, datastore, repeats) for row in rows) + b"]"
-        packed = gzip.compress(body, 6, mtime=0)
+        packed = _compressed(self._json(row, datastore, repeats) for row in rows)
         if not core.read_only:
             self._keep(rows[0], packed, etag, series.pack_object_id)
         return memoryview(packed)
@@ -220,6 +220,28 @@ _KEPT = Prepared(
     sa.select(series_pack.c.generation, series_pack.c.etag, series_pack.c.object_id, series_pack.c.key_id)
     .where(series_pack.c.series_pk == sa.bindparam("series"))
 )
+
+
+def _compressed(documents: Iterable[bytes]) -> bytes:
+    """Return a JSON array in gzip; one document is there at a time, not all of a series of many thousands."""
+    deflate = zlib.compressobj(6, zlib.DEFLATED, 31)
+    packed = bytearray()
+    for number, document in enumerate(documents):
+        packed += deflate.compress(b"," if number else b"[") + deflate.compress(document)
+    return bytes(packed + deflate.compress(b"]") + deflate.flush())
+
+
+def _inside(packed: memoryview) -> Iterator[bytes]:
+    """Yield what a compressed JSON array holds, without its brackets, in bounded blocks."""
+    inflate = zlib.decompressobj(31)
+    held, opening = b"", True
+    for block in _blocks(packed):
+        rest: bytes | memoryview = block
+        while piece := inflate.decompress(rest, SERVED_BLOCK_BYTES):
+            rest = inflate.unconsumed_tail
+            yield held
+            yield piece[opening:-1]
+            held, opening = piece[max(opening, len(piece) - 1) :], False
 
 
 def _blocks(data: memoryview) -> Iterator[memoryview]:

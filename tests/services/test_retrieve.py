@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from archive.dicom.part10 import Limits, Scanned, inflate, meta, scan
 from archive.errors import NotAcceptable, NotFound, Unavailable
 from archive.index import locate, pictures
 from archive.node import Node
+from archive.services import packs as packs_module
 from archive.services import retrieve
 from archive.services.signin import SignedIn
 from archive.vault.vault import Vault
@@ -216,6 +218,20 @@ def test_a_pack_is_served_as_it_is_kept(place: Place, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Vault, "sections", None)  # no record is opened any more
     assert told(node, subject) == expected
     assert len(packs(node)) == 1
+
+
+def test_metadata_of_many_instances_take_the_memory_of_few(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, subject, mb = place.node, mia(place), 1 << 20
+    archives.store(node, archives.instance(1, study=SEEN, series=f"{SEEN}.2", PatientID=f"P{SEEN}", PatientName="Canary^Hidden"))
+    document = b'{"00204000":{"vr":"LT","Value":["' + b"x" * (8 * mb) + b'"]}}'
+    monkeypatch.setattr(packs_module.Packs, "_json", lambda *_args, **_more: bytes(bytearray(document)))
+    for _ in ("made", "kept"):
+        tracemalloc.start()
+        pieces = list(node.retrieve.metadata(subject, "clinical", SEEN).gzip())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 32 * mb  # of five, forty in all
+        assert gzip.decompress(b"".join(pieces)) == b"[" + b",".join([document] * 5) + b"]"
 
 
 def test_an_instance_more_or_less_is_another_answer(anywhere: Place) -> None:
