@@ -15,11 +15,14 @@ from sqlalchemy import ColumnElement
 
 from archive.dicom.attributes import Attribute
 from archive.dicom.matching import Empty, Match, Range, Single, UidList, Universal, Wildcard, fuzzy_words
+from archive.errors import InvalidQuery
 from archive.index.columns import SEVERAL
 
 _LITERAL = re.compile(r"[^*?=]+")
 _TEXT = sa.Text()
 _LISTED = 8
+_WORDS = 32
+"""Of a name; each is a condition, and a statement of hundreds takes seconds to build, or is more than a database takes."""
 _LONGEST = 3
 """Of a run of letters nothing but whether it makes a trigram decides about the statement."""
 
@@ -32,10 +35,17 @@ class Fuzzy:
 
     @classmethod
     def of(cls, attribute: Attribute, text: str, otherwise: Match) -> Fuzzy | Match:
-        """Return the fuzzy form of a person name key, or `otherwise` for what has none."""
+        """Return the fuzzy form of a person name key, or `otherwise` for what has none.
+
+        Raises:
+            InvalidQuery: more different words than a statement is built for.
+        """
         if attribute.vr != "PN" or isinstance(otherwise, Universal | Empty):
             return otherwise
-        words = fuzzy_words(text)
+        words = tuple(dict.fromkeys(fuzzy_words(text)))
+        if len(words) > _WORDS:
+            message = f"{attribute.keyword} takes at most {_WORDS} words"
+            raise InvalidQuery(message)
         return cls(words) if words else otherwise
 
 

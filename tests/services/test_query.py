@@ -78,6 +78,15 @@ def test_fuzzy_is_only_for_names(desk: Desk) -> None:
     assert desk.find(desk.reader, keys={"PatientID": "x"}, fuzzy=True).total == 0
 
 
+def test_a_name_of_hundreds_of_words_is_refused_and_not_asked_of_the_database(desk: Desk) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [first + second for first in letters for second in letters]
+    with pytest.raises(InvalidQuery, match="PatientName takes at most 32 words"):
+        desk.find(desk.reader, keys={"PatientName": " ".join(words[:33])}, fuzzy=True)
+    assert desk.find(desk.reader, keys={"PatientName": " ".join(words[:32])}, fuzzy=True).total == 0
+    assert desk.find(desk.reader, keys={"PatientName": "can a " * 170}, fuzzy=True).total == 1  # the same words again say nothing more
+
+
 @pytest.mark.parametrize(
     ("keyword", "text"),
     [("StudyDate", "-"), ("StudyInstanceUID", "a"), ("PatientName", "a\0b"), ("PatientID", "\ud800")],

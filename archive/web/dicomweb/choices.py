@@ -12,7 +12,7 @@ CHOICES: tuple[tuple[str, str], ...] = (
     ("an includefield that is not known", "passed over"),
     ("keys inside sequences", "tags or keywords with dots between; those under one sequence are met by one item of it"),
     ("a limit beyond 10000, or none", "10000 rows, and Warning 299 when there are more"),
-    ("fuzzymatching", "every word of the value begins a word of the name, whatever case and accents"),
+    ("fuzzymatching", "every word of the value begins a word of the name, whatever case and accents; 32 different words at most"),
     ("a study or series without transfer-syntax", "uncompressed little endian as stored, all else decoded to Explicit VR Little Endian"),
     ("one instance cannot be had in what is accepted", "406 for all of them; transfer-syntax=* gives all as stored"),
     ("frames in a media type they are not stored in", "encoded without loss; in JPEG Baseline where its UID is named"),
