@@ -63,6 +63,8 @@ _WILD = frozenset({"AE", "AS", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "
 _TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d{1,6})?)?)?")
 _DATE = re.compile(r"(\d{4})([.\-/]?)(\d\d)\2(\d\d)")
 _DATETIME = re.compile(r"(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\.\d{1,6})?([+-]\d{4})?")
+_NO_ZONE = re.compile(r"[+-](?!0\d|1[0-4])\d{4}")
+"""What ends a date and time like a zone and lies beyond -1200 and +1400 (PS3.5 6.2): a year, then."""
 _KANA_MARKS = "\u3099\u309a"
 
 
@@ -223,6 +225,8 @@ def _bounds(attribute: Attribute, text: str) -> tuple[str, str] | None:
     if attribute.vr == "DA":
         date = _date(text)
         return None if date is None else (date, date)
+    if attribute.vr == "DT" and _NO_ZONE.fullmatch(text[-5:]):
+        return None
     reader = _time if attribute.vr == "TM" else _instant
     low, high = reader(text, last=False), reader(text, last=True)
     return None if low is None or high is None else (low, high)

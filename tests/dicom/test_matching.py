@@ -49,6 +49,9 @@ def says(keyword: str, query: str, *values: str) -> bool:
         ("StudyTime", "10", m.Range("100000", "105959.999999")),
         ("StudyTime", "1030-1200", m.Range("103000", "120059.999999")),
         ("StudyTime", "10:30:15.5-", m.Range("103015.5", "")),
+        ("AcquisitionDateTime", "2026-2027", m.Range("20260101000000", "20271231235959.999999")),  # no zone lies twenty hours away
+        ("AcquisitionDateTime", "20260301-2027", m.Range("20260301000000", "20271231235959.999999")),
+        ("AcquisitionDateTime", "20260301-0500", m.Range("20260301000000", "20260301235959.999999")),
         ("StudyInstanceUID", "1.2.3", m.UidList(("1.2.3",))),
         ("StudyInstanceUID", "1.2.3\\1.2.4", m.UidList(("1.2.3", "1.2.4"))),
         ("StudyInstanceUID", "1.2.3\\\\1.2.4", m.UidList(("1.2.3", "1.2.4"))),  # OHIF's doubled backslash
