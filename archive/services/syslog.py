@@ -1,16 +1,21 @@
 """Syslog over TLS: messages framed and sent, and known to have been read.
 
 Syslog acknowledges nothing. So each batch is a connection of its own that ends as TLS asks: our closing alert goes out behind the last
-message, and the batch counts once the collector has answered it or closed its side in order. A reset, or silence, counts for nothing.
+message, and the batch counts once the collector has answered it or closed its side in order. A reset, silence, or an end that the
+collector made before ours, as one does that is restarted, counts for nothing.
 
 Source: RFC 5424 (form), RFC 5425 (TLS, octet counting), PS3.15 A.6 (facility, severity, MSGID of audit messages).
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import ssl
+import struct
+import termios
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +27,7 @@ from archive.services.outgoing import Undeliverable
 TIMEOUT_S = 15.0
 PORT = 6514
 AUDIT_MSGID = "DICOM+RFC3881"
+_LOOK_S = 0.01
 _FACILITY = 10  # security and authorization messages
 _SEVERITY = {0: 5, 4: 4, 8: 3, 12: 2}  # outcome -> notice, warning, error, critical
 _BOM = b"\xef\xbb\xbf"
@@ -80,6 +86,8 @@ def deliver(messages: Sequence[bytes], collector: Collector) -> None:
 
 def _close(connection: ssl.SSLSocket) -> None:
     """End the connection in order: the answer to our closing alert says that everything before it was read."""
+    if _ended(connection):
+        raise ConnectionAbortedError
     try:
         connection.unwrap()
     except ssl.SSLEOFError:
@@ -87,6 +95,33 @@ def _close(connection: ssl.SSLSocket) -> None:
     except ssl.SSLError as error:
         if error.reason not in {"APPLICATION_DATA_AFTER_CLOSE_NOTIFY", "UNEXPECTED_EOF_WHILE_READING"}:
             raise
+    _all_taken(connection)
+
+
+def _ended(connection: ssl.SSLSocket) -> bool:
+    """Whether the collector has ended the connection by itself: then it may have left anything unread."""
+    connection.setblocking(False)
+    try:
+        return not connection.recv(1)
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return False
+    finally:
+        connection.settimeout(TIMEOUT_S)
+
+
+def _all_taken(connection: ssl.SSLSocket) -> None:
+    """Wait until the collector has closed its side and acknowledged every byte: who leaves something unread answers with a reset.
+
+    Source: tcp(7), SIOCOUTQ, which is TIOCOUTQ by its number.
+    """
+    end = time.monotonic() + TIMEOUT_S
+    connection.shutdown(socket.SHUT_WR)  # from here on it is plain TCP
+    while connection.recv(4096) or struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0]:
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(_LOOK_S)
+    if failed := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(failed, os.strerror(failed))
 
 
 def _word(text: str, longest: int) -> str:

@@ -6,11 +6,12 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-Manner = Literal["takes", "resets", "silent", "refuses"]
+Manner = Literal["takes", "resets", "silent", "refuses", "leaves"]
 
 
 class Collector:
@@ -62,6 +63,11 @@ class Collector:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
             return
+        if self.manner == "leaves":
+            connection.recv(10)
+            time.sleep(0.3)  # by then everything has been sent, and waits to be read
+            self._leave(connection)
+            return
         data = b""
         while part := connection.recv(65536):
             data += part
@@ -76,3 +82,10 @@ class Collector:
             return
         self.got += frames
         connection.unwrap()
+
+    def _leave(self, connection: ssl.SSLSocket) -> None:
+        """End the connection in order with most of it unread, as a collector does that is restarted."""
+        connection.setblocking(False)
+        with suppress(ssl.SSLError):  # our alert is out; what has not been read stands in the way of theirs
+            connection.unwrap()
+        connection.close()
