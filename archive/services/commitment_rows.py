@@ -43,11 +43,23 @@ def finish(tx: sa.Connection, key: int, failed: int, leaf: int, at: datetime) ->
     tx.execute(sa.update(commitment).where(_C.id == key).values(
         state="checked", n_failed=failed, leaf=leaf, checked_at=at, leased_by="", leased_until=None
     ))
-    head = tx.execute(sa.select(_C.peer_id, _C.calling_ae_title, _C.same_association).where(_C.id == key)).one()
+    same = tx.execute(sa.select(_C.same_association).where(_C.id == key)).scalar_one()
+    _queue(tx, key, at, run_at=at + (HEAD_START if same else timedelta()))
+
+
+def again(tx: sa.Connection, key: int, at: datetime) -> None:
+    """Let the report of a transaction that is checked wait once more; one that was taken long ago is in the queue no more."""
+    there = sa.update(delivery).where(delivery.c.commitment_id == key)
+    if not tx.execute(there.values(state=deliveries.WAITING, attempts=0, run_at=at, finished_at=None)).rowcount:
+        _queue(tx, key, at, run_at=at)
+
+
+def _queue(tx: sa.Connection, key: int, at: datetime, *, run_at: datetime) -> None:
+    head = tx.execute(sa.select(_C.peer_id, _C.calling_ae_title).where(_C.id == key)).one()
     deliveries.need_destination(tx, head.peer_id)
     tx.execute(sa.insert(delivery).values(
         kind=deliveries.REPORT, peer_id=head.peer_id, ae_title=head.calling_ae_title, state=deliveries.WAITING, commitment_id=key,
-        run_at=at + (HEAD_START if head.same_association else timedelta()), created_at=at,
+        run_at=run_at, created_at=at,
     ))
 
 

@@ -31,6 +31,7 @@ from archive.services.commitment_rows import (
     AUDITED_STUDIES,
     REPORTED,
     REQUESTED,
+    again,
     alike,
     begin,
     digest,
@@ -154,9 +155,8 @@ class Commitments:
     def _again(self, there: Any, at: datetime) -> None:
         """A peer that missed the answer asks anew: what was found is reported once more, and nothing else is done."""
         if there.state == "checked":
-            again = sa.update(delivery).where(delivery.c.commitment_id == there.id)
             with self._core.database.begin() as tx:
-                tx.execute(again.values(state=deliveries.WAITING, attempts=0, run_at=at, finished_at=None))
+                again(tx, there.id, at)
 
     def _seal(
         self, datastore_uid: bytes, at: datetime, work: Callable[[sa.Connection, StoredRef], int], said: dict[str, Any]

@@ -27,6 +27,7 @@ from archive.ledger import proofs, seals
 from archive.ledger.audit import Kind
 from archive.ledger.bodies import commitment as opened_by
 from archive.services import commitments as commitments_module
+from archive.services import deliveries
 from archive.services.commitments import Reference, Report
 from tests.conftest import free_port
 from tests.dimse.clinic import EXPLICIT, IMPLICIT, Clinic, clinic, listen
@@ -259,6 +260,18 @@ def test_the_same_request_again_and_another_under_its_uid(it: Clinic, listener: 
     assert action(it, "CT1", asked("1.9.1", TWO)) == 0
     run(it)
     assert told(listener.reports[2][1]) == (set(), {TWO: 0x0131})
+
+
+def test_the_same_request_again_after_its_report_was_forgotten(it: Clinic, listener: Listener) -> None:
+    modality(it, port=listener.port)
+    send(it, "CT1", instance(1, study="1.2.3"))
+    assert action(it, "CT1", asked("1.9.1", ONE)) == 0
+    run(it)
+    with it.node.core.database.begin() as tx:
+        deliveries.forget_delivered(tx, it.node.core.clock() + deliveries.KEEP_DONE + timedelta(minutes=1))
+    assert action(it, "CT1", asked("1.9.1", ONE)) == 0
+    run(it)
+    assert [told(report) for _, report in listener.reports] == [({ONE}, {}), ({ONE}, {})]
 
 
 def test_a_report_waits_for_its_peer(it: Clinic) -> None:
