@@ -90,7 +90,7 @@ class AuditFeed(Changes):
             events = self._events(tx, told.next, size)
         if not events:
             if kept is None or told.next < size:
-                self._keep(replace(told, next=size))
+                self._keep(replace(told, next=size), kept)
             return 0
         try:
             self._deliver([self._line(one) for one in together(events)], self._collector)
@@ -98,10 +98,10 @@ class AuditFeed(Changes):
             pause = PAUSES[min(told.attempts, len(PAUSES) - 1)]
             self._keep(replace(
                 told, attempts=told.attempts + 1, problem=error.message[:200], failing_since=told.failing_since or at, due_at=at + pause
-            ))
+            ), kept)
             log.warning("the audit log waits for its collector: %s", error.message, extra={"remedy": error.remedy})
             return 0
-        self._keep(Told(events[-1].last + 1, told_at=at))
+        self._keep(Told(events[-1].last + 1, told_at=at), kept)
         return len(events)
 
     def _events(self, tx: sa.Connection, first: int, size: int) -> list[Occurrence]:
@@ -125,9 +125,12 @@ class AuditFeed(Changes):
         said = syslog.line(line.encode(), at=self._clock(), host=self._host, msgid=CHECKPOINT_MSGID)
         self._deliver([said], self._collector)
 
-    def _keep(self, told: Told) -> None:
+    def _keep(self, told: Told, before: Told | None) -> None:
+        """Note how far it is, unless somebody has asked meanwhile for something to be told again: that goes on from there."""
         with self._database.begin(durable=False) as tx:
-            _write(tx, told)
+            tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == STATE).with_for_update())
+            if state(tx) == before:
+                _write(tx, told)
 
     # --- for who looks after it -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,28 @@ def test_a_long_log_goes_in_batches_and_again(node: Node, collector: Collector, 
     assert b"110113" in one
     with pytest.raises(InvalidRequest):
         node.audit_feed.again(console, 10_000)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_what_is_asked_for_again_while_a_batch_goes_out_is_told(node: Node, *, away: bool) -> None:
+    with node.core.database.read() as tx:
+        first = node.core.ledger.size(tx)
+    plant(node)
+    assert node.audit_feed.tick() == 1
+    plant(node, 3)
+    sent: list[int] = []
+
+    def deliver(messages: Sequence[bytes], _: syslog.Collector) -> None:
+        if not sent:
+            node.audit_feed.again(archives.the_console(node), first)
+        sent.append(len(messages))
+        if away and len(sent) == 1:
+            raise Undeliverable("it went away")
+
+    feed = AuditFeed(node.core, deliver)
+    feed.tick()
+    feed.tick()
+    assert sent == [3, 5], "from the first on, and that it was asked for"
 
 
 def test_who_may(node: Node) -> None:
