@@ -142,6 +142,12 @@ class OpenedKeys:
                 return AuditKey(entry.id, entry.secret)
         return None
 
+    def audit_key_destroyed(self, key_id: bytes) -> bool:
+        """Whether there was an audit key of that id, and it was destroyed."""
+        return any(
+            entry.purpose == "audit" and entry.id == key_id and entry.state == "retired" and not entry.secret for entry in self._entries
+        )
+
     @cached_property
     def instance_signer(self) -> Signer:
         """The key that signs statements."""

@@ -56,6 +56,10 @@ class Bodies:
             message = f"the sealed body of event {n} was changed"
             raise LedgerBroken(message, remedy="run 'archive ledger verify'", verdict="V12") from None
 
+    def erased(self, sealed: bytes) -> bool:
+        """Whether the audit key that sealed a body was destroyed: that alone erases."""
+        return self._keyring.audit_key_destroyed(sealed[1:_KEY_ID_END])
+
     def _cipher(self, key_id: bytes, key: bytes) -> AESGCM:
         cipher = self._ciphers.get(key_id)
         if cipher is None:

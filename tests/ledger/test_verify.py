@@ -7,12 +7,14 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from archive.access.subject import Subject
 from archive.db.engine import Database
 from archive.db.tables import audit_event, audit_object, checkpoint, ledger_leaf, ledger_node, statement
+from archive.keys.entries import make
 from archive.keys.keyring import Keyring
 from archive.ledger import checkpoints, files, nodes, notes
 from archive.ledger.audit import Event, Kind, ObjectRef
@@ -79,10 +81,26 @@ def test_erased_bodies_are_counted_not_found_fault_with(
     embedded: Database, ledger: Ledger, keyring: Keyring, subject: Subject, folder: Path, now: datetime
 ) -> None:
     build(embedded, ledger, subject, folder, now)
+    entries = [key for key in keyring._entries if key.purpose != "audit"]
+    [audit] = [key for key in keyring._entries if key.purpose == "audit"]
+    gone = msgspec.structs.replace(audit, state="retired", not_after=now, secret=b"")
+    destroyed = Keyring(ARCHIVE, [*entries, gone, make("audit", at=now)], generation=2)
+    report = run(embedded, destroyed)
+    assert (report.ok, report.erased) == (True, 42)
+
+
+def test_a_body_is_not_erased_by_taking_it_away(
+    embedded: Database, ledger: Ledger, keyring: Keyring, subject: Subject, folder: Path, now: datetime
+) -> None:
+    build(embedded, ledger, subject, folder, now)
     with embedded.begin() as tx:
-        tx.execute(sa.update(audit_event).where(audit_event.c.n.in_([3, 5])).values(body=None))
+        tx.execute(sa.update(audit_event).where(audit_event.c.n == 3).values(body=None))
+        tx.execute(sa.update(audit_event).where(audit_event.c.n == 5).values(body=b""))
+        tx.execute(sa.update(audit_event).where(audit_event.c.n == 7).values(body=b"\x01" + bytes(80)))
     report = run(embedded, keyring)
-    assert (report.ok, report.erased) == (True, 2)
+    said = [(found.code, found.detail.split(" is gone")[0]) for found in report.findings]
+    assert said == [("V12", f"the body of event {n}") for n in (3, 5, 7)]
+    assert report.erased == 0
 
 
 def _forge_leaf(tx: sa.Connection) -> None:

@@ -8,7 +8,9 @@ docs/tamper.md shows the same table; a test compares the two.
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,6 +153,27 @@ def _unannounced(*purposes: SigningPurpose) -> Act:
         ring.prepare(purposes, at=at)
         ring.activate(purposes)
         ring.retire(purposes, at=at)
+
+    return act
+
+
+def _bodiless(kind: str, body: bytes = b"", more: tuple[str, ...] = ()) -> Act:
+    """Put another body, or none, in the place of that of the last event of a kind, in the index and in the file beside the ledger."""
+
+    def act(made: World) -> None:
+        row = f"n = (SELECT max(n) FROM audit_event WHERE kind = '{kind}')"
+        old = made.folder / "old-body"
+        world.run(made.config, Sql((f"ATTACH '{old}' AS aside KEY ''", f"CREATE TABLE aside.one AS SELECT body FROM audit_event WHERE {row}")))
+        with closing(sqlite3.connect(old)) as connection:
+            [(sealed,)] = connection.execute("SELECT body FROM one").fetchall()
+        value = f"x'{body.hex()}'" if body else "NULL"
+        assert world.run(made.config, Sql((f"UPDATE audit_event SET body = {value} WHERE {row}", *more)))
+        found = 0
+        for path in sorted(one for one in (made.config.ledger_dir / "bodies").rglob("*") if one.is_file()):
+            data = path.read_bytes()
+            found += data.count(sealed)
+            path.write_bytes(data.replace(len(sealed).to_bytes(4, "big") + sealed, len(body).to_bytes(4, "big") + body))
+        assert found == 1
 
     return act
 
@@ -378,6 +401,10 @@ TAMPERS = (
         "DELETE FROM checkpoint WHERE size > (SELECT max(n) + 1 FROM ledger_leaf)",
     ), "V03 V13 V14", "start", "right"),
     Tamper("an event's body is removed", sql("UPDATE audit_event SET body = zeroblob(64) WHERE n = 3"), "V12 V13", "quick", "right"),
+    Tamper("an event's body is taken out, of its file too", _bodiless("read"), "V12", "quick", "right"),
+    Tamper("an event's body is sealed under a key that never was, in its file too", _bodiless("read", b"\x01" + bytes(80)), "V12", "quick", "right"),
+    Tamper("a revoked grant counts again, the body of what ended it is taken out, of its file too", _bodiless(
+        "revoked", more=("UPDATE grants SET revoked_at = NULL",)), "V12", "quick", "right"),
     Tamper("the bodies of two events trade places", sql(
         "CREATE TEMP TABLE was AS SELECT n, body FROM audit_event",
         "UPDATE audit_event SET body = (SELECT body FROM was WHERE was.n = 9 - audit_event.n) WHERE n IN (4, 5)"), "V12 V13", "quick", "right"),
