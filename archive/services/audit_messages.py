@@ -83,8 +83,9 @@ class Source:
 
 
 def occurrence(n: int, at: datetime, kind: str, outcome: int, instances: int, body: dict[str, Any]) -> Occurrence:
-    """Return an event of the audit log as something to tell."""
-    return Occurrence(n, n, at, KINDS[kind], outcome, body, instances)
+    """Return an event of the audit log as something to tell; one whose kind was changed into none is what its body says, or an alert."""
+    known = KINDS.get(kind) or KINDS.get(str(body.get("kind")), Kind.ALERT)
+    return Occurrence(n, n, at, known, outcome, body, instances)
 
 
 def together(events: Iterable[Occurrence]) -> Iterator[Occurrence]:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from lxml import etree
 
+from archive.db.tables import audit_event
 from archive.errors import Forbidden, InvalidRequest
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.node import Node
@@ -190,6 +192,19 @@ def test_what_is_asked_for_again_while_a_batch_goes_out_is_told(node: Node, *, a
     feed.tick()
     feed.tick()
     assert sent == [3, 5], "from the first on, and that it was asked for"
+
+
+def test_an_event_of_a_kind_nobody_knows_stops_nothing(node: Node, collector: Collector) -> None:
+    """Somebody edited its row: verify tells of that, and the collector hears of everything all the same."""
+    plant(node, 3)
+    with node.core.database.begin() as tx:
+        last = node.core.ledger.size(tx) - 1
+        tx.execute(sa.update(audit_event).where(audit_event.c.n == last - 1).values(kind="nothing", body=None))
+        tx.execute(sa.update(audit_event).where(audit_event.c.n == last).values(kind="nothing"))
+    assert node.audit_feed.tick() == 3
+    assert len(collector.got) == 3
+    assert [b"110104" in one for one in collector.got] == [True, False, True], "what the body says, else an alert"
+    assert b"110113" in collector.got[1]
 
 
 def test_who_may(node: Node) -> None:
