@@ -127,7 +127,7 @@ class AccessRequests(Changes):
             self._told(tx, subject, at, "withdrawn", row)
             return shown(row, at)
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     def decide(
         self, subject: Subject, number: int, *, approve: bool, until: When = None, permissions: Sequence[str] = (), note: str = "",
@@ -167,7 +167,7 @@ class AccessRequests(Changes):
             self._told(tx, subject, at, str(values["state"]), done, note=values["note"], grant=values.get("grant_id", 0))
             return shown(done, at)
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     # -----------------------------------------------------------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ class BreakGlass(Changes):
             self._alerts.raise_at_once(tx, Found("break-glass", n, f"{subject.principal_id} {n}", about, subject.principal_id), at)
             return shown(row, at)
 
-        return self._change(subject, P.BREAK_GLASS, work)
+        return self._change(subject, P.BREAK_GLASS, work, alone=True)
 
     def mine(self, subject: Subject, *, active: bool = False) -> list[Row]:
         """Return what the caller opened, the newest first; with `active` only what is open now."""

@@ -38,7 +38,8 @@ class Changes:
     def _change(self, subject: Subject, need: Permission | None, work: Work[T], *, alone: bool = False) -> T:
         """Run `work` in a durable transaction once the subject holds `need` (None: once it is who it says).
 
-        `alone`: no other change is made meanwhile, for what copies from a row that another changes, as grants do from their role.
+        `alone`: no other change is made meanwhile, for what copies from a row that another changes, as grants do from their role; and
+        who gives a patient or study waits where those do that store into it, not each for the other.
         """
         refuse_when(self._read_only)
         at = self._clock()

@@ -66,7 +66,7 @@ class Delegation(Changes):
             grant_events.record(self._ledger, tx, Kind.GRANTED, subject, at, made)
             return made
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     def given(self, subject: Subject, *, ended: bool = False) -> list[Row]:
         """Return what the caller passed on and counts now or later, the newest first; with `ended` the rest too."""
