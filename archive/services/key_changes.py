@@ -67,21 +67,24 @@ def rotate(core: Core, subject: Subject | None, which: Which, *, reload: Reload 
 def finish(core: Core) -> list[str]:
     """Bring to their end the rotations that were cut short; return which. For the start, when nobody works yet.
 
+    Where somebody rotates just now nothing was cut short, and who does may wait for this start.
+
     Raises:
         As rotate.
     """
-    core.keyring.refresh()
-    begun: list[Which] = [which for which, purposes in PURPOSES.items() if core.keyring.waiting() & set(purposes)]
-    found: list[str] = [*begun]
-    for which in begun:
-        with checkpoints.sole_maker(core.config.run_dir / key_record.LOCK):
+    with checkpoints.sole_maker_if_free(core.config.run_dir / key_record.LOCK) as free:
+        if not free:
+            return []
+        core.keyring.refresh()
+        begun: list[Which] = [which for which, purposes in PURPOSES.items() if core.keyring.waiting() & set(purposes)]
+        found: list[str] = [*begun]
+        for which in begun:
             rotate(core, None, which)
-        log.warning("a rotation of keys that was cut short is finished (%s)", which)
-    for place in _wrapped_under_old(core):
-        with checkpoints.sole_maker(core.config.run_dir / key_record.LOCK):
+            log.warning("a rotation of keys that was cut short is finished (%s)", which)
+        for place in _wrapped_under_old(core):
             wrap_anew(core, None, place)
-        log.warning("a rotation of keys that was cut short is finished (kek)")
-        found.append("kek")
+            log.warning("a rotation of keys that was cut short is finished (kek)")
+            found.append("kek")
     return found
 
 

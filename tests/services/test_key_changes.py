@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from archive.db.tables import audit_event, factor, ledger_leaf
 from archive.errors import ArchiveError, LedgerBroken
 from archive.keys import keyring_file
 from archive.keys.keyring import Keyring
-from archive.ledger import documents, proofs
+from archive.ledger import checkpoints, documents, proofs
 from archive.ledger.notes import Verifier
 from archive.node import Node, open_node
 from archive.services import key_changes
@@ -170,6 +171,20 @@ def test_cut_short_at_every_step_it_is_finished_by_the_start(
             assert len(crowd.part10(node, "1.2.1") | crowd.part10(node, "1.2.2")) == 2
         step += STRIDE
     assert step > 4
+
+
+def test_a_start_does_not_wait_for_whoever_rotates_just_now(config: Config) -> None:
+    """That one may wait for the start."""
+    with archives.opened(config) as node:
+        node.keyring.prepare(["instance"], at=node.core.clock())
+        done: list[list[str]] = []
+        starts = threading.Thread(target=lambda: done.append(key_changes.finish(node.core)))
+        with checkpoints.sole_maker(config.run_dir / "rotate.lock"):
+            starts.start()
+            starts.join(10)
+            assert done == [[]]
+        starts.join()
+        assert key_changes.finish(node.core) == ["signing"]
 
 
 # --- what is found -------------------------------------------------------------------------------------------------------------------
