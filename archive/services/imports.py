@@ -294,7 +294,7 @@ def _of(file: File, became: Outcome | ArchiveError) -> FileOutcome:
     match became:
         case Rejected():
             return FileOutcome(file.name, "rejected", getattr(became, "reason", became.code) + ": " + became.message)
-        case Unavailable() | Denied():
+        case Unavailable() | Denied() if type(became) is not Unavailable:  # itself it is of one instance, that was purged say meanwhile
             raise became
         case ArchiveError():
             return FileOutcome(file.name, "rejected", f"{became.code}: {became.message}")

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from archive.db.tables import job
 from archive.dicom.stream import StreamScanner
-from archive.errors import DatabaseUnavailable, InvalidRequest, KeysUnavailable, OutOfSpace, VaultUnavailable
+from archive.errors import DatabaseUnavailable, InvalidRequest, KeysUnavailable, OutOfSpace, Unavailable, VaultUnavailable
 from archive.node import Node
 from archive.services import batch
 from archive.services.core import Core
@@ -225,6 +225,25 @@ def test_an_error_of_the_archive_ends_the_import(
     with pytest.raises(type(error)):
         run(node, tmp_path / "a.dcm")
     assert node.imports.list(archives.the_console(node))[0]["state"] == "interrupted"
+
+
+def test_what_was_taken_away_while_it_arrived_is_a_line_of_the_report(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A purge beside an import stands in the way of its own instances, and of no other."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(1, 6):
+        (folder / f"{number}.dcm").write_bytes(archives.instance(number))
+    seal, count = Incoming.seal, itertools.count()
+
+    def sealed(incoming: Incoming) -> object:
+        if next(count) == 2:
+            raise Unavailable("the instance was purged while it arrived", remedy="send it again")
+        return seal(incoming)
+
+    monkeypatch.setattr(Incoming, "seal", sealed)
+    summary, lines = run(node, folder)
+    assert (summary.stored, summary.rejected) == (4, 1)
+    assert [line["reason"] for line in lines if line["reason"]] == ["unavailable: the instance was purged while it arrived"]
 
 
 @pytest.mark.parametrize("files", [1, BATCH * 2])
