@@ -33,6 +33,9 @@ PAUSE_S = 1.0
 BATCH = 200
 _LONGEST_PAUSE_S = 60.0
 _NOT_ALLOWED = "the rule's user may no longer send it, or the destination no longer receive it"
+_BROKEN = 3
+"""So many associations in a row on which nothing was answered: then what waits there, waits, and other destinations have their turn."""
+_NO_ANSWER = "it takes associations and answers nothing on them"
 _NO_ADDRESS = "it is no registered peer with an address"
 
 
@@ -157,7 +160,7 @@ class Courier:
     # --- instances ----------------------------------------------------------------------------------------------------------------
 
     def _forward(self, claimed: Claimed, stopped: Callable[[], bool]) -> None:
-        node = self._node
+        node, broken = self._node, 0
         while not stopped() and node.deliveries.keep(claimed):
             due = node.deliveries.due(claimed, FORWARD, limit=BATCH)
             if not due:
@@ -168,10 +171,13 @@ class Courier:
             for one in batch.lost:
                 node.deliveries.refused(one, _NOT_ALLOWED, for_good=True)
             if batch.selection.instances:
-                self._send(claimed, batch, stopped)
+                broken = 0 if self._send(claimed, batch, stopped) else broken + 1
+                if broken >= _BROKEN:
+                    raise Unreachable(_NO_ANSWER)
 
-    def _send(self, claimed: Claimed, batch: Batch, stopped: Callable[[], bool]) -> None:
-        node, selection = self._node, batch.selection
+    def _send(self, claimed: Claimed, batch: Batch, stopped: Callable[[], bool]) -> bool:
+        """Send on one association; return whether it lasted until something was answered."""
+        node, selection, answered = self._node, batch.selection, False
         assert selection.to is not None
         association = Requestor(self._terms(selection.to), needed(selection.instances))
         node.deliveries.reached(claimed.peer_id)
@@ -180,12 +186,14 @@ class Courier:
                 if stopped() or not node.deliveries.keep(claimed):
                     break
                 self._send_one(association, batch, one, node.deliveries.holding(claimed))
+                answered = True
         except Broken:
-            return
+            return answered
         except BaseException:
             association.abort()
             raise
         association.release()
+        return True
 
     def _send_one(self, association: Requestor, batch: Batch, one: Selected, holding: Callable[[], None]) -> None:
         node, due = self._node, batch.due[one.instance_pk]

@@ -305,6 +305,28 @@ def test_one_instance_that_breaks_the_association_does_not_stop_the_rest(it: Cli
     receiver.close()
 
 
+def test_a_destination_that_answers_nothing_holds_nobody_up(it: Clinic) -> None:
+    """Each of its instances would cost an association and the whole wait for an answer, for as long as there are any."""
+    aborted: list[str] = []
+
+    def answer(event: Any, _n: int) -> int:
+        aborted.append(event.request.AffectedSOPInstanceUID)
+        event.assoc.abort()
+        return 0
+
+    receiver = Receiver("DST", answers=answer)
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(*(instance(n, study="1.2.3") for n in range(1, 7)))
+    rule(it)
+    run(it)
+    assert len(aborted) == 3
+    assert queue(it) == [("waiting", 0, "")] * 3 + [("waiting", 1, "the association ended before the answer came")] * 3
+    row, = it.node.forwarding.destinations(the_console(it.node))
+    assert (row["state"], row["waiting"]) == ("unreachable", 6)
+    assert it.node.deliveries.claim() is None
+    receiver.close()
+
+
 def test_a_crash_loses_nothing(it: Clinic, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after the destination took one and before that was noted; the lease of a process that is gone counts no more."""
     it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
