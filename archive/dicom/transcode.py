@@ -8,12 +8,14 @@ Source: PS3.5 A.4; PS3.3 C.7.6.3.1.
 from __future__ import annotations
 
 import struct
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 from archive.dicom.decode import Layout, decode, layout_of, pixel_element, refused, subsampled
 from archive.dicom.encode import ENCODERS, JPEG_2000, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, LOSSY, RLE, Encoder, encode, require
 from archive.dicom.part10 import STORED_LIMITS, Limits, Scanned, meta, scan
-from archive.dicom.pixels import can_decode, frame_explicit_le, frame_layout, require_frames, to_explicit_le
+from archive.dicom.pixels import can_decode, frame_explicit_le, frame_layout, require_frames, samples, to_explicit_le
 from archive.dicom.reencode import element, explicit_little
 from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
 
@@ -21,6 +23,11 @@ _PIXEL_DATA, _PLANAR, _PHOTOMETRIC = 0x7FE00010, 0x00280006, 0x00280004
 _EXTENDED_TABLES = (0x7FE00001, 0x7FE00002)
 _ITEM, _SEQUENCE_END = struct.pack("<HH", 0xFFFE, 0xE000), struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 _MOST_OFFSET = 0xFFFFFFFE
+
+LARGE_BYTES = 256 << 20
+"""Instances that are larger, decoded or not, are made one after the other: each takes its size several times over in memory."""
+
+_one_large = threading.Lock()
 
 OFFERED = frozenset({EXPLICIT_LE, *ENCODERS})
 """Transfer syntaxes an instance can be asked for that is stored in another one."""
@@ -44,13 +51,19 @@ def to_syntax(part10: bytes, scanned: Scanned, transfer_syntax_uid: str, limits:
     Raises:
         NotAcceptable: one of decode.REFUSALS; there is no encoder, or it would not keep every bit.
     """
-    native = to_explicit_le(part10, scanned, limits)
-    if transfer_syntax_uid == EXPLICIT_LE:
-        return native
-    encoder = ENCODERS.get(transfer_syntax_uid)
-    if encoder is None:
-        raise refused("no-codec")
-    return _compressed(native, transfer_syntax_uid, encoder)
+    with _one_large if max(len(part10), _decoded_bytes(scanned)) > LARGE_BYTES else nullcontext():
+        native = to_explicit_le(part10, scanned, limits)
+        if transfer_syntax_uid == EXPLICIT_LE:
+            return native
+        encoder = ENCODERS.get(transfer_syntax_uid)
+        if encoder is None:
+            raise refused("no-codec")
+        return _compressed(native, transfer_syntax_uid, encoder)
+
+
+def _decoded_bytes(scanned: Scanned) -> int:
+    frames = 0 if scanned.frames is None else scanned.frames.count
+    return samples(scanned) * frames * (scanned.number("BitsAllocated") or 0) // 8
 
 
 def frame_in(part10_head: bytes, scanned: Scanned, frame: bytes, transfer_syntax_uid: str, index: int = 0) -> bytes:

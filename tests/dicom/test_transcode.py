@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import subprocess
+import threading
+import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from PIL import Image
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import pixel_array
 
+from archive.dicom import transcode
 from archive.dicom.encode import JPEG_LOSSLESS_14
 from archive.dicom.part10 import Scanned, scan
 from archive.dicom.pixels import decode_frame, to_explicit_le
@@ -177,6 +181,35 @@ def test_native_pixel_data_that_lack_a_frame_are_sent_as_they_are_and_not_encode
     with pytest.raises(NotAcceptable) as refused:
         to_syntax(short, scan(short), JPEG_LS)
     assert refused.value.reason == "few-frames"
+
+
+def test_large_instances_are_made_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small(frames=3)
+    scanned, real_compressed, lock = scan(data), transcode._compressed, threading.Lock()
+    under_way, most = 0, 0
+
+    def compressed(*given: Any) -> bytes:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.05)
+        made = real_compressed(*given)
+        with lock:
+            under_way -= 1
+        return made
+
+    def most_at_once() -> int:
+        nonlocal most
+        most = 0
+        with ThreadPoolExecutor(4) as pool:
+            assert len(set(pool.map(lambda _: to_syntax(data, scanned, JPEG_LS), range(4)))) == 1
+        return most
+
+    monkeypatch.setattr(transcode, "_compressed", compressed)
+    assert most_at_once() > 1
+    monkeypatch.setattr(transcode, "LARGE_BYTES", 1000)
+    assert most_at_once() == 1
 
 
 def test_what_was_lossy_stays_marked() -> None:
