@@ -9,6 +9,7 @@ import re
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ MAX_BODY_BYTES = 1 << 17
 MAX_PROOF_LINES = 63
 TIMEOUT_S = 10.0
 CONNECTIONS = 32
+OF_ONE_ADDRESS = 8
 CONNECTION_S = 60.0
 A_MINUTE = 120
 """Requests of one address: an archive sends one each few minutes."""
@@ -201,30 +203,50 @@ class Server(ThreadingHTTPServer):
         self.witness = witness
         self.rate = _Rate()
         self._tls = tls
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self._turn = threading.Lock()
+        self._open: Counter[str] = Counter()
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the connection a thread, or close it when there are too many."""
-        if not self._free.acquire(blocking=False):
+        """Give the connection a thread, or close it when there are too many, of all or of its address."""
+        host = str(client_address[0])
+        with self._turn:
+            full = self._open.total() >= CONNECTIONS or self._open[host] >= OF_ONE_ADDRESS
+            if not full:
+                self._open[host] += 1
+        if full:
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # there is no thread to give it back
+            self._close(host)
+            raise
+
+    def _close(self, host: str) -> None:
+        with self._turn:
+            self._open[host] -= 1
+            if not self._open[host]:
+                del self._open[host]
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve one connection, for a minute at most."""
-        handle = request.dup()  # the request's own goes into TLS
-        watchdog = threading.Timer(CONNECTION_S, _cut, [handle])
-        watchdog.daemon = True
-        watchdog.start()
         try:
-            super().process_request_thread(self._secured(request), client_address)
+            self._serve(request, client_address)
         except OSError:
             self.shutdown_request(request)
         finally:
-            handle.close()
-            watchdog.cancel()
-            self._free.release()
+            self._close(str(client_address[0]))
+
+    def _serve(self, request: socket, client_address: Any) -> None:
+        with request.dup() as handle:  # the request's own goes into TLS
+            watchdog = threading.Timer(CONNECTION_S, _cut, [handle])
+            watchdog.daemon = True
+            watchdog.start()
+            try:
+                super().process_request_thread(self._secured(request), client_address)
+            finally:
+                watchdog.cancel()
 
     def _secured(self, request: socket) -> socket:
         request.settimeout(TIMEOUT_S)

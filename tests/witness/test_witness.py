@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -216,6 +218,23 @@ def test_a_request_is_bounded(running: Running, monkeypatch: pytest.MonkeyPatch)
 def test_a_silent_connection_holds_up_nobody(running: Running) -> None:
     with socket.create_connection(("127.0.0.1", running.server.server_address[1]), 5):
         assert running.add(Log(9).body(0, 9))[0] == 200
+
+
+def test_one_address_does_not_take_every_connection(running: Running) -> None:
+    address = ("127.0.0.1", int(running.server.server_address[1]))
+    with ExitStack() as held:
+        for _ in range(service.CONNECTIONS):
+            held.enter_context(socket.create_connection(address, 5))
+        with socket.create_connection(address, 5, source_address=("127.0.0.2", 0)) as other:
+            other.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert b" 200 " in other.recv(100)
+    deadline = time.monotonic() + 5
+    while True:  # what was given back counts no more
+        with suppress(OSError), socket.create_connection(address, 5) as again:
+            again.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            if b" 200 " in again.recv(100):
+                return
+        assert time.monotonic() < deadline
 
 
 def test_one_that_sends_byte_by_byte_is_cut_off(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
