@@ -78,7 +78,7 @@ def read(envelope: str) -> Document:
         payload = decode_base64(outer.payload)
         signatures = tuple((one.keyid, decode_base64(one.sig)) for one in outer.signatures)
         said = msgspec.json.decode(payload, type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError, UnicodeEncodeError) as error:
+    except (msgspec.DecodeError, ValueError, UnicodeEncodeError, RecursionError) as error:
         raise refused("this is not a signed document") from error
     what = next((what for what in _READERS if _type(what) == outer.payloadType), None)
     if what is None or canonical(outer) != envelope.encode() or canonical(said) != payload or said.get("v") != 1:

@@ -179,7 +179,7 @@ def _parse(text: str) -> _Parsed:
 def _leaf(data: bytes, index: int) -> dict[str, Any]:
     try:
         said = msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         said = {}
     if said.get("n") != index:
         message = "the leaf is not the event its number says"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
 import pytest
 
 from archive.errors import LedgerBroken
+from archive.keys.sealing import canonical
+from archive.ledger import documents
 from archive.ledger.notes import Verifier
 from archive.ledger.trust import Chain
 from tests.vectors.make_ledger import ORIGIN
@@ -58,6 +61,13 @@ def test_one_by_keys_that_nobody_trusts_says_nothing() -> None:
     stranger = Chain(ORIGIN, [])
     stranger.follow(CASES["announcement_of_log_keys"]["document"])
     assert stranger.added == []
+
+
+def test_one_that_is_nested_without_end_is_none() -> None:
+    payload = base64.b64encode(b'{"v":' + b"[" * 100_000).decode()
+    envelope = canonical({"payload": payload, "payloadType": "application/vnd.strongroom.announcement.v1+json", "signatures": []}).decode()
+    with pytest.raises(LedgerBroken):
+        documents.read(envelope)
 
 
 def test_a_document_of_another_event() -> None:

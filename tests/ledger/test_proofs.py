@@ -18,7 +18,8 @@ from archive.db.engine import Database
 from archive.db.tables import ledger_leaf, statement
 from archive.errors import ArchiveError, InvalidRequest, LedgerBroken, NotFound
 from archive.keys.keyring import Keyring
-from archive.ledger import checkpoints, proofs
+from archive.keys.sealing import canonical
+from archive.ledger import checkpoints, notes, proofs, tree
 from archive.ledger.audit import Event, Kind
 from archive.ledger.log import Ledger
 from archive.ledger.notes import Verifier
@@ -208,6 +209,16 @@ def test_not_a_proof(text: str) -> None:
     for proof in (text, proofs.HEADER + text):
         with pytest.raises(InvalidRequest):
             proofs.check(proof)
+
+
+def test_a_leaf_that_is_nested_without_end(keyring: Keyring, now: datetime) -> None:
+    """Whoever makes a log of their own can sign anything."""
+    leaf = b'{"n":' + b"[" * 100_000
+    extra = {"keys": [str(key) for key in proofs.verifier_keys(keyring)], "leaf": base64.b64encode(leaf).decode()}
+    note = notes.write(notes.origin_of(keyring.archive_uuid), 1, tree.leaf_hash(leaf), keyring.log_signers, now).decode()
+    head = [proofs.HEADER, f"extra {base64.b64encode(canonical(extra)).decode()}", "index 0"]
+    with pytest.raises(LedgerBroken):
+        proofs.check("\n".join(head) + "\n\n" + note)
 
 
 def test_prove_refuses_a_log_that_is_not_what_was_signed(proved: Database, keyring: Keyring) -> None:
