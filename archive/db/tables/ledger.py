@@ -35,7 +35,7 @@ audit_event = Table(
     Column("principal_id", sa.BigInteger, nullable=True, index=True),
     Column("peer_id", sa.BigInteger, nullable=True),
     Column("instances", sa.BigInteger, nullable=False, server_default="0"),
-    Column("body", sa.LargeBinary, nullable=True),  # salt and canonical JSON, sealed; NULL: erased
+    Column("body", sa.LargeBinary, nullable=True),  # salt and canonical JSON, sealed; NULL: gone, which verify finds
 )
 
 audit_object = Table(
