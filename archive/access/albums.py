@@ -37,18 +37,18 @@ def _insert(tx: sa.Connection, statement: sa.Insert) -> int:
     return int(key[0])
 
 
-def find(tx: sa.Connection, album_id: int, *, at: datetime, alone: bool = False) -> Row | None:
+def find(tx: sa.Connection, album_id: int, *, at: datetime) -> Row | None:
     """Return an album that goes on.
 
-    `alone` holds it until the transaction ends: what is put in and with whom it is shared change one after the other, or what was
-    given for the one would miss what the other took away. On SQLite every writer is alone.
+    Who changes it is to be alone (Ledger.alone): what is put in and with whom it is shared change one after the other, or what was
+    given for the one would miss what the other took away.
     """
     query = (
         sa.select(album, principal.c.name.label("owner"), datastore.c.name.label("datastore"))
         .join(principal, principal.c.id == _A.owner_id).join(datastore, datastore.c.id == _A.datastore_id)
         .where(_A.id == album_id, _A.ended_at.is_(None), _A.not_after > at)
     )
-    row = tx.execute(query.with_for_update(of=album) if alone else query).mappings().first()
+    row = tx.execute(query).mappings().first()
     return None if row is None else dict(row)
 
 

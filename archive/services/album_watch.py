@@ -29,6 +29,7 @@ class AlbumWatch:
         for one in left:
             who = console(self._core, "upkeep")
             with database.begin() as tx:
-                if (row := albums.find(tx, one, at=at, alone=True)) is not None:
+                self._core.ledger.alone(tx)
+                if (row := albums.find(tx, one, at=at)) is not None:
                     self._albums.end_orphans(tx, who, row, at)
         return len(left)

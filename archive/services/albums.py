@@ -129,7 +129,7 @@ class Albums(Changes):
             self._told(tx, subject, at, album_id, "added", *objects, items=put, rights=rights)
             return self._shown(tx, me, album_id, at)
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     def remove(
         self, subject: Subject, album_id: int, level: Literal["study", "series"], uid: str, *, owner: str | int | None = None
@@ -142,7 +142,7 @@ class Albums(Changes):
 
         def work(tx: sa.Connection, at: datetime) -> Row:
             me = self._me(tx, subject, owner, at)
-            row = _there(tx, album_id, at, alone=True)
+            row = _there(tx, album_id, at)
             rights, _ = albums.rights_of(tx, row, me.principal_id, at=at)
             table, column, tail = (study, study.c.study_instance_uid, 2) if level == "study" else (series, series.c.series_instance_uid, 3)
             named = sa.select(table.c.id).where(table.c.datastore_id == row["datastore_id"], column == uid.strip())
@@ -157,7 +157,7 @@ class Albums(Changes):
             self._told(tx, subject, at, album_id, "taken out", ObjectRef(level, uid.strip()), items=[[one["id"]] for one in mine])
             return {"id": album_id, "level": level, "uid": uid.strip()}
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     def share(
         self, subject: Subject, album_id: int, to: str | int, *, rights: Rights = "view", until: When = None, since: When = None,
@@ -203,7 +203,7 @@ class Albums(Changes):
             )
             return self._member({**shared, "name": who["name"], "kind": who["kind"]}) | {"album": album_id}
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     def unshare(self, subject: Subject, album_id: int, to: str | int, *, owner: str | int | None = None) -> Row:
         """Share an album no more with a user or group, nor with whom they shared it; anybody leaves an album by themselves.
@@ -214,7 +214,7 @@ class Albums(Changes):
 
         def work(tx: sa.Connection, at: datetime) -> Row:
             me = self._me(tx, subject, owner, at)
-            row = _there(tx, album_id, at, alone=True)
+            row = _there(tx, album_id, at)
             rights, held = albums.rights_of(tx, row, me.principal_id, at=at)
             there = albums.shares(tx, album_id, at=at)
             wanted = [one for one in there if str(to) in (str(one["principal_id"]), one["name"])]
@@ -227,7 +227,7 @@ class Albums(Changes):
             self.end_orphans(tx, subject, row, at)
             return self._member(wanted[0]) | {"album": album_id}
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     def end(self, subject: Subject, album_id: int, *, owner: str | int | None = None) -> Row:
         """End an album: nobody sees anything by it any more; its owner's, or with user-manage or role-manage anyone's.
@@ -237,7 +237,7 @@ class Albums(Changes):
         """
 
         def work(tx: sa.Connection, at: datetime) -> Row:
-            row = albums.find(tx, album_id, at=at, alone=True)
+            row = albums.find(tx, album_id, at=at)
             me = subject if owner is None else self._me(tx, subject, owner, at)
             if row is None or (row["owner_id"] != me.principal_id and not policy.functions_of(tx, subject, at) & _ENDS):
                 raise _absent()
@@ -246,7 +246,7 @@ class Albums(Changes):
             self._told(tx, subject, at, album_id, "ended", owner=row["owner_id"])
             return {"id": album_id, "name": row["name"], "owner": row["owner"], "ended_at": at}
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     # -------------------------------------------------------------------------------------------------------------------------------
 
@@ -267,7 +267,7 @@ class Albums(Changes):
         return subject
 
     def _mine(self, tx: sa.Connection, me: Subject, album_id: int, at: datetime, need: str) -> tuple[Row, str, Rows]:
-        row = _there(tx, album_id, at, alone=True)
+        row = _there(tx, album_id, at)
         rights, held = albums.rights_of(tx, row, me.principal_id, at=at)
         if not rights:
             raise _absent()
@@ -370,8 +370,8 @@ def _no_more(
     return min(end, longest)
 
 
-def _there(tx: sa.Connection, album_id: int, at: datetime, *, alone: bool = False) -> Row:
-    row = albums.find(tx, album_id, at=at, alone=alone)
+def _there(tx: sa.Connection, album_id: int, at: datetime) -> Row:
+    row = albums.find(tx, album_id, at=at)
     if row is None:
         raise _absent()
     return row

@@ -45,6 +45,7 @@ class Holds:
             self._require_study(tx, subject, place.id, study_instance_uid, at)
 
         def work(tx: sa.Connection) -> int:
+            core.ledger.alone(tx)  # before the study's row, as every other who locks it
             # A delete locks the study's row before it asks for holds, so one of the two sees the other.
             policy.run_as(tx, policy.system("remove"), sa.select(study.c.id).where(
                 study.c.datastore_id == place.id, study.c.study_instance_uid == study_instance_uid

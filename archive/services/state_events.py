@@ -52,6 +52,7 @@ def commit_change(
     ref = core.vault.put_event(key, datastore, encoded, at=at)
 
     def all_of_it(tx: sa.Connection) -> None:
+        core.ledger.alone(tx)  # before the rows of a study, as those do that store or give it: or each could wait for the other
         leaf = work(tx, StoredRef(statements.digest(encoded), ref.object_id, ref.location.record_bytes))
         keep_statement(core, tx, ref, leaf, encoded)
 
