@@ -45,11 +45,10 @@ class Approvals(Changes):
         """Return the requests one asked or may decide, newest first: those that wait, or with `every` the others too."""
 
         def work(tx: sa.Connection, at: datetime) -> list[Row]:
-            query = sa.select(approval).order_by(_A.id.desc()).limit(MOST)
+            query = sa.select(approval).where(self._seen(tx, subject, at)).order_by(_A.id.desc()).limit(MOST)
             if not every:
                 query = query.where(_A.decision.in_(["", "approved"]), _A.expires_at > at, _A.done_at.is_(None))
-            rows = [dict(row) for row in tx.execute(query).mappings()]
-            return [self._shown(tx, row, at) for row in rows if self._sees(tx, subject, row, at)]
+            return [self._shown(tx, dict(row), at) for row in tx.execute(query).mappings()]
 
         return self._read(subject, None, work)
 
@@ -183,20 +182,21 @@ class Approvals(Changes):
     # --- who sees what ---
 
     def _find(self, tx: sa.Connection, subject: Subject, number: int, at: datetime) -> Row:
-        row = tx.execute(sa.select(approval).where(_A.id == number)).mappings().first()
-        if row is None or not self._sees(tx, subject, dict(row), at):
+        row = tx.execute(sa.select(approval).where(_A.id == number, self._seen(tx, subject, at))).mappings().first()
+        if row is None:
             message = "there is no such request"
             raise NotFound(message, remedy="'archive approval list' names them")
         return dict(row)
 
-    def _sees(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> bool:
-        if subject.kind == "console" or subject.principal_id in (row["asked_by"], row["decided_by"]):
-            return True
-        held = policy.functions_of(tx, subject, at)
+    def _seen(self, tx: sa.Connection, subject: Subject, at: datetime) -> sa.ColumnElement[bool]:
+        """Return the condition for the requests somebody asked, decided or may decide, and all of them for who audits."""
+        held = P.AUDIT if subject.kind == "console" else policy.functions_of(tx, subject, at)
         if held & P.AUDIT:
-            return True
-        need = P(row["need"])
-        return held & need == need if need else self._purges(tx, subject, at)
+            return sa.true()
+        may = [sa.and_(_A.need != 0, _A.need.bitwise_and(int(held)) == _A.need)]
+        if self._purges(tx, subject, at):
+            may.append(_A.need == 0)
+        return sa.or_(_A.asked_by == subject.principal_id, _A.decided_by == subject.principal_id, *may)
 
     def _purges(self, tx: sa.Connection, subject: Subject, at: datetime) -> bool:
         """Whether the subject may purge anything at all; whether all that is asked for is decided when they approve."""

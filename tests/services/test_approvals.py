@@ -17,6 +17,7 @@ from archive.access.subject import Subject
 from archive.db.tables import approval, audit_event
 from archive.errors import ArchiveError, AwaitsApproval, Forbidden, NotFound, SealBroken, StateConflict
 from archive.node import Node
+from archive.services import approvals
 from archive.services.approval_check import approved
 from tests.services import archives
 
@@ -129,6 +130,22 @@ def test_a_token_asks_for_nothing(desk: Desk) -> None:
     with pytest.raises(Forbidden):
         desk.accounts.add_role(asker, "k3", ["user-manage"])
     assert len(desk.approvals.listed(desk.console, every=True)) == before
+
+
+def test_requests_that_others_see_leave_none_of_ones_own_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = desk.signed_in("ann")
+    number = desk.asks(lambda: desk.accounts.add_role(ann, "mine", ["user-manage"]))
+    with desk.node.core.database.begin() as tx:
+        row = dict(tx.execute(sa.select(approval).where(approval.c.id == number)).mappings().one())
+        theirs = {**row, "id": number + 1, "asked_by": desk.console.principal_id, "need": 1 << 40}
+        tx.execute(sa.insert(approval).values(theirs))
+    monkeypatch.setattr(approvals, "MOST", 1)
+    assert [one["id"] for one in desk.approvals.listed(ann)] == [number]
+    with pytest.raises(NotFound):
+        desk.approvals.show(ann, number + 1)
+    with desk.node.core.database.begin() as tx:
+        tx.execute(sa.delete(approval).where(approval.c.id == number + 1))
+    desk.approvals.refuse(ann, number)
 
 
 def test_what_comes_too_late_is_not_done(desk: Desk) -> None:
