@@ -358,12 +358,20 @@ class Retrieve:
         vault, ref = self._core.vault, found.row.ref
         if not scanned.deflated:
             return partial(vault.read_range, ref), partial(vault.read, ref), found.part10_bytes
+        whole = memoryview(self._inflated(found, scanned))
+        return lambda at, count: bytes(whole[at : at + count]), lambda at, count: iter((whole[at : at + count],)), len(whole)
+
+    def _inflated(self, found: Found, scanned: Scanned) -> bytes:
+        """Return the Part 10 stream of a deflated data set, inflated.
+
+        Raises:
+            NotFound: it is larger than may be held, as the limit is now.
+        """
         try:
-            whole = memoryview(inflate(vault.read_range(ref, 0, found.part10_bytes), scanned, self._limits))
+            return inflate(self._core.vault.read_range(found.row.ref, 0, found.part10_bytes), scanned, self._limits)
         except InvalidInstance as error:
             message = "the data set is too large to be inflated"
             raise NotFound(message) from error
-        return lambda at, count: bytes(whole[at : at + count]), lambda at, count: iter((whole[at : at + count],)), len(whole)
 
     def _frames(self, found: Found, scanned: Scanned) -> tuple[Callable[[], bytes], Callable[[int], bytes]]:
         """Return what reads the bytes before the pixel data and a frame (from 1); a deflated data set is inflated once."""
@@ -371,7 +379,7 @@ class Retrieve:
         assert table is not None
         vault, ref = self._core.vault, found.row.ref
         if scanned.deflated:
-            whole = inflate(vault.read_range(ref, 0, found.part10_bytes), scanned, self._limits)
+            whole = self._inflated(found, scanned)
             return lambda: whole, lambda number: b"".join(whole[offset : offset + length] for offset, length in table.pieces(number - 1))
         head = cache(lambda: packs.head_of(self._core, ref, scanned))
         return head, lambda number: b"".join(vault.read_range(ref, offset, length) for offset, length in table.pieces(number - 1))

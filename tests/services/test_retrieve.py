@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import tracemalloc
 import zlib
@@ -12,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 import sqlalchemy as sa
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from archive.access import policy
 from archive.access.grants import Target
@@ -325,6 +328,20 @@ def test_what_inflates_beyond_the_limit_is_not_inflated(overfull: Place, monkeyp
     with pytest.raises(NotAcceptable, match="large"):
         next(node.retrieve.transcoded(subject, found, "1.2.840.10008.1.2.1"))
     assert set(made) == {LIMIT}
+
+
+def test_frames_of_what_inflates_beyond_a_limit_that_was_lowered(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, subject = place.node, mia(place)
+    data = archives.instance(98, study=SEEN, series=f"{SEEN}.1", PatientID=f"P{SEEN}", PatientName="Canary^Hidden")
+    whole = pydicom.dcmread(io.BytesIO(data))
+    whole.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    whole.save_as(deflated := io.BytesIO())
+    assert archives.store(node, deflated.getvalue()).status == "stored"
+    uid = str(whole.SOPInstanceUID)
+    assert node.retrieve.frames(subject, "clinical", SEEN, f"{SEEN}.1", uid, [1]).stored(1)
+    monkeypatch.setattr(node.retrieve, "_limits", Limits(inflated_bytes=10))
+    with pytest.raises(NotFound, match="too large"):
+        node.retrieve.frames(subject, "clinical", SEEN, f"{SEEN}.1", uid, [1])
 
 
 def test_what_inflates_beyond_the_limit_goes_out_as_it_is_stored(overfull: Place) -> None:
