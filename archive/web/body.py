@@ -22,6 +22,13 @@ BLOCKS_AHEAD = 4
 PATIENCE_S = 60.0
 """A block must come within this time: no sender may be slower than some 4 KiB/s."""
 
+STORE_SLOWEST = 64 << 10
+"""Bytes a second, on the whole, of instances for whose place others wait: a clinic's line that many share is faster."""
+STORE_GRACE_S = 8.0
+"""So long nobody is slow, and so long nothing may come."""
+STORE_WAIT_S = 10.0
+_LOOK_S = 0.25
+
 FORM_BYTES = 1 << 20
 FORM_PATIENCE_S = 10.0
 FORM_WAIT_S = 1.0
@@ -43,7 +50,7 @@ class Slots:
     def __init__(self, threads: int) -> None:
         """`threads` is how many requests the process serves at once."""
         self._forms = threading.BoundedSemaphore(max(1, threads // 4))
-        self._stores = threading.BoundedSemaphore(max(1, threads - 2))
+        self._stores = _Places(max(1, threads - 2))
 
     @contextmanager
     def form(self, wait_s: float = FORM_WAIT_S) -> Iterator[None]:
@@ -56,14 +63,17 @@ class Slots:
             yield
 
     @contextmanager
-    def store(self) -> Iterator[None]:
-        """Hold a place while instances come in.
+    def store(self, wait_s: float = STORE_WAIT_S) -> Iterator[Place]:
+        """Hold a place while instances come in; where there is none, the slowest sender is to give up theirs.
 
         Raises:
-            ServiceUnavailable: all are taken; waiting would only hold one more thread.
+            ServiceUnavailable: all are taken, or somebody waits already: one more would only hold one more thread.
         """
-        with _held(self._stores, 0.0):
-            yield
+        place = self._stores.take(wait_s)
+        try:
+            yield place
+        finally:
+            self._stores.give_back(place)
 
 
 @contextmanager
@@ -74,6 +84,56 @@ def _held(semaphore: threading.BoundedSemaphore, timeout_s: float) -> Iterator[N
         yield
     finally:
         semaphore.release()
+
+
+class Place:
+    """What one request holds, and the body that comes in there."""
+
+    body: Body | None = None
+
+
+class _Places:
+    """So many places, and who holds them."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._changed = threading.Condition()
+        self._taken: set[Place] = set()
+        self._waited_for = False
+
+    def take(self, wait_s: float) -> Place:
+        until = time.monotonic() + wait_s
+        place = Place()
+        with self._changed:
+            if self._waited_for:
+                self._end_slowest()
+                raise ServiceUnavailable(retry_after=2)
+            try:
+                while not self._free:
+                    self._end_slowest()
+                    self._waited_for = True
+                    if (left_s := until - time.monotonic()) <= 0:
+                        raise ServiceUnavailable(retry_after=2)
+                    self._changed.wait(min(_LOOK_S, left_s))
+            finally:
+                self._waited_for = False
+            self._free -= 1
+            self._taken.add(place)
+        return place
+
+    def give_back(self, place: Place) -> None:
+        with self._changed:
+            self._taken.discard(place)
+            self._free += 1
+            self._changed.notify_all()
+
+    def _end_slowest(self) -> None:
+        """End one; no other before it is gone."""
+        bodies = [place.body for place in self._taken if place.body is not None]
+        now = time.monotonic()
+        slow = [one for one in bodies if one.slow(now, STORE_SLOWEST, STORE_GRACE_S)]
+        if slow and not any(one.over for one in bodies):
+            min(slow, key=lambda one: one.pace(now)).interrupt()
 
 
 class Dropped(HTTPException):
@@ -104,6 +164,9 @@ class Body:
         self._max_bytes = max_bytes
         self._patience_s = patience_s
         self._seen_bytes = 0
+        self._waited_s = 0.0
+        self._waiting_since: float | None = None
+        self.over = False
         self._ended = False
         self._stopped = threading.Event()
         self._blocks: queue.Queue[bytes | BaseException] = queue.Queue(BLOCKS_AHEAD)
@@ -113,20 +176,13 @@ class Body:
         """Return the next block, b"" once at the end.
 
         Raises:
-            RequestTimeout: the sender is too slow.
+            RequestTimeout: the sender is too slow, on the whole or for others that wait.
             RequestEntityTooLarge: there is more than max_bytes.
             Dropped: fewer bytes came than Content-Length said, or the connection broke.
         """
         if self._ended:
             return b""
-        try:
-            block = self._blocks.get(timeout=self._patience_s)
-        except queue.Empty:
-            self.close()
-            raise RequestTimeout from None
-        if isinstance(block, RequestTimeout):
-            self.close()
-            raise block
+        block = self._next()
         if isinstance(block, BaseException):
             self._ended = True
             raise Dropped from block
@@ -140,10 +196,39 @@ class Body:
                 raise Dropped
         return block
 
+    def _next(self) -> bytes | BaseException:
+        self._waiting_since = begun = time.monotonic()
+        try:
+            block = b"" if self.over else self._blocks.get(timeout=self._patience_s)
+        except queue.Empty:
+            block = b""
+            self.over = True
+        finally:
+            self._waiting_since = None
+            self._waited_s += time.monotonic() - begun
+        if self.over:
+            self.close()
+            raise RequestTimeout
+        return block
+
+    def pace(self, now: float) -> float:
+        """Return how many bytes a second came while they were waited for."""
+        since = self._waiting_since
+        waited_s = self._waited_s + (0.0 if since is None else now - since)
+        return self._seen_bytes / max(waited_s, 1e-9)
+
+    def slow(self, now: float, slowest: int, grace_s: float) -> bool:
+        """Whether its sender keeps waiting who reads: nothing comes for that long, or fewer bytes a second since; work on them is none."""
+        since = self._waiting_since
+        if since is None or self.over:
+            return False
+        return now - since > grace_s or (self._waited_s + now - since > grace_s and self.pace(now) < slowest)
+
     def interrupt(self) -> None:
-        """Have who waits in `read` told that the sender is too slow; called from another thread."""
+        """End it for others: who waits in `read`, or comes to it, is told that the sender is too slow; called from another thread."""
+        self.over = True
         with suppress(queue.Full):  # then nobody waits
-            self._blocks.put_nowait(RequestTimeout())
+            self._blocks.put_nowait(b"")
 
     def drain(self, *, for_s: float) -> None:
         """Throw away what still comes, for a while: over TLS a client that is cut off while it sends never reads why."""

@@ -6,7 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import pytest
@@ -171,7 +171,7 @@ def test_which_requests_have_a_body(environ: dict[str, str], expected: bool) -> 
 def test_some_threads_are_always_left_for_reading() -> None:
     for threads, forms, stores in ((1, 1, 1), (8, 2, 6), (32, 8, 30)):
         slots = Slots(threads)
-        for kind, places in ((partial(slots.form, 0.05), forms), (slots.store, stores)):
+        for kind, places in ((partial(slots.form, 0.05), forms), (partial(slots.store, 0.05), stores)):
             with ExitStack() as stack:
                 for _ in range(places):
                     stack.enter_context(kind())
@@ -180,3 +180,76 @@ def test_some_threads_are_always_left_for_reading() -> None:
                 assert refused.value.retry_after
             with kind():
                 pass
+
+
+class Trickle(io.RawIOBase):
+    """Gives a block now and then, until it is told to end."""
+
+    def __init__(self, block: bytes, every_s: float) -> None:
+        self.block, self.every_s = block, every_s
+        self.over = threading.Event()
+
+    def read(self, size: int = -1) -> bytes:
+        return b"" if self.over.wait(self.every_s) else self.block
+
+
+@contextmanager
+def storing(slots: Slots, sources: list[Trickle], became: dict[int, object]) -> Iterator[None]:
+    """A request of each source under way, each in a place."""
+
+    def one(number: int, source: Trickle) -> None:
+        with slots.store() as place:
+            place.body = opened = Body(source, content_length=None, max_bytes=1 << 40)
+            begun.release()
+            try:
+                became[number] = len(b"".join(iter(opened.read, b"")))
+            except RequestTimeout as error:
+                became[number] = error
+            finally:
+                opened.close()
+
+    begun = threading.Semaphore(0)
+    threads = [threading.Thread(target=one, args=each) for each in enumerate(sources)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert all(begun.acquire(timeout=10) for _ in threads)
+        yield
+    finally:
+        for source in sources:
+            source.over.set()
+        for thread in threads:
+            thread.join(20)
+
+
+def test_who_trickles_gives_their_place_to_who_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "STORE_GRACE_S", 0.3)
+    slots, became = Slots(4), dict[int, object]()
+    fast, slow = Trickle(bytes(64 << 10), 0.01), Trickle(bytes(4 << 10), 0.1)
+    with storing(slots, [fast, slow], became), slots.store(10):
+        assert isinstance(became.get(1), RequestTimeout)
+        assert 0 not in became
+        with pytest.raises(ServiceUnavailable), slots.store(0.5):
+            pass
+    assert isinstance(became[0], int)
+
+
+def test_who_finds_no_place_while_another_waits_is_told_at_once() -> None:
+    slots, came = Slots(3), list[float]()
+    with slots.store():
+        waiting = threading.Thread(target=lambda: came.append(0) if _has_place(slots, 5) else None)
+        waiting.start()
+        time.sleep(0.3)
+        begun = time.monotonic()
+        assert not _has_place(slots, 5)
+        assert time.monotonic() - begun < 1
+    waiting.join(10)
+    assert came, "what became free is for who waits"
+
+
+def _has_place(slots: Slots, wait_s: float) -> bool:
+    try:
+        with slots.store(wait_s):
+            return True
+    except ServiceUnavailable:
+        return False

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-
-from werkzeug.exceptions import RequestTimeout
 
 from archive.errors import Unavailable
+from archive.web.body import Body
 
 LATER = "send it again later, or as application/dicom"
 SLOWEST = 512 << 10
@@ -22,50 +20,26 @@ _LOOK_S = 0.25
 
 
 class Held:
-    """What one request has taken; `end` has its sender told that it was too slow."""
+    """What one request has taken of a room while its body comes in."""
 
-    def __init__(self, room: Room, end: Callable[[], None], *, most: int, wait_s: float) -> None:
+    def __init__(self, room: Room, body: Body, *, most: int, wait_s: float) -> None:
         """Nothing yet."""
         self.size = 0
+        self.body = body
         self._room = room
-        self._end = end
         self._most = most
         self._wait_s = wait_s
-        self._begun = self._last = time.monotonic()
-        self._coming = True
-        self._over = False
 
     def add(self, count: int) -> None:
         """Take more.
 
         Raises:
-            OverflowError: than one may hold. RequestTimeout: others waited for it. Unavailable: they hold too much.
+            OverflowError: than one may hold. Unavailable: others hold too much.
         """
-        if self._over:
-            raise RequestTimeout
         if self.size + count > self._most:
             raise OverflowError
-        self._coming, asked = False, time.monotonic()
         self._room.take(count, self._wait_s)
-        self._last = time.monotonic()
-        self._begun += self._last - asked  # the wait was for others
-        self._coming = True
         self.size += count
-
-    def whole(self) -> None:
-        """All of it has come."""
-        self._coming = False
-
-    def slow(self, now: float) -> bool:
-        """Whether its sender keeps others waiting."""
-        if not self._coming or self._over:
-            return False
-        return now - self._last > GRACE_S or (now - self._begun > GRACE_S and self.size < SLOWEST * (now - self._begun))
-
-    def end(self) -> None:
-        """Have it give back what it holds, as soon as its thread comes to it."""
-        self._over = True
-        self._end()
 
 
 class Room:
@@ -101,9 +75,9 @@ class Room:
                 if now >= until:
                     message = "too many requests of metadata and bulk data at once"
                     raise Unavailable(message, remedy=LATER)
-                slow = max((one for one in self._held if one.slow(now)), key=lambda one: one.size, default=None)
+                slow = max((one for one in self._held if one.body.slow(now, SLOWEST, GRACE_S)), key=lambda one: one.size, default=None)
                 if slow is not None:
-                    slow.end()
+                    slow.body.interrupt()
                 self._changed.wait(min(_LOOK_S, until - now))
             self._free -= count
 

@@ -78,8 +78,8 @@ def store(datastore: str, study: str | None = None) -> Response:
         # A body cut short between two elements would pass for an instance: without a closing boundary only its length can tell.
         raise LengthRequired("a single instance needs Content-Length; send multipart/related for a body of unknown length")
     visit = Visit(subject(), datastore, study)
-    with slots().store():
-        body = Body(request.environ["wsgi.input"], content_length=length, max_bytes=archive().config.http.max_request_bytes)
+    with slots().store() as place:
+        place.body = body = Body(request.environ["wsgi.input"], content_length=length, max_bytes=archive().config.http.max_request_bytes)
         g.body_taken = True
         try:
             if kind == DICOM or boundary is None:

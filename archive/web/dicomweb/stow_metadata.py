@@ -60,7 +60,7 @@ def received(body: Body, boundary: str, *, most: int, wait_s: float) -> Iterator
         Unavailable: the other requests hold too much, for longer than `wait_s`.
     """
     room = ROOM
-    held = Held(room, body.interrupt, most=HELD_BYTES, wait_s=wait_s)
+    held = Held(room, body, most=HELD_BYTES, wait_s=wait_s)
     room.enter(held)
     try:
         yield _parts(Reader(body.read, boundary), held, most)
@@ -83,7 +83,6 @@ def _parts(reader: Reader, held: Held, most: int) -> list[Received]:
             parts.append((headers, bytes(data)))
     except OverflowError:
         raise RequestEntityTooLarge from None
-    held.whole()
     return parts
 
 

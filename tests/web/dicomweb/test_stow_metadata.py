@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from werkzeug.test import TestResponse
 
 from archive.access.grants import Target
 from archive.errors import Unavailable
+from archive.web.body import Body
 from archive.web.dicomweb import stow, stow_metadata
 from tests.services import archives
 from tests.web import real
@@ -237,18 +239,40 @@ def test_a_sender_that_trickles_gives_way_to_others(client: FlaskClient, monkeyp
     assert set(answers) <= {200, 408}
 
 
+class Fast(io.RawIOBase):
+    """Gives much at once, and ends when it may."""
+
+    def __init__(self, blocks: int) -> None:
+        self.left = blocks
+        self.may_end = threading.Event()
+
+    def read(self, size: int = -1) -> bytes:
+        self.left -= 1
+        return bytes(size) if self.left >= 0 or not self.may_end.wait(20) else b""
+
+
 def test_who_sends_fast_enough_is_not_ended_for_others() -> None:
     room = stow_metadata.Room(20 << 20)
-    ended: list[str] = []
-    held = stow_metadata.Held(room, lambda: ended.append("fast"), most=20 << 20, wait_s=0)
+    opened = Body(fast := Fast(80), content_length=None, max_bytes=1 << 30)
+    held = stow_metadata.Held(room, opened, most=20 << 20, wait_s=0)
     room.enter(held)
-    held.add(20 << 20)
+    came: list[int] = []
+
+    def receive() -> None:
+        for block in iter(opened.read, b""):
+            held.add(len(block))
+        came.append(held.size)
+
+    receiving = threading.Thread(target=receive)
+    receiving.start()
+    time.sleep(0.5)
     with pytest.raises(Unavailable):
         room.take(1, 1.0)
-    held.whole()
+    fast.may_end.set()
+    receiving.join(20)
     with pytest.raises(Unavailable):
         room.take(1, 4.0)
-    assert not ended
+    assert (came, opened.over) == ([20 << 20], False)
     room.leave(held)
     room.take(20 << 20, 0)
 
