@@ -161,9 +161,12 @@ class Visit:
         """Store every instance that metadata describe.
 
         Raises:
+            Forbidden, NotFound: before anything is read.
             Malformed, RequestEntityTooLarge, RequestTimeout, Unavailable: too many such requests at once; and what `take` raises.
         """
         base = urls.base(self._datastore) + "/studies"
+        # Who may not store is told before the body is read; whether they may is asked again for each instance.
+        self._store.open(self._asker, self._datastore, self._source, study_instance_uid=self._study).abort()
         with stow_metadata.received(body, boundary, most=MAX_PARTS, wait_s=TURN_S) as parts:
             if not TURNS.acquire(timeout=TURN_S):
                 message = "too many requests of metadata and bulk data at once"

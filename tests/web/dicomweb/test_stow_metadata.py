@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from werkzeug.test import TestResponse
 
 from archive.access.grants import Target
-from archive.errors import Unavailable
+from archive.errors import Forbidden, Unavailable
 from archive.web.body import Body
 from archive.web.dicomweb import stow, stow_metadata
 from tests.services import archives
@@ -275,6 +275,13 @@ def test_who_sends_fast_enough_is_not_ended_for_others() -> None:
     assert (came, opened.over) == ([20 << 20], False)
     room.leave(held)
     room.take(20 << 20, 0)
+
+
+def test_who_may_not_store_is_told_before_the_body_is_read(client: FlaskClient, node: FakeNode) -> None:
+    node.store.faults["open", 0] = Forbidden("not permitted")
+    answer = post(client, ({"Content-Type": "application/dicom+json"}, b"{"))
+    assert answer.status_code == 403
+    assert node.store.counts["open"] == 1
 
 
 def test_who_waits_for_memory_goes_on_once_it_is_there() -> None:
