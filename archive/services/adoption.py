@@ -62,6 +62,7 @@ class Adopted:
     leaf: int
     findings: tuple[Finding, ...]
     kept: bool = True  # False: what came is stored already, so the new record is not needed
+    decided: bool = False  # it came before, and somebody decided against it
 
 
 def decide(tx: sa.Connection, place: Datastore, scanned: Scanned, issuer: str) -> Decision:
@@ -130,7 +131,7 @@ def _work(core: Core, arrival: Arrival, subject: Subject | None, door: str) -> C
             if again.object_id == arrival.ref.object_id:
                 return Adopted(status, again.leaf, findings)
             leaf = core.ledger.record(tx, _event(_KINDS[status], arrival, subject, door, again=True), at=at)
-            return Adopted(status, leaf, findings, kept=False)
+            return Adopted(status, leaf, findings, kept=False, decided=again.state == "rejected")
         leaf = core.ledger.record(tx, usual if status == "stored" else _event(_KINDS[status], arrival, subject, door), at=at)
         entry = catalog.Entry(
             datastore_id=arrival.place.id, scanned=arrival.scanned, ref=arrival.ref, sha256=arrival.sha256, leaf=leaf,

@@ -54,6 +54,8 @@ class Outcome:
     series_instance_uid: str
     findings: tuple[Finding, ...] = ()
     leaf: int | None = None
+    decided: bool = False
+    """A data manager decided against exactly these bytes before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,7 @@ class Incoming:
             except DatabaseUnavailable:  # it is stored all the same, and told with less
                 sees = False
             findings = findings if sees else arrival.scanned.findings
-        return _outcome(adopted.status, arrival.scanned, findings, adopted.leaf)
+        return replace(_outcome(adopted.status, arrival.scanned, findings, adopted.leaf), decided=adopted.decided)
 
     def abort(self) -> None:
         """Leave nothing behind; harmless when already ended."""

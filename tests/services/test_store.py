@@ -121,7 +121,10 @@ def test_a_held_instance_can_be_turned_away_for_good(node: Node) -> None:
     node.reconcile.reject(console, waiting["id"], reason="wrong patient")
     assert len(part10(node)) == 1
     assert node.reconcile.list(console) == []
-    assert archives.store(node, archives.instance(2, PatientID="P2")).status == "held"
+    again = archives.store(node, archives.instance(2, PatientID="P2"))
+    assert (again.status, again.decided) == ("held", True)
+    other = archives.store(node, archives.instance(3, PatientID="P2"))
+    assert (other.status, other.decided) == ("held", False)
 
 
 def test_an_instance_in_conflict_can_take_the_stored_ones_place(node: Node) -> None:

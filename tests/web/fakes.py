@@ -132,6 +132,7 @@ class FakeStore:
         self.counts: dict[str, int] = {}
         self.findings: tuple[Finding, ...] = ()
         self.status: str | None = None
+        self.decided = False
         self.keep_bytes = True
         self.largest_write = 0
         self.sources: list[Source] = []
@@ -174,7 +175,7 @@ class FakeStore:
         status: Any = self.status or ("stored" if held is None else "duplicate" if held.data == data else "conflict")
         if held is None and status in {"stored", "duplicate"}:
             self.archive.kept[dataset.SOPInstanceUID] = Kept(data, dataset)
-        return Outcome(status, *(str(uid) for uid in uids), findings=self.findings)
+        return Outcome(status, *(str(uid) for uid in uids), findings=self.findings, decided=self.decided)
 
 
 class FakeQuery:

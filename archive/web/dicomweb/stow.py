@@ -248,7 +248,8 @@ class Visit:
         elif outcome.status == "quarantined":
             self.report.failed(head, CANNOT_UNDERSTAND, outcome)
         else:
-            held = "it contradicts what is stored, and waits for a decision" if outcome.status == "held" else ""
+            became = "was decided against before" if outcome.decided else "waits for a decision"
+            held = f"it contradicts what is stored, and {became}" if outcome.status == "held" else ""
             wrapped = "preamble and prefix were missing and have been added" if head.wrapped else ""
             self.report.kept(self._datastore, outcome, coerced=[text for text in (held, wrapped) if text])
 

@@ -241,6 +241,15 @@ def test_held_instances_are_kept_with_a_warning(client: FlaskClient, node: FakeN
     assert item["00081196"]["Value"] == [0xB000]
     assert item["00081190"] == {"vr": "UR"}
     assert "00081190" not in answer.json
+    assert "waits for a decision" in answer.text
+
+
+def test_what_was_decided_against_is_not_said_to_wait(client: FlaskClient, node: FakeNode) -> None:
+    node.store.status, node.store.decided = "held", True
+    answer = post(client, instance(1))
+    assert answer.status_code == 202
+    assert "waits" not in answer.text
+    assert "was decided against" in answer.text
 
 
 def test_quarantined_instances_are_failures(client: FlaskClient, node: FakeNode) -> None:
