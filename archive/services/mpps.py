@@ -302,9 +302,13 @@ def alter(tx: sa.Connection, row: sa.RowMapping, dataset: DataSet, at: datetime)
         worklist_entry.c.id.in_(own), worklist_entry.c.state == "in-progress", sa.not_(others.correlate(worklist_entry).exists())
     )
     becomes = "scheduled" if state == "discontinued" and _wrong_entry(dataset) else state
-    moved = [(entry, becomes) for entry in tx.execute(query).mappings().all()]
-    for entry, _ in moved:
-        worklist_rows.move(tx, entry, becomes, at)
+    # What another step of it completed was done, however the last one ends.
+    done = set(tx.execute(sa.select(mpps_step.c.entry_id).join(mpps, mpps.c.id == mpps_step.c.mpps_id).where(
+        mpps_step.c.entry_id.in_(own), mpps_step.c.mpps_id != row["id"], mpps.c.state == "completed"
+    )).scalars())
+    moved = [(entry, "completed" if entry["id"] in done else becomes) for entry in tx.execute(query).mappings().all()]
+    for entry, to in moved:
+        worklist_rows.move(tx, entry, to, at)
     return state, moved
 
 

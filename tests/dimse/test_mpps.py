@@ -127,6 +127,21 @@ def test_the_wrong_entry_comes_back(made: Clinic) -> None:
     assert states(made)["SPS3"] == "scheduled"
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_an_entry_of_which_a_step_was_completed_is_not_done_again(made: Clinic, wrong: bool) -> None:
+    number = 11 + wrong
+    made.node.worklist.add(the_console(made.node), entry(number))
+    for step in ("1", "2"):
+        assert create(made, f"1.2.9.{number}.{step}", begun(number, PerformedProcedureStepID=step)).Status == 0
+    assert change(made, f"1.2.9.{number}.1", ended()).Status == 0
+    assert states(made)[f"SPS{number}"] == "in-progress", "another step of it goes on"
+    code = "110514" if wrong else "110501"
+    reason = sequence(CodeValue=code, CodingSchemeDesignator="DCM", CodeMeaning="Incorrect worklist entry, or equipment failure")
+    last = ended("DISCONTINUED", PerformedProcedureStepDiscontinuationReasonCodeSequence=reason)
+    assert change(made, f"1.2.9.{number}.2", last).Status == 0
+    assert states(made)[f"SPS{number}"] == "completed"
+
+
 def test_only_who_began_it_may_change_it(made: Clinic) -> None:
     assert create(made, "1.2.9.4", begun(4)).Status == 0
     assert change(made, "1.2.9.4", ended(), name="CT2").Status == 0x0112
