@@ -208,7 +208,8 @@ def _duplicate(
         raise Unavailable(message, remedy="send it again")
     event = Event(
         Kind.DUPLICATE, subject=subject, objects=_objects(scanned), instances=1, bytes=twin.ref.part10_bytes,
-        detail={"via": door, "sop_instance_uid": scanned.sop_instance_uid},  # who sent it may ask for commitment
+        # Who sent it may ask for commitment, of these bytes alone.
+        detail={"via": door, "sop_instance_uid": scanned.sop_instance_uid, "sha256": twin.sha256.hex()},
     )
     return Adopted("duplicate", core.ledger.record(tx, event, at=at), scanned.findings, kept=False)
 

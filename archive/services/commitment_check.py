@@ -65,7 +65,7 @@ class Checker:
         self._place = datastore_id
         at = core.clock()
         self._keys = list(core.keyring.public_keys())
-        self._sent: dict[str, frozenset[str]] = {}
+        self._sent: dict[str, frozenset[tuple[str, str]]] = {}
         m, other = membership, membership.alias("other")
         with core.database.read() as tx:
             peers = tx.execute(
@@ -140,7 +140,7 @@ class Checker:
         return source.get("user") in self._own
 
     def _sent_again(self, found: Kept, uid: str) -> bool:
-        """Whether this peer sent the same bytes after somebody else had."""
+        """Whether this peer sent the same bytes after somebody else had; others may have taken the place of what it sent."""
         study = found.study_instance_uid
         if study not in self._sent:
             core = self._core
@@ -149,5 +149,7 @@ class Checker:
             )
             with core.database.read() as tx:
                 rows = core.ledger.search(tx, wanted)
-            self._sent[study] = frozenset(str(row.body["detail"].get("sop_instance_uid", "")) for row in rows if row.body is not None)
-        return uid in self._sent[study]
+            told = [row.body["detail"] for row in rows if row.body is not None]
+            self._sent[study] = frozenset((str(one.get("sop_instance_uid", "")), str(one.get("sha256", ""))) for one in told)
+        # Events of earlier releases do not say which bytes.
+        return not self._sent[study].isdisjoint({(uid, found.sha256.hex()), (uid, "")})
