@@ -23,7 +23,7 @@ def commitments() -> None:
 
 @commitments.command("list")
 @click.option("--peer", default="", metavar="NAME", help="Only those of this peer.")
-@click.option("--state", default="", type=click.Choice(["", "checking", "waiting", "reported", "failed"]), metavar="STATE",
+@click.option("--state", default="", type=click.Choice(["", "checking", "waiting", "reported", "failed", "replaced"]), metavar="STATE",
               help="checking, waiting (for its report to be taken), reported or failed.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 @click.pass_obj

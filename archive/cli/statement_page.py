@@ -39,7 +39,8 @@ _STEPS = (
 _COMMITMENT = (
     "SCP, push model, well-known instance, action 1, events 1 (successful) and 2 (failures exist). Each instance is read to its end, its "
     "SHA-256 and signature checked before it is committed. The report comes on a new association with role selection, or on the same one "
-    "where a peer is set so, and is tried again until it is taken."
+    "where a peer is set so, and is tried again until it is taken. The same request again is looked at again, and so is one whose report "
+    "waits when something of it is gone."
 )
 _FORWARDING = (
     "SCU of C-STORE to registered peers with an address, over TLS only to the holder of the certificate bound to the peer; each SOP class "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from archive.access import predicate
+from archive.access import policy, predicate
 from archive.access.policy import Scope
 from archive.access.shape import Shape
 from archive.db import guard
@@ -35,6 +36,7 @@ class Kept:
     ref: RecordRef
 
 
+_TOGETHER = 200
 _LOCATION = ("segment_id", "record_offset", "record_bytes", "key_id", "object_id", "plaintext_bytes", "part10_bytes", "record_kind")
 
 
@@ -75,6 +77,19 @@ def waiting(tx: sa.Connection, token: guard.Token, datastore_id: int, sop_instan
     """Return what is held under that UID and not decided, each with its kind."""
     rows = _HELD.all(tx, {"datastore": datastore_id, "uid": sop_instance_uid}, token)
     return [(row.kind, _kept(row, visible=False, live=False)) for row in rows]
+
+
+def still(tx: sa.Connection, token: guard.Token, datastore_id: int, sop_instance_uids: Sequence[str]) -> set[tuple[str, bytes]]:
+    """Return which of these UIDs are live or held for a decision, each with the SHA-256 of what is kept."""
+    there: set[tuple[str, bytes]] = set()
+    for at in range(0, len(sop_instance_uids), _TOGETHER):
+        some = sop_instance_uids[at : at + _TOGETHER]
+        for table, kept in ((instance, instance.c.rejected_at.is_(None)), (held, held.c.state == "open")):
+            query = sa.select(table.c.sop_instance_uid, table.c.sha256).where(
+                table.c.datastore_id == datastore_id, table.c.sop_instance_uid.in_(some), kept
+            )
+            there |= {(row.sop_instance_uid, bytes(row.sha256)) for row in policy.run_as(tx, token, query)}
+    return there
 
 
 def _kept(row: Any, *, visible: bool, live: bool) -> Kept:

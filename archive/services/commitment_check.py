@@ -89,18 +89,31 @@ class Checker:
                 policy.require_live(tx, self._subject, core.clock())
             except Forbidden:
                 return Checked(NO_SUCH_INSTANCE)  # it is a peer no more
-            held = referenced.waiting(tx, policy.system("verify"), self._place, uid)
-            found = referenced.live(tx, scope_of(self._subject, Permission.METADATA, core.clock()), self._place, uid)
+            held, found = self._kept(tx, uid)
         mine = [(kind, one) for kind, one in held if self._stored(one)]
         if any(kind != "held" for kind, _ in mine):
             return Checked(PROCESSING_FAILURE)  # it sent other bytes under this UID, and those are not what is kept
-        if found is None or not (found.visible or self._stored(found) or self._sent_again(found, uid)):
+        if found is None or not self._known(found, uid):
             if not mine:
                 return Checked(NO_SUCH_INSTANCE)
             found = mine[0][1]
         if found.sop_class_uid != reference.sop_class_uid:
             return Checked(CLASS_INSTANCE_CONFLICT)
         return Checked(COMMITTED, found.study_instance_uid, found.sha256) if self._sound(found, uid) else Checked(PROCESSING_FAILURE)
+
+    def knows(self, sop_instance_uid: str) -> bool:
+        """Whether there is such an instance for this peer, whole or not."""
+        with self._core.database.read() as tx:
+            held, found = self._kept(tx, sop_instance_uid)
+        return any(self._stored(one) for _, one in held) or (found is not None and self._known(found, sop_instance_uid))
+
+    def _kept(self, tx: sa.Connection, uid: str) -> tuple[list[tuple[str, Kept]], Kept | None]:
+        """Return what is held under a UID, and what is live."""
+        scope = scope_of(self._subject, Permission.METADATA, self._core.clock())
+        return referenced.waiting(tx, policy.system("verify"), self._place, uid), referenced.live(tx, scope, self._place, uid)
+
+    def _known(self, found: Kept, uid: str) -> bool:
+        return found.visible or self._stored(found) or self._sent_again(found, uid)
 
     def _sound(self, found: Kept, uid: str) -> bool:
         try:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from archive.db.tables import commitment, commitment_item, delivery
 from archive.ledger import seals
 from archive.services import deliveries
-from archive.services.commitment_check import DUPLICATE_TRANSACTION, Reference
+from archive.services.commitment_check import DUPLICATE_TRANSACTION, NO_SUCH_INSTANCE, Reference
 
 HEAD_START = timedelta(seconds=30)
 """How long a report that goes on the same association first keeps the queue from sending it too."""
@@ -30,9 +30,10 @@ def begin(tx: sa.Connection, place: int, said: dict[str, Any], at: datetime, *, 
         run_at=at + (HEAD_START if said["same"] else timedelta()), created_at=at,
     ))
     assert made.inserted_primary_key is not None
-    key = int(made.inserted_primary_key[0])
+    key, unseen = int(made.inserted_primary_key[0]), frozenset(said.get("unseen", ()))
     tx.execute(sa.insert(commitment_item), [
-        {"commitment_id": key, "sop_class_uid": sop_class, "sop_instance_uid": sop_instance, "reason": reason}
+        {"commitment_id": key, "sop_class_uid": sop_class, "sop_instance_uid": sop_instance,
+         "reason": NO_SUCH_INSTANCE if reason is None and sop_instance in unseen else reason}
         for sop_class, sop_instance in said["references"]
     ])
     return key
@@ -47,13 +48,6 @@ def finish(tx: sa.Connection, key: int, failed: int, leaf: int, at: datetime) ->
     _queue(tx, key, at, run_at=at + (HEAD_START if same else timedelta()))
 
 
-def again(tx: sa.Connection, key: int, at: datetime) -> None:
-    """Let the report of a transaction that is checked wait once more; one that was taken long ago is in the queue no more."""
-    there = sa.update(delivery).where(delivery.c.commitment_id == key)
-    if not tx.execute(there.values(state=deliveries.WAITING, attempts=0, run_at=at, finished_at=None)).rowcount:
-        _queue(tx, key, at, run_at=at)
-
-
 def _queue(tx: sa.Connection, key: int, at: datetime, *, run_at: datetime) -> None:
     head = tx.execute(sa.select(_C.peer_id, _C.calling_ae_title).where(_C.id == key)).one()
     deliveries.need_destination(tx, head.peer_id)
@@ -63,9 +57,22 @@ def _queue(tx: sa.Connection, key: int, at: datetime, *, run_at: datetime) -> No
     ))
 
 
-def alike(tx: sa.Connection, there: Any, references: Sequence[Reference]) -> bool:
+def valid(of: Any) -> sa.ColumnElement[bool]:
+    """Whether a transaction is not one that failed because its UID was used for other references."""
+    item = commitment_item.alias()
+    return ~sa.exists(sa.select(1).where(item.c.commitment_id == of.c.id, item.c.reason == DUPLICATE_TRANSACTION))
+
+
+def replaced() -> sa.ColumnElement[bool]:
+    """Whether a transaction was asked again, so that a later look says what counts."""
+    later = commitment.alias("later")
+    same = (later.c.principal_id == _C.principal_id, later.c.transaction_uid == _C.transaction_uid, later.c.id > _C.id)
+    return sa.and_(valid(commitment), sa.exists(sa.select(1).where(*same, valid(later))))
+
+
+def alike(tx: sa.Connection, key: int, references: Sequence[Reference]) -> bool:
     """Whether a transaction is about just these references."""
-    rows = tx.execute(sa.select(_I.sop_class_uid, _I.sop_instance_uid).where(_I.commitment_id == there.id))
+    rows = tx.execute(sa.select(_I.sop_class_uid, _I.sop_instance_uid).where(_I.commitment_id == key))
     return {Reference(*row) for row in rows} == set(references)
 
 
@@ -114,7 +121,8 @@ def redo(tx: sa.Connection, place: int, change: dict[str, Any], leaf: int) -> No
     if change["what"] == "asked":
         there = tx.execute(same.order_by(_C.id)).all()
         if not any(row.created_at == at for row in there):
-            begin(tx, place, change, at, reason=DUPLICATE_TRANSACTION if there else None)
+            used = there and not alike(tx, there[0].id, [Reference(*one) for one in change["references"]])
+            begin(tx, place, change, at, reason=DUPLICATE_TRANSACTION if used else None)
         return
     head = tx.execute(same.where(_C.created_at == datetime.fromisoformat(change["asked_at"]))).first()
     if head is None or head.state == "checked":

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,33 +21,32 @@ from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import commitment, commitment_item, datastore, delivery
-from archive.dicom.matching import UID
-from archive.errors import NotFound, Rejected, Unavailable
+from archive.errors import ArchiveError, NotFound, Rejected, Unavailable
+from archive.index import referenced
 from archive.ledger import proofs
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
-from archive.services import commitment_check, datastores, deliveries, denials, state_events
-from archive.services.commitment_check import DUPLICATE_TRANSACTION, PROCESSING_FAILURE, RESOURCES, Checked, Reference
+from archive.services import commitment_check, commitment_lease, datastores, deliveries, denials, state_events
+from archive.services.commitment_check import DUPLICATE_TRANSACTION, NO_SUCH_INSTANCE, PROCESSING_FAILURE, RESOURCES, Checked, Reference
+from archive.services.commitment_request import MAXIMUM_REFERENCES, Invalid, TooMany, check
 from archive.services.commitment_rows import (
     AUDITED_STUDIES,
     REPORTED,
     REQUESTED,
-    again,
     alike,
     begin,
     digest,
     finish,
     receipt_of,
+    replaced,
     said_of,
     study_seals,
+    valid,
 )
 from archive.services.core import Core
 from archive.services.datastores import Datastore
-from archive.services.processes import is_alive, this_worker
 
-MAXIMUM_REFERENCES = 10_000
 MAXIMUM_WAITING = 1000
 """How many transactions of one peer may wait to be checked."""
-LEASE = timedelta(hours=1)
 _ATTEMPTS = 8
 _BATCH = 200
 _C, _I = commitment.c, commitment_item.c
@@ -61,18 +60,6 @@ class DuplicateTransaction(Rejected):
 
 class _AskedMeanwhile(Exception):
     """Another thread was asked the same."""
-
-
-class Invalid(Rejected):
-    """A request that Annex J does not allow."""
-
-    code = "invalid-commitment"
-
-
-class TooMany(Rejected):
-    """More references, or more transactions at once, than are taken."""
-
-    code = "too-many"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +85,7 @@ class Commitments:
         self, subject: Subject, datastore_name: str, transaction_uid: str, references: Sequence[Reference], *, calling_ae_title: str,
         same_association: bool = False,
     ) -> int:
-        """Keep a request and return its number; the same again is the same one, reported again. Durable when it returns.
+        """Keep a request and return its number; the same again is looked at again once it was checked. Durable when it returns.
 
         Under a Transaction UID that was used for other instances every one fails, as a duplicate transaction.
 
@@ -107,56 +94,66 @@ class Commitments:
         """
         core = self._core
         core.require_writable()
-        _check(transaction_uid, references)
+        check(transaction_uid, references)
         at = core.clock()
         assert subject.peer_id is not None
-        said = {
+        said: dict[str, Any] = {
             "by": subject.principal_id, "peer": subject.peer_id, "name": subject.name, "uid": transaction_uid,
             "ae_title": calling_ae_title, "same": same_association,
             "references": [[one.sop_class_uid, one.sop_instance_uid] for one in references],
         }
-        made = 0
 
-        def work(tx: sa.Connection, stored: StoredRef) -> int:
-            nonlocal made
+        def place_of(tx: sa.Connection) -> tuple[int, bool]:
             place, used, there = self._enter(tx, subject, datastore_name, transaction_uid, references, at)
             if there is not None:
                 raise _AskedMeanwhile
-            made = begin(tx, place.id, said, at, reason=DUPLICATE_TRANSACTION if used else None)
-            detail = {"what": REQUESTED, "transaction_uid": transaction_uid, "references": len(references)}
-            return core.ledger.record(tx, Event(Kind.COMMITTED, subject=subject, stored=stored, detail=detail), at=at)
+            return place.id, used
 
         for _ in range(_ATTEMPTS):
             with denials.recorded(core, subject), core.database.read() as tx:
                 place, _, there = self._enter(tx, subject, datastore_name, transaction_uid, references, at)
             if there is not None:
-                self._again(there, at)
-                return int(there.id)
+                return there
+            if subject.narrowed_by is not None:  # that user is known now alone
+                checker = commitment_check.Checker(core, subject, place.id)
+                said["unseen"] = [one.sop_instance_uid for one in references if not checker.knows(one.sop_instance_uid)]
             with suppress(_AskedMeanwhile), denials.recorded(core, subject):
-                self._seal(place.uid, at, work, {"what": "asked", **said})
-                return made
+                return self._begin(subject, place.uid, said, at, place_of)
         raise Unavailable("the transaction is asked for again and again", remedy="ask again later")
+
+    def _begin(
+        self, subject: Subject, datastore_uid: bytes, said: dict[str, Any], at: datetime,
+        place_of: Callable[[sa.Connection], tuple[int, bool]],
+    ) -> int:
+        """Seal what is asked and insert it; `place_of` returns its datastore and whether the Transaction UID was used for others."""
+        core, made = self._core, 0
+
+        def work(tx: sa.Connection, stored: StoredRef) -> int:
+            nonlocal made
+            place, used = place_of(tx)
+            made = begin(tx, place, said, at, reason=DUPLICATE_TRANSACTION if used else None)
+            detail = {"what": REQUESTED, "transaction_uid": said["uid"], "references": len(said["references"])}
+            return core.ledger.record(tx, Event(Kind.COMMITTED, subject=subject, stored=stored, detail=detail), at=at)
+
+        self._seal(datastore_uid, at, work, {"what": "asked", **said})
+        return made
 
     def _enter(
         self, tx: sa.Connection, subject: Subject, datastore_name: str, transaction_uid: str, references: Sequence[Reference], at: datetime
-    ) -> tuple[Datastore, bool, Any | None]:
-        """Return the datastore, whether the Transaction UID was used, and the transaction that is this one."""
+    ) -> tuple[Datastore, bool, int | None]:
+        """Return the datastore, whether the Transaction UID was used for others, and the same transaction if it waits to be checked."""
         policy.require(tx, subject, Permission.COMMIT, at)
         place = datastores.asked_for(tx, subject, datastore_name, at)
-        used = sa.select(commitment).where(_C.principal_id == subject.principal_id, _C.transaction_uid == transaction_uid)
-        there = tx.execute(used.order_by(_C.id)).first()
-        if there is not None and alike(tx, there, references):
-            return place, True, there
+        query = sa.select(_C.id, _C.state).where(_C.principal_id == subject.principal_id, _C.transaction_uid == transaction_uid)
+        there = tx.execute(query.order_by(_C.id)).all()
+        used = bool(there) and not alike(tx, there[0].id, references)
+        for row in there:
+            if not used and row.state == "checking" and alike(tx, row.id, references):
+                return place, False, int(row.id)
         mine = sa.select(sa.func.count()).select_from(commitment).where(_C.principal_id == subject.principal_id, _C.state == "checking")
         if tx.execute(mine).scalar_one() >= MAXIMUM_WAITING:
             raise TooMany("too many commitment requests wait to be checked", remedy="ask again later")
-        return place, there is not None, None
-
-    def _again(self, there: Any, at: datetime) -> None:
-        """A peer that missed the answer asks anew: what was found is reported once more, and nothing else is done."""
-        if there.state == "checked":
-            with self._core.database.begin() as tx:
-                again(tx, there.id, at)
+        return place, used, None
 
     def _seal(
         self, datastore_uid: bytes, at: datetime, work: Callable[[sa.Connection, StoredRef], int], said: dict[str, Any]
@@ -181,7 +178,7 @@ class Commitments:
         at = core.clock()
         query = sa.select(_C.id, _C.leased_by, _C.leased_until).where(_C.state == "checking", _C.run_at <= at).order_by(_C.run_at, _C.id)
         with core.database.read() as tx:
-            free = [row.id for row in tx.execute(query.limit(50)) if _free(row, at)]
+            free = [row.id for row in tx.execute(query.limit(50)) if commitment_lease.free(row, at)]
         return any(self.check(key) is not None for key in free[:1])
 
     def check(self, key: int) -> Report | None:
@@ -190,9 +187,20 @@ class Commitments:
         Raises:
             DatabaseUnavailable.
         """
-        core = self._core
-        if not self._lease(key):
+        lease = commitment_lease.take(self._core, key)
+        if lease is None:
             return None
+        try:
+            return self._checked(key, lease)
+        except commitment_lease.Lost:
+            return None
+        except Exception:
+            with suppress(ArchiveError):
+                commitment_lease.later(self._core, key, lease)
+            raise
+
+    def _checked(self, key: int, lease: str) -> Report | None:
+        core = self._core
         with core.database.read() as tx:
             head = tx.execute(
                 sa.select(commitment, datastore.c.name.label("datastore"))
@@ -213,35 +221,23 @@ class Commitments:
                     else:
                         late = True
             with core.database.begin(durable=False) as tx:
+                commitment_lease.keep(tx, key, lease, core.clock())  # the rest takes its time
                 for item, one in found:
                     tx.execute(sa.update(commitment_item).where(_I.id == item).values(
                         reason=one.reason, study_instance_uid=one.study_instance_uid, sha256=one.sha256
                     ))
-                tx.execute(sa.update(commitment).where(_C.id == key).values(leased_until=core.clock() + LEASE))  # the rest takes its time
         if late:
-            self._later(key, head["attempts"] + 1)
+            commitment_lease.later(core, key, lease)
             return None
-        self._close(key, head, them)
+        self._close(key, lease, head, them)
         return self.report(key)
 
-    def _lease(self, key: int) -> bool:
-        core = self._core
-        at = core.clock()
-        with core.database.begin(durable=False) as tx:
-            row = tx.execute(sa.select(_C.state, _C.leased_by, _C.leased_until).where(_C.id == key).with_for_update()).first()
-            if row is None or row.state != "checking" or not _free(row, at):
-                return False
-            tx.execute(sa.update(commitment).where(_C.id == key).values(leased_by=this_worker(), leased_until=at + LEASE))
-        return True
+    def _close(self, key: int, lease: str, head: Any, them: Subject) -> None:
+        """Record the receipt and queue the report, durable together.
 
-    def _later(self, key: int, attempts: int) -> None:
-        with self._core.database.begin(durable=False) as tx:
-            tx.execute(sa.update(commitment).where(_C.id == key).values(
-                attempts=attempts, run_at=self._core.clock() + deliveries.backoff(attempts), leased_by="", leased_until=None
-            ))
-
-    def _close(self, key: int, head: Any, them: Subject) -> None:
-        """Record the receipt and queue the report, durable together."""
+        Raises:
+            Lost: another has it by now.
+        """
         core = self._core
         at = core.clock()
         with core.database.read() as tx:
@@ -252,6 +248,7 @@ class Commitments:
         failed, studies = detail["failed"], list(study_seals(results))
 
         def work(tx: sa.Connection, stored: StoredRef) -> int:
+            commitment_lease.keep(tx, key, lease, at)
             leaf = core.ledger.record(tx, Event(
                 Kind.COMMITTED, outcome=4 if failed else 0, subject=them, instances=len(rows) - failed, detail=detail, stored=stored,
                 objects=tuple(ObjectRef("study", uid) for uid in studies[:AUDITED_STUDIES]),
@@ -267,17 +264,43 @@ class Commitments:
     # --- the report ---------------------------------------------------------------------------------------------------------------
 
     def report(self, key: int) -> Report | None:
-        """Return what to tell the peer; None when nothing is known of it, or it is not checked."""
+        """Return what to tell the peer; None when nothing is known of it, or it is not checked, or it is looked at again first.
+
+        A report may have waited for days: what was committed and is gone since is not reported so.
+        """
         with self._core.database.read() as tx:
-            head = tx.execute(sa.select(_C.transaction_uid, _C.state).where(_C.id == key)).first()
-            if head is None or head.state != "checked":
+            head = tx.execute(
+                sa.select(commitment, datastore.c.uid.label("place"), replaced().label("replaced"))
+                .join(datastore, datastore.c.id == _C.datastore_id).where(_C.id == key)
+            ).first()
+            if head is None or head.state != "checked" or head.replaced:
                 return None
             rows = tx.execute(sa.select(commitment_item).where(_I.commitment_id == key).order_by(_I.id)).all()
+            committed = {(row.sop_instance_uid, bytes(row.sha256)) for row in rows if row.reason == 0}
+            gone = committed - referenced.still(tx, policy.system("verify"), head.datastore_id, [uid for uid, _ in committed])
+        if gone:
+            self._anew(head, rows)
+            return None
         named = [(Reference(row.sop_class_uid, row.sop_instance_uid), row.reason) for row in rows]
         return Report(
             key, head.transaction_uid, tuple(one for one, reason in named if reason == 0),
             tuple((one, PROCESSING_FAILURE if reason is None else reason) for one, reason in named if reason != 0),
         )
+
+    def _anew(self, head: Any, rows: Sequence[Any]) -> None:
+        """Have a transaction looked at again whose report was not taken yet; what its peer may not know of stays so."""
+        def place_of(tx: sa.Connection) -> tuple[int, bool]:
+            if tx.execute(sa.select(_C.id).where(_C.id == head.id, replaced())).first() is not None:
+                raise _AskedMeanwhile
+            return head.datastore_id, False
+
+        them = Subject(head.principal_id, head.peer, "device", "dimse", peer_id=head.peer_id)
+        with suppress(_AskedMeanwhile):
+            self._begin(them, bytes(head.place), {
+                "by": head.principal_id, "peer": head.peer_id, "name": head.peer, "uid": head.transaction_uid,
+                "ae_title": head.calling_ae_title, "same": False, "references": [[row.sop_class_uid, row.sop_instance_uid] for row in rows],
+                "unseen": [row.sop_instance_uid for row in rows if row.reason == NO_SUCH_INSTANCE],
+            }, self._core.clock(), place_of)
 
     def reported(self, key: int) -> None:
         """The peer has taken the report, on whatever association. Durable when it returns."""
@@ -296,14 +319,14 @@ class Commitments:
     # --- for who looks after it ---------------------------------------------------------------------------------------------------
 
     def list(self, subject: Subject, *, peer_name: str = "", state: str = "", limit: int = 100) -> list[dict[str, Any]]:
-        """Return transactions, the newest first: checking, waiting (for its report to be taken), reported, failed.
+        """Return transactions, the newest first: checking, waiting (for its report to be taken), reported, failed, replaced.
 
         Raises:
             Forbidden.
         """
         core = self._core
         shown = sa.case(
-            (_C.state == "checking", "checking"), (_C.reported_at.is_not(None), "reported"),
+            (_C.state == "checking", "checking"), (_C.reported_at.is_not(None), "reported"), (replaced(), "replaced"),
             (delivery.c.state == deliveries.FAILED, "failed"), else_="waiting",
         )
         query = (
@@ -333,8 +356,8 @@ class Commitments:
         with core.database.begin() as tx:
             core.ledger.record(tx, event, at=at)
         with core.database.read() as tx:
-            head = tx.execute(sa.select(commitment).where(_C.transaction_uid == transaction_uid).order_by(_C.id)).first()
-            if head is None or head.leaf is None:
+            head = tx.execute(_receipts(transaction_uid)).first()
+            if head is None:
                 raise NotFound("there is no receipt of that transaction", remedy="'archive commitments list' shows which are checked")
             rows = tx.execute(sa.select(commitment_item).where(_I.commitment_id == head.id).order_by(_I.id)).all()
             salt, body = core.ledger.opening(tx, head.leaf)
@@ -358,30 +381,17 @@ class Commitments:
 
 def receipt_leaf(tx: sa.Connection, transaction_uid: str) -> int | None:
     """Return the event that is the receipt of a transaction, None when there is none."""
-    found = tx.execute(sa.select(_C.leaf).where(_C.transaction_uid == transaction_uid, _C.leaf.is_not(None)).order_by(_C.id))
-    leaf = found.scalars().first()
-    return None if leaf is None else int(leaf)
+    found = tx.execute(_receipts(transaction_uid)).first()
+    return None if found is None else int(found.leaf)
 
 
-def _check(transaction_uid: str, references: Sequence[Reference]) -> None:
-    if not _is_uid(transaction_uid):
-        raise Invalid("the Transaction UID is missing or not a UID")
-    if not references:
-        raise Invalid("no instance is referenced")
-    if len(references) > MAXIMUM_REFERENCES:
-        raise TooMany("more references than one transaction may have", remedy=f"at most {MAXIMUM_REFERENCES}")
-    if not all(_is_uid(one.sop_class_uid) and _is_uid(one.sop_instance_uid) for one in references):
-        raise Invalid("a referenced UID is missing or not a UID")
-    if len({one.sop_instance_uid for one in references}) != len(references):
-        raise Invalid("an instance is referenced twice")
+def _receipts(transaction_uid: str) -> sa.Select[Any]:
+    """Those of a transaction, the last look of whoever used its UID first before all others."""
+    first = sa.select(_C.principal_id).where(_C.transaction_uid == transaction_uid).order_by(_C.id).limit(1).scalar_subquery()
+    return (
+        sa.select(commitment).where(_C.transaction_uid == transaction_uid, _C.leaf.is_not(None))
+        .order_by(sa.case((sa.and_(_C.principal_id == first, valid(commitment)), 0), else_=1), _C.id.desc())
+    )
 
 
-def _is_uid(text: str) -> bool:
-    return len(text) <= 64 and UID.fullmatch(text) is not None
-
-
-def _free(row: Any, at: datetime) -> bool:
-    return not row.leased_by or row.leased_until is None or row.leased_until <= at or not is_alive(row.leased_by)
-
-
-__all__ = ["Commitments", "Invalid", "Reference", "Report", "TooMany"]
+__all__ = ["MAXIMUM_REFERENCES", "Commitments", "Invalid", "Reference", "Report", "TooMany"]

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 
 from archive.access.grants import Target
-from archive.db.tables import delivery
+from archive.db.tables import commitment, delivery
 from archive.dimse import commitment as commitment_module
 from archive.dimse.forward import Courier, Delivering
 from archive.dimse.identifiers import MAXIMUM_BYTES
@@ -26,8 +26,8 @@ from archive.errors import NotFound
 from archive.ledger import proofs, seals
 from archive.ledger.audit import Kind
 from archive.ledger.bodies import commitment as opened_by
+from archive.services import commitment_check, deliveries
 from archive.services import commitments as commitments_module
-from archive.services import deliveries
 from archive.services.commitments import Reference, Report
 from tests.conftest import free_port
 from tests.dimse.clinic import EXPLICIT, IMPLICIT, Clinic, clinic, listen
@@ -256,7 +256,7 @@ def test_the_same_request_again_and_another_under_its_uid(it: Clinic, listener: 
         assert action(it, "CT1", asked("1.9.1", *references)) == 0
         run(it)
     assert [told(report) for _, report in listener.reports] == [({ONE}, {}), ({ONE}, {})]
-    assert len(receipts(it)) == 1
+    assert len(receipts(it)) == 2  # it was looked at again
     assert action(it, "CT1", asked("1.9.1", TWO)) == 0
     run(it)
     assert told(listener.reports[2][1]) == (set(), {TWO: 0x0131})
@@ -272,6 +272,88 @@ def test_the_same_request_again_after_its_report_was_forgotten(it: Clinic, liste
     assert action(it, "CT1", asked("1.9.1", ONE)) == 0
     run(it)
     assert [told(report) for _, report in listener.reports] == [({ONE}, {}), ({ONE}, {})]
+
+
+def test_asked_again_it_is_looked_at_again(it: Clinic, listener: Listener) -> None:
+    """What was deleted since is committed no more; what arrived since is."""
+    modality(it, port=listener.port)
+    send(it, "CT1", instance(1, study="1.2.3"))
+    action(it, "CT1", asked("1.9.1", ONE, TWO))
+    run(it)
+    console = the_console(it.node)
+    assert it.node.remove.reject(console, "clinical", "instance", ONE, reason="test") == 1
+    send(it, "CT1", instance(2, study="1.2.3"))
+    action(it, "CT1", asked("1.9.1", ONE, TWO))
+    assert [one["state"] for one in it.node.commitments.list(console)] == ["checking", "reported"]
+    action(it, "CT1", asked("1.9.1", TWO, ONE))
+    assert len(states(it)) == 2  # one that waits to be checked is the same one
+    run(it)
+    assert [told(report) for _, report in listener.reports] == [({ONE}, {TWO: 0x0112}), ({TWO}, {ONE: 0x0112})]
+    it.node.upkeep.checkpoint()
+    found = {one["sop_instance_uid"]: one["reason"] for one in it.node.commitments.receipt(console, "1.9.1")["results"]}
+    assert found == {ONE: 0x0112, TWO: 0}
+
+
+def test_a_report_that_waited_is_not_sent_when_something_of_it_is_gone(it: Clinic) -> None:
+    """The peer was away when it was checked; what was deleted meanwhile is not reported as committed."""
+    port = free_port()
+    modality(it, port=port)
+    send(it, "CT1", instance(1, study="1.2.3"), instance(2, study="1.2.3"))
+    action(it, "CT1", asked("1.9.1", ONE, TWO))
+    run(it)
+    console = the_console(it.node)
+    assert it.node.remove.reject(console, "clinical", "instance", ONE, reason="test") == 1
+    listener = Listener("CT1", port)
+    it.node.forwarding.retry(console)
+    run(it)
+    assert listener.reports == []
+    run(it)
+    assert [told(report) for _, report in listener.reports] == [({TWO}, {ONE: 0x0112})]
+    assert [one["state"] for one in it.node.commitments.list(console)] == ["reported", "replaced"]
+    listener.close()
+
+
+def test_one_that_lost_its_lease_closes_nothing(it: Clinic, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    modality(it, port=listener.port)
+    send(it, "CT1", instance(1, study="1.2.3"))
+    action(it, "CT1", asked("1.9.1", ONE))
+    key, service = it.node.commitments.list(the_console(it.node))[0]["id"], it.node.commitments
+    real, others = commitments_module.Commitments._close, []
+
+    def slow(self: Any, *args: Any) -> None:
+        if not others:
+            others.append(None)
+            with it.node.core.database.begin() as tx:
+                tx.execute(sa.update(commitment).values(leased_until=it.node.core.clock() - timedelta(seconds=1)))
+            thread = threading.Thread(target=lambda: others.append(service.check(key)))
+            thread.start()
+            thread.join()
+        real(self, *args)
+
+    monkeypatch.setattr(commitments_module.Commitments, "_close", slow)
+    assert service.check(key) is None
+    assert others[1] is not None
+    assert len(receipts(it)) == 1
+
+
+def test_a_check_that_fails_is_given_back(it: Clinic, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    modality(it, port=listener.port)
+    send(it, "CT1", instance(1, study="1.2.3"))
+    action(it, "CT1", asked("1.9.1", ONE))
+
+    def fails(*_: Any) -> None:
+        message = "of no kind that is known"
+        raise RuntimeError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commitment_check.Checker, "check", fails)
+        with pytest.raises(RuntimeError):
+            run(it)
+    assert not it.node.commitments.check_next()  # later
+    with it.node.core.database.begin() as tx:
+        tx.execute(sa.update(commitment).values(run_at=it.node.core.clock() - timedelta(seconds=1)))
+    run(it)
+    assert [told(report) for _, report in listener.reports] == [({ONE}, {})]
 
 
 def test_a_report_waits_for_its_peer(it: Clinic) -> None:
@@ -311,8 +393,6 @@ def test_a_crash_between_check_and_report_loses_nothing(it: Clinic, listener: Li
         with pytest.raises(KeyboardInterrupt):
             run(it)
         # the process that had it is gone: its lease names one that does not run
-        from archive.db.tables import commitment
-
         with it.node.core.database.begin() as tx:
             tx.execute(sa.update(commitment).values(leased_by="999999999-1"))
     with monkeypatch.context() as patch:  # after the peer took it, before that was noted

@@ -24,6 +24,7 @@ from archive.access import totp
 from archive.access.grants import Target
 from archive.db import tables
 from archive.dimse.admission import parse
+from archive.dimse.commitment import SOP_CLASS as COMMITMENT
 from archive.ledger.audit import Kind
 from archive.services.signin import SignedIn
 from tests.dimse.clinic import EXPLICIT, FIND, GET, IMPLICIT, MOVE, Clinic, Receiver, clinic, context_of, identifier
@@ -374,3 +375,28 @@ def test_a_password_is_in_no_repr(place: Place) -> None:
     assert proposal.identity is not None
     assert proposal.identity.secondary == PASSWORD.encode()
     assert PASSWORD not in repr(proposal)
+
+
+def test_what_is_committed_is_what_both_may_know_of(place: Place) -> None:
+    """What the peer did not store and the user may not see is not there, though the peer may see it."""
+    node = place.clinic.node
+    place.clinic.grant("CT1", EVERYTHING)
+    console, accounts = the_console(node), node.accounts
+    for name, target in (("pia", Target("study", FIRST)), ("quin", EVERYTHING)):
+        accounts.add_user(console, name, roles=["modality"], password=PASSWORD)
+        accounts.add_grant(console, to=name, role="radiologist", target=target)
+    asked = Dataset()
+    asked.TransactionUID, asked.ReferencedSOPSequence = "1.9.1", []
+    for uid in (f"{FIRST}.1.1", f"{SECOND}.1.1"):
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CT, uid
+        asked.ReferencedSOPSequence.append(item)
+    for shown, transaction, failed in (((2, "pia", PASSWORD), "1.9.1", [f"{SECOND}.1.1"]), ((2, "quin", PASSWORD), "1.9.2", [])):
+        asked.TransactionUID = transaction
+        with place.association("CT1", *shown, classes=(COMMITMENT,)) as association:
+            status, _ = association.send_n_action(asked, 1, COMMITMENT, "1.2.840.10008.1.20.1.1")
+            assert status.Status == 0
+        key = node.commitments.list(console)[0]["id"]
+        report = node.commitments.check(key)
+        assert report is not None
+        assert [(one.sop_instance_uid, reason) for one, reason in report.failed] == [(uid, 0x0112) for uid in failed]

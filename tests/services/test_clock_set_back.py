@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from archive.db.tables import delivery, delivery_destination, forward_rule
 from archive.ledger.audit import Event, Kind
 from archive.node import Node
-from archive.services import audit_feed, syslog
+from archive.services import audit_feed, commitment_lease, syslog
 from archive.services.alerts import STATES_EVERY, Alerts
 from archive.services.clock import utc_now
 from archive.services.deliveries import FORWARD, LONGEST_WAIT, REPORT
@@ -109,7 +109,8 @@ def test_what_waits_for_a_destination_is_delivered(node: Node, clock: Clock) -> 
         clock.by += LONGEST_WAIT
     for peer_id in peers:
         node.deliveries.unreachable(peer_id, "away")
-    node.commitments._later(3, 6)
+    for _ in range(6):
+        commitment_lease.later(node.core, 3, "")
     clock.by = timedelta(0)
     node.forwarding.look()
     clock.by = LONGEST_WAIT

@@ -18,6 +18,7 @@ from archive.errors import DigestMismatch, SealBroken
 from archive.keys import sealing
 from archive.node import Node
 from archive.services import work_snapshot, working
+from archive.services.commitments import Reference
 from archive.services.restore import restore
 from tests.dimse.test_mpps import begun, ended
 from tests.services import archives
@@ -104,6 +105,26 @@ def test_a_lost_index_loses_nothing_that_was_acknowledged(folder: Path) -> None:
     assert again.ok, again.problems
     with archives.opened(config) as node:
         assert rows(node, "mpps")["mpps"][-1] == last
+
+
+def test_what_was_asked_again_has_each_look_after_a_lost_index(tmp_path: Path) -> None:
+    archives.made(tmp_path)
+    config = archives.configured(tmp_path)
+    with archives.opened(config) as node:
+        filled(node)
+        first, waits = (rows(node, "commitment")["commitment"][n] for n in (0, 2))
+        for row in (first, waits):
+            found = [one for one in rows(node, "commitment_item")["commitment_item"] if one["commitment_id"] == row["id"]]
+            references = [Reference(one["sop_class_uid"], one["sop_instance_uid"]) for one in found]
+            node.commitments.request(device(node), "clinical", row["transaction_uid"], references, calling_ae_title="CT1")
+        assert node.commitments.check(4) is not None
+        before = rows(node, "commitment", "commitment_item")
+        assert [row["state"] for row in before["commitment"]] == ["checked", "checked", "checking", "checked"]
+        node.upkeep.finish()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert rows(node, "commitment", "commitment_item") == before
 
 
 def _forget(found: dict[str, list[dict[str, Any]]], table: str, which: Any) -> None:
