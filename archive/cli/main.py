@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -113,6 +114,8 @@ def archive() -> None:
     """Strongroom: an encrypted archive for medical images."""
 
 
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
 FEWER_COLLECTIONS = 10_000
 """Of garbage, while a command imports what it needs: a seventh of the time goes into looking through modules that all stay."""
 
@@ -158,8 +161,18 @@ def _run(arguments: Sequence[str], session: Session) -> int:
     return status if isinstance(status, int) else failures.DONE
 
 
+def _end(_number: int, _frame: Any) -> None:
+    """End as by Ctrl-C, so that what is temporary is removed; once more while it is does not keep it from that."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line; what it writes is its user's alone."""
+    for number in _ENDING:
+        if signal.getsignal(number) is signal.SIG_DFL:  # what nohup has ignored stays so
+            signal.signal(number, _end)
     gc.set_threshold(FEWER_COLLECTIONS)
     os.umask(0o077)
     status = run(sys.argv[1:], Session())

@@ -29,7 +29,7 @@ from archive.errors import IntegrityError, InvalidRequest, NotFound, SealBroken,
 from archive.keys import keyring_file, private_files, sealing
 from archive.ledger import checkpoints, files, nodes, notes, recover, witnessed
 from archive.ledger.audit import Event, Kind
-from archive.services import denials, key_record, last_backup, manifest, setup, snapshot
+from archive.services import denials, drill_folder, key_record, last_backup, manifest, setup, snapshot
 from archive.services.backup_folder import alone, refuse_foreign, segment_of, shared_name
 from archive.services.core import Core
 from archive.services.manifest import CURRENT, SEGMENTS, SETS, Copied, File, Manifest
@@ -85,6 +85,7 @@ class Backup:
             refuse_foreign(core, folder.resolve())
             private_files.make_directory(folder)
             with alone(folder):
+                drill_folder.sweep(folder)
                 report = _Run(core, folder, keys=keys, progress=progress).run()
         except OSError as error:
             raise translated(error, "writing the backup") from error

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from archive.errors import IntegrityError, InvalidRequest, NotFound, Unavailable
-from archive.services import manifest
+from archive.services import drill_folder, manifest
 from archive.services.core import Core
 from archive.services.manifest import CURRENT, SEGMENTS, SETS, File
 
@@ -24,7 +24,7 @@ def refuse_foreign(core: Core, folder: Path) -> None:
     if folder.is_relative_to(storage) or storage.is_relative_to(folder) or folder.is_relative_to(keys) or keys.is_relative_to(folder):
         message = "a backup in the archive's own folder is lost with it"
         raise InvalidRequest(message, remedy="name a folder on another disk")
-    there = {path.name for path in folder.iterdir() if not path.name.startswith(".drill-")} if folder.is_dir() else set()
+    there = {path.name for path in folder.iterdir() if not path.name.startswith(drill_folder.PREFIX)} if folder.is_dir() else set()
     strange = there - {SETS, SEGMENTS, CURRENT, ".lock", "lost+found"} if SETS in there else there - {".lock", "lost+found"}
     if strange:
         message = f"{folder} holds something that is not a backup"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,13 +13,12 @@ from archive.access.subject import Subject
 from archive.db.tables import archive_state
 from archive.errors import ArchiveError, NotFound
 from archive.ledger.audit import Event, Kind
-from archive.services import denials
+from archive.services import denials, drill_folder
 from archive.services.backup import LAST_PLACE, note_state
 from archive.services.core import Core
 from archive.services.restore import Restored, Way, rehearse
 
 DRILL_AT, DRILL_OK = "last_drill_at", "last_drill_ok"
-PREFIX = ".drill-"
 
 
 class Drill:
@@ -45,14 +42,14 @@ class Drill:
             message = "no backup has been made that a drill could restore"
             raise NotFound(message, remedy="make one with 'archive backup DIR'")
         chosen = folder if folder is not None else Path(str(last))
-        place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=chosen if os.access(chosen, os.W_OK) else None))
+        parent = chosen if os.access(chosen, os.W_OK) else None
+        drill_folder.sweep(parent)
         try:
-            report = rehearse(chosen, core.config, place / "storage", way)
+            with drill_folder.made(parent) as place:
+                report = rehearse(chosen, core.config, place / drill_folder.STORAGE, way)
         except ArchiveError as error:
             self._record(subject, chosen, [f"{error.verdict or error.code}: {error.message}"], 0)
             raise
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
         self._record(subject, chosen, [f"{one['code']}: {one['detail']}" for one in report.findings], report.checked)
         return report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +32,23 @@ def imported(*arguments: str) -> set[str]:
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=True)
     assert "|" in done.stdout, done.stderr
     return set(done.stdout.rpartition("|")[2].split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_end_ends_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    """What it made for the time being is removed, and a second signal does not keep it from that."""
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom archive.cli import main\n"
+        "def command(*_):\n"
+        "    try:\n        os.kill(os.getpid(), int(sys.argv[1]))\n        time.sleep(60)\n"
+        "    finally:\n        os.kill(os.getpid(), int(sys.argv[1]))\n        Path(sys.argv[2]).write_text('removed')\n"
+        "main._run = command\nmain.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(int(number)), str(tmp_path / "told")], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "archive: stopped\n")
+    assert (tmp_path / "told").read_text() == "removed"
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from archive.errors import ArchiveError, ConfigurationError, InvalidRequest, Key
 from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
 from archive.services import backup as backups
-from archive.services import manifest
+from archive.services import drill_folder, manifest
 from archive.services.backup import BackedUp, Backup
 from archive.services.clock import utc_now
 from archive.services.drill import Drill
@@ -323,6 +323,28 @@ def test_a_drill_says_whether_the_backup_can_be_relied_on(tmp_path: Path) -> Non
         assert [row["outcome"] for row in told] == [8, 0]
         assert "V03" in json.dumps(told[0]["body"])
     assert not list(target.glob(".drill-*"))
+
+
+def test_what_a_killed_drill_left_is_swept_by_the_next_backup_and_drill(tmp_path: Path) -> None:
+    config, target = archives.made(tmp_path), tmp_path / "backup"
+    with archives.opened(config) as node:
+        archives.store(node, archives.instance(1))
+        back_up(node, target)
+        for sweeps in (lambda: back_up(node, target), lambda: Drill(node.core).run(archives.the_console(node), target, way())):
+            left, other = target / ".drill-left", tmp_path / "other"
+            (left / "storage" / "keys").mkdir(parents=True)
+            (left / "storage" / "keys" / "root.key").write_bytes(b"key")
+            with drill_folder.made(target) as living:
+                (living / "storage").mkdir()
+                sweeps()
+                assert not left.exists()
+                assert (living / "storage").is_dir()
+            assert not living.exists()
+        other.mkdir()
+        (other / ".drill-bits").mkdir()
+        (other / ".drill-bits" / "holes").write_bytes(b"")
+        drill_folder.sweep(other)
+        assert (other / ".drill-bits" / "holes").exists()
 
 
 def test_an_old_backup_is_told(tmp_path: Path) -> None:
