@@ -1,7 +1,7 @@
 """Restore: a backup put onto a machine that holds nothing yet, every file checked on the way, and opened before it counts.
 
 Everything is made beside the storage folder's own names and moved there at the end, the keys last: what was cut short is no archive, and
-is made anew.
+is made anew. A server's database gets its rows then too, so that one restore that failed leaves no filled one behind for the next.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from archive.access import policy
 from archive.config import Config, DatabaseSection, Keys
 from archive.db import migrate
 from archive.db.copies import copy_rows
-from archive.db.tables import association_slot, login_attempt, principal, segment, session, share_code, share_session
+from archive.db.tables import association_slot, login_attempt, metadata, principal, segment, session, share_code, share_session
 from archive.errors import ConfigurationError, KeysUnavailable
 from archive.index import access_study
 from archive.keys import private_files
@@ -41,6 +41,8 @@ from archive.services.verify import Mode, Verify
 from archive.vault.disk import translated
 
 STAGE = ".restoring"
+MOVING = "moving"
+"""In the stage: which names are being moved out of it. Where there is no keyring yet they are nobody's."""
 Progress = Callable[[str, int, int | None], None]
 Keeping = Literal["copy", "link"]
 
@@ -106,12 +108,12 @@ def restore(folder: Path, config: Config, way: Way) -> Restored:
     stage = config.storage_dir / STAGE
     try:
         private_files.make_directory(config.storage_dir)
-        shutil.rmtree(stage, ignore_errors=True)
+        _unmake(config)
         try:
-            report, given = _staged(folder, config, stage, way, keeping="copy")
-            _move(stage, config, given)
+            report, inside, keyring = _staged(folder, config, stage, way, keeping="copy")
+            _move(stage, config, inside, keyring, way.clock)
         except BaseException:
-            shutil.rmtree(stage, ignore_errors=True)
+            _unmake(config)
             raise
     except OSError as error:
         raise translated(error, "restoring the backup") from error
@@ -143,18 +145,40 @@ def refuse_occupied(config: Config) -> None:
     """
     there = [config.keys_dir / "keyring.json"] if (config.keys_dir / "keyring.json").exists() else []
     if config.storage_dir.is_dir():
-        harmless = {STAGE, "run", ".gitignore", "README.md", "README"}
+        harmless = {STAGE, "run", ".gitignore", "README.md", "README", *_half_moved(config)}
         there += [path for path in sorted(config.storage_dir.iterdir()) if path.name not in harmless and not _keys_alone(path, config)]
     if there:
         message = f"the storage folder is not empty: {there[0]}"
         raise ConfigurationError(message, remedy="name an empty one, or move this one away first; nothing is ever overwritten")
 
 
+def _half_moved(config: Config) -> list[str]:
+    """Return the names that a restore which was cut short was giving to what it had made."""
+    if (config.keys_dir / "keyring.json").exists():
+        return []
+    try:
+        names = msgspec.json.decode((config.storage_dir / STAGE / MOVING).read_bytes(), type=list[str])
+        return [name for name in names if Path(name).name == name]
+    except (FileNotFoundError, msgspec.DecodeError):
+        return []
+
+
+def _unmake(config: Config) -> None:
+    """Take away what a restore that was cut short has made; one that is whole stays."""
+    for name in _half_moved(config):
+        path = config.storage_dir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(config.storage_dir / STAGE, ignore_errors=True)
+
+
 def _keys_alone(path: Path, config: Config) -> bool:
     return path == config.keys_dir and path.is_dir() and all(one == config.key_file for one in path.iterdir())
 
 
-def _staged(folder: Path, config: Config, stage: Path, way: Way, *, keeping: Keeping) -> tuple[Restored, Path]:
+def _staged(folder: Path, config: Config, stage: Path, way: Way, *, keeping: Keeping) -> tuple[Restored, Config, Keyring]:
     chosen = manifest.current(folder)
     manifest.glance(chosen)
     stage.mkdir(mode=0o700)
@@ -175,11 +199,10 @@ def _staged(folder: Path, config: Config, stage: Path, way: Way, *, keeping: Kee
     for number, (path, file) in enumerate(segments.items()):
         _segment(chosen, inside, path, file, link=keeping == "link" and _name(path) in hashed)
         way.progress("segments checked and copied", number + 1, len(segments))
-    if config.database.url:
-        _onto_server(inside, config, keyring, stage)
+    inside = msgspec.structs.replace(inside, database=DatabaseSection())
     with closing(way.opening(inside, keyring)) as node:
         _settle(node.core, report, digest, way)
-    return report, inside.key_file
+    return report, inside, keyring
 
 
 # --- keys --------------------------------------------------------------------------------------------------------------------------
@@ -269,36 +292,48 @@ def _refuse_filled(tx: sa.Connection) -> None:
         raise ConfigurationError(message, remedy="name an empty database in database.url")
 
 
-def _onto_server(inside: Config, config: Config, keyring: Keyring, stage: Path) -> None:
-    """Move the index into the server's database; nothing is put there before every file was checked."""
-    local = msgspec.structs.replace(inside, database=DatabaseSection())
+def _onto_server(inside: Config, config: Config, keyring: Keyring, at: datetime) -> None:
+    """Copy the index into the server's database; nothing is put there before everything was checked."""
     with (
-        closing(setup.open_index(local, keyring)) as index, closing(setup.open_index(config, keyring)) as server,
+        closing(setup.open_index(inside, keyring)) as index, closing(setup.open_index(config, keyring)) as server,
         index.read() as source, server.begin() as tx,
     ):
         _refuse_filled(tx)
         copy_rows(source, tx, policy.system("backup"))
-    for path in stage.glob("index.db*"):
-        path.unlink()
+        access_study.refill(tx, at)
 
 
-def _move(stage: Path, config: Config, given: Path) -> None:
+def _off_server(config: Config, keyring: Keyring) -> None:
+    """Empty the server's database again."""
+    names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
+    with closing(setup.open_index(config, keyring)) as server, server.begin() as tx:
+        policy.run_as(tx, policy.system("backup"), sa.text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+
+
+def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, clock: Clock) -> None:
     """Give everything its name, what makes it an archive last."""
-    keys = stage / "keys"
+    keys, given = stage / "keys", inside.key_file
     for folder in (path for path in stage.rglob("*") if path.is_dir()):
         private_files.sync_directory(folder)
-    for path in sorted(stage.iterdir()):
-        if path == keys or path.name == "run":
-            continue
-        target = config.storage_dir / path.name
-        path.replace(target)
+    staying = (path for path in stage.glob("index.db*") if config.database.url)
+    moving = sorted({path.name for path in stage.iterdir()} - {keys.name, "run", *(path.name for path in staying)})
+    private_files.write(stage / MOVING, msgspec.json.encode(moving))
+    for name in moving:
+        (stage / name).replace(config.storage_dir / name)
     private_files.sync_directory(config.storage_dir)
     config.run_dir.mkdir(mode=0o700, exist_ok=True)
     private_files.make_directory(config.keys_dir)
     private_files.make_directory(config.key_file.parent)
     if not config.key_file.exists() and given.exists():  # none where a passphrase opened the keyring
         private_files.write(config.key_file, given.read_bytes())
-    private_files.write(config.keys_dir / "keyring.json", (keys / "keyring.json").read_bytes())
+    if config.database.url:
+        _onto_server(inside, config, keyring, clock())
+    try:
+        private_files.write(config.keys_dir / "keyring.json", (keys / "keyring.json").read_bytes())
+    except BaseException:
+        if config.database.url and not (config.keys_dir / "keyring.json").exists():
+            _off_server(config, keyring)
+        raise
     shutil.rmtree(stage)
 
 

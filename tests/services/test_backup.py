@@ -15,11 +15,13 @@ import sqlalchemy as sa
 
 from archive.config import Config
 from archive.db.tables import instance, segment
-from archive.errors import ArchiveError, ConfigurationError, InvalidRequest, KeysUnavailable, Unavailable
+from archive.errors import ArchiveError, ConfigurationError, InvalidRequest, KeysUnavailable, OutOfSpace, Unavailable
+from archive.keys import private_files
 from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
 from archive.services import backup as backups
 from archive.services import drill_folder, manifest
+from archive.services import restore as restores
 from archive.services.backup import BackedUp, Backup
 from archive.services.clock import utc_now
 from archive.services.drill import Drill
@@ -183,6 +185,73 @@ def test_a_changed_file_is_refused_with_its_reason(tmp_path: Path, whole: tuple[
     assert not (fresh.keys_dir / "keyring.json").exists()
     assert not list(fresh.storage_dir.glob("*.db"))
     assert not (fresh.storage_dir / ".restoring").exists()
+
+
+class Cut(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("moment", range(5))
+def test_a_restore_that_is_cut_short_while_it_names_files_is_given_again(
+    tmp_path: Path, whole: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch, moment: int, *, killed: bool
+) -> None:
+    fresh, calls = elsewhere(tmp_path / "new"), iter(range(100))
+    original = Path.replace
+
+    def cut(path: Path, target: Path) -> Path:
+        if path.parent.name == restores.STAGE and next(calls) == moment:
+            if killed:
+                monkeypatch.setattr(restores, "_unmake", lambda _config: None)
+            raise Cut
+        return original(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", cut)
+        with pytest.raises(Cut):
+            restore(whole[1], fresh, way())
+    monkeypatch.undo()
+    assert not (fresh.keys_dir / "keyring.json").exists()
+    if not killed:
+        assert [path.name for path in fresh.storage_dir.iterdir()] == []
+    assert restore(whole[1], fresh, way()).ok
+    with archives.opened(fresh) as node:
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+    assert not (fresh.storage_dir / restores.STAGE).exists()
+    with pytest.raises(ConfigurationError, match="not empty"):
+        restore(whole[1], fresh, way())
+
+
+@pytest.mark.parametrize("where", ["_settle", "keyring"])
+def test_a_restore_onto_a_server_that_fails_is_given_again(
+    tmp_path: Path, whole: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch, postgresql_url: str, where: str
+) -> None:
+    (tmp_path / "server").mkdir()
+    fresh = archives.configured(tmp_path / "server", database={"url": postgresql_url})
+    settle, write = restores._settle, private_files.write
+
+    def fails(*args: Any) -> None:
+        settle(*args)
+        message = "the disk is full"
+        raise OutOfSpace(message)
+
+    def fails_to_write(path: Path, data: bytes, **options: Any) -> None:
+        if path == fresh.keys_dir / "keyring.json":
+            message = "the disk is full"
+            raise OutOfSpace(message)
+        write(path, data, **options)
+
+    with monkeypatch.context() as patch:
+        if where == "_settle":
+            patch.setattr(restores, "_settle", fails)
+        else:
+            patch.setattr(private_files, "write", fails_to_write)
+        with pytest.raises(OutOfSpace):
+            restore(whole[1], fresh, way())
+    assert restore(whole[1], fresh, way()).ok
+    with archives.opened(fresh) as node:
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+        assert archives.store(node, archives.instance(9)).status == "stored"
 
 
 @pytest.fixture(scope="module")
