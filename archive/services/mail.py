@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import smtplib
+import socket
 import ssl
+import threading
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 
@@ -12,6 +15,49 @@ from archive.config import Config
 from archive.services.outgoing import Undeliverable
 
 TIMEOUT_S = 15.0
+DEADLINE_S = 60.0
+"""For one mail, however slowly the server answers."""
+
+
+class _Deadline:
+    """Ends a connection that takes too long, at any moment of it, that of the TLS handshake too."""
+
+    def __init__(self) -> None:
+        self._held: socket.socket | None = None
+        self._timer = threading.Timer(DEADLINE_S, self._cut)
+        self._timer.daemon = True
+
+    def watch(self, connection: socket.socket) -> socket.socket:
+        self._held = connection.dup()  # a TLS session takes the socket itself over
+        self._timer.start()
+        return connection
+
+    def _cut(self) -> None:
+        with suppress(OSError):
+            if self._held is not None:
+                self._held.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        if self._held is not None:
+            self._held.close()
+
+
+class _Plain(smtplib.SMTP):
+    deadline: _Deadline
+
+    def __init__(self, deadline: _Deadline, host: str, port: int) -> None:
+        self.deadline = deadline
+        super().__init__(host, port, timeout=TIMEOUT_S)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        return self.deadline.watch(super()._get_socket(host, port, timeout))  # type: ignore[misc]
+
+
+class _Tls(smtplib.SMTP_SSL, _Plain):  # whose _get_socket is called by that of SMTP_SSL
+    def __init__(self, deadline: _Deadline, host: str, port: int, context: ssl.SSLContext) -> None:
+        self.deadline = deadline
+        smtplib.SMTP_SSL.__init__(self, host, port, timeout=TIMEOUT_S, context=context)
 
 
 class Mail:
@@ -60,10 +106,15 @@ class Mail:
     def _hand_over(self, message: EmailMessage) -> None:
         settings = self._settings
         context = ssl.create_default_context(cafile=self._ca_file)
-        if settings.smtp_tls == "tls":
-            server: smtplib.SMTP = smtplib.SMTP_SSL(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_S, context=context)
-        else:
-            server = smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT_S)
+        with closing(_Deadline()) as deadline:
+            if settings.smtp_tls == "tls":
+                server: smtplib.SMTP = _Tls(deadline, settings.smtp_host, settings.smtp_port, context)
+            else:
+                server = _Plain(deadline, settings.smtp_host, settings.smtp_port)
+            self._converse(server, message, context)
+
+    def _converse(self, server: smtplib.SMTP, message: EmailMessage, context: ssl.SSLContext) -> None:
+        settings = self._settings
         with server:
             if settings.smtp_tls == "starttls":
                 server.starttls(context=context)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +15,9 @@ import sqlalchemy as sa
 
 from archive.db.tables import alert
 from archive.ledger.audit import Kind
+from archive.services import mail
 from archive.services.alert_telling import AGAIN
+from archive.services.outgoing import Undeliverable
 from tests.services import archives
 from tests.services.test_alerts import Clock, plant
 
@@ -113,6 +117,36 @@ def test_whatever_a_mail_server_answers_the_mail_is_tried_again(
         clock.pass_(seconds=AGAIN[0].total_seconds())
         node.alerts.tick()
         assert "a verification found something" in kind.got[0]
+
+
+@pytest.mark.parametrize("tls", ["off", "tls"])
+def test_a_mail_server_that_answers_byte_by_byte_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: str) -> None:
+    class Dripping(socketserver.BaseRequestHandler):
+        """Says hello, or a TLS handshake, for half a minute."""
+
+        def handle(self) -> None:
+            with suppress(OSError):
+                self.request.sendall(b"\x16\x03\x03\x40\x00" if tls == "tls" else b"220-")
+                for _ in range(300):
+                    self.request.sendall(b"h")
+                    time.sleep(0.1)
+
+    monkeypatch.setattr(mail, "DEADLINE_S", 1.0, raising=False)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dripping) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            config = archives.configured(tmp_path, alerts={
+                "mail_to": ["dpo@clinic.example"], "mail_from": "archive@clinic.example", "smtp_host": "127.0.0.1",
+                "smtp_port": server.server_address[1], "smtp_tls": tls,
+            })
+            began = time.monotonic()
+            with pytest.raises(Undeliverable):
+                mail.Mail(config).send("a test", "of it")
+            assert time.monotonic() - began < 10
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_an_alert_of_a_rule_that_this_release_does_not_have_is_told(
