@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 from archive.config import Config
 from archive.node import open_node
 from archive.services import heads
+from archive.services.clock import utc_now
 from tests.services import archives
+
+
+def test_the_head_is_signed_again_in_time_after_the_clock_was_set_back(tmp_path: Path) -> None:
+    ahead = [timedelta(hours=30)]
+    with archives.opened(archives.made(tmp_path), clock=lambda: utc_now() + ahead[0]) as node:
+        while heads.sign(node.core):
+            pass
+        assert not heads.sign(node.core)
+        ahead[0] = timedelta()
+        assert heads.sign(node.core)
+        assert not heads.sign(node.core)
+        ahead[0] = timedelta(minutes=node.core.config.ledger.heartbeat_minutes)
+        assert heads.sign(node.core)
 
 
 def take(config: Config, to: Path) -> None:
