@@ -50,15 +50,15 @@ class Preparing:
         Raises:
             ArchiveError: of one series, which is left to those who ask for it.
         """
-        if at - self._surveyed_at >= SURVEY_EVERY:
+        if abs(at - self._surveyed_at) >= SURVEY_EVERY:  # the clock may have been set back
             self._survey()
             self._surveyed_at = self._looked_at = at
-        elif at - self._looked_at >= LOOK_EVERY:
+        elif abs(at - self._looked_at) >= LOOK_EVERY:
             self._look()
             self._looked_at = at
         if self._due:
             before = at - (PATIENCE if busy else SETTLED_AFTER)
-            for row in self._settled(before):
+            for row in self._settled(before, at + PATIENCE):
                 with self._core.database.read() as tx:
                     rows = locate.of_series(tx, _TOKEN, row.id)
                 del self._due[row.id]
@@ -82,8 +82,11 @@ class Preparing:
             self._due[key] = None
             self._newest = max(self._newest, newest)
 
-    def _settled(self, before: datetime) -> list[Any]:
-        """Return a few series that lack a pack and have not changed since; those that lack nothing are forgotten."""
+    def _settled(self, before: datetime, after: datetime) -> list[Any]:
+        """Return a few series that lack a pack and have not changed since; those that lack nothing are forgotten.
+
+        One that changed `after` was noted by a clock that was ahead.
+        """
         keys = list(islice(self._due, TOGETHER))
         wanted = (
             sa.select(series.c.id, series.c.updated_at, datastore.c.name)
@@ -96,4 +99,4 @@ class Preparing:
             del self._due[key]
             if key in stale:
                 self._due[key] = None  # behind the others
-        return [row for key, row in stale.items() if row.updated_at < before][:PACKS_PER_TICK]
+        return [row for key, row in stale.items() if not before <= row.updated_at <= after][:PACKS_PER_TICK]

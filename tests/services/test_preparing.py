@@ -87,6 +87,20 @@ def test_one_that_cannot_be_read_stands_in_nobodys_way(node: Node, monkeypatch: 
     assert prepared(node) == {"1.5.2"}
 
 
+def test_after_the_clock_was_set_back(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits until it is as late again as it was."""
+    ahead = timedelta(hours=30)
+    made, at = Preparing(node.core), utc_now() + LATER
+    made.tick(at + ahead)
+    archives.store(node, archives.instance(1, series="1.5.1"))
+    archives.store(node, archives.instance(1, series="1.5.2"))
+    with node.core.database.begin() as tx:
+        token = policy.system("verify")
+        policy.run_as(tx, token, sa.update(series).where(series.c.series_instance_uid == "1.5.2").values(updated_at=at + ahead))
+    made.tick(at)
+    assert prepared(node) == {"1.5.1", "1.5.2"}
+
+
 def test_what_was_not_seen_coming_is_found_by_the_survey(node: Node) -> None:
     made, at = Preparing(node.core), utc_now() + LATER
     console = archives.the_console(node)
