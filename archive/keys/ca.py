@@ -1,7 +1,7 @@
 """The built-in certificate authority: the archive's own certificate and those of its peers.
 
 ECDSA P-256 throughout. The authority's private key is sealed in the keyring; tls/ca.pem is its certificate for everyone. If that file
-is lost it is made again from the same key and name, and what was issued before still verifies.
+is lost it is made again from the same key and name, and what was issued before still verifies; so it is in the last year of its life.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ CA_LIFE = timedelta(days=3650)
 SERVER_LIFE = timedelta(days=397)
 PEER_LIFE = timedelta(days=730)
 RENEW_BEFORE = timedelta(days=30)
+RENEW_CA_BEFORE = timedelta(days=365)
+"""Whoever has the earlier one has that long to get the next."""
 _CLOCK_SKEW = timedelta(hours=1)
 _PUBLIC = 0o644
 _MACHINE_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
@@ -113,7 +115,9 @@ def _authority(directory: Path, keyring: Keyring, at: datetime) -> x509.Certific
         if _public_der(certificate.public_key()) != entry.public:  # type: ignore[arg-type] # compared as bytes only
             message = f"{path} belongs to another certificate authority"
             raise KeysUnavailable(message, remedy="remove it and start the archive, which makes it again")
-        return certificate
+        good = certificate.not_valid_before_utc <= at < certificate.not_valid_after_utc - RENEW_CA_BEFORE
+        if good or not entry.secret:
+            return certificate
     key = _signing_key(keyring)
     name = _ca_name(keyring)
     certificate = (

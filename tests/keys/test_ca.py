@@ -144,6 +144,34 @@ def test_a_lost_ca_certificate_comes_back(
     verify(program, tmp_path / "ct1" / "ca.pem", tmp_path / "ct1" / "cert.pem", "sslclient")
 
 
+@pytest.mark.parametrize("late", [timedelta(days=1), timedelta(days=-100)])
+def test_the_ca_is_made_anew_before_and_after_its_end(
+    config: Config, keyring: Keyring, tmp_path: Path, now: datetime, today: datetime, late: timedelta
+) -> None:
+    began = today - ca.CA_LIFE - late
+    peer = ca.issue_peer(config, keyring, "CT1", tmp_path / "ct1", at=today - timedelta(days=300))
+    (config.tls_dir / "ca.pem").unlink()
+    ca.create(config, keyring, at=began)
+    before = (config.tls_dir / "ca.pem").read_bytes()
+    server = ca.ensure_server_certificate(config, keyring, at=today)
+    after = (config.tls_dir / "ca.pem").read_bytes()
+    assert ca.not_after(after) > today + ca.CA_LIFE - timedelta(days=1)
+    assert server.not_after > today + ca.SERVER_LIFE - timedelta(days=1)
+    assert ca.issue_peer(config, keyring, "CT2", tmp_path / "ct2", at=today).not_after > today + ca.PEER_LIFE - timedelta(days=1)
+    assert (config.tls_dir / "ca.pem").read_bytes() == after
+    for authority in (before, after):  # what was issued before holds under both
+        issued = x509.load_pem_x509_certificate((tmp_path / "ct1" / "cert.pem").read_bytes())
+        issued.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
+    assert peer.not_after > today
+
+
+def test_a_ca_of_a_clock_that_was_ahead_is_made_anew(config: Config, keyring: Keyring, now: datetime) -> None:
+    ca.create(config, keyring, at=now + timedelta(days=1000))
+    ca.ensure_server_certificate(config, keyring, at=now)
+    authority = x509.load_pem_x509_certificate((config.tls_dir / "ca.pem").read_bytes())
+    assert authority.not_valid_before_utc <= now
+
+
 def test_another_ca_in_its_place_is_refused(config: Config, keyring: Keyring, tmp_path: Path, now: datetime) -> None:
     other = Config(archive=Archive(storage=str(tmp_path / "other")))
     ca.create(other, Keyring.create(other, at=now), at=now)
