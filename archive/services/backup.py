@@ -223,9 +223,13 @@ class _Run:
             self._again(source / path, f"ledger/{path}")
             self._progress("files of the ledger", done, len(wanted))
         for name in witnessed.agreeing(source):
-            self._copy(source / witnessed.FOLDER / name, f"ledger/{witnessed.FOLDER}/{name}")
-        for path_ in snapshot.files(source)[:1]:
-            self._copy(path_, f"ledger/{snapshot.FOLDER}/{path_.name}")
+            with suppress(FileNotFoundError):  # a witness that was taken away meanwhile
+                self._copy(source / witnessed.FOLDER / name, f"ledger/{witnessed.FOLDER}/{name}")
+        for _ in range(PASSES):
+            with suppress(FileNotFoundError):  # newer ones took its place meanwhile
+                for path_ in snapshot.files(source)[:1]:
+                    self._copy(path_, f"ledger/{snapshot.FOLDER}/{path_.name}")
+                break
 
     def _again(self, source: Path, path: str) -> None:
         """Link a file that the backup before this one has, if it did not change since; else copy it."""

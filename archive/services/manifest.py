@@ -158,8 +158,8 @@ def copy(source: Path, target: Path, *, length: int | None = None, step: Callabl
     private_files.make_directory(target.parent)
     half = target.with_name(f".{target.name}.part")
     digest, left, size = hashlib.sha256(), length, 0
-    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with source.open("rb", buffering=0) as reading, os.fdopen(descriptor, "wb", buffering=0) as writing:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with source.open("rb", buffering=0) as reading, os.fdopen(os.open(half, flags, 0o600), "wb", buffering=0) as writing:
         view = memoryview(bytearray(PIECE))
         while left is None or left > 0:
             count = reading.readinto(view if left is None else view[: min(PIECE, left)]) or 0

@@ -20,7 +20,7 @@ from archive.keys import private_files
 from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
 from archive.services import backup as backups
-from archive.services import drill_folder, manifest
+from archive.services import drill_folder, manifest, snapshot
 from archive.services import restore as restores
 from archive.services.backup import BackedUp, Backup
 from archive.services.clock import utc_now
@@ -414,6 +414,31 @@ def test_what_a_killed_drill_left_is_swept_by_the_next_backup_and_drill(tmp_path
         (other / ".drill-bits" / "holes").write_bytes(b"")
         drill_folder.sweep(other)
         assert (other / ".drill-bits" / "holes").exists()
+
+
+def test_a_snapshot_or_witness_file_that_goes_while_it_is_copied_fails_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, target = archives.made(tmp_path), tmp_path / "backup"
+    with archives.opened(config) as node:
+        archives.store(node, archives.instance(1))
+        node.upkeep.finish()
+        [path] = snapshot.files(config.ledger_dir)
+        later = path.with_name(f"{int(path.name) + 1:020d}")
+        (config.ledger_dir / "witness").mkdir()
+        (config.ledger_dir / "witness" / "nas").write_bytes(b"agreed")
+        copy = manifest.copy
+
+        def meanwhile(source: Path, *args: Any, **options: Any) -> Any:
+            if source == path:
+                path.rename(later)
+            if source.parent.name == "witness":
+                source.unlink()
+            return copy(source, *args, **options)
+
+        monkeypatch.setattr(manifest, "copy", meanwhile)
+        back_up(node, target)
+        ledger = manifest.current(target) / "ledger"
+        assert [one.name for one in (ledger / "access").iterdir()] == [later.name]
+        assert not list(ledger.glob("witness/*"))
 
 
 def test_an_old_backup_is_told(tmp_path: Path) -> None:
