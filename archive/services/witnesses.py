@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.config import Witness, WitnessAt
+from archive.db import upsert
 from archive.db.tables import witness, witness_cosignature
 from archive.errors import ArchiveError, LedgerBroken, NotFound
 from archive.ledger import checkpoints, cosignatures, nodes, notes, tree, witnessed
@@ -251,7 +252,8 @@ class Witnesses(Changes):
                 return int(row.size), int(tx.execute(sa.select(sa.func.max(_C.size)).where(_C.witness == one.name)).scalar() or 0)
             tx.execute(sa.delete(witness_cosignature).where(_C.witness == one.name))
             tx.execute(sa.delete(witness).where(_W.name == one.name))
-            tx.execute(sa.insert(witness).values(name=one.name, verifier_key=one.key, since=self._clock()))
+            made = upsert.insert(witness, sqlite=self._database.sqlite).values(name=one.name, verifier_key=one.key, since=self._clock())
+            tx.execute(made.on_conflict_do_nothing())  # somebody else may ask it for the first time meanwhile
         return 0, 0
 
     def _silence(self, settings: Witness, at: datetime) -> None:

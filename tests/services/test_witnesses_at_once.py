@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from archive.config import Config
+from archive.config import Config, WitnessAt
 from archive.db.tables import witness
 from archive.ledger import notes, witnessed
 from archive.node import Node, open_node
 from archive.services import witness_calls
+from archive.witness import memory
 from archive.witness.__main__ import forget
 from tests.services import archives
 from tests.services.test_witnesses import Clock, Witness, ask, clock, config, grow, kept, node, outside, said
+from tests.services.witnessing import NAME
 
 __all__ = ["Clock", "clock", "config", "node", "outside"]
 
@@ -105,3 +110,24 @@ def test_a_witness_that_is_removed_while_it_is_asked(
         assert "removed" in ask(node)
     assert kept(node) == []
     assert witnessed.agreed(node.config.ledger_dir, "nas") is None
+
+
+def test_two_who_ask_a_new_witness_at_once_on_a_server(tmp_path: Path, postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = WitnessAt(name="nas", url="http://127.0.0.1:1", key=str(memory.make(tmp_path / "outside", NAME)))
+    (tmp_path / "server").mkdir()
+    with archives.opened(archives.made(tmp_path / "server", database={"url": postgresql_url})) as node:
+        waiting, known = [True], []
+
+        def at() -> datetime:
+            if waiting:
+                waiting.clear()
+                thread = threading.Thread(target=lambda: known.append(node.witnesses._known(one)))
+                thread.start()
+                thread.join()
+            return node.core.clock()
+
+        monkeypatch.setattr(node.witnesses, "_clock", at)
+        known.append(node.witnesses._known(one))
+        assert known == [(0, 0), (0, 0)]
+        with node.core.database.read() as tx:
+            assert tx.execute(sa.select(witness.c.name)).scalars().all() == ["nas"]
