@@ -69,8 +69,8 @@ class Session:
             ConfigurationError, Unavailable.
         """
         if self._node is None:
-            keyring = self.keyring(beside=not self.changes_keys) if self._keyring is None else self.opened()
-            self._node = self._open_node(self.config, keyring)
+            config = self.config  # first: what is wrong with it is told before anything is imported
+            self._node = self._open_node(config, self.keyring(beside=not self.changes_keys) if self._keyring is None else self.opened())
         return self._node
 
     def keyring(self, *, beside: bool = False) -> Keyring:
