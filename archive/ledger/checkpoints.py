@@ -5,21 +5,17 @@ Source: docs/format.md 7.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from archive.access.subject import Subject
 from archive.db.tables import checkpoint
-from archive.errors import LedgerBroken, VaultUnavailable
+from archive.errors import LedgerBroken
 from archive.keys.keyring import Keyring
 from archive.ledger import nodes, notes, objects, tree
 from archive.ledger.audit import Event, Kind
@@ -38,48 +34,6 @@ class Checkpoint:
     note: bytes
 
 
-@contextmanager
-def sole_maker(lock: Path) -> Iterator[None]:
-    """Let one process at a time make checkpoints and their files; others wait here.
-
-    Raises:
-        VaultUnavailable: the lock file cannot be written.
-    """
-    descriptor = _opened(lock)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def sole_maker_if_free(lock: Path) -> Iterator[bool]:
-    """Whether nobody holds a lock of `sole_maker` now; then nobody gets it while this lasts.
-
-    Raises:
-        VaultUnavailable: the lock file cannot be written.
-    """
-    descriptor = _opened(lock)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
-
-
-def _opened(lock: Path) -> int:
-    try:
-        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        message = f"{lock} cannot be written: {error.strerror}"
-        raise VaultUnavailable(message, remedy="give the archive's user the right to write there") from error
-
-
 def latest(tx: sa.Connection) -> Checkpoint | None:
     """Return the largest checkpoint, or None before the first."""
     row = tx.execute(sa.select(checkpoint).order_by(checkpoint.c.size.desc()).limit(1)).first()
@@ -95,7 +49,7 @@ def of_size(tx: sa.Connection, size: int) -> Checkpoint | None:
 def make(tx: sa.Connection, keyring: Keyring, at: datetime, *, heartbeat: bool = False) -> Checkpoint | None:
     """Sign the log as it stands, or return None when nothing is new; `heartbeat` signs the last size again.
 
-    At most MAX_LEAVES are taken in at once: call again until None. Inside `sole_maker`, in a transaction that commits with FULL.
+    At most MAX_LEAVES are taken in at once: call again until None. Inside `locks.alone`, in a transaction that commits with FULL.
 
     Raises:
         LedgerBroken: the tree at the last checkpoint's size is not what was signed (V13), or a leaf is wrong (V11).

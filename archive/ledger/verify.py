@@ -60,7 +60,7 @@ class Report:
 
 
 def of_files(tx: sa.Connection, directory: Path) -> list[Finding]:
-    """Compare the files beside the log with it; beside a serving archive, inside `checkpoints.sole_maker`: it replaces them."""
+    """Compare the files beside the log with it; beside a serving archive, inside `locks.alone`: it replaces them."""
     last = tx.execute(sa.select(sa.func.max(checkpoint.c.size)).where(checkpoint.c.size <= nodes.size(tx))).scalar() or 0
     try:
         note = files.read_checkpoint(directory)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from archive import locks
 from archive.config import Config
 from archive.errors import Unavailable
 from archive.serve import listeners
@@ -76,17 +76,15 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            Unavailable: another archive serves this storage.
+            Unavailable: another archive serves this storage. VaultUnavailable: the lock file cannot be written.
         """
         config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = os.open(config.run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._file)
+        taken = locks.take(config.run_dir / LOCK)
+        if taken is None:
             running = read_status(config)
             message = "an archive already serves this storage" + (f" (process {running.pid})" if running else "")
-            raise Unavailable(message, remedy="stop it first, or use another configuration with --config") from None
+            raise Unavailable(message, remedy="stop it first, or use another configuration with --config")
+        self._file = taken
 
     def release(self) -> None:
         """Let go of the lock."""
@@ -95,17 +93,7 @@ class RunLock:
 
 def is_serving(config: Config) -> bool:
     """Return whether a process holds the lock of this storage now."""
-    try:
-        file = os.open(config.run_dir / LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(file)
-    return False
+    return locks.is_taken(config.run_dir / LOCK)
 
 
 def write_status(config: Config, status: Status) -> None:

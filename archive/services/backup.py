@@ -18,6 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from archive import locks
 from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
@@ -27,7 +28,7 @@ from archive.db.engine import Database
 from archive.db.tables import archive_state, purged
 from archive.errors import IntegrityError, InvalidRequest, NotFound, SealBroken, Unavailable
 from archive.keys import keyring_file, private_files, sealing
-from archive.ledger import checkpoints, files, nodes, notes, recover, witnessed
+from archive.ledger import files, nodes, notes, recover, witnessed
 from archive.ledger.audit import Event, Kind
 from archive.services import denials, drill_folder, key_record, last_backup, manifest, setup, snapshot
 from archive.services.backup_folder import alone, refuse_foreign, segment_of, shared_name
@@ -181,7 +182,7 @@ class _Run:
                 before, self._whole = purges, set()
                 self._files = [one for one in self._files if not segment_of(one)]
             purges = self._segments()
-            with checkpoints.sole_maker(core.config.run_dir / key_record.LOCK):
+            with locks.alone(core.config.run_dir / key_record.LOCK):
                 if keyring_file.load(ring).generation != generation:
                     continue
                 self._keystore()
@@ -211,7 +212,7 @@ class _Run:
         """Copy the files of the newest checkpoint; only those that are not full change, and they go first, while none is made."""
         core = self._core
         source = core.config.ledger_dir
-        with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+        with locks.alone(core.config.run_dir / "checkpoint.lock"):
             note = files.read_checkpoint(source)
             size = 0 if note is None else notes.claims(note)[0]
             wanted = list(recover.paths(size))

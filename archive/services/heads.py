@@ -7,6 +7,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
+from archive import locks
 from archive.ledger import checkpoints, files, nodes
 from archive.services.acknowledged import acknowledged
 from archive.services.core import Core
@@ -21,7 +22,7 @@ def sign(core: Core) -> bool:
     """
     at = core.clock()
     signed = False
-    with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+    with locks.alone(core.config.run_dir / "checkpoint.lock"):
         core.keyring.stay_current()
         with core.database.read() as tx:
             latest = checkpoints.latest(tx)
@@ -45,7 +46,7 @@ def publish(core: Core) -> None:
     Raises:
         DatabaseUnavailable, VaultUnavailable.
     """
-    with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+    with locks.alone(core.config.run_dir / "checkpoint.lock"):
         with core.database.read() as tx:
             latest = checkpoints.latest(tx)
         if latest is not None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from archive import locks
 from archive.config import Config
 from archive.db import rekey
 from archive.errors import DatabaseUnavailable, InvalidRequest
 from archive.keys.keyring import Keyring
-from archive.ledger import checkpoints
 
 
 def replace(config: Config, keyring: Keyring, *, at: datetime) -> None:
@@ -21,7 +21,7 @@ def replace(config: Config, keyring: Keyring, *, at: datetime) -> None:
         InvalidRequest: the index is on a server. DatabaseUnavailable: it is in use, damaged, or there is no space. KeysUnavailable.
     """
     require_embedded(config)
-    with checkpoints.sole_maker(config.run_dir / "rotate.lock"):
+    with locks.alone(config.run_dir / "rotate.lock"):
         keyring.refresh()
         begun = keyring.coming("index")
         if begun is None or rekey.opens(config.index_path, begun.secret):
@@ -52,7 +52,7 @@ def settle(config: Config, keyring: Keyring, *, at: datetime) -> None:
     """
     if "index" not in keyring.waiting():
         return
-    with checkpoints.sole_maker(config.run_dir / "rotate.lock"):
+    with locks.alone(config.run_dir / "rotate.lock"):
         keyring.refresh()
         _settle(config, keyring, at)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
-from archive.errors import VaultUnavailable
+from archive import locks
 
 
 class JobLock:
@@ -28,30 +27,15 @@ def take(folder: Path, number: int) -> JobLock | None:
     Raises:
         VaultUnavailable: the lock file cannot be written.
     """
-    path = folder / f"job-{number}.lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        message = f"{path} cannot be written: {error.strerror}"
-        raise VaultUnavailable(message, remedy="give the archive's user the right to write there") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return JobLock(path, descriptor)
+    path = _path(folder, number)
+    descriptor = locks.take(path)
+    return None if descriptor is None else JobLock(path, descriptor)
 
 
 def is_taken(folder: Path, number: int) -> bool:
     """Return whether a process works on a job now."""
-    try:
-        descriptor = os.open(folder / f"job-{number}.lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return locks.is_taken(_path(folder, number))
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"job-{number}.lock"

@@ -12,12 +12,13 @@ from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
+from archive import locks
 from archive.access import factors, recovery
 from archive.access.subject import Subject
 from archive.db.tables import datastore
 from archive.errors import KeysUnavailable
 from archive.keys.entries import SIGNING, Purpose
-from archive.ledger import announcements, checkpoints, documents, nodes
+from archive.ledger import announcements, documents, nodes
 from archive.ledger.announcements import ANNOUNCED, RETIRED
 from archive.ledger.audit import Event, Kind, secret_digest
 from archive.services import heads, key_record
@@ -56,7 +57,7 @@ def rotate(core: Core, subject: Subject | None, which: Which, *, reload: Reload 
         reload()  # whoever meets something of the new key knows it
         done = _announce(core, subject, which)
         heads.sign(core)  # what announces the change is signed by the old key
-        with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+        with locks.alone(core.config.run_dir / "checkpoint.lock"):
             keyring.activate(purposes)
         reload()  # from here on nobody makes anything with the old one
     if which != "pepper":
@@ -72,7 +73,7 @@ def finish(core: Core) -> list[str]:
     Raises:
         As rotate.
     """
-    with checkpoints.sole_maker_if_free(core.config.run_dir / key_record.LOCK) as free:
+    with locks.alone_if_free(core.config.run_dir / key_record.LOCK) as free:
         if not free:
             return []
         core.keyring.refresh()
@@ -179,7 +180,7 @@ def _retire(core: Core, subject: Subject | None, purposes: Sequence[Purpose]) ->
     old = [one["id"] for one in keyring.describe() if one["purpose"] in purposes and one["state"] == "retiring"]
     if not old or not set(purposes) <= set(SIGNING):
         return
-    with checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"):
+    with locks.alone(core.config.run_dir / "checkpoint.lock"):
         with core.database.begin() as tx:
             if _said(core, tx, RETIRED, old) is None:
                 key_record.record(core, tx, subject, keyring.held(), {"what": RETIRED, "keys": old})

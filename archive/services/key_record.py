@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from archive import locks
 from archive.access.subject import Subject
 from archive.db.tables import audit_event
 from archive.errors import ArchiveError, KeysUnavailable
@@ -47,7 +48,7 @@ def changing(core: Core) -> Iterator[None]:
     Raises:
         VaultUnavailable: the lock file cannot be written. KeysUnavailable, DatabaseUnavailable.
     """
-    with checkpoints.sole_maker(core.config.run_dir / LOCK):
+    with locks.alone(core.config.run_dir / LOCK):
         noticed(core)
         try:
             yield
@@ -122,7 +123,7 @@ def opened(core: Core) -> dict[str, Any]:
     Raises:
         VaultUnavailable, KeysUnavailable, DatabaseUnavailable.
     """
-    with checkpoints.sole_maker_if_free(core.config.run_dir / LOCK) as free:
+    with locks.alone_if_free(core.config.run_dir / LOCK) as free:
         complete = free and noticed(core)
         if free:
             _remember(core)

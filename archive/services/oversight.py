@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from archive import locks
 from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
@@ -261,7 +262,7 @@ def _no_new_checkpoint(core: Core) -> Iterator[None]:
     """Keep the ledger's files from being replaced meanwhile; where nothing can be locked, nothing can be written either."""
     with ExitStack() as stack:
         with suppress(VaultUnavailable):
-            stack.enter_context(checkpoints.sole_maker(core.config.run_dir / "checkpoint.lock"))
+            stack.enter_context(locks.alone(core.config.run_dir / "checkpoint.lock"))
         yield
 
 

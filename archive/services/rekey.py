@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from archive import locks
 from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
@@ -22,7 +23,7 @@ from archive.db.tables import data_key, datastore, held, instance, series, serie
 from archive.errors import CommitUncertain, NotFound, SealBroken, StateConflict
 from archive.index import catalog
 from archive.keys.sealing import format_instant
-from archive.ledger import checkpoints, statements
+from archive.ledger import statements
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
 from archive.services import datastores, denials
 from archive.services.adoption import Arrival
@@ -42,7 +43,7 @@ LOCK = "rekey.lock"
 
 def rekeying(core: Core) -> AbstractContextManager[None]:
     """Let one process at a time re-key or shred: a key that is to come is destroyed by nobody who does not know it is used."""
-    return checkpoints.sole_maker(core.config.run_dir / LOCK)
+    return locks.alone(core.config.run_dir / LOCK)
 
 
 def nobody_rekeys(core: Core) -> AbstractContextManager[bool]:
@@ -51,7 +52,7 @@ def nobody_rekeys(core: Core) -> AbstractContextManager[bool]:
     Raises:
         VaultUnavailable: the lock file cannot be written.
     """
-    return checkpoints.sole_maker_if_free(core.config.run_dir / LOCK)
+    return locks.alone_if_free(core.config.run_dir / LOCK)
 
 
 @dataclass(frozen=True, slots=True)

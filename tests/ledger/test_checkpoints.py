@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -181,26 +179,3 @@ def test_an_acknowledged_rollback_passes_and_only_that(
         checkpoints.check_anchor(tx, keyring, [ahead], acknowledged=acknowledged)
         with pytest.raises(LedgerBroken):
             checkpoints.check_anchor(tx, keyring, [ahead, further], acknowledged=acknowledged)
-
-
-# --- one maker -----------------------------------------------------------------------------------------------------------------------
-
-
-def _make_in_turn(lock: Path, log: Path) -> None:
-    for _ in range(20):
-        with checkpoints.sole_maker(lock):
-            with log.open("a") as file:
-                file.write("in\n")
-            with log.open("a") as file:
-                file.write("out\n")
-
-
-def test_one_process_at_a_time_makes_checkpoints(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_make_in_turn, args=(tmp_path / "lock", tmp_path / "log")) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    assert (tmp_path / "log").read_text().split() == ["in", "out"] * 60

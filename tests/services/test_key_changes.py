@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from archive import locks
 from archive.access import factors, recovery, tokens, totp
 from archive.config import Archive, Config
 from archive.db.tables import audit_event, factor, ledger_leaf
 from archive.errors import ArchiveError, LedgerBroken
 from archive.keys import keyring_file
 from archive.keys.keyring import Keyring
-from archive.ledger import checkpoints, documents, proofs
+from archive.ledger import documents, proofs
 from archive.ledger.notes import Verifier
 from archive.node import Node, open_node
 from archive.services import key_changes
@@ -179,7 +180,7 @@ def test_a_start_does_not_wait_for_whoever_rotates_just_now(config: Config) -> N
         node.keyring.prepare(["instance"], at=node.core.clock())
         done: list[list[str]] = []
         starts = threading.Thread(target=lambda: done.append(key_changes.finish(node.core)))
-        with checkpoints.sole_maker(config.run_dir / "rotate.lock"):
+        with locks.alone(config.run_dir / "rotate.lock"):
             starts.start()
             starts.join(10)
             assert done == [[]]
