@@ -469,12 +469,26 @@ def test_threads_of_two_processes_send_each_once(it: Clinic, receiver: Receiver)
     assert len(receiver.received) == 20
 
 
-def test_a_rebuild_gives_instances_other_numbers(tmp_path: Path, receiver: Receiver) -> None:
-    """The queue is still about the same objects, and what went does not go again."""
+def rebuilt_and_delivered(tmp_path: Path) -> None:
+    """Rebuild the index, start, and deliver what waits."""
     from archive.node import open_node
     from archive.services.rebuild import Rebuild
     from tests.services.archives import configured
 
+    config = configured(tmp_path, dimse={"plain": {"enabled": True, "port": 0, "networks": ["127.0.0.0/8"]}})
+    node = open_node(config, role="serve")
+    try:
+        Rebuild(node.core).run(lost=False)
+        assert node.start() == ""
+        courier = Courier(node)
+        while courier.look(lambda: False) or courier.deliver(lambda: False):
+            pass
+    finally:
+        node.close()
+
+
+def test_a_rebuild_gives_instances_other_numbers(tmp_path: Path, receiver: Receiver) -> None:
+    """The queue is still about the same objects, and what went does not go again."""
     with forwarding(tmp_path) as it:
         console = the_console(it.node)
         it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
@@ -485,38 +499,16 @@ def test_a_rebuild_gives_instances_other_numbers(tmp_path: Path, receiver: Recei
         it.node.forwarding.add(console, "later", "DST", on_behalf_of="router", conditions=Conditions(), existing=True)
         it.node.forwarding.look()
         assert sorted(state for state, _, _ in queue(it)) == ["done", "waiting"]
-    config = configured(tmp_path, dimse={"plain": {"enabled": True, "port": 0, "networks": ["127.0.0.0/8"]}})
-    node = open_node(config, role="serve")
-    try:
-        Rebuild(node.core).run(lost=False)
-        assert node.start() == ""
-        courier = Courier(node)
-        while courier.look(lambda: False) or courier.deliver(lambda: False):
-            pass
-    finally:
-        node.close()
+    rebuilt_and_delivered(tmp_path)
     assert [uid for uid, _, _ in receiver.received] == ["1.2.4.1.1", "1.2.5.1.1"]
 
 
 def test_what_arrived_since_a_rules_last_look_is_forwarded_after_a_rebuild(tmp_path: Path, receiver: Receiver) -> None:
-    from archive.node import open_node
-    from archive.services.rebuild import Rebuild
-    from tests.services.archives import configured
-
     with forwarding(tmp_path) as it:
         it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
         it.put(instance(1, study="1.2.3"))
         rule(it, existing=False)
         run(it)
         it.put(instance(1, study="1.2.4"), instance(1, study="1.2.5"))
-    config = configured(tmp_path, dimse={"plain": {"enabled": True, "port": 0, "networks": ["127.0.0.0/8"]}})
-    node = open_node(config, role="serve")
-    try:
-        Rebuild(node.core).run(lost=False)
-        assert node.start() == ""
-        courier = Courier(node)
-        while courier.look(lambda: False) or courier.deliver(lambda: False):
-            pass
-    finally:
-        node.close()
+    rebuilt_and_delivered(tmp_path)
     assert uids(receiver) == ["1.2.4.1.1", "1.2.5.1.1"], "and what was there before the rule is not"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -68,13 +68,17 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_mail_is_sent_once_and_tried_again(tmp_path: Path, clock: Clock, postman: tuple[type[Postman], int]) -> None:
-    kind, port = postman
-    mail = {
+def by(port: int) -> dict[str, Any]:
+    """Return the settings of mail by way of a server at a port here."""
+    return {
         "mail_to": ["dpo@clinic.example"], "mail_from": "archive@clinic.example", "smtp_host": "127.0.0.1", "smtp_port": port,
         "smtp_tls": "off",
     }
-    with archives.opened(archives.made(tmp_path, alerts=mail), clock=clock) as node:
+
+
+def test_mail_is_sent_once_and_tried_again(tmp_path: Path, clock: Clock, postman: tuple[type[Postman], int]) -> None:
+    kind, port = postman
+    with archives.opened(archives.made(tmp_path, alerts=by(port)), clock=clock) as node:
         node.alerts.tick()
         kind.refuse = True
         plant(node, Kind.VERIFIED, outcome=8)
@@ -102,10 +106,7 @@ def test_whatever_a_mail_server_answers_the_mail_is_tried_again(
 ) -> None:
     kind, port = postman
     (tmp_path / "password").write_text(password, encoding="utf-8")
-    mail = {
-        "mail_to": ["dpo@clinic.example"], "mail_from": "archive@clinic.example", "smtp_host": "127.0.0.1", "smtp_port": port,
-        "smtp_tls": "off", "smtp_user": "archive", "smtp_password_file": "password",
-    }
+    mail = by(port) | {"smtp_user": "archive", "smtp_password_file": "password"}
     with archives.opened(archives.made(tmp_path, alerts=mail), clock=clock) as node:
         node.alerts.tick()
         plant(node, Kind.VERIFIED, outcome=8)
@@ -153,11 +154,7 @@ def test_an_alert_of_a_rule_that_this_release_does_not_have_is_told(
     tmp_path: Path, clock: Clock, postman: tuple[type[Postman], int]
 ) -> None:
     kind, port = postman
-    mail = {
-        "mail_to": ["dpo@clinic.example"], "mail_from": "archive@clinic.example", "smtp_host": "127.0.0.1", "smtp_port": port,
-        "smtp_tls": "off",
-    }
-    with archives.opened(archives.made(tmp_path, alerts=mail), clock=clock) as node:
+    with archives.opened(archives.made(tmp_path, alerts=by(port)), clock=clock) as node:
         node.alerts.tick()
         plant(node, Kind.VERIFIED, outcome=8)
         kind.refuse = True
