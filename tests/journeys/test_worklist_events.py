@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import time
@@ -11,8 +12,8 @@ from typing import Any
 
 import pytest
 import requests
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from archive.access.grants import Target
 from archive.config import load
@@ -56,6 +57,27 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningArchive
         running.stop()
 
 
+class Channel:
+    """A notification connection as a plain call sees it.
+
+    The library's own client of that kind reads and writes one TLS connection from two threads, which OpenSSL does not allow: one request
+    in a thousand never left it on a busy machine.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, inner: ClientConnection) -> None:
+        self._loop, self._inner = loop, inner
+
+    def recv(self, *, timeout: float) -> str | bytes:
+        async def within() -> str | bytes:
+            async with asyncio.timeout(timeout):
+                return await self._inner.recv()
+
+        return self._loop.run_until_complete(within())
+
+    def send(self, text: str) -> None:
+        self._loop.run_until_complete(self._inner.send(text))
+
+
 class Door:
     """DICOMweb as one user."""
 
@@ -79,11 +101,18 @@ class Door:
         return answer.headers["Content-Location"]
 
     @contextmanager
-    def listening(self, url: str, token: str | None = None, **more: Any) -> Iterator[ClientConnection]:
-        headers = more.pop("headers", {"Authorization": f"Bearer {token or self.token}"})
+    def listening(self, url: str, token: str | None = None, headers: dict[str, str] | None = None) -> Iterator[Channel]:
+        fields = {"Authorization": f"Bearer {token or self.token}"} if headers is None else headers
         context = ssl.create_default_context(cafile=str(self.archive.ca))
-        with connect(url, ssl=context, additional_headers=headers, open_timeout=30, **more) as open_one:
-            yield open_one
+        with asyncio.Runner() as runner:
+            async def opened() -> ClientConnection:
+                return await connect(url, ssl=context, additional_headers=fields, open_timeout=30, proxy=None)
+
+            inner = runner.run(opened())
+            try:
+                yield Channel(runner.get_loop(), inner)
+            finally:
+                runner.run(inner.close())
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +120,7 @@ def mia(archive: RunningArchive) -> Door:
     return Door(archive, "mia")
 
 
-def heard(channel: ClientConnection) -> dict[str, Any]:
+def heard(channel: Channel) -> dict[str, Any]:
     return dict(json.loads(channel.recv(timeout=10)))
 
 
@@ -100,14 +129,14 @@ def told(event: dict[str, Any]) -> tuple[str, int, str]:
     return event["00001000"]["Value"][0], event["00001002"]["Value"][0], state
 
 
-def to_the_end(channel: ClientConnection, *, chatter: int = 0) -> None:
+def to_the_end(channel: Channel, *, chatter: int = 0) -> None:
     for _ in range(chatter):
         channel.send("x")
     while True:
         channel.recv(timeout=15)
 
 
-def quiet(channel: ClientConnection, seconds: float = 1.2) -> None:
+def quiet(channel: Channel, seconds: float = 1.2) -> None:
     with pytest.raises(TimeoutError):
         channel.recv(timeout=seconds)
 
