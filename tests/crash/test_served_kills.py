@@ -204,7 +204,7 @@ def test_killed_while_everybody_stores(tmp_path: Path, program: Callable[[str, s
     program("dcmsend", "dcmtk")
     chance = random.Random(20261121)
     told = 0
-    archive = RunningArchive(tmp_path, settings=SETTINGS)
+    archive = RunningArchive(tmp_path, settings=SETTINGS, fresh=True)
     archive.start()
     try:
         archive.json("peer", "add", "SENDER", "--aet", "SENDER", "--network", "127.0.0.0/8", "--plain", "--role", "modality")

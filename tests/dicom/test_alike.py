@@ -86,11 +86,11 @@ def test_files_of_all_kinds_with_bytes_changed(corpus_files: list[Path], hits: l
             continue
         assert scanned(data, known) == whole, path.name
         stop = min(len(data), whole.head_bytes + 16)
-        for _ in range(12):
+        for _ in range(7):
             other = changed(data, chance, min(whole.dataset_offset, stop - 1), stop)
             piece = chance.choice((1 << 30, 1 << 30, 1 << 17, 4096, 300))
             assert scanned(other, known, piece=piece) == scanned(other, None, piece=piece), path.name
-    assert hits.count(True) > 300
+    assert hits.count(True) > 170
 
 
 def test_one_memory_for_many_senders_files(corpus_files: list[Path]) -> None:

@@ -346,7 +346,7 @@ def test_a_series_is_not_addressed_at_study_level(world: World) -> None:
         world.find(STUDY, series_instance_uid="1")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_answers_equal_those_of_an_archive_of_visible_series_only(database: Database, now: datetime, data: st.DataObject) -> None:
     """What one sees of an archive is what everyone sees of an archive that holds nothing else."""

@@ -139,7 +139,7 @@ def expected(studies: list[Node], level: Level, keys: Keys) -> set[str]:
     return found
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_sql_equals_the_plain_matcher(database: Database, now: datetime, data: st.DataObject) -> None:
     studies = data.draw(archives())

@@ -40,7 +40,7 @@ def _said(keyword: str, term: Term, dialect: str, slots: Slots | None, values_of
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
 @given(st.sampled_from(KEYS), TERM)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_form_with_values_says_what_the_term_says(dialect: str, keyword: str, term: Term) -> None:
     form = form_of(term)
     if form is not None:

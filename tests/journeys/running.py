@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from tests.journeys import warm
 
@@ -20,9 +20,10 @@ READY_S = 90
 class RunningArchive:
     """`archive up` in a folder of its own, every port free; use it as a context."""
 
-    def __init__(self, folder: Path, *arguments: str, settings: str = "") -> None:
-        """`arguments` go to `archive up`; `settings` are further lines of config.toml."""
+    def __init__(self, folder: Path, *arguments: str, settings: str = "", fresh: bool = False) -> None:
+        """`arguments` go to `archive up`; `settings` are further lines of config.toml; `fresh`: begun by an interpreter of its own."""
         self.folder = folder
+        self.fresh = fresh
         self.arguments = arguments
         self.config = folder / "config.toml"
         self.storage = folder / "storage"
@@ -30,7 +31,8 @@ class RunningArchive:
             self.config.write_text(
                 "[http]\nport = 0\nworkers = 1\n[dimse]\nworkers = 1\n[dimse.tls]\nport = 0\n" + settings, encoding="utf-8"
             )
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | warm.Process | None = None
+        self._out: TextIO | None = None
         self.printed: list[str] = []
         self.status: dict[str, Any] = {}
 
@@ -45,17 +47,20 @@ class RunningArchive:
 
     def start(self, command: str = "up") -> None:
         """Start it and wait for READY."""
-        arguments = [*self.arguments] if command == "up" else []
-        self._log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "archive", "--config", str(self.config), command, *arguments],
-            stdout=subprocess.PIPE, stderr=self._log, stdin=subprocess.DEVNULL, text=True, env=self.environment(),
-        )
-        assert self.process.stdout is not None
+        arguments = ["--config", str(self.config), command, *(self.arguments if command == "up" else [])]
+        reading, writing = os.pipe()
+        with (self.folder / "log").open("ab") as log, open(os.devnull, "rb") as nothing, os.fdopen(writing, "wb") as out:
+            if self.fresh:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "archive", *arguments], stdout=out, stderr=log, stdin=nothing, text=True, env=self.environment(),
+                )
+            else:
+                self.process = warm.Process(arguments, env=self.environment(), files=(nothing.fileno(), out.fileno(), log.fileno()))
+        self._out = os.fdopen(reading, encoding="utf-8")
         watchdog = threading.Timer(READY_S, self.process.kill)
         watchdog.start()
         self.printed = []
-        for line in self.process.stdout:
+        for line in self._out:
             self.printed.append(line.rstrip("\n"))
             if line == "READY\n":
                 break
@@ -74,9 +79,10 @@ class RunningArchive:
             self.process.kill()
             raise
         finally:
-            assert self.process.stdout is not None
-            self.process.stdout.close()
-            self._log.close()
+            if self._out is not None:
+                self._out.close()
+            if isinstance(self.process, warm.Process):
+                self.process.forget()
         return code
 
     def environment(self) -> dict[str, str]:

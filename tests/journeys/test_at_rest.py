@@ -68,7 +68,7 @@ class Watched(RunningArchive):
 
     def __init__(self, folder: Path) -> None:
         """Prepare the folders."""
-        super().__init__(folder)
+        super().__init__(folder, fresh=True)
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         (folder / "verbose").mkdir()

@@ -33,7 +33,7 @@ BESIDE = textwrap.dedent("""
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningArchive]:
-    with RunningArchive(tmp_path_factory.mktemp("rotation")) as running:
+    with RunningArchive(tmp_path_factory.mktemp("rotation"), fresh=True) as running:
         yield running
 
 

@@ -15,7 +15,7 @@ from tests.journeys.running import RunningArchive
 
 @pytest.fixture(scope="module")
 def initialised(tmp_path_factory: pytest.TempPathFactory) -> RunningArchive:
-    archive = RunningArchive(tmp_path_factory.mktemp("start"))
+    archive = RunningArchive(tmp_path_factory.mktemp("start"), fresh=True)
     done = archive.run("--json", "init")
     assert done.returncode == 0, done.stderr
     return archive

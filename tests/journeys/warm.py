@@ -1,7 +1,7 @@
 """The command line without its start: a process that has imported it all forks one for each command.
 
-A command takes a second to import what it stands on, and the journeys give hundreds. What runs is the same `main`, in a process of its
-own, with its own arguments, environment, folder and standard streams. The archive itself is always started afresh.
+A command takes a second to import what it stands on, an archive two, and the journeys give hundreds. What runs is the same `main`, in a
+process of its own, with its own arguments, environment, folder and standard streams; what /proc says of it is its parent's command line.
 """
 
 from __future__ import annotations
@@ -36,21 +36,64 @@ def run(arguments: Sequence[str], *, env: Mapping[str, str], stdin: str = "", ti
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin.encode())
         given.seek(0)
-        with _connected() as connection:
-            asked = json.dumps({"argv": ["archive", *arguments], "env": dict(env), "cwd": os.getcwd()}).encode()
-            files = array.array("i", [given.fileno(), out.fileno(), err.fileno()])
-            connection.sendmsg([len(asked).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
-            connection.sendall(asked)
-            connection.settimeout(timeout)
-            try:
-                status = int(connection.makefile().readline())
-            except TimeoutError:
-                raise subprocess.TimeoutExpired(["archive", *arguments], timeout) from None  # the closed connection ends it
+        process = Process(arguments, env=env, files=(given.fileno(), out.fileno(), err.fileno()))
+        try:
+            status = process.wait(timeout)
+        finally:
+            process.forget()
         texts = []
         for file in (out, err):
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
     return subprocess.CompletedProcess(["archive", *arguments], status, *texts)
+
+
+class Process:
+    """What is used of subprocess.Popen."""
+
+    def __init__(self, arguments: Sequence[str], *, env: Mapping[str, str], files: tuple[int, int, int]) -> None:
+        """Run `archive` with these arguments; `files` are its standard streams. It is killed with whoever started it."""
+        self._arguments = ["archive", *arguments]
+        self.returncode: int | None = None
+        self._connection = _connected()
+        asked = json.dumps({"argv": self._arguments, "env": dict(env), "cwd": os.getcwd()}).encode()
+        self._connection.sendmsg([len(asked).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))])
+        self._connection.sendall(asked)
+        self._lines = self._connection.makefile()
+        self.pid = int(self._lines.readline())
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return the exit status; a signal's is negative.
+
+        Raises:
+            subprocess.TimeoutExpired.
+        """
+        if self.returncode is None:
+            ready, _, _ = select.select([self._connection], [], [], timeout)
+            if not ready:
+                raise subprocess.TimeoutExpired(self._arguments, timeout or 0)
+            self.returncode = int(self._lines.readline())
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it, if it runs."""
+        self.send_signal(signal.SIGKILL)
+
+    def forget(self) -> None:
+        """End what still runs of it."""
+        self._lines.close()
+        self._connection.close()
 
 
 def _connected() -> socket.socket:
@@ -117,6 +160,8 @@ def _attend(connection: socket.socket) -> None:
         _become(asked, list(files), connection)
     for file in files:
         os.close(file)
+    connection.sendall(b"%d\n" % pid)
+
     def watch() -> None:
         with suppress(OSError):
             if not connection.recv(1):

@@ -1,4 +1,4 @@
-"""Every column of every table that matters, edited one at a time."""
+"""Every column of every table that matters, edited one at a time; a sample of them here, all with ARCHIVE_TEST_TAMPER_ALL=1."""
 
 from __future__ import annotations
 
@@ -71,12 +71,14 @@ def test_every_table_and_column_has_its_line() -> None:
 
 
 def _edits(table: str) -> list[tuple[str, ...]]:
-    """Which columns are edited at once: each alone, and in the suite all those together that are no finding."""
+    """Which columns are edited at once: each alone; in the suite every third that is a finding, and all those together that are none."""
     known = columns.expected()
     names = [column.name for column in columns.table_of(table).columns]
+    if world.ALL:
+        return [(name,) for name in names]
     quiet = tuple(name for name in names if not known[table, name])
-    alone = [(name,) for name in names if world.ALL or known[table, name]]
-    return alone if world.ALL or not quiet else [*alone, quiet]
+    alone = [(name,) for name in names if known[table, name]][::3]
+    return [*alone, quiet] if quiet else alone
 
 
 @pytest.mark.parametrize("table", columns.ROWS)
