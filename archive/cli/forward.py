@@ -80,7 +80,8 @@ def destinations(session: Session) -> None:
 
 @forward.command("queue")
 @click.option("--to", "destination", default="", metavar="PEER")
-@click.option("--state", default="", type=click.Choice(["", "waiting", "done", "failed"]), metavar="STATE", help="waiting, done or failed.")
+@click.option("--state", default="", type=click.Choice(["", "waiting", "done", "failed", "rejected"]), metavar="STATE",
+              help="waiting, done, failed or rejected.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 @click.pass_obj
 def queue(session: Session, destination: str, state: str, limit: int) -> None:

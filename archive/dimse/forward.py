@@ -204,6 +204,10 @@ class Courier:
         except NotSent:
             queue.refused(due, "the destination takes neither its SOP class as stored nor uncompressed", for_good=True)
             return
+        except NotFound as error:
+            for other in node.forwarding.withheld(batch.selection.subject, (due,)):
+                queue.refused(other, error.message, for_good=True)
+            return
         except ArchiveError as error:
             queue.refused(due, error.message, for_good=not isinstance(error, Unavailable))
             return

@@ -15,6 +15,11 @@ from archive.index.selection import Selected
 
 _ST, _SE, _IM = study.alias("st"), series.alias("se"), instance.alias("im")
 _FROM = _IM.join(_SE, _SE.c.id == _IM.c.series_pk).join(_ST, _ST.c.id == _SE.c.study_pk)
+# The condition leaves out series without live instances; here it is asked about rejected ones too, as if they were not.
+_ANY = sa.select(
+    series.c.id, series.c.datastore_id, series.c.patient_pk, series.c.study_pk, series.c.study_date, series.c.department_id,
+    series.c.restricted, series.c.modality, series.c.attributes, sa.literal_column("1", sa.Integer).label("n_instances"),
+).subquery("any_series")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +31,48 @@ class Arrived:
     modality: str
     attributes: tuple[dict[str, Any], ...]  # of study and series, DICOM JSON Model
     envelope: bytes | None
+    rejected: bool
 
 
 def arrived(
     tx: sa.Connection, scope: Scope, also: Scope, datastore_id: int, *, peer_id: int, after: int, limit: int
 ) -> list[Arrived]:
-    """Return live instances beyond an id inside both scopes that are not queued for that peer yet, in order."""
+    """Return instances beyond an id, not queued for that peer yet, in order: inside both scopes, rejected ones as if they were not."""
     queued = sa.select(1).where(delivery.c.peer_id == peer_id, delivery.c.instance_pk == _IM.c.id)
     query = (
-        sa.select(_IM.c.id, _SE.c.study_pk, _SE.c.modality, _ST.c.attributes, _SE.c.attributes, statement.c.envelope)
-        .select_from(_FROM.outerjoin(statement, statement.c.object_id == _IM.c.object_id))
+        sa.select(
+            _IM.c.id, _ANY.c.study_pk, _ANY.c.modality, _ST.c.attributes, _ANY.c.attributes, statement.c.envelope,
+            _IM.c.rejected_at.is_not(None),
+        )
+        .select_from(
+            _IM.join(_ANY, _ANY.c.id == _IM.c.series_pk).join(_ST, _ST.c.id == _ANY.c.study_pk)
+            .outerjoin(statement, statement.c.object_id == _IM.c.object_id)
+        )
         .where(
-            _IM.c.id > after, _IM.c.datastore_id == datastore_id, _IM.c.rejected_at.is_(None),
-            predicate.series_condition(_SE, scope.shape), predicate.series_condition(_SE, also.shape), sa.not_(sa.exists(queued)),
+            _IM.c.id > after, _IM.c.datastore_id == datastore_id,
+            predicate.series_condition(_ANY, scope.shape), predicate.series_condition(_ANY, also.shape), sa.not_(sa.exists(queued)),
         )
         .order_by(_IM.c.id).limit(limit)
     )
     rows: list[Any] = list(scope.run(tx, query, also=also))
     return [
-        Arrived(key, study_pk, modality, (of_study or {}, of_series or {}), None if envelope is None else bytes(envelope))
-        for key, study_pk, modality, of_study, of_series, envelope in rows
+        Arrived(key, study_pk, modality, (of_study or {}, of_series or {}), None if envelope is None else bytes(envelope), bool(rejected))
+        for key, study_pk, modality, of_study, of_series, envelope, rejected in rows
     ]
+
+
+def rejected(tx: sa.Connection, scope: Scope, keys: Collection[int]) -> set[int]:
+    """Return those of these instances that are rejected; none of them is restored before the transaction ends."""
+    query = sa.select(_IM.c.id).where(_IM.c.id.in_(keys), _IM.c.rejected_at.is_not(None))
+    return set(scope.run(tx, query.with_for_update(read=True)).scalars())
+
+
+def come_back(tx: sa.Connection, scope: Scope, rule_id: int, state: str) -> list[int]:
+    """Return the deliveries of a rule in that state whose instances are not rejected any more."""
+    query = sa.select(delivery.c.id).join(_IM, _IM.c.id == delivery.c.instance_pk)
+    return list(scope.run(tx, query.where(
+        delivery.c.rule_id == rule_id, delivery.c.state == state, _IM.c.rejected_at.is_(None)
+    )).scalars())
 
 
 def newest(tx: sa.Connection, scope: Scope, *, before: Any = None) -> int:

@@ -25,7 +25,8 @@ from archive.services.forward_rules import closed_until
 from archive.services.processes import is_alive, this_worker
 
 REPORT, FORWARD = "report", "forward"
-WAITING, DONE, FAILED = "waiting", "done", "failed"
+WAITING, DONE, FAILED, REJECTED = "waiting", "done", "failed", "rejected"
+"""REJECTED: what was to go is rejected; it waits again once that is restored."""
 FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=5), timedelta(hours=1)
 LEASE = timedelta(minutes=30)
 """Held for longer while a delivery goes on; a process that ends gives its leases back by ending."""

@@ -17,9 +17,10 @@ from archive.access import policy, principals
 from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
-from archive.db.tables import datastore, delivery, forward_rule, peer, principal
+from archive.db.tables import audit_event, datastore, delivery, forward_rule, peer, principal
 from archive.errors import InvalidRequest, NotFound
 from archive.index import arrivals
+from archive.ledger import nodes
 from archive.ledger.audit import Event, Kind
 from archive.services import datastores, deliveries, denials
 from archive.services.core import Core
@@ -55,6 +56,7 @@ class Forwarding:
         self._sending = sending
         self._queue = queue
         self._looked_at: datetime | None = None
+        self._leaves: dict[int, int] = {}  # how many there were at each rule's last look
 
     # --- rules --------------------------------------------------------------------------------------------------------------------
 
@@ -182,9 +184,14 @@ class Forwarding:
         self._looked_at = at
         with core.database.read() as tx:
             rules = tx.execute(_ACTIVE).all()
-        return sum(self._look(rule) for rule in rules)
+            size = nodes.size(tx)
+        made = 0
+        for rule in rules:
+            made += self._look(rule, since=self._leaves.get(rule.id))
+            self._leaves[rule.id] = size
+        return made
 
-    def _look(self, rule: Any) -> int:
+    def _look(self, rule: Any, *, since: int | None) -> int:
         core = self._core
         at = core.clock()
         author, to = self._sides(rule)
@@ -195,10 +202,11 @@ class Forwarding:
                 tx, scope, also, rule.datastore_id, peer_id=rule.peer_id, after=rule.seen, limit=BATCH
             )
             settled = arrivals.newest(tx, scope, before=at - SETTLE) if arrivals.newest(tx, scope) > rule.seen else rule.seen
+            back = arrivals.come_back(tx, scope, rule.id, deliveries.REJECTED) if _restored(tx, since) else []
         if len(found) == BATCH:
             settled = min(settled, found[-1].instance_pk)
         wanted = [one for one in found if conditions.hold(one)]
-        if not wanted and settled <= rule.seen:
+        if not wanted and not back and settled <= rule.seen:
             return 0
         run_at = at + timedelta(seconds=rule.quiet_s)
         with core.database.begin() as tx:
@@ -209,12 +217,17 @@ class Forwarding:
                 keys = [one.instance_pk for one in wanted[start : start + 500]]
                 known |= set(tx.execute(sa.select(_D.instance_pk).where(_D.peer_id == rule.peer_id, _D.instance_pk.in_(keys))).scalars())
             rows = [
-                {"kind": deliveries.FORWARD, "peer_id": rule.peer_id, "state": deliveries.WAITING, "rule_id": rule.id, "run_at": run_at,
-                 "instance_pk": one.instance_pk, "study_pk": one.study_pk, "created_at": at}
+                {"kind": deliveries.FORWARD, "peer_id": rule.peer_id, "rule_id": rule.id, "run_at": run_at, "created_at": at,
+                 "state": deliveries.REJECTED if one.rejected else deliveries.WAITING, "instance_pk": one.instance_pk,
+                 "study_pk": one.study_pk}
                 for one in wanted if one.instance_pk not in known
             ]
             if rows:
                 tx.execute(sa.insert(delivery), rows)
+            count = len(rows)
+            for start in range(0, len(back), 500):
+                again = sa.and_(_D.id.in_(back[start : start + 500]), _D.state == deliveries.REJECTED)
+                count += tx.execute(sa.update(delivery).where(again).values(state=deliveries.WAITING, run_at=run_at)).rowcount
             if rows and rule.quiet_s:
                 for study_pk in {row["study_pk"] for row in rows}:
                     tx.execute(sa.update(delivery).where(
@@ -222,7 +235,7 @@ class Forwarding:
                     ).values(run_at=run_at))
             if settled > rule.seen:
                 tx.execute(sa.update(forward_rule).where(_R.id == rule.id).values(seen=settled))
-        return len(rows)
+        return count
 
     # --- what is sent -------------------------------------------------------------------------------------------------------------
 
@@ -261,8 +274,20 @@ class Forwarding:
         if chosen:
             self._sending.record_forward(author, to, chosen, rule=rule.name)
         found = {one.instance_pk: by_key[one.instance_pk] for one in chosen}
-        lost = tuple(one for key, one in by_key.items() if key not in found)
+        lost = self.withheld(author, [one for key, one in by_key.items() if key not in found])
         return Batch(rule.name, Selection(author, Permission.SEND, to, tuple(chosen)), found, lost)
+
+    def withheld(self, author: Subject, some: Sequence[Due]) -> tuple[Due, ...]:
+        """Let those of these wait whose instances are rejected, until they are restored; return the others."""
+        if not some:
+            return ()
+        core = self._core
+        scope = scope_of(author, Permission.SEND, core.clock())
+        with core.database.begin(durable=False) as tx:
+            gone = arrivals.rejected(tx, scope, [one.instance_pk for one in some if one.instance_pk is not None])
+            ids = [one.id for one in some if one.instance_pk in gone]
+            tx.execute(sa.update(delivery).where(_D.id.in_(ids), _D.state == deliveries.WAITING).values(state=deliveries.REJECTED))
+        return tuple(one for one in some if one.instance_pk not in gone)
 
     def _sides(self, rule: Any) -> tuple[Subject, Subject]:
         author = Subject(rule.principal_id, rule.author, rule.author_kind, "internal")
@@ -306,6 +331,13 @@ def _shown(row: Any) -> dict[str, Any]:
         "conditions": {name: value for name, value in asdict(conditions).items() if value}, "hours": row["hours"],
         "quiet_s": row["quiet_s"], "enabled": bool(row["enabled"]), "created_at": row["created_at"],
     }
+
+
+def _restored(tx: sa.Connection, since: int | None) -> bool:
+    """Whether anything may have been restored since the ledger had so many leaves."""
+    e = audit_event.c
+    later = sa.select(e.n).where(e.n >= (since or 0), e.kind == Kind.RESTORED.label).limit(1)
+    return since is None or tx.execute(later).first() is not None
 
 
 def _rule(tx: sa.Connection, name: str) -> Any:

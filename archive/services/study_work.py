@@ -109,5 +109,5 @@ def _delivered(tx: sa.Connection, scope: Scope, place: int, uid: str) -> list[di
     found: dict[str, dict[str, Any]] = {}
     for row in scope.run(tx, query.order_by(peer.c.name)).mappings():
         one = found.setdefault(row["name"], {"destination": row["name"], "done": 0, "waiting": 0, "failed": 0})
-        one[row["state"]] = row["n"]
+        one["waiting" if row["state"] == deliveries.REJECTED else row["state"]] += row["n"]  # restored a moment ago
     return list(found.values())

@@ -128,7 +128,7 @@ def _tables(tx: sa.Connection) -> dict[str, list[dict[str, Any]]]:
     ]
     kept = {
         row["id"]: to_json({name: value for name, value in row.items() if name not in {"id", "instance_pk", "study_pk"}})
-        for which in (_D.state.in_([deliveries.WAITING, deliveries.FAILED]), *gone)
+        for which in (_D.state.in_([deliveries.WAITING, deliveries.FAILED, deliveries.REJECTED]), *gone)
         for row in policy.run_as(tx, _TOKEN, _FORWARDS.where(which)).mappings()
     }
     found[delivery.name] = [kept[number] for number in sorted(kept)]

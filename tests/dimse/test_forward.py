@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from archive.access.grants import Target
-from archive.db.tables import delivery, delivery_destination
+from archive.db.tables import delivery, delivery_destination, forward_rule
 from archive.dimse.forward import Courier, Delivering
 from archive.errors import ArchiveError, InvalidRequest, NotFound
 from archive.ledger.audit import Kind
@@ -391,6 +391,83 @@ def test_a_study_that_is_not_quiet_waits(it: Clinic, receiver: Receiver) -> None
     assert uids(receiver) == [ONE, "1.2.3.1.2"]
 
 
+def test_what_is_rejected_when_a_rule_looks_goes_once_it_is_restored(
+    it: Clinic, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the rule has long gone on, and its whole series was rejected; not while it is rejected, and once."""
+    console, remove = the_console(it.node), it.node.remove
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(instance(1, study="1.2.3"), instance(2, study="1.2.3"), instance(1, study="1.2.4"), instance(1, study="1.2.5", Modality="MR"))
+    remove.reject(console, "clinical", "instance", "1.2.3.1.2", reason="test")
+    remove.reject(console, "clinical", "study", "1.2.4", reason="test")
+    remove.reject(console, "clinical", "study", "1.2.5", reason="test")
+    monkeypatch.setattr(forwarding_module, "SETTLE", timedelta())
+    rule(it, conditions={"modality": ("CT",)})
+    run(it)
+    run(it)
+    with it.node.core.database.read() as tx:
+        assert tx.execute(sa.select(forward_rule.c.seen)).scalar_one() >= 4
+    assert uids(receiver) == [ONE]
+    remove.restore(console, "clinical", "study", "1.2.4", reason="test")
+    remove.restore(console, "clinical", "study", "1.2.5", reason="test")  # which the rule is not about
+    run(it)
+    assert uids(receiver) == [ONE, "1.2.4.1.1"]
+    remove.restore(console, "clinical", "instance", "1.2.3.1.2", reason="test")
+    run(it)
+    run(it)
+    assert uids(receiver) == [ONE, "1.2.3.1.2", "1.2.4.1.1"]
+    assert queue(it) == [("done", 0, "")] * 3
+
+
+def test_what_is_rejected_when_its_turn_comes_goes_once_it_is_restored(it: Clinic, receiver: Receiver) -> None:
+    console, remove = the_console(it.node), it.node.remove
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(instance(1, study="1.2.3"), instance(1, study="1.2.4"))
+    rule(it)
+    it.node.forwarding.look()
+    remove.reject(console, "clinical", "study", "1.2.4", reason="test")
+    run(it)
+    assert uids(receiver) == [ONE]
+    assert queue(it) == [("done", 0, ""), ("rejected", 0, "")]
+    remove.restore(console, "clinical", "study", "1.2.4", reason="test")
+    run(it)
+    assert uids(receiver) == [ONE, "1.2.4.1.1"]
+
+
+def test_what_is_rejected_while_it_is_sent_goes_once_it_is_restored(it: Clinic) -> None:
+    console, remove = the_console(it.node), it.node.remove
+
+    def answer(_event: Any, n: int) -> int:
+        if n == 1:
+            remove.reject(console, "clinical", "instance", "1.2.3.1.3", reason="test")
+        return 0
+
+    receiver = Receiver("DST", answers=answer)
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(*(instance(n, study="1.2.3") for n in (1, 2, 3)))
+    rule(it)
+    run(it)
+    assert queue(it) == [("done", 0, "")] * 2 + [("rejected", 0, "")]
+    remove.restore(console, "clinical", "instance", "1.2.3.1.3", reason="test")
+    run(it)
+    assert uids(receiver) == [ONE, "1.2.3.1.2", "1.2.3.1.3"]
+    receiver.close()
+
+
+def test_what_was_restored_goes_only_where_both_sides_may_still(it: Clinic, receiver: Receiver) -> None:
+    console, remove = the_console(it.node), it.node.remove
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(instance(1, study="1.2.3"))
+    remove.reject(console, "clinical", "study", "1.2.3", reason="test")
+    rule(it)
+    run(it)
+    it.grant("router", Target("study", "1.2.3"), role="router", deny=True)
+    remove.restore(console, "clinical", "study", "1.2.3", reason="test")
+    run(it)
+    assert receiver.received == []
+    assert [state for state, _, _ in queue(it)] == ["failed"]
+
+
 def test_outside_its_hours_a_rule_sends_nothing(it: Clinic, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
     it.put(instance(1, study="1.2.3"))
@@ -498,7 +575,7 @@ def test_a_rebuild_gives_instances_other_numbers(tmp_path: Path, receiver: Recei
         it.node.remove.reject(console, "clinical", "study", "1.2.3", reason="test")
         it.node.forwarding.add(console, "later", "DST", on_behalf_of="router", conditions=Conditions(), existing=True)
         it.node.forwarding.look()
-        assert sorted(state for state, _, _ in queue(it)) == ["done", "waiting"]
+        assert sorted(state for state, _, _ in queue(it)) == ["done", "rejected", "waiting"]
     rebuilt_and_delivered(tmp_path)
     assert [uid for uid, _, _ in receiver.received] == ["1.2.4.1.1", "1.2.5.1.1"]
 
