@@ -28,7 +28,7 @@ WORKLIST, MPPS, COMMITMENT = "1.2.840.10008.5.1.4.31", "1.2.840.10008.3.1.2.3.3"
 SERVED = CLASSES | {WORKLIST, MPPS, COMMITMENT}
 """Everything but Verification and Storage."""
 
-PATIENT_ID = BY_KEYWORD["PatientID"].tag
+PATIENT_ID, ISSUER = BY_KEYWORD["PatientID"].tag, BY_KEYWORD["IssuerOfPatientID"].tag
 STUDY_UID = BY_KEYWORD["StudyInstanceUID"].tag
 SERIES_UID = BY_KEYWORD["SeriesInstanceUID"].tag
 INSTANCE_UID = BY_KEYWORD["SOPInstanceUID"].tag
@@ -87,6 +87,20 @@ class Model:
             if not (single_uid(text) if above is not Level.PATIENT else single(text)):
                 message = f"one unique key of level {above.value} is needed"
                 raise DoesNotMatch(message, tag)
+
+    def issuer(self, identifier: Identifier) -> str:
+        """Return the issuer of the patient ID where a retrieve names one: two patients may have one ID, and only one was asked for.
+
+        Raises:
+            DoesNotMatch: a list or a pattern.
+        """
+        text = identifier.text(ISSUER) if Level.PATIENT in self.levels else ""
+        if not text.strip("*"):
+            return ""
+        if not single(text):
+            message = "one issuer of the patient ID, or none"
+            raise DoesNotMatch(message, ISSUER)
+        return text
 
     def uids(self, identifier: Identifier, level: Level) -> tuple[str, ...]:
         """Return the unique keys of a retrieve's own level: a list of UIDs, or one patient ID.

@@ -14,7 +14,7 @@ from archive.dicom.attributes import Level
 from archive.dimse import status
 from archive.dimse.command import Counts
 from archive.dimse.identifiers import Identifier
-from archive.dimse.models import SERIES_UID, STUDY_UID, Model, single, single_uid
+from archive.dimse.models import PATIENT_ID, SERIES_UID, STUDY_UID, Model, single, single_uid
 from archive.services.sending import Selected, UniqueKeys
 
 PENDING_S = 0.5
@@ -45,17 +45,18 @@ def unique_keys(identifier: Identifier, model: Model, *, relational: bool) -> Un
     if not relational:
         model.require_above(identifier, level)
     own = model.uids(identifier, level)
+    issuer = model.issuer(identifier)
     if level is Level.PATIENT:
-        return UniqueKeys(patient_id=own[0])
-    patient = identifier.text(0x00100020)
+        return UniqueKeys(patient_id=own[0], issuer=issuer)
+    patient = identifier.text(PATIENT_ID)
     patient = patient if Level.PATIENT in model.levels and single(patient) else ""
     study, series = identifier.text(STUDY_UID), identifier.text(SERIES_UID)
     if level is Level.STUDY:
-        return UniqueKeys(patient, studies=own)
+        return UniqueKeys(patient, studies=own, issuer=issuer)
     studies = (study,) if single_uid(study) else ()
     if level is Level.SERIES:
-        return UniqueKeys(patient, studies, series=own)
-    return UniqueKeys(patient, studies, (series,) if single_uid(series) else (), own)
+        return UniqueKeys(patient, studies, series=own, issuer=issuer)
+    return UniqueKeys(patient, studies, (series,) if single_uid(series) else (), own, issuer)
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from archive.index.terms import condition
 
 _ST, _SE, _IM = study.alias("st"), series.alias("se"), instance.alias("im")
 _FROM = _ST.join(_SE, _SE.c.study_pk == _ST.c.id).join(_IM, _IM.c.series_pk == _SE.c.id)
-_PATIENT_ID = BY_KEYWORD["PatientID"]
+_PATIENT_ID, _ISSUER = BY_KEYWORD["PatientID"], BY_KEYWORD["IssuerOfPatientID"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class UniqueKeys:
     studies: tuple[str, ...] = ()
     series: tuple[str, ...] = ()
     instances: tuple[str, ...] = ()
+    issuer: str = ""
+    """Of the patient ID: it narrows what the others name, and asks for nothing by itself."""
 
 
 class Selected(NamedTuple):
@@ -62,8 +64,9 @@ def select(
     ]  # fmt: skip
     if also is not None:
         wanted.append(predicate.series_condition(_SE, also.shape))
-    if keys.patient_id:
-        wanted.append(condition(_PATIENT_ID, Single(keys.patient_id), _ST, sqlite=tx.dialect.name == "sqlite"))
+    for attribute, value in ((_PATIENT_ID, keys.patient_id), (_ISSUER, keys.issuer)):
+        if value:
+            wanted.append(condition(attribute, Single(value), _ST, sqlite=tx.dialect.name == "sqlite"))
     for column, uids in ((_ST.c.study_instance_uid, keys.studies), (_SE.c.series_instance_uid, keys.series)):
         if uids:
             wanted.append(_one_of(column, uids))

@@ -36,6 +36,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
             *(instance(n, study="1.2.3") for n in range(1, 6)),
             *(instance(n, study="1.2.3", series="1.2.3.9", SeriesNumber=2) for n in (1, 2)),
             instance(1, study="1.2.4", PatientID="P2"), instance(1, study="1.2.5", PatientID="P2"),
+            instance(1, study="1.2.6", PatientID="P3", IssuerOfPatientID="NORTH"),
+            instance(1, study="1.2.7", PatientID="P3", IssuerOfPatientID="SOUTH"),
         )
         it.plain_peer("WS", target=EVERYTHING)
         it.plain_peer("NARROW", target=Target("series", "1.2.3.9"))
@@ -126,6 +128,28 @@ def test_every_level(made: Clinic, root: str, level: str, keys: dict[str, Any], 
         assert syntax == EXPLICIT
         if uid.startswith("1.2.3.1."):
             assert data == data_set(instance(int(uid[-1]), study="1.2.3"))
+
+
+@pytest.mark.parametrize(("level", "keys", "expected"), [
+    ("PATIENT", {}, ["1.2.6.1.1", "1.2.7.1.1"]), ("PATIENT", {"IssuerOfPatientID": ""}, ["1.2.6.1.1", "1.2.7.1.1"]),
+    ("PATIENT", {"IssuerOfPatientID": "*"}, ["1.2.6.1.1", "1.2.7.1.1"]), ("PATIENT", {"IssuerOfPatientID": "NORTH"}, ["1.2.6.1.1"]),
+    ("PATIENT", {"IssuerOfPatientID": "SOUTH"}, ["1.2.7.1.1"]), ("PATIENT", {"IssuerOfPatientID": "EAST"}, []),
+    ("STUDY", {"IssuerOfPatientID": "NORTH", "StudyInstanceUID": ["1.2.6", "1.2.7"]}, ["1.2.6.1.1"]),
+    ("SERIES", {"IssuerOfPatientID": "NORTH", "StudyInstanceUID": "1.2.7", "SeriesInstanceUID": "1.2.7.1"}, []),
+    ("IMAGE", {"IssuerOfPatientID": "SOUTH", "StudyInstanceUID": "1.2.7", "SeriesInstanceUID": "1.2.7.1",
+               "SOPInstanceUID": "1.2.7.1.1"}, ["1.2.7.1.1"]),
+])  # fmt: skip
+def test_two_patients_of_one_id_are_told_apart_by_its_issuer(
+    made: Clinic, level: str, keys: dict[str, Any], expected: list[str]
+) -> None:
+    status, _, kept = get(made, "WS", level, root=PATIENT_GET, PatientID="P3", **keys)
+    assert (status.Status, sorted(kept.received)) == (0, expected)
+
+
+@pytest.mark.parametrize("issuer", ["NOR*", "NORTH\\SOUTH", '""'])
+def test_an_issuer_that_is_not_one_is_refused(made: Clinic, issuer: str) -> None:
+    status, _, kept = get(made, "WS", "PATIENT", root=PATIENT_GET, PatientID="P3", IssuerOfPatientID=issuer)
+    assert (status.Status, kept.received) == (0xA900, {})
 
 
 @pytest.mark.parametrize(("level", "keys"), [

@@ -52,6 +52,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
             *(instance(n, study="1.2.3") for n in range(1, 6)),
             *(instance(n, study="1.2.3", series="1.2.3.9", SeriesNumber=2) for n in (1, 2)),
             instance(1, study="1.2.4", PatientID="P2"), instance(1, study="1.2.5", PatientID="P2"),
+            instance(1, study="1.2.6", PatientID="P3", IssuerOfPatientID="NORTH"),
+            instance(1, study="1.2.7", PatientID="P3", IssuerOfPatientID="SOUTH"),
         )
         it.node.accounts.add_role(the_console(it.node), "router", ["search", "metadata", "original", "send"])
         it.plain_peer("WS", target=EVERYTHING, role="router")
@@ -103,7 +105,8 @@ def test_movescu_of_dcmtk_to_itself(made: Clinic, program: Callable[[str, str], 
 
 
 @pytest.mark.parametrize(("root", "level", "keys", "expected"), [
-    (PATIENT_MOVE, "PATIENT", {"PatientID": "P2"}, 2), (MOVE, "STUDY", {"StudyInstanceUID": ["1.2.3", "1.2.4"]}, 8),
+    (PATIENT_MOVE, "PATIENT", {"PatientID": "P2"}, 2), (PATIENT_MOVE, "PATIENT", {"PatientID": "P3", "IssuerOfPatientID": "NORTH"}, 1),
+    (PATIENT_MOVE, "PATIENT", {"PatientID": "P3"}, 2), (MOVE, "STUDY", {"StudyInstanceUID": ["1.2.3", "1.2.4"]}, 8),
     (MOVE, "SERIES", {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.9"}, 2),
     (MOVE, "IMAGE", {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.1", "SOPInstanceUID": ["1.2.3.1.5", "1.2.3.1.1"]}, 2),
     (MOVE, "STUDY", {"StudyInstanceUID": "1.2.77"}, 0),
