@@ -264,7 +264,7 @@ class Commitments:
     # --- the report ---------------------------------------------------------------------------------------------------------------
 
     def report(self, key: int) -> Report | None:
-        """Return what to tell the peer; None when nothing is known of it, or it is not checked, or it is looked at again first.
+        """Return what to tell the peer; None when nothing is known of it, it is not checked, was told, or is looked at again first.
 
         A report may have waited for days: what was committed and is gone since is not reported so.
         """
@@ -273,7 +273,7 @@ class Commitments:
                 sa.select(commitment, datastore.c.uid.label("place"), replaced().label("replaced"))
                 .join(datastore, datastore.c.id == _C.datastore_id).where(_C.id == key)
             ).first()
-            if head is None or head.state != "checked" or head.replaced:
+            if head is None or head.state != "checked" or head.reported_at is not None or head.replaced:
                 return None
             rows = tx.execute(sa.select(commitment_item).where(_I.commitment_id == key).order_by(_I.id)).all()
             committed = {(row.sop_instance_uid, bytes(row.sha256)) for row in rows if row.reason == 0}

@@ -42,9 +42,13 @@ ONE, TWO = "1.2.3.1.1", "1.2.3.1.2"
 class Listener:
     """Where a modality takes reports: a pynetdicom acceptor that is the SCU of the class."""
 
-    def __init__(self, title: str, port: int = 0, *, answers: list[int] | None = None, syntaxes: list[str] | None = None) -> None:
+    def __init__(
+        self, title: str, port: int = 0, *, answers: list[int] | None = None, syntaxes: list[str] | None = None,
+        takes: Callable[[Dataset], None] = lambda _report: None,
+    ) -> None:
         self.reports: list[tuple[int, Dataset]] = []
         self.roles: list[Any] = []
+        self._takes = takes
         self._answers = answers or []
         ae = AE(ae_title=title)
         ae.add_supported_context(SOP_CLASS, syntaxes or [EXPLICIT, IMPLICIT], scu_role=False, scp_role=True)
@@ -57,6 +61,7 @@ class Listener:
 
     def _take(self, event: Any) -> tuple[int, None]:
         self.reports.append((event.request.EventTypeID, event.event_information))
+        self._takes(event.event_information)
         return (self._answers.pop(0) if self._answers else 0), None
 
     def close(self) -> None:
@@ -403,6 +408,28 @@ def test_a_crash_between_check_and_report_loses_nothing(it: Clinic, listener: Li
     assert [told(report) for _, report in listener.reports] == [({ONE}, {})] * 2  # twice rather than never
     assert len(receipts(it)) == 1
     assert states(it) == [("reported", 0)]
+
+
+def test_what_was_confirmed_meanwhile_is_not_told_again(it: Clinic) -> None:
+    """The peer takes the second on the association it asked on, while the first goes to it on another."""
+    taken: list[str] = []
+
+    def take(report: Dataset) -> None:
+        taken.append(report.TransactionUID)
+        with it.node.core.database.read() as tx:
+            other = tx.execute(sa.select(commitment.c.id).where(commitment.c.transaction_uid != report.TransactionUID)).scalar_one()
+        it.node.commitments.reported(other)
+
+    listener = Listener("CT1", takes=take)
+    modality(it, port=listener.port)
+    send(it, "CT1", instance(1, study="1.2.3"))
+    for transaction in ("1.9.1", "1.9.2"):
+        action(it, "CT1", asked(transaction, ONE))
+    run(it)
+    run(it)
+    assert taken == ["1.9.1"]
+    assert states(it) == [("reported", 0)] * 2
+    listener.close()
 
 
 def test_two_processes_do_not_send_at_once(it: Clinic, listener: Listener) -> None:
