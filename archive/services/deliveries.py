@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db import guard
+from archive.db import guard, upsert
 from archive.db.tables import commitment, delivery, delivery_destination, forward_rule, instance, peer
 from archive.errors import NotFound, Unavailable
 from archive.services import forward_places
@@ -233,7 +233,8 @@ class Deliveries:
 def need_destination(tx: sa.Connection, peer_id: int) -> None:
     """Make sure a destination has its row."""
     if tx.execute(sa.select(_T.peer_id).where(_T.peer_id == peer_id).with_for_update()).first() is None:
-        tx.execute(sa.insert(delivery_destination).values(peer_id=peer_id, leased_by="", reason=""))
+        made = upsert.insert(delivery_destination, sqlite=tx.dialect.name == "sqlite").values(peer_id=peer_id, leased_by="", reason="")
+        tx.execute(made.on_conflict_do_nothing())  # something else may be the first for it meanwhile
 
 
 def finish(tx: sa.Connection, one: int, at: datetime) -> None:
