@@ -66,6 +66,7 @@ PERFORMED_WITH_VALUE = {
     "00404019": "PerformedWorkitemCodeSequence", "00404051": "PerformedProcedureStepEndDateTime",
 }
 OUTPUT = "00404033"
+INPUT = "00404021"
 
 WARNINGS = {
     0xB300: "The UPS was created with modifications.",
@@ -306,6 +307,11 @@ def studies_of(dataset: Dataset) -> list[str]:
                     yield from walk(item)
 
     return list(dict.fromkeys(walk(dataset)))
+
+
+def inputs_of(dataset: Dataset) -> list[str]:
+    """Return the Study Instance UIDs of the images it takes in, in order."""
+    return studies_of({INPUT: dataset[INPUT]}) if INPUT in dataset else []
 
 
 # --- events ---

@@ -1,7 +1,7 @@
 """Workitems as rows: written, and found inside what the caller may see.
 
-A workitem belongs to whoever may see the patient and the studies it names, as far as the archive holds them: one that names a study
-or patient with something the caller may not see is not there, and one about nobody the archive knows is the worklist's alone.
+A workitem about images belongs to whoever may see the studies it takes in (Input Information Sequence), each of them; any other, whom to
+examine, is the worklist's. Whether the archive holds what the caller may not see changes nothing (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -19,37 +19,53 @@ from archive.access.policy import Scope
 from archive.access.shape import Shape
 from archive.db.tables import grants, patient, series, study, workitem, workitem_study
 from archive.dicom.matching import Match, Single, UidList
-from archive.dicom.workitem import ISSUER_OF_PATIENT_ID, PATIENT_ID, SOP_INSTANCE_UID, STATE, Dataset, studies_of, text_of
+from archive.dicom.workitem import ISSUER_OF_PATIENT_ID, PATIENT_ID, SOP_INSTANCE_UID, STATE, Dataset, inputs_of, text_of
 
 W = workitem.alias("w")
-_NAMED, _ST, _PT = workitem_study.alias("named"), study.alias("named_study"), patient.alias("named_patient")
-_SE, _DENY = series.alias("of_patient"), grants.alias("deny_unseen")
+_TAKEN_IN, _ST, _PT = workitem_study.alias("taken_in"), study.alias("named_study"), patient.alias("named_patient")
+_SE, _ALLOW, _DENY = series.alias("of_study"), grants.alias("allow_all"), grants.alias("deny_unseen")
 _BATCH = 200
 
 
 @lru_cache(maxsize=64)
 def visible(shape: Shape) -> ColumnElement[bool]:
     """True for the workitems of `W` that a caller of this shape may see."""
-    of_study = sa.select(1).select_from(_NAMED.join(_ST, _ST.c.study_instance_uid == _NAMED.c.study_instance_uid)).where(
-        _NAMED.c.workitem_pk == W.c.id, _ST.c.datastore_id == W.c.datastore_id
-    ).correlate(W)
+    taken_in = sa.select(1).select_from(_TAKEN_IN).where(_TAKEN_IN.c.workitem_pk == W.c.id).correlate(W)
+    held = sa.select(1).select_from(_ST).where(
+        _ST.c.study_instance_uid == _TAKEN_IN.c.study_instance_uid, _ST.c.datastore_id == W.c.datastore_id
+    ).correlate(W, _TAKEN_IN)
+    seen = sa.exists(held.where(predicate.study_condition(_ST, shape)))
+    there = sa.exists(held.where(sa.exists(
+        sa.select(1).select_from(_SE).where(_SE.c.study_pk == _ST.c.id, predicate.holds_images(_SE)).correlate(_ST)
+    )))
     of_patient = sa.select(1).select_from(_PT).where(
         _PT.c.datastore_id == W.c.datastore_id, _PT.c.patient_id == W.c.patient_id, W.c.patient_id != "", _PT.c.synthetic == sa.false(),
         sa.or_(W.c.issuer_of_patient_id == "", _PT.c.issuer == W.c.issuer_of_patient_id),
     ).correlate(W)
-    known = sa.exists(sa.select(1).select_from(_SE).where(_SE.c.patient_pk == _PT.c.id).correlate(_PT))
-    seen = predicate.study_condition(_ST, shape)
     clauses = [
-        sa.not_(sa.exists(of_study.where(sa.not_(seen)))),
-        sa.not_(sa.exists(of_patient.where(known, sa.not_(predicate.patient_condition(_PT, shape))))),
+        # A study that is not there is for whoever sees everything; to anybody else it is as one that is there and not theirs.
+        sa.not_(sa.exists(taken_in.where(sa.not_(seen), sa.or_(there, sa.not_(_sees_everything(shape)))))),
         sa.not_(_denied(shape, _DENY.c.scope_key == 0)),
         sa.not_(sa.exists(of_patient.where(_denied(shape, _DENY.c.scope_key == _PT.c.id * 4 + 1)))),
     ]
     if shape.boundaries:
-        clauses.append(sa.exists(of_study.where(seen)))
-    if shape.besides is not None:  # a deny of what is not held yet, and a bound, are asked of the caller alone above
+        clauses.append(sa.exists(taken_in.where(seen)))
+    if shape.besides is not None:  # what is not held yet and a bound are asked of the caller alone above
         clauses.append(visible(shape.besides))
     return sa.and_(*clauses)
+
+
+def _sees_everything(shape: Shape) -> ColumnElement[bool]:
+    """An allow without conditions on the whole datastore shows also what the archive does not hold yet."""
+    g = _ALLOW
+    return sa.and_(predicate.caller_is_live(shape), shape.within() == sa.true(), sa.exists(
+        sa.select(1).select_from(g).where(
+            predicate.is_caller(g.c.subject_id, shape), g.c.effect == predicate.ALLOW, g.c.datastore_id == W.c.datastore_id,
+            predicate.not_revoked(g), predicate.in_window(g, shape), g.c.modality == "", g.c.department_id.is_(None),
+            g.c.study_date_from == "", g.c.study_date_to == "", g.c.parent_id.is_(None), predicate.context_suffices(g, shape),
+            g.c.permissions.bitwise_and(shape.need()) == shape.need(), g.c.scope_key == 0,
+        ).correlate(W)
+    ))
 
 
 def _denied(shape: Shape, reach: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -110,7 +126,7 @@ def insert(tx: sa.Connection, datastore_id: int, uid: str, dataset: Dataset, *, 
     ))
     assert made.inserted_primary_key is not None
     pk = int(made.inserted_primary_key[0])
-    _name_studies(tx, pk, dataset)
+    _name_inputs(tx, pk, dataset)
     return pk
 
 
@@ -145,7 +161,7 @@ def replace(
         values["deletable_at"] = deletable_at
     tx.execute(sa.update(workitem).where(workitem.c.id == pk).values(values))
     tx.execute(sa.delete(workitem_study).where(workitem_study.c.workitem_pk == pk))
-    _name_studies(tx, pk, dataset)
+    _name_inputs(tx, pk, dataset)
 
 
 def locked(tx: sa.Connection, pk: int) -> Any | None:
@@ -161,7 +177,7 @@ def _columns(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _name_studies(tx: sa.Connection, pk: int, dataset: Dataset) -> None:
-    rows = [{"workitem_pk": pk, "study_instance_uid": uid} for uid in studies_of(dataset)]
+def _name_inputs(tx: sa.Connection, pk: int, dataset: Dataset) -> None:
+    rows = [{"workitem_pk": pk, "study_instance_uid": uid} for uid in inputs_of(dataset)]
     if rows:
         tx.execute(sa.insert(workitem_study), rows)

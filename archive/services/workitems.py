@@ -1,7 +1,7 @@
 """The unified worklist: create, search, retrieve, update, change the state of and ask to cancel workitems.
 
-Who asks holds the permission worklist and sees, by the condition inside each statement, the patient and studies a workitem names; what
-it does not see is not there. Each change, with what its watchers are told of it, is in the ledger in the transaction of its effect.
+Who asks holds the permission worklist and sees, by the condition inside each statement, the studies a workitem takes in; what it does not
+see is not there. Each change, with what its watchers are told of it, is in the ledger in the transaction of its effect.
 """
 
 from __future__ import annotations

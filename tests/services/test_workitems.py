@@ -69,11 +69,13 @@ def test_who_sees_and_is_told_of_what(node: Node, mia: Subject, ole: Subject) ->
     assert node.workitem_watch.due(mia, "clinical", "SAME").bodies == []
     with pytest.raises(NotFound):
         node.workitems.retrieve(mia, "clinical", made[HIDDEN])
-    # What was nobody's becomes somebody's when the archive learns of the patient.
+    # That the archive learns of the patient is told to nobody by it.
     archives.store(node, archives.instance(1, study="1.2.9", PatientID="NOBODY"))
-    with pytest.raises(NotFound):
-        node.workitems.retrieve(mia, "clinical", made["free"])
-    assert node.workitems.retrieve(ole, "clinical", made["free"])
+    for who in (mia, ole):
+        assert node.workitems.retrieve(who, "clinical", made["free"])
+        node.workitem_watch.subscribe(who, "clinical", rules.GLOBAL, "LATE", deletion_lock=False)
+    node.workitems.request_cancel(ole, "clinical", made["free"], {})
+    assert kinds(node.workitem_watch.due(mia, "clinical", "LATE")) == kinds(node.workitem_watch.due(ole, "clinical", "LATE")) != []
 
 
 def test_a_grant_that_ends_silences_what_was_queued(node: Node, mia: Subject, ole: Subject) -> None:

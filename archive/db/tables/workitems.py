@@ -31,7 +31,7 @@ workitem_study = Table(
     "workitem_study",
     metadata,
     Column("workitem_pk", ForeignKey("workitem.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
-    Column("study_instance_uid", sa.Text, primary_key=True),  # of requests, inputs and outputs
+    Column("study_instance_uid", sa.Text, primary_key=True),  # of what it takes in
 )
 
 ups_subscriber = Table(

@@ -1,7 +1,8 @@
 """UPS-RS: the unified worklist (PS3.18 11).
 
 A refusal by the state of a workitem is 409 with the Warning header of PS3.18; what the request itself lacks is 400. Workitems the
-caller may not see are 404 in every way; a UID that is taken is 409 at creation, seen or not: UIDs are unique in a datastore.
+caller may not see are 404 in every way; a UID that is taken is 409 at creation, seen or not: UIDs are unique in a datastore. Nothing
+is answered otherwise because the archive holds something of a patient or study whom the caller may not see.
 """
 
 from __future__ import annotations

@@ -284,10 +284,9 @@ def test_every_missing_piece_keeps_it_from_being_completed() -> None:
 def test_unseen_is_absent(place: Place) -> None:
     ole = as_ole(place)
     by_study = made(place, patient="NEW", study=HIDDEN, headers=ole)
-    by_patient = made(place, patient=f"P{HIDDEN}", headers=ole)
     by_both = made(place, patient=f"P{SEEN}", study=HIDDEN, headers=ole)
     seen = made(place, patient=f"P{SEEN}", study=SEEN, headers=ole)
-    for hidden in (by_study, by_patient, by_both):
+    for hidden in (by_study, by_both):
         absent = hidden.replace("1.2.840.", "1.2.841.")
         assert send(place, "GET", f"/{hidden}", headers=ole).status_code == 200
         for method, path, body in (
@@ -301,6 +300,50 @@ def test_unseen_is_absent(place: Place) -> None:
             assert one.status_code in {404, 204}
     assert found(place, f"PatientID=P{SEEN}") == [seen]
     assert found(place, f"PatientID=P{HIDDEN}") == []
+
+
+def story(place: Place, headers: dict[str, str], **about: Any) -> list[tuple[str, int, list[str]]]:
+    """What somebody is answered who makes a workitem about a patient or study and works with it."""
+    uid = made(place, headers=headers, **about)
+    told = []
+    for method, path, body in (
+        ("GET", "/{}", None), ("GET", "?SOPInstanceUID={}", None),
+        ("GET", f"?PatientID={about.get('patient', 'NEW')}&SOPInstanceUID={{}}", None),
+        ("POST", "?{}", item(**about)), ("POST", "/{}", {"00741204": el("LO", "mine")}),
+        ("PUT", "/{}/state", {"00741000": el("CS", "IN PROGRESS"), "00081195": el("UI", LOCK)}),
+        ("POST", "/{}?transaction-uid=" + LOCK, performed(**{"00404033": el("SQ", {"0020000D": el("UI", HIDDEN)})})),
+        ("PUT", "/{}/state", {"00741000": el("CS", "COMPLETED"), "00081195": el("UI", LOCK)}), ("GET", "/{}", None),
+        ("POST", "/{}/cancelrequest", None),
+    ):
+        answer = send(place, method, path.format(uid), body, headers=headers)
+        told.append((method, answer.status_code, sorted({name for name, _ in answer.headers} - {"Date"})))
+    return told
+
+
+def test_a_workitem_tells_nothing_of_what_the_archive_holds(place: Place) -> None:
+    """Whoever may work with the worklist and sees no image: a patient and a study that are here and hidden are as those that are not."""
+    console = archives.the_console(place.node)
+    place.node.accounts.add_user(console, "tec", roles=["technologist"], password=archives.PASSWORD)
+    tec = {"Authorization": f"Bearer {place.node.accounts.create_token(console, owner='tec')['token']}"}
+    held, absent = story(place, tec, patient=f"P{HIDDEN}"), story(place, tec, patient="P-NEVER")
+    assert held == absent
+    assert [status for _, status, _ in held] == [200, 200, 200, 409, 200, 200, 200, 200, 200, 409], "and it can be done to its end"
+    held, absent = story(place, tec, study=HIDDEN), story(place, tec, study="1.2.840.4711")
+    assert held == absent
+    assert [status for _, status, _ in held] == [404, 204, 204, 409, 404, 404, 404, 404, 404, 404]
+
+
+def test_what_is_not_held_yet_is_seen_by_who_sees_everything(place: Place) -> None:
+    ole = as_ole(place)
+    uid = made(place, study="1.2.840.4712", headers=ole)
+    assert send(place, "GET", f"/{uid}", headers=ole).status_code == 200
+    assert send(place, "GET", f"/{uid}").status_code == 404
+    archives.store(place.node, archives.instance(1, study="1.2.840.4712", PatientID="LATE"))
+    assert send(place, "GET", f"/{uid}", headers=ole).status_code == 200
+    assert send(place, "GET", f"/{uid}").status_code == 404
+    place.node.remove.reject(archives.the_console(place.node), "clinical", "study", "1.2.840.4712", reason="test")
+    assert send(place, "GET", f"/{uid}", headers=ole).status_code == 200, "as if it were not there"
+    assert send(place, "GET", f"/{uid}").status_code == 404
 
 
 def test_a_grant_and_its_end_count_at_once(place: Place) -> None:
