@@ -26,7 +26,7 @@ from archive.config import Config
 from archive.db.engine import Database
 from archive.db.tables import datastore as datastores_table
 from archive.db.tables import principal, webhook
-from archive.errors import InvalidRequest, NotFound
+from archive.errors import Forbidden, InvalidRequest, NotFound
 from archive.index import changes
 from archive.index.changes import Change, Page, Place
 from archive.keys import sealing
@@ -60,7 +60,7 @@ class _Hook:
 
 
 class Webhooks(Changes):
-    """Managed by whoever may configure; delivered by the background worker alone."""
+    """Made by their owners or at the console, looked after by whoever may configure; delivered by the background worker alone."""
 
     def __init__(
         self, database: Database, ledger: Ledger, clock: Clock, config: Config, *, read_only: str = "",
@@ -83,10 +83,12 @@ class Webhooks(Changes):
         """Add a webhook that tells what `owner` sees, from now on or from the beginning; the secret is shown this once.
 
         Raises:
-            InvalidRequest, Forbidden, NotFound, ReadOnly.
+            InvalidRequest, NotFound, ReadOnly.
+            Forbidden: also for another's, and by a token that may see less than its user.
         """
         def work(tx: sa.Connection, at: datetime) -> dict[str, Any]:
             outgoing.check(url, self._limits)
+            _refuse_anothers(tx, subject, owner)
             whose = principals.find(tx, owner)
             if whose["kind"] not in {"user", "service"}:
                 message = "a webhook belongs to a user"
@@ -259,6 +261,24 @@ _ALL = (
     .join(datastores_table, datastores_table.c.id == webhook.c.datastore_id)
     .where(webhook.c.removed_at.is_(None))
 )
+
+
+def _refuse_anothers(tx: sa.Connection, subject: Subject, owner: str) -> None:
+    """Whoever says where a webhook leads sees by it what its owner sees, so that is the owner alone, or the console.
+
+    Raises:
+        Forbidden.
+    """
+    if subject.kind == "console":
+        return
+    with suppress(NotFound):  # of somebody else, there or not, the same is said
+        if principals.find(tx, owner)["id"] == subject.principal_id:
+            if not subject.boundary_ids and (subject.limit is None or Permission.SEARCH in subject.limit):
+                return
+            message = "a webhook tells all its owner sees, and this token does not show that"
+            raise Forbidden(message, remedy="take a token with the permissions configure and search, not bound to a part of the archive")
+    message = "a webhook tells what its owner sees, so nobody else makes it"
+    raise Forbidden(message, remedy="name yourself, or let it be made on the server: 'archive webhook add URL --as USER'")
 
 
 def _hook(row: Any) -> _Hook:

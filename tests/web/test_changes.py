@@ -289,8 +289,8 @@ def test_who_may_manage_webhooks(still: Place, receiver: Receiver) -> None:
     for method, path, body in (("GET", "", None), ("POST", "", {"url": receiver.url, "owner": "mia"}), ("DELETE", "/1", None)):
         assert still.ask(method, f"/api/webhooks{path}", json=body).status_code == 403
     headers = {"Authorization": "Bearer " + still.node.accounts.create_token(
-        archives.the_console(still.node), owner="admin", permissions=["configure"])["token"]}
-    made = still.ask("POST", "/api/webhooks", json={"url": receiver.url, "owner": "mia"}, headers=headers)
+        archives.the_console(still.node), owner="admin", permissions=["configure", "search"])["token"]}
+    made = still.ask("POST", "/api/webhooks", json={"url": receiver.url, "owner": "admin"}, headers=headers)
     assert made.status_code == 201
     [row] = json.loads(still.ask("GET", "/api/webhooks", headers=headers).data)
     assert row["id"] == json.loads(made.data)["id"]
@@ -300,6 +300,37 @@ def test_who_may_manage_webhooks(still: Place, receiver: Receiver) -> None:
     assert still.ask("DELETE", f"/api/webhooks/{row['id']}", headers=headers).status_code == 404
     for wrong in ([], {"url": receiver.url}, {"url": 1, "owner": "mia"}, {"url": receiver.url, "owner": "mia", "more": 1}):
         assert still.ask("POST", "/api/webhooks", json=wrong, headers=headers).status_code == 400
+
+
+def test_nobody_lets_a_webhook_tell_them_what_another_sees(still: Place, receiver: Receiver) -> None:
+    """Also not by a token that shows less than its user sees; others list, test and remove a webhook, and learn no secret."""
+    console = archives.the_console(still.node)
+
+    def token(*permissions: str, **bounds: Any) -> dict[str, str]:
+        made = still.node.accounts.create_token(console, owner="admin", permissions=list(permissions), **bounds)
+        return {"Authorization": f"Bearer {made['token']}"}
+
+    def add(owner: str, headers: dict[str, str]) -> Any:
+        return still.ask("POST", "/api/webhooks", json={"url": receiver.url, "owner": owner, "everything": True}, headers=headers)
+
+    whole = token("configure", "search")
+    another, nobody = add("mia", whole), add("nobody", whole)
+    assert (another.status_code, nobody.status_code) == (403, 403)
+    assert {k: v for k, v in another.json.items() if k != "instance"} == {k: v for k, v in nobody.json.items() if k != "instance"}
+    for bound in (token("configure"), token("configure", "search", studies=[SEEN])):
+        assert add("admin", bound).status_code == 403
+    with pytest.raises(Forbidden):
+        still.node.webhooks.add(archives.user(still.node, "admin"), url=receiver.url, owner="mia")
+    assert still.node.webhooks.list(console) == []
+    made = still.node.webhooks.add(console, url=receiver.url, owner="mia")
+    [row] = still.ask("GET", "/api/webhooks", headers=whole).json
+    assert row["owner"] == "mia"
+    assert "secret" not in row
+    assert still.ask("POST", f"/api/webhooks/{made['id']}/test", headers=whole).status_code == 200
+    assert "changes" not in json.loads(receiver.got[-1][1])
+    for method in ("PUT", "PATCH"):
+        assert still.ask(method, f"/api/webhooks/{made['id']}", json={"url": receiver.url}, headers=whole).status_code == 405
+    assert still.ask("DELETE", f"/api/webhooks/{made['id']}", headers=whole).status_code == 204
 
 
 # --- T25: where requests may go ---

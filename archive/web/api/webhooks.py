@@ -30,7 +30,7 @@ class Webhook(Told):
 
 
 class NewWebhook(Taken):
-    """A webhook that tells what `owner` sees, from now on or with `everything` from the beginning."""
+    """A webhook that tells what `owner`, who asks for it, sees: from now on or with `everything` from the beginning."""
 
     url: str
     owner: str
