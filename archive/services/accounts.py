@@ -15,7 +15,7 @@ from archive.access.subject import Subject
 from archive.db.types import FOREVER
 from archive.errors import NotFound
 from archive.ledger.audit import Kind, secret_digest
-from archive.services.becoming import given_to, refuse_into
+from archive.services.becoming import given_to, hides, refuse_anew, refuse_into
 from archive.services.rights import Row, When, instant
 from archive.services.roles import Roles
 from archive.services.sessions import refuse_above
@@ -147,13 +147,17 @@ class Accounts(Roles):
         return self._change(subject, P.USER_MANAGE, work)
 
     def remove_user(self, subject: Subject, ref: str | int) -> Row:
-        """Take a user away with everything it held."""
+        """Take a user away with everything it held. One who is denied something needs role-manage: made anew they would not be.
+
+        Raises:
+            Forbidden.
+        """
         return self._remove(subject, ref, PEOPLE)
 
     def _remove(self, subject: Subject, ref: str | int, kinds: tuple[principals.Kind, ...]) -> Row:
         def work(tx: sa.Connection, at: datetime) -> Row:
             row = principals.find(tx, ref, kinds)
-            hidden = row["kind"] == "group" and hides(tx, row, at)
+            hidden = row["kind"] == "group" and hides(tx, row["id"], at)
             gone = self._gone(tx, subject, row, at)
             if hidden:
                 said = f"take away the group {row['name']}, which hides from its members"
@@ -165,9 +169,10 @@ class Accounts(Roles):
     def _gone(self, tx: sa.Connection, subject: Subject, row: Row, at: datetime) -> Row:
         if row["kind"] != "group":
             self._refuse_above(tx, subject, row, at)
+            refuse_anew(tx, subject, row, at)
         else:  # as leaving it: with the group goes what it gives its members, and what it hides from them
             refuse_members(tx, subject, row, at)
-            if hides(tx, row, at):
+            if hides(tx, row["id"], at):
                 grants.refuse_self(tx, subject, row["id"])
         principals.remove(tx, row["id"], row["name"], by=subject.principal_id, at=at)
         self._record(tx, Kind.USER_CHANGED, subject, at, what="removed", name=row["name"], id=row["id"])
@@ -207,7 +212,7 @@ class Accounts(Roles):
             start, end = instant(since, at) or at, instant(until, at) or FOREVER
             held = [(row["not_before"], row["not_after"]) for row in principals.groups_of(tx, who["id"]) if row["id"] == where["id"]]
             made = self._joined(tx, subject, where, who, start, end, at)
-            lifts = hides(tx, where, at) and any(shortens(one, start, end, at) for one in held)
+            lifts = hides(tx, where["id"], at) and any(shortens(one, start, end, at) for one in held)
             if lifts or roles.coming(tx, where["id"], at=at) & ADMINISTRATIVE:
                 asked = {
                     "group": where["id"], "member": who["id"], "since": None if since is None else start.isoformat(),
@@ -241,7 +246,7 @@ class Accounts(Roles):
         def work(tx: sa.Connection, at: datetime) -> Row:
             where, who = principals.find(tx, group, ("group",)), principals.find(tx, member)
             made = self._left(tx, subject, where, who, at)
-            if hides(tx, where, at):
+            if hides(tx, where["id"], at):
                 asked = {"group": where["id"], "member": who["id"]}
                 said = f"take {who['name']} out of {where['name']}, which hides from its members"
                 self._second(subject, Wish("group-leave", said, P.USER_MANAGE | P.ROLE_MANAGE, asked))
@@ -297,13 +302,8 @@ def refuse_members(tx: sa.Connection, subject: Subject, group: Row, at: datetime
     Raises:
         Forbidden.
     """
-    if roles.coming(tx, group["id"], at=at) or given_to(tx, group["id"], at) or hides(tx, group, at):
+    if roles.coming(tx, group["id"], at=at) or given_to(tx, group["id"], at) or hides(tx, group["id"], at):
         policy.require(tx, subject, P.ROLE_MANAGE, at)
-
-
-def hides(tx: sa.Connection, group: Row, at: datetime) -> bool:
-    """Whether a deny to a group counts now or later."""
-    return any(row["effect"] == "deny" and row["state"] in ("active", "not yet") for row in grants.listed(tx, at=at, to=group["id"]))
 
 
 def shortens(held: tuple[datetime, datetime], start: datetime, end: datetime, at: datetime) -> bool:

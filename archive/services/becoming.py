@@ -1,12 +1,16 @@
-"""Who may come in as another: what somebody has, or will have, guards their password, their identities and their certificate."""
+"""Who may come in as another: what somebody has, or will have, guards their password, their identities and their certificate.
+
+And who may let somebody come in anew: what hides from them guards the account that it hides from.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
-from archive.access import grants, policy
+from archive.access import grants, policy, principals
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.services import arrival_rules
@@ -25,3 +29,20 @@ def refuse_into(tx: sa.Connection, subject: Subject, principal_id: int, at: date
     """
     if given_to(tx, principal_id, at):
         policy.require(tx, subject, Permission.ROLE_MANAGE, at)
+
+
+def hides(tx: sa.Connection, principal_id: int, at: datetime) -> bool:
+    """Whether a deny to a user or group counts now or later."""
+    return any(row["effect"] == "deny" and row["state"] in ("active", "not yet") for row in grants.listed(tx, at=at, to=principal_id))
+
+
+def refuse_anew(tx: sa.Connection, subject: Subject, row: dict[str, Any], at: datetime) -> None:
+    """Who is denied something, and comes in as another user than before, is denied nothing: that takes what lifting a deny takes.
+
+    Raises:
+        Forbidden.
+    """
+    groups = [group["id"] for group in principals.groups_of(tx, row["id"]) if group["not_after"] > at]
+    if any(hides(tx, one, at) for one in (row["id"], *groups)):
+        policy.require(tx, subject, Permission.ROLE_MANAGE, at)
+        grants.refuse_self(tx, subject, row["id"])

@@ -15,7 +15,7 @@ from archive.db.engine import Database
 from archive.errors import InvalidRequest
 from archive.ledger.audit import Kind
 from archive.ledger.log import Ledger
-from archive.services.becoming import refuse_into
+from archive.services.becoming import refuse_anew, refuse_into
 from archive.services.changes import Changes
 from archive.services.clock import Clock, utc_now
 from archive.services.directory import normal
@@ -61,7 +61,7 @@ class Identities(Changes):
         return self._change(subject, Permission.USER_MANAGE, work)
 
     def unbind(self, subject: Subject, identity_id: int) -> Row:
-        """Take an identity away; the user's sessions end.
+        """Take an identity away; the user's sessions end. Of one who is denied something that needs role-manage: another may be given it.
 
         Raises:
             Forbidden, NotFound.
@@ -71,6 +71,7 @@ class Identities(Changes):
             gone = external.unbind(tx, identity_id)
             row = principals.find(tx, gone["principal_id"])
             refuse_above(tx, subject, row, at)
+            refuse_anew(tx, subject, row, at)
             sessions.end_all(tx, row["id"], at=at)
             self._record(tx, Kind.USER_CHANGED, subject, at, what="unbound", id=row["id"], name=row["name"], identity=gone["id"],
                          issuer=gone["issuer"], sub=gone["subject"])

@@ -17,7 +17,8 @@ from archive.access.subject import Subject
 from archive.errors import StateConflict
 from archive.ledger.audit import Kind
 from archive.services import grant_events, policy_difference, policy_effect, policy_present
-from archive.services.accounts import MEMBERS, Accounts, hides, shortens
+from archive.services.accounts import MEMBERS, Accounts, shortens
+from archive.services.becoming import hides
 from archive.services.policy_difference import Change
 from archive.services.policy_document import Document, parse, write
 from archive.services.policy_present import Row
@@ -198,7 +199,7 @@ def _takes_two(tx: sa.Connection, change: Change, there: policy_present.Present,
         return bool(roles.find(tx, given["role"])["permissions"] & ADMINISTRATIVE)
     if change.what == "join":
         group, held = principals.find(tx, given["group"], ("group",)), there.members.get((given["group"], given["member"]))
-        lifts = held is not None and shortens(held, given["start"], given["end"], at) and hides(tx, group, at)
+        lifts = held is not None and shortens(held, given["start"], given["end"], at) and hides(tx, group["id"], at)
         return lifts or bool(roles.coming(tx, group["id"], at=at) & ADMINISTRATIVE)
     if change.what == "revoke":
         return bool(given["row"]["effect"] == "deny")

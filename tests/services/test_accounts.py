@@ -155,6 +155,33 @@ def test_an_administrator_does_not_become_the_owner(office: Office) -> None:
         a.join_group(eve, "readers", "puppet")
 
 
+def test_who_is_denied_something_is_removed_by_who_may_lift_it(office: Office) -> None:
+    """Made anew and let into their groups by another system's word, they would be denied nothing."""
+    clerk, boss, a = office.user("clerk", "administrator"), office.user("boss", "owner"), office.accounts
+    hidden = Target("patient", "P1")
+    a.add_group(office.console, "kept out")
+    a.add_grant(office.console, to="kept out", role="referrer", target=hidden, deny=True)
+    for name in ("own", "later", "member", "joins", "over", "left"):
+        office.user(name)
+    a.add_grant(office.console, to="own", role="referrer", target=hidden, deny=True)
+    a.add_grant(office.console, to="later", role="referrer", target=hidden, deny=True, since="3h")
+    a.join_group(office.console, "kept out", "member")
+    a.join_group(office.console, "kept out", "joins", since="3h")
+    a.add_grant(office.console, to="over", role="referrer", target=hidden, deny=True, until="1h")
+    a.join_group(office.console, "kept out", "left", until="1h")
+    office.at += timedelta(hours=2)
+    for name in ("own", "later", "member", "joins"):
+        with pytest.raises(Forbidden):
+            a.remove_user(clerk, name)
+        assert not a.disable_user(clerk, name)["enabled"]
+        a.remove_user(boss, name)
+    for name in ("over", "left"):
+        a.remove_user(clerk, name)
+    a.add_grant(office.console, to="boss", role="referrer", target=hidden, deny=True)
+    with pytest.raises(Forbidden):
+        a.remove_user(boss, "boss")
+
+
 def test_who_is_switched_off_or_begins_later_is_guarded_the_same(office: Office) -> None:
     eve, a = office.user("eve", "administrator"), office.accounts
     a.add_group(office.console, "chiefs")

@@ -102,3 +102,16 @@ def test_what_is_over_guards_nobody(place: Ward, tmp_path: Path) -> None:
         accounts.add_grant(console, to=to, role="referrer", target=Target("study", ward.SECOND), deny=True, until="1h")
     place.clock.at = start + timedelta(hours=1)
     assert tried(place, place.by_session("clerk"), "ida", tmp_path) == [True] * 5
+
+
+def test_the_identity_of_who_is_denied_something_is_not_freed_for_another_user(place: Ward) -> None:
+    node, console, clerk = place.node, place.console, place.by_session("clerk")
+    bound = node.identities.bind(console, "ida", issuer=ISSUER, external_subject="ida")
+    deny = node.accounts.add_grant(console, to="ida", role="referrer", target=STUDY, deny=True)
+    with pytest.raises(Forbidden):
+        node.identities.unbind(clerk, bound["id"])
+    with pytest.raises(Forbidden):
+        node.accounts.remove_user(clerk, "ida")
+    assert [row["user"] for row in node.identities.listed(console)] == ["ida"]
+    node.accounts.revoke_grant(console, deny["id"])
+    assert node.identities.unbind(clerk, bound["id"])["user"] == "ida"
