@@ -28,7 +28,7 @@ MPPS = mpps.SOP_CLASS
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
     with clinic(tmp_path_factory.mktemp("mpps")) as it:
         console = the_console(it.node)
-        for number in range(1, 9):
+        for number in range(1, 10):
             it.node.worklist.add(console, entry(number))
         for name in ("CT1", "CT2"):
             it.node.peers.add(console, name, [name], issue=it.folder / name, roles=["modality"])
@@ -140,6 +140,16 @@ def test_an_entry_of_which_a_step_was_completed_is_not_done_again(made: Clinic, 
     last = ended("DISCONTINUED", PerformedProcedureStepDiscontinuationReasonCodeSequence=reason)
     assert change(made, f"1.2.9.{number}.2", last).Status == 0
     assert states(made)[f"SPS{number}"] == "completed"
+
+
+def test_another_device_than_was_scheduled_takes_an_entry_over(made: Clinic) -> None:
+    """A scanner is down, the patient is in the other one; the event names who did it."""
+    assert create(made, "1.2.9.90", begun(9, PerformedStationAETitle="CT2"), name="CT2").Status == 0
+    assert states(made)["SPS9"] == "in-progress"
+    told = made.events(Kind.WORKLIST_CHANGED)[0].body
+    assert told is not None
+    assert (told["subject"]["name"], told["detail"]["what"], told["detail"]["step"]) == ("CT2", "in-progress", "SPS9")
+    assert told["objects"] == [["patient", "W9"], ["study", "1.2.7.9"]]
 
 
 def test_only_who_began_it_may_change_it(made: Clinic) -> None:
