@@ -419,19 +419,28 @@ def test_what_is_rejected_when_a_rule_looks_goes_once_it_is_restored(
     assert queue(it) == [("done", 0, "")] * 3
 
 
-def test_what_is_rejected_when_its_turn_comes_goes_once_it_is_restored(it: Clinic, receiver: Receiver) -> None:
-    console, remove = the_console(it.node), it.node.remove
-    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
-    it.put(instance(1, study="1.2.3"), instance(1, study="1.2.4"))
-    rule(it)
-    it.node.forwarding.look()
-    remove.reject(console, "clinical", "study", "1.2.4", reason="test")
-    run(it)
-    assert uids(receiver) == [ONE]
-    assert queue(it) == [("done", 0, ""), ("rejected", 0, "")]
-    remove.restore(console, "clinical", "study", "1.2.4", reason="test")
-    run(it)
-    assert uids(receiver) == [ONE, "1.2.4.1.1"]
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+def test_what_is_rejected_when_its_turn_comes_goes_once_it_is_restored(
+    tmp_path: Path, receiver: Receiver, engine: str, request: pytest.FixtureRequest
+) -> None:
+    sections = {} if engine == "sqlite" else {"database": {"url": request.getfixturevalue("postgresql_url")}}
+    with forwarding(tmp_path, idle_timeout_s=3, sections=sections) as it:
+        console, remove = the_console(it.node), it.node.remove
+        it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+        it.put(*(instance(1, study=study) for study in ("1.2.3", "1.2.4", "1.2.5")))
+        remove.reject(console, "clinical", "study", "1.2.5", reason="test")
+        rule(it)
+        it.node.forwarding.look()
+        remove.reject(console, "clinical", "study", "1.2.4", reason="test")
+        run(it)
+        assert uids(receiver) == [ONE]
+        assert queue(it) == [("done", 0, ""), ("rejected", 0, ""), ("rejected", 0, "")]
+        remove.restore(console, "clinical", "study", "1.2.4", reason="test")
+        run(it)
+        assert uids(receiver) == [ONE, "1.2.4.1.1"]
+        remove.restore(console, "clinical", "study", "1.2.5", reason="test")
+        run(it)
+        assert uids(receiver) == [ONE, "1.2.4.1.1", "1.2.5.1.1"]
 
 
 def test_what_is_rejected_while_it_is_sent_goes_once_it_is_restored(it: Clinic) -> None:
