@@ -107,6 +107,27 @@ def test_a_lost_index_loses_nothing_that_was_acknowledged(folder: Path) -> None:
         assert rows(node, "mpps")["mpps"][-1] == last
 
 
+def test_what_waits_to_be_restored_is_forwarded_after_a_lost_index(tmp_path: Path) -> None:
+    archives.made(tmp_path)
+    config = archives.configured(tmp_path)
+    with archives.opened(config) as node:
+        filled(node)
+        archives.store(node, archives.instance(1, study="1.2.6"))
+        node.remove.reject(archives.the_console(node), "clinical", "study", "1.2.6", reason="test")
+        assert node.forwarding.look() == 1
+        assert ("forward", "1.2.6.1.1") not in waiting(node)
+        node.upkeep.finish()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        console = archives.the_console(node)
+        assert len(node.forwarding.queue(console, state="rejected")) == 1
+        assert node.forwarding.look() == 0
+        node.remove.restore(console, "clinical", "study", "1.2.6", reason="test")
+        assert node.forwarding.look() == 1
+        assert ("forward", "1.2.6.1.1") in waiting(node)
+
+
 def test_what_was_asked_again_has_each_look_after_a_lost_index(tmp_path: Path) -> None:
     archives.made(tmp_path)
     config = archives.configured(tmp_path)
