@@ -146,6 +146,12 @@ def updated_at(tx: sa.Connection, datastore_id: int, uid: str) -> datetime:
     return found or datetime.min.replace(tzinfo=UTC)
 
 
+def forget(tx: sa.Connection, datastore_id: int, uid: str, states: Iterable[str]) -> None:
+    """Remove a workitem that is in one of these states."""
+    named = (workitem.c.datastore_id == datastore_id, workitem.c.sop_instance_uid == uid, workitem.c.state.in_(list(states)))
+    tx.execute(sa.delete(workitem).where(*named))
+
+
 def _named(column: sa.Column[Any], datastore_id: int, uid: str) -> sa.Select[Any]:
     return sa.select(column).where(workitem.c.datastore_id == datastore_id, workitem.c.sop_instance_uid == uid)
 

@@ -79,6 +79,7 @@ class CatchUp:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive."""
         self._core = core
+        self._again: set[str] = set()  # the UIDs of what was done again: what comes next of it is newer, whatever its time
 
     def run(self) -> CaughtUp:
         """Do what is due, once; again after an interruption does the rest.
@@ -195,7 +196,8 @@ class CatchUp:
                 self._require_no_hold(tx, place, change["study"], one.at)
             leaf = core.ledger.record(tx, event, at=core.clock())
             keep_statement(core, tx, ref, leaf, one.envelope)
-            apply_change(core, tx, change, by=None, leaf=leaf)
+            apply_change(core, tx, change, by=None, leaf=leaf, late=None if change.get("uid") in self._again else one.at)
+        self._again |= {change["uid"]} if "uid" in change else set()
 
     def _require_no_hold(self, tx: sa.Connection, place: Datastore, study_instance_uid: str, at: datetime) -> None:
         """Refuse what a hold forbids: its record is written before the transaction that may refuse it, and a copy may have just that."""

@@ -166,7 +166,7 @@ class History:
         if change["change"] in working.KINDS and not self.working:
             return  # its rows stand
         try:
-            apply_change(self._core, self._tx, change, by=by, leaf=n, anew=False)
+            apply_change(self._core, self._tx, change, by=by, leaf=n)
         except InstanceConflict:
             self.done.missing.append((n, "V10"))  # what it was let in to is missing now
         else:
@@ -178,8 +178,10 @@ def keep_payload(tx: sa.Connection, object_id: bytes, leaf: int, payload: bytes)
     tx.execute(sa.insert(statement), {"object_id": object_id, "leaf": leaf, "envelope": payload})
 
 
-def apply_change(core: Core, tx: sa.Connection, change: dict[str, Any], *, by: int | None, leaf: int, anew: bool = True) -> None:
-    """Do again what an event record says was done, to what there is of its objects; `anew`: the ledger did not know of it.
+def apply_change(
+    core: Core, tx: sa.Connection, change: dict[str, Any], *, by: int | None, leaf: int, late: datetime | None = None
+) -> None:
+    """Do again what an event record says was done, to what there is of its objects; `late`: sealed then, and the ledger did not know of it.
 
     Raises:
         DigestMismatch: a change this release does not know.
@@ -187,7 +189,7 @@ def apply_change(core: Core, tx: sa.Connection, change: dict[str, Any], *, by: i
     at, what = datetime.fromisoformat(change["at"]), change["change"]
     objects = [bytes.fromhex(one) for one in change["objects"]]
     if what in working.KINDS:
-        working.redo(tx, change, leaf)
+        working.redo(tx, change, leaf, late=late)
         return
     if what in ("rejected", "restored"):
         pks = [
@@ -201,7 +203,7 @@ def apply_change(core: Core, tx: sa.Connection, change: dict[str, Any], *, by: i
             catalog.restore(tx, pks, at=at)
         return
     if what == "purged":
-        carry_out(core, tx, change, leaf=leaf, at=at, anew=anew)
+        carry_out(core, tx, change, leaf=leaf, at=at, anew=late is not None)
         return
     if what not in ("accepted", "held-rejected"):
         message = "a change of state of a kind this release does not know"

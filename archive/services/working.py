@@ -5,6 +5,7 @@ Each such answer is preceded by an event record (docs/format.md 2.6), so a lost 
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,7 +24,7 @@ KINDS = {
 """The word in a record, and the kind of its event."""
 LABELS = frozenset(kind.label for kind in KINDS.values())
 
-_REDO = {state_events.STEP: mpps.redo, state_events.ENTRY: worklist_rows.redo, state_events.WORKITEM: workitems.redo}
+_REDO = {state_events.ENTRY: worklist_rows.redo, state_events.WORKITEM: workitems.redo}
 
 
 def detail(change: dict[str, Any]) -> dict[str, Any]:
@@ -41,8 +42,8 @@ def reported(core: Core, tx: sa.Connection) -> None:
     commitment_rows.reported(tx, [(one["checked"], at) for at, one in said if one.get("what") == commitment_rows.REPORTED])
 
 
-def redo(tx: sa.Connection, change: dict[str, Any], leaf: int) -> None:
-    """Do again what a record says.
+def redo(tx: sa.Connection, change: dict[str, Any], leaf: int, *, late: datetime | None = None) -> None:
+    """Do again what a record says; `late` is when it was sealed, where the ledger does not say what came before it and what after.
 
     Raises:
         DigestMismatch: it is of a datastore or in a form that is not known here.
@@ -51,8 +52,10 @@ def redo(tx: sa.Connection, change: dict[str, Any], leaf: int) -> None:
         place = tx.execute(sa.select(datastore.c.id).where(datastore.c.uid == bytes.fromhex(change["datastore"]))).scalar_one()
         if change["change"] == state_events.COMMITMENT:
             commitment_rows.redo(tx, place, change, leaf)
+        elif change["change"] == state_events.STEP:
+            mpps.redo(tx, place, change)
         else:
-            _REDO[change["change"]](tx, place, change)
+            _REDO[change["change"]](tx, place, change, late=late)
     except (KeyError, ValueError, TypeError, sa.exc.NoResultFound):
         message = "a sealed record of the worklist is not one this release knows"
         raise DigestMismatch(message, verdict="V11", remedy="install the release that wrote it") from None

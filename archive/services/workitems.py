@@ -288,10 +288,13 @@ def keep(
     return pk
 
 
-def redo(tx: sa.Connection, place: int, change: dict[str, Any]) -> None:
-    """Do again what a sealed record says a workitem became, unless it is that or more by now."""
+def redo(tx: sa.Connection, place: int, change: dict[str, Any], *, late: datetime | None) -> None:
+    """Do again what a sealed record says a workitem became; what comes `late`, unless it is that or more by now."""
     at = datetime.fromisoformat(change["at"])
-    if rows.updated_at(tx, place, change["uid"]) <= at:
+    if late is None and rules.text_of(change["dataset"], rules.STATE) == State.SCHEDULED:
+        rows.forget(tx, place, change["uid"], rules.FINAL)  # its UID was free, so the one before was swept
+    # In the ledger's order each came after the one before: of two at once the later may have been asked for first.
+    if late is None or rows.updated_at(tx, place, change["uid"]) <= late:
         keep(tx, place, change["uid"], change["dataset"], change["lock"] or None, by=change["by"], final=change["final"], at=at)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -57,17 +56,27 @@ def put(tx: sa.Connection, place: int, entry: DataSet, source: str, at: datetime
     return by_key(tx, key), what
 
 
-def redo(tx: sa.Connection, place: int, change: dict[str, Any]) -> None:
-    """Do again what a sealed record says was entered or cancelled; what went on since stays as it is."""
+def redo(tx: sa.Connection, place: int, change: dict[str, Any], *, late: datetime | None) -> None:
+    """Do again what a sealed record says was entered or cancelled; where it comes `late`, what went on since stays as it is."""
     at = datetime.fromisoformat(change["at"])
     if change["what"] == "entered":
         for entry in change["entries"]:
-            with suppress(StateConflict):
+            try:
                 put(tx, place, entry, change["source"], at)
+            except StateConflict:
+                if late is None:  # it was taken, so what has its step was forgotten by then
+                    _forget(tx, place, entry)
+                    put(tx, place, entry, change["source"], at)
         return
     row = tx.execute(_named(place, change["study"], change["step"])).mappings().first()
     if row is not None and row["state"] == "scheduled":
         move(tx, row, "cancelled", at)
+
+
+def _forget(tx: sa.Connection, place: int, entry: DataSet) -> None:
+    study, number = scheduled.text(entry, "0020000D"), scheduled.text(scheduled.items(entry, STEPS)[0], "00400009")
+    w = worklist_entry.c
+    tx.execute(sa.delete(worklist_entry).where(w.datastore_id == place, w.study_instance_uid == study, w.procedure_step_id == number))
 
 
 def _named(place: int, study: str, number: str) -> sa.Select[Any]:

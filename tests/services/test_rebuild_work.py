@@ -1,0 +1,119 @@
+"""Work that went on after the last snapshot, or under a clock that was set back, is after a lost index as it was answered."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archive.access.grants import Target
+from archive.access.subject import Subject
+from archive.dicom import scheduled
+from archive.node import Node
+from archive.services.clock import utc_now
+from archive.services.commitments import Reference
+from archive.services.deliveries import REPORT
+from archive.services.forward_rules import Conditions
+from archive.services.workitem_watch import KEEP_FINISHED
+from archive.services.worklist import KEEP, sweep
+from tests.dimse.test_mpps import begun, ended
+from tests.dimse.test_worklist import entry
+from tests.services import archives
+from tests.services.everything import device, rows
+from tests.services.test_rebuild import lose, rebuild
+from tests.services.ward import Clock
+from tests.web.dicomweb.test_ups import LOCK, el, item
+
+LONG_AGO = {"ScheduledProcedureStepStartDate": "20250110"}
+CLAIM = {"00081195": el("UI", LOCK), "00741000": el("CS", "IN PROGRESS")}
+
+
+def router(node: Node) -> Subject:
+    console = archives.the_console(node)
+    node.accounts.add_user(console, "router", password=archives.PASSWORD, roles=["technologist"])
+    node.accounts.add_role(console, "router", ["search", "send"])
+    node.accounts.add_grant(console, to="router", role="router", target=Target("everything"))
+    return archives.user(node, "router")
+
+
+def modality(node: Node) -> Subject:
+    node.peers.add(archives.the_console(node), "CT1", ["CT1"], networks=["127.0.0.1/32"], address="127.0.0.1:1", roles=["modality"])
+    node.peers.set(archives.the_console(node), "CT1", {"modality_without_tls": True})
+    return device(node)
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["which the ledger knows", "after the last checkpoint"])
+def test_a_workitem_of_which_the_clock_was_set_back_is_what_it_became(tmp_path: Path, signed: bool) -> None:
+    config, clock = archives.made(tmp_path), Clock()
+    with archives.opened(config, role="serve", clock=clock) as node:
+        who = router(node)
+        clock.at += timedelta(hours=2)
+        made = node.workitems.create(who, "clinical", None, item(patient="P1", study="1.2.3")).uid
+        node.upkeep.finish()
+        if not signed:
+            node.workitems.create(who, "clinical", "1.2.77", item(patient="P1", study="1.2.3"))
+        clock.at -= timedelta(hours=1)
+        node.workitems.change_state(who, "clinical", made if signed else "1.2.77", CLAIM)
+        before = rows(node, "workitem")
+        if signed:
+            node.upkeep.checkpoint()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert rows(node, "workitem") == before
+
+
+def test_what_has_the_uid_of_a_workitem_that_was_swept_is_no_finished_one(tmp_path: Path) -> None:
+    config, clock = archives.made(tmp_path), Clock()
+    clock.at = utc_now() - 2 * KEEP_FINISHED
+    with archives.opened(config, clock=clock) as node:
+        who = router(node)
+        made = node.workitems.create(who, "clinical", "1.2.77", item(patient="P1", study="1.2.3")).uid
+        node.workitems.change_state(who, "clinical", made, CLAIM)
+        node.workitems.request_cancel(who, "clinical", made, {})
+        second = node.workitems.create(who, "clinical", "1.2.78", item(patient="P1", study="1.2.3")).uid
+        node.workitems.request_cancel(who, "clinical", second, {})
+        clock.at += KEEP_FINISHED + timedelta(hours=1)
+        node.workitem_watch.sweep(clock.at)
+        node.workitems.create(who, "clinical", second, item(patient="P2", study="1.2.4"))
+        before = rows(node, "workitem", "workitem_study")
+        assert [row["state"] for row in before["workitem"]] == ["IN PROGRESS", "SCHEDULED"]
+        node.upkeep.finish()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert rows(node, "workitem", "workitem_study") == before
+        node.workitem_watch.sweep(utc_now() + KEEP_FINISHED)
+        assert rows(node, "workitem") == {"workitem": before["workitem"]}
+
+
+def test_what_was_entered_under_the_step_of_an_entry_that_was_forgotten_is_there(tmp_path: Path) -> None:
+    config, clock = archives.made(tmp_path), Clock()
+    clock.at = utc_now() - 2 * KEEP
+    with archives.opened(config, clock=clock) as node:
+        console, ct = archives.the_console(node), modality(node)
+        for number in (1, 2):
+            node.worklist.add(console, entry(number, step=LONG_AGO))
+        node.steps.create(ct, "clinical", "1.2.9.1", scheduled.checked(begun(1).to_json_dict()))
+        node.steps.set(ct, "clinical", "1.2.9.1", scheduled.checked(ended().to_json_dict()))
+        node.worklist.cancel(console, 2)
+        clock.at += KEEP + timedelta(days=1)
+        with node.core.database.begin() as tx:
+            sweep(tx, clock.at)
+        for number in (1, 2):
+            node.worklist.add(console, entry(number))
+        before = told(node)
+        assert {row["state"] for row in before["worklist_entry"]} == {"scheduled"}
+        node.upkeep.finish()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert told(node) == before
+
+
+def told(node: Node) -> dict[str, list[dict[str, Any]]]:
+    """What is to be done, without numbers."""
+    found = rows(node, "worklist_entry", "mpps")
+    return {name: [{key: value for key, value in row.items() if key != "id"} for row in some] for name, some in found.items()}
