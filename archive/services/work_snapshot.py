@@ -22,6 +22,7 @@ from archive.db.tables import (
     delivery_destination,
     forward_rule,
     instance,
+    peer,
     principal,
     ups_subscriber,
     ups_subscription,
@@ -165,7 +166,8 @@ def put_back(core: Core, tx: sa.Connection, kept: Work) -> int:
     """Fill the empty tables, end what later events end, and return how many instances wait again to be forwarded."""
     people = set(tx.execute(sa.select(principal.c.id)).scalars())
     rules: set[int] = set()
-    tx.execute(sa.delete(delivery_destination))  # those that commitments have made again
+    known = [said["peer_id"] for said in kept.tables.get(delivery_destination.name, [])]
+    tx.execute(sa.delete(delivery_destination).where(delivery_destination.c.peer_id.in_(known)))  # commitments have made it again
     for table in _ROWS:
         for said in kept.tables.get(table.name, []):
             row = from_json(table, said)
@@ -220,5 +222,8 @@ def _ended(core: Core, tx: sa.Connection, leaves: int) -> None:
             gone = sa.select(forward_rule.c.id).where(forward_rule.c.name == name)
             tx.execute(sa.delete(delivery).where(_D.rule_id.in_(gone)))
             tx.execute(sa.delete(forward_rule).where(forward_rule.c.name == name))
+        elif what in ("destination paused", "destination resumed"):
+            for number in tx.execute(sa.select(peer.c.id).where(peer.c.name == name)).scalars():
+                deliveries.pause(tx, number, paused=what == "destination paused")
         elif what == "removed" and "webhook" in said:
             tx.execute(sa.update(webhook).where(webhook.c.id == said["webhook"]).values(removed_at=at))

@@ -117,3 +117,43 @@ def told(node: Node) -> dict[str, list[dict[str, Any]]]:
     """What is to be done, without numbers."""
     found = rows(node, "worklist_entry", "mpps")
     return {name: [{key: value for key, value in row.items() if key != "id"} for row in some] for name, some in found.items()}
+
+
+def test_the_report_to_a_peer_that_asked_for_the_first_time_after_the_last_snapshot_is_delivered(tmp_path: Path) -> None:
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="serve") as node:
+        console, ct = archives.the_console(node), modality(node)
+        router(node)
+        node.peers.add(console, "DST", ["DST"], networks=["192.0.2.0/24"], address="192.0.2.7:104")
+        node.forwarding.add(console, "all", "DST", on_behalf_of="router", conditions=Conditions(modality=("CT",)))
+        node.upkeep.finish()
+        archives.store(node, archives.instance(1), subject=ct)
+        node.commitments.request(ct, "clinical", "1.2.8.1", [Reference(archives.CT, "1.2.3.1.1")], calling_ae_title="CT1")
+        assert node.commitments.check(1) is not None
+        node.upkeep.checkpoint()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        claimed = node.deliveries.claim()
+        assert claimed is not None
+        assert [one.commitment_id for one in node.deliveries.due(claimed, REPORT, limit=10)] == [1]
+
+
+def test_a_destination_that_was_paused_after_the_last_snapshot_waits(tmp_path: Path) -> None:
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        router(node)
+        for name in ("DST", "OTHER"):
+            node.peers.add(console, name, [name], networks=["192.0.2.0/24"], address="192.0.2.7:104")
+            node.forwarding.add(console, name, name, on_behalf_of="router", conditions=Conditions(modality=("CT",)))
+        node.forwarding.pause(console, "OTHER", paused=True)
+        node.upkeep.finish()
+        node.forwarding.pause(console, "DST", paused=True)
+        node.forwarding.pause(console, "OTHER", paused=False)
+        node.upkeep.checkpoint()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        states = {row["destination"]: row["state"] for row in node.forwarding.destinations(archives.the_console(node))}
+        assert states == {"DST": "paused", "OTHER": "ready"}
