@@ -33,11 +33,14 @@ from archive.db.tables import (
 )
 from archive.ledger.audit import KINDS, Kind, secret_digest
 from archive.ledger.bodies import Bodies, parse
-from archive.services import bound, opened, rules_check, sharing_check
+from archive.services import bound, opened, requests_ended, rules_check, sharing_check
 from archive.services.core import Core
+from archive.services.peer_settings import PeerSettings
 from archive.services.snapshot import CHANGING
 from archive.services.targets import NOWHERE, Placed
 
+TAKEN = (*CHANGING, Kind.ACCESS_REQUESTED, Kind.SHARE_OPENED)
+"""What counts here; a view of a link is no reason for a snapshot."""
 Detail = dict[str, Any]
 Tell = Callable[[Kind, Detail], None]
 """Records an event of what the rebuild ended."""
@@ -45,7 +48,7 @@ _BECAUSE = "lost with the index"
 _NEW = {"added": "", "group added": "group", "peer added": "device"}
 _PAIRS = {
     "enabled": "on", "disabled": "on", "removed": "there", "peer removed": "there", "joined": "group", "left": "group",
-    "assigned": "role", "withdrawn": "role", "peer renewed": "certificate",
+    "assigned": "role", "withdrawn": "role", "peer renewed": "certificate", "peer set": "settings",
 }
 
 
@@ -72,6 +75,8 @@ class Later:
             return
         if kind is Kind.REVOKED:
             self._revoked[said["id"]] = at
+        elif kind is Kind.ACCESS_REQUESTED:
+            requests_ended.later(self._tx, said, body.get("subject", {}).get("principal"), at)
         elif kind is Kind.GRANTED and "id" in said:
             self._grants[said["id"]] = (said, body["objects"], at)
             if "subject" in said:  # the first owner came by an event that has no id
@@ -80,11 +85,14 @@ class Later:
             self._end(api_token, api_token.c.id.in_([said["id"], *said.get("besides", ())]), at)
         elif kind is Kind.PASSWORD_CHANGED:
             self._password(int(who), said)
-        elif kind in (Kind.USER_CHANGED, Kind.ROLE_CHANGED, Kind.PEER_CHANGED):
-            if what in _NEW and "id" in said:
-                self._came[said["id"]] = (said["name"], _NEW[what] or str(said.get("principal_kind", "user")))
-            elif what in _PAIRS and "id" in said:
-                self._states[said["id"], _PAIRS[what], said.get("group"), said.get("role")] = (what, kind, said, at)
+        elif kind in (Kind.USER_CHANGED, Kind.ROLE_CHANGED, Kind.PEER_CHANGED) and "id" in said:
+            self._of_principal(what, kind, said, at)
+
+    def _of_principal(self, what: str, kind: Kind, said: Detail, at: datetime) -> None:
+        if what in _NEW:
+            self._came[said["id"]] = (said["name"], _NEW[what] or str(said.get("principal_kind", "user")))
+        elif what in _PAIRS:
+            self._states[said["id"], _PAIRS[what], said.get("group"), said.get("role")] = (what, kind, said, at)
 
     def _of_factors_or_roles(self, kind: Kind, what: str, said: Detail, at: datetime) -> bool:
         if kind in opened.KINDS:
@@ -98,6 +106,8 @@ class Later:
             self._role(said, at)
         elif kind is Kind.USER_CHANGED and what in ("bound", "unbound"):
             bound.later(self._tx, said, self._tell)
+        elif kind is Kind.SHARE_OPENED:
+            sharing_check.opened(self._tx, said, at)
         elif kind in sharing_check.KINDS:
             sharing_check.later(self._tx, said, at)
         elif kind is Kind.RULE_CHANGED:
@@ -235,10 +245,8 @@ class Later:
             self._end(role_assignment, sa.and_(role_assignment.c.principal_id == row.id, role_assignment.c.role_id == held), at)
             if what == "assigned":
                 self._told(kind, said, "withdrawn")
-        elif what == "peer renewed":  # the certificate before counts no more, and the event names the new one
-            new = bytes.fromhex(said.get("certificate") or "")
-            change = {"certificate_sha256": new} if new else {"enabled": False}
-            self.taken += tx.execute(sa.update(peer).where(peer.c.principal_id == row.id).values(**change)).rowcount
+        elif what in ("peer renewed", "peer set"):
+            self.taken += tx.execute(sa.update(peer).where(peer.c.principal_id == row.id).values(_of_peer(what, said))).rowcount
 
     def _peer_gone(self, row: Any) -> None:
         number = sa.select(peer.c.id).where(peer.c.principal_id == row.id).scalar_subquery()
@@ -281,6 +289,14 @@ class Later:
             self._tell(Kind.REVOKED, {**{name: value for name, value in said.items() if name != "objects"}, "because": _BECAUSE})
 
 
+def _of_peer(what: str, said: Detail) -> Detail:
+    """Return what a peer is now: what was before counts no more, and the event names what is new."""
+    if what == "peer set":
+        return PeerSettings().changed(said.get("settings", {})).values()
+    new = bytes.fromhex(said.get("certificate") or "")
+    return {"certificate_sha256": new} if new else {"enabled": False}
+
+
 def _target(level: str, objects: list[list[str]]) -> tuple[str, ...]:
     """Return what an event is about; it names patients without their issuer, and series without their study."""
     value = objects[0][1] if objects else ""
@@ -298,7 +314,7 @@ def apply_later(core: Core, tx: sa.Connection, leaves: int, about: dict[sa.Table
     later, bodies = Later(tx, about, tell, core.clock()), Bodies(core.keyring)
     since = (
         sa.select(audit_event.c.n, audit_event.c.at, audit_event.c.kind, audit_event.c.body)
-        .where(audit_event.c.n >= leaves, audit_event.c.kind.in_([kind.label for kind in CHANGING])).order_by(audit_event.c.n)
+        .where(audit_event.c.n >= leaves, audit_event.c.kind.in_([kind.label for kind in TAKEN])).order_by(audit_event.c.n)
     )
     for row in tx.execute(since).all():
         opened = None if row.body is None else bodies.open(row.n, bytes(row.body))

@@ -39,6 +39,13 @@ def later(tx: sa.Connection, said: Row, at: datetime) -> None:
             albums.remove(tx, int(item[0]), at=at)
 
 
+def opened(tx: sa.Connection, said: Row, at: datetime) -> None:
+    """Count a view since the snapshot: a link that was opened as often as it may be opens nothing more."""
+    if "session" in said:
+        values = {"views": share_link.c.views + 1, "last_opened_at": at}
+        tx.execute(sa.update(share_link).where(share_link.c.id == said["id"]).values(values))
+
+
 def sharing(core: Core, tx: sa.Connection) -> Iterator[Found]:
     """Yield links, their sessions and albums that no event made, that say otherwise than theirs, or that came back."""
     yield from _links(core, tx)

@@ -1,0 +1,88 @@
+"""Who may what after a lost index: nothing counts that was used up, narrowed, or given in a history that was given up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archive.access.grants import Target
+from archive.errors import NotFound
+from archive.services.audit_feed import AuditFeed
+from archive.services.shares import Wanted
+from archive.services.snapshot import Snapshots
+from tests.services import archives, catalogs, ward
+from tests.services.test_rebuild import lose, rebuild
+
+BROWSER: dict[str, Any] = {"address": "192.0.2.9", "user_agent": "x"}
+
+
+def test_a_link_that_was_used_up_after_the_last_snapshot_opens_nothing(tmp_path: Path) -> None:
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        archives.store(node, archives.instance(1))
+        node.accounts.add_user(console, "doc", password=archives.PASSWORD)
+        node.accounts.add_grant(console, to="doc", role="radiologist", target=Target("study", "1.2.3"))
+        doc = archives.user(node, "doc")
+        once, twice = (node.shares.create(doc, Wanted(studies=["1.2.3"], recipient="Dr Ott", max_views=views)) for views in (1, 2))
+        Snapshots(node.core).write()
+        words = [str(link["url"]).partition("#")[2] for link in (once, twice)]
+        for word, link in zip(words, (once, twice), strict=True):
+            node.share_door.enter(word, link["code"], **BROWSER)
+        before = [(row["id"], row["views"], row["state"]) for row in node.shares.list(console, everybody=True)]
+        assert before == [(2, 1, "active"), (1, 1, "used up")]
+        node.upkeep.checkpoint()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert [(row["id"], row["views"], row["state"]) for row in node.shares.list(archives.the_console(node), everybody=True)] == before
+        with pytest.raises(NotFound):
+            node.share_door.ask(words[0])
+        node.share_door.ask(words[1])
+
+
+def test_a_peer_is_as_it_was_set_after_the_last_snapshot(tmp_path: Path) -> None:
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        node.peers.add(console, "CT1", ["CT1"], networks=["127.0.0.1/32"], roles=["modality"])
+        node.peers.set(console, "CT1", {"modality_without_tls": True, "whole_worklist": True})
+        Snapshots(node.core).write()
+        settings = {"modality_without_tls": False, "transfer_syntaxes": ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]}
+        before = node.peers.set(console, "CT1", settings)
+        node.upkeep.checkpoint()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert node.peers.get(archives.the_console(node), "CT1") == before
+        assert node.verify.run(archives.the_console(node), "quick").findings == []
+
+
+def said(node: Any) -> list[bool]:
+    """What the ledger says of the rule of two, oldest first."""
+    found = node.oversight.search(archives.the_console(node), kinds=("configured",))
+    return [row["body"]["detail"]["on"] for row in reversed(found) if row["body"]["detail"].get("what") == "two_person"]
+
+
+def test_what_was_decided_after_the_last_snapshot_does_not_wait_again(tmp_path: Path) -> None:
+    with ward.opened(tmp_path) as place:
+        node, ole = place.node, place.by_session("ole")
+        asked = [node.access_requests.ask(ole, level="study", value=one, reason="for the round today")["id"] for one in ("1.2.3", "1.2.4")]
+        asked += [node.access_requests.ask(ole, level="study", value=one, reason="for the round today")["id"] for one in ("1.2.5", "1.2.6")]
+        Snapshots(node.core).write()
+        node.access_requests.decide(place.console, asked[0], approve=False, note="no")
+        node.access_requests.decide(place.console, asked[1], approve=True)
+        node.access_requests.withdraw(ole, asked[2])
+        before = node.access_requests.mine(ole)
+        node.upkeep.checkpoint()
+        clock = place.clock
+    config = node.config
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config, clock=clock) as node:
+        place = ward.Ward(node, clock)
+        assert node.access_requests.mine(archives.user(node, "ole")) == before
+        assert [row["id"] for row in node.access_requests.waiting(place.console)] == asked[3:]
+        assert place.findings() == []
