@@ -99,6 +99,7 @@ class Rebuild:
         self._core = core
         self._changes: list[tuple[int, bytes, bytes]] = []
         self._deliveries = deliveries.Captured()
+        self._known = 0  # how many events of a lost ledger were brought back
 
     def run(self, *, lost: bool, damaged: Database | None = None, operator: str = "", progress: Progress = lambda *_args: None) -> Rebuilt:
         """Make the catalog again; with `lost`, in an index that is empty, the rest too, as far as possible from a `damaged` one.
@@ -132,6 +133,8 @@ class Rebuild:
                 self._replay_from(tx, found)
                 catchup.set_due(tx)
             _tell(report, history.done, found)
+            if lost:
+                self._give_up()
             self._record(tx, report, operator)
         done = catchup.CatchUp(core).run()
         replayed = Replay(core).run()
@@ -214,7 +217,7 @@ class Rebuild:
                 report.notes.append(f"the ledger is as of its checkpoint of {found.at:{_WHEN}}: {found.size} events; later ones are lost, "
                                     "but for what the records themselves say")
         self._configuration(tx)
-        leaves = nodes.size(tx)
+        leaves = self._known = nodes.size(tx)
         kept = self._salvaged_access(damaged, leaves)
         if kept is not None:
             report.notes.append("users and grants were read from the damaged index")
@@ -261,6 +264,11 @@ class Rebuild:
         waiting = work_snapshot.put_back(core, tx, kept)
         report.notes.append(f"rules of forwarding, webhooks and subscriptions are as of {kept.at:{_WHEN}}; {waiting} instances wait to be "
                             "forwarded, and what arrived later is looked at again")
+
+    def _give_up(self) -> None:
+        """Put away the snapshots of events that are lost: the log goes on otherwise from here, and would come to be as long as they are."""
+        for kept in (snapshot.FILES, work_snapshot.FILES):
+            kept.set_aside(self._core.config.ledger_dir, self._known)
 
     def _ended(self, tx: sa.Connection, kind: Kind, detail: dict[str, Any]) -> None:
         self._core.ledger.record(tx, Event(kind, detail=detail), at=self._core.clock())

@@ -60,6 +60,36 @@ def test_a_peer_is_as_it_was_set_after_the_last_snapshot(tmp_path: Path) -> None
         assert node.verify.run(archives.the_console(node), "quick").findings == []
 
 
+def test_a_snapshot_of_events_that_are_lost_is_never_taken(tmp_path: Path) -> None:
+    """It says what was given in a history that was given up; the log that goes on otherwise comes to be as long."""
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        archives.store(node, archives.instance(1))
+        for name in ("reader", "other"):
+            node.accounts.add_user(console, name, password=archives.PASSWORD)
+        node.upkeep.finish()
+        for _ in range(60):
+            node.oversight.search(console)  # an event too
+        node.accounts.add_grant(console, to="reader", role="radiologist", target=Target("everything"))
+        Snapshots(node.core).write()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        assert catalogs.visible(node, "reader", "1.2.3") == {}
+        node.accounts.add_grant(console, to="other", role="radiologist", target=Target("everything"))
+        for _ in range(80):
+            node.oversight.search(console)
+        node.upkeep.finish()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert catalogs.visible(node, "reader", "1.2.3") == {}
+        assert set(catalogs.visible(node, "other", "1.2.3")) == {"1.2.3.1.1"}
+        assert node.verify.run(archives.the_console(node), "quick").findings == []
+
+
 def said(node: Any) -> list[bool]:
     """What the ledger says of the rule of two, oldest first."""
     found = node.oversight.search(archives.the_console(node), kinds=("configured",))
