@@ -243,10 +243,15 @@ class Rebuild:
         return kept.targets
 
     def _configuration(self, tx: sa.Connection) -> None:
-        """Note the configuration that the ledger knows, so that the next start tells whether it is another."""
-        said = next((row["sha256"] for row in retrace.details(self._core, tx, Kind.CONFIGURED) if "sha256" in row), None)
-        if said is not None:
-            tx.execute(sa.insert(archive_state).values(name=lifecycle.CONFIGURATION, value=said))
+        """Note the configuration that the ledger knows, and whether two people decide, so that the next start tells what is otherwise."""
+        known: dict[str, str] = {}
+        for row in retrace.details(self._core, tx, Kind.CONFIGURED):  # the last one comes first
+            if "sha256" in row:
+                known.setdefault(lifecycle.CONFIGURATION, row["sha256"])
+            elif row.get("what") == lifecycle.TWO_PERSON:
+                known.setdefault(lifecycle.TWO_PERSON, "on" if row["on"] else "off")
+        for name, value in known.items():
+            tx.execute(sa.insert(archive_state).values(name=name, value=value))
 
     def _work(self, tx: sa.Connection, report: Rebuilt, damaged: Database | None) -> None:
         """Bring back rules, webhooks, subscriptions and what waits to be forwarded."""

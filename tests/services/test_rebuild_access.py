@@ -90,6 +90,19 @@ def test_a_snapshot_of_events_that_are_lost_is_never_taken(tmp_path: Path) -> No
         assert node.verify.run(archives.the_console(node), "quick").findings == []
 
 
+def test_that_two_people_decided_until_the_index_was_lost_is_known(tmp_path: Path) -> None:
+    config = archives.made(tmp_path, policy={"two_person": True})
+    with archives.opened(config) as node:
+        assert said(node) == [True]
+        node.upkeep.finish()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert said(node) == [True]
+    with archives.opened(archives.configured(tmp_path)) as node:
+        assert said(node) == [True, False]
+
+
 def said(node: Any) -> list[bool]:
     """What the ledger says of the rule of two, oldest first."""
     found = node.oversight.search(archives.the_console(node), kinds=("configured",))
