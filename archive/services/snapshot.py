@@ -21,6 +21,7 @@ from archive.db.tables import (
     album_item,
     album_share,
     api_token,
+    archive_state,
     audit_event,
     auto_rule,
     boundary,
@@ -76,6 +77,8 @@ LATER = (hold, factor, recovery_code, external_identity, auto_rule, rule_grant, 
          share_link, album, album_item, album_share, album_grant)
 """Tables that snapshots of earlier releases do not have."""
 WRITTEN_FOR = (*CHANGING, Kind.ACCESS_REVIEWED, Kind.HOLD_ADDED, Kind.HOLD_REMOVED, Kind.ACCESS_REQUESTED)
+STATE = ("syslog_told",)
+"""Rows of archive_state: how far a collector has the audit log, which after a loss is told again from there on, not from then on."""
 FILES = SnapshotFiles("access", b"SRSNAP1\0", b"strongroom/v1/access\0", "access-snapshot", FOLDER, KEPT)
 
 
@@ -87,6 +90,7 @@ class Snapshot:
     leaves: int
     tables: dict[str, list[dict[str, Any]]]
     targets: dict[sa.Table, dict[int, Placed]]
+    state: dict[str, str]
 
 
 class Snapshots:
@@ -176,7 +180,8 @@ def taken(tx: sa.Connection, at: datetime) -> Snapshot:
 
 
 def _body(tx: sa.Connection, at: datetime) -> dict[str, Any]:
-    return {"v": 1, "at": sealing.format_instant(at), "leaves": nodes.size(tx), "tables": _rows(tx)}
+    state = {row.name: row.value for row in tx.execute(sa.select(archive_state).where(archive_state.c.name.in_(STATE)))}
+    return {"v": 1, "at": sealing.format_instant(at), "leaves": nodes.size(tx), "tables": _rows(tx), "state": state}
 
 
 def _rows(tx: sa.Connection) -> dict[str, list[dict[str, Any]]]:
@@ -222,7 +227,7 @@ def _parsed(body: dict[str, Any]) -> Snapshot:
                 about[table][row["id"]] = (row.pop("place"), target)
                 row["scope_key"] = NOWHERE
             tables[table.name].append({name: _in(table.c[name], value) for name, value in row.items()})
-    return Snapshot(sealing.parse_instant(body["at"]), body["leaves"], tables, about)
+    return Snapshot(sealing.parse_instant(body["at"]), body["leaves"], tables, about, body.get("state", {}))
 
 
 def _in(column: sa.Column[Any], value: Any) -> Any:
@@ -239,3 +244,5 @@ def put_back(tx: sa.Connection, kept: Snapshot) -> None:
             known = [column for column in table.columns if column.name in row or column.nullable or column.server_default is None]
             tx.execute(sa.insert(table), {column.name: row.get(column.name) for column in known})
     number_on(tx, TABLES)
+    for name, value in kept.state.items():
+        tx.execute(sa.insert(archive_state).values(name=name, value=value))

@@ -129,3 +129,23 @@ def test_what_was_decided_after_the_last_snapshot_does_not_wait_again(tmp_path: 
         assert node.access_requests.mine(archives.user(node, "ole")) == before
         assert [row["id"] for row in node.access_requests.waiting(place.console)] == asked[3:]
         assert place.findings() == []
+
+
+def test_a_collector_is_told_what_it_had_not_got_when_the_index_was_lost(tmp_path: Path) -> None:
+    config, got = archives.made(tmp_path, syslog={"host": "192.0.2.1"}), []
+
+    def feed(node: Any) -> AuditFeed:
+        return AuditFeed(node.core, lambda lines, _to: got.extend(lines))
+
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        feed(node).tick()
+        Snapshots(node.core).write()
+        node.accounts.add_user(console, "untold", password=archives.PASSWORD)
+        untold = node.oversight.search(console, kinds=("user-changed",))[0]["id"]
+        node.upkeep.checkpoint()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        feed(node).tick()
+    assert f'#{untold}"'.encode() in b"".join(got)
