@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -55,6 +56,7 @@ class History:
         self._places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
         self._payloads: dict[int, tuple[bytes, bytes]] = {}
         self._purged: set[bytes] = set()
+        self._lost: dict[bytes, list[int]] = {}  # objects whose record is not there, by the events that name them
         self.working = False  # whether worklist, steps, workitems and commitments are to be made again too
         self._keyless: dict[str, int] = {}  # studies whose key was destroyed, by which event
         self.done = Done()
@@ -78,8 +80,27 @@ class History:
                 except ArchiveError as error:
                     if not error.verdict:
                         raise
-                    self.done.missing.append((row.n, error.verdict))
+                    self._miss(row.n, leaf, error.verdict)
             progress("records taken in", todo - self._found.objects, todo)
+        if self._lost:
+            self._purged_since()
+
+    def _miss(self, n: int, leaf: dict[str, Any], verdict: str) -> None:
+        self._lost.setdefault(bytes.fromhex(leaf["obj"]), []).append(n)
+        self.done.missing.append((n, verdict))
+
+    def _purged_since(self) -> None:
+        """Miss nothing that was purged later than the ledger knows: of that the event record is left, and a catch-up does it again."""
+        gone: set[int] = set()
+        for segment_id, offset in self._found.left():
+            record = self._core.vault.find(segment_id, offset)
+            if not isinstance(record, FoundRecord) or record.ref.kind != Kind.EVENT:
+                continue
+            with suppress(ArchiveError):  # told when its turn comes
+                change = decode_change(self._core.vault.read_range(record.ref, 0, record.ref.part10_bytes))
+                if change["change"] == "purged":
+                    gone.update(n for one in change["objects"] for n in self._lost.get(bytes.fromhex(one), ()))
+        self.done.missing = [(n, verdict) for n, verdict in self.done.missing if n not in gone]
 
     def _foresee(self) -> None:
         """Learn what was purged later: its arrival is passed over, for nothing of it may come back, and its record may be gone."""
@@ -112,7 +133,7 @@ class History:
         if bytes.fromhex(leaf["obj"]) in self._purged:
             return
         if record is None:
-            self.done.missing.append((n, "V01"))
+            self._miss(n, leaf, "V01")
             return
         core, tx, ref = self._core, self._tx, record.ref
         sections = core.vault.sections(ref)
