@@ -6,7 +6,7 @@ import hmac
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import sqlalchemy as sa
@@ -155,8 +155,9 @@ class History:
         if kind == "stored" and decided.twin is None and self._insert(entry):
             self.done.instances += 1
         else:
-            reason = decided.reason or "what it contradicted is not there any more"
-            catalog.insert_held(tx, "held" if kind == "held" or decided.status == "held" else "conflict", reason, entry)
+            waits: Literal["held", "conflict"] = "held" if "held" in (kind, decided.status) and kind != "conflict" else "conflict"
+            reason = decided.reason if decided.status == waits else "what it contradicted is not there any more"
+            catalog.insert_held(tx, waits, reason, entry)
             self.done.held += 1
         keep_statement(core, tx, ref, n, sections.statement)
 
