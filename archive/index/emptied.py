@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.db.batches import batches
 from archive.db.tables import (
+    album_item,
     boundary_item,
     delivery,
     forward_rule,
@@ -108,7 +109,7 @@ def _named(tx: sa.Connection, pks: Iterable[int], level: int) -> set[int]:
     """Return those that a grant or a bound is about, also one that counts no more."""
     found: set[int] = set()
     for some in batches(sorted(pks)):
-        for table in (grants, boundary_item):
+        for table in (grants, boundary_item, album_item):
             query = sa.select(table.c.scope_key).where(table.c.scope_key.in_([pk * 4 + level for pk in some]))
             found.update(key // 4 for key in tx.execute(query).scalars())
     return found

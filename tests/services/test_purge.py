@@ -304,3 +304,25 @@ def test_statements_of_what_went_are_gone(node: Node, console: Subject) -> None:
     node.remove.reject(console, "clinical", "instance", f"{ONE}.1.1", reason="test")
     node.purge.run(console, study=ONE, reason="test")
     assert rows(node, sa.select(statement.c.leaf).where(statement.c.object_id == row.object_id)) == []
+
+
+@embedded
+def test_a_series_that_an_album_names_is_no_other_one_afterwards(node: Node, console: Subject) -> None:
+    """SQLite gives the last row's number again, and an album that was shared with nobody yet names it too."""
+    for name in ("doc", "ann"):
+        node.accounts.add_user(console, name, password=archives.PASSWORD)
+    node.accounts.add_grant(console, to="doc", role="radiologist", target=Target("everything"))
+    archives.store(node, archives.instance(1, series=f"{ONE}.9"))
+    doc = archives.user(node, "doc")
+    board = node.albums.create(doc, "board")["id"]
+    node.albums.add(doc, board, series=[f"{ONE}.9"])
+    node.remove.reject(console, "clinical", "series", f"{ONE}.9", reason="test")
+    node.purge.run(console, study=ONE, reason="test")
+    archives.store(node, archives.instance(1, study="1.2.5", PatientID="P5"))
+    assert node.albums.show(doc, board)["items"] == []
+    node.albums.share(doc, board, "ann")
+    with pytest.raises(NotFound):
+        node.retrieve.instances(archives.user(node, "ann"), "clinical", "1.2.5")
+    archives.store(node, archives.instance(2, series=f"{ONE}.9"))
+    assert [one["uid"] for one in node.albums.show(doc, board)["items"]] == [f"{ONE}.9"]
+    sound(node)
