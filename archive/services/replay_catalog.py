@@ -6,7 +6,7 @@ study without PatientID that found its patient later stands on a patient of its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -63,10 +63,15 @@ class _Changes:
     """What changes of state say: of each object that changed, whether it was in sight at the moment."""
 
     sight: dict[bytes, bool] = field(default_factory=dict)
-    let_in: set[bytes] = field(default_factory=set)
+    let_in: dict[bytes, int] = field(default_factory=dict)  # by which event
     gone: set[bytes] = field(default_factory=set)  # purged by then
     purged_later: set[bytes] = field(default_factory=set)
+    replaced: dict[bytes, list[bytes]] = field(default_factory=dict)  # of these, what went with each that had given its place
     unread: int = 0
+
+    def gave_way(self, one: bytes, others: Iterable[bytes]) -> bool:
+        """Whether one of these others had taken the place of an object by the moment: who was let in last has it."""
+        return any(self.let_in.get(other, -1) > self.let_in.get(one, -1) for other in others)
 
 
 def catalog_at(core: Core, tx: sa.Connection, moment: Moment, *, study_instance_uid: str | None = None) -> Catalog:
@@ -103,10 +108,11 @@ def _changes(tx: sa.Connection, moment: Moment) -> _Changes:
         what, before = change["change"], moment.holds(row.leaf, row.at)
         if what == "purged":
             (found.gone if before else found.purged_later).update(objects)
+            found.replaced.update((bytes.fromhex(one), objects) for one in change.get("replaced", ()))
         elif before and what in ("rejected", "restored"):
             found.sight.update(dict.fromkeys(objects, what == "restored"))
         elif before and what == "accepted":
-            found.let_in.update(objects)
+            found.let_in.update(dict.fromkeys(objects, row.leaf))
             found.sight.update(dict.fromkeys(objects, True))
     return found
 
@@ -163,19 +169,28 @@ class _Making:
                 self._found.studies[row["id"]] = {**row, "attributes": {}}
 
     def replaced(self) -> None:
-        """Count what was stored and gave its place to another since: its series was there by it."""
+        """Count what was stored, or let in, and gave its place to another since: its series was there by it."""
         h = held.c
-        columns = (h.object_id, h.leaf, h.sop_instance_uid, h.series_instance_uid, h.study_instance_uid, h.datastore_id, audit_event.c.at)
-        query = sa.select(*columns).join(audit_event, audit_event.c.n == h.leaf).where(audit_event.c.kind == "stored")
+        columns = (h.object_id, h.leaf, h.sop_instance_uid, h.series_instance_uid, h.study_instance_uid, h.datastore_id, audit_event.c.at,
+                   audit_event.c.kind)
+        query = sa.select(*columns).join(audit_event, audit_event.c.n == h.leaf).where(h.state == "rejected")
         if self._uid is not None:
             query = query.where(h.study_instance_uid == self._uid)
-        for row in self._run(query):
-            if not self._moment.holds(row.leaf, row.at) or not self._changes.sight.get(bytes(row.object_id), True):
+        rows = self._run(query).all()
+        of_place: dict[tuple[int, str], list[bytes]] = {}
+        for row in rows:
+            of_place.setdefault((row.datastore_id, row.sop_instance_uid), []).append(bytes(row.object_id))
+        for row in rows:
+            key = bytes(row.object_id)
+            if not self._moment.holds(row.leaf, row.at) or not self._changes.sight.get(key, True):
+                continue
+            if row.kind != "stored" and key not in self._changes.let_in:
                 continue
             twin = self._run(sa.select(instance.c.object_id).where(
                 instance.c.datastore_id == row.datastore_id, instance.c.sop_instance_uid == row.sop_instance_uid)).scalar()
-            if twin is not None and bytes(twin) in self._changes.let_in:
-                continue  # the other had taken its place by then
+            others = of_place[row.datastore_id, row.sop_instance_uid]
+            if self._changes.gave_way(key, others if twin is None else [*others, bytes(twin)]):
+                continue
             self._add(row.datastore_id, row.study_instance_uid, row.series_instance_uid, row.leaf)
 
     # --- what is gone ---
@@ -195,6 +210,8 @@ class _Making:
                 continue
             one = bytes.fromhex(key)
             if (row.kind != "stored" and one not in self._changes.let_in) or not self._changes.sight.get(one, True):
+                continue
+            if self._changes.gave_way(one, self._changes.replaced.get(one, ())):
                 continue
             objects = dict(self._objects(row.n, row.body))
             if "series" not in objects:

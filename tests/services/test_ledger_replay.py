@@ -286,3 +286,18 @@ def test_who_may_ask_and_what(node: Node, clock: Clock) -> None:
             node.ledger_replay.at(dora, **bad)  # type: ignore[arg-type]
     with pytest.raises(NotFound):
         node.ledger_replay.at(dora, when=at, who="nobody")
+
+
+def test_what_had_given_its_place_was_not_in_sight_though_it_is_purged_since(node: Node, clock: Clock) -> None:
+    console, uid = archives.the_console(node), "1.2.1"
+    archives.store(node, archives.instance(1, study=uid))
+    first = clock()
+    archives.store(node, archives.instance(1, study=uid, StudyDescription="else"))
+    (waiting,) = node.reconcile.list(console)
+    node.reconcile.accept(console, waiting["id"], reason="better")
+    accepted = clock()
+    node.remove.reject(console, "clinical", "study", uid, reason="test")
+    rejected = clock()
+    assert node.purge.run(console, study=uid, reason="test").instances == 2
+    counted = [node.ledger_replay.at(console, when=at, study_instance_uid=uid)["instances"] for at in (first, accepted, rejected)]
+    assert counted == [1, 1, 0]
