@@ -233,7 +233,7 @@ class Purge:
             held.c.datastore_id == row.datastore_id, held.c.sop_instance_uid == row.sop_instance_uid, held.c.state == "rejected"
         )
         for one in policy.run_as(tx, _TOKEN, query).all():
-            if bytes(one.object_id) not in told.decided and told.decided[bytes(row.object_id)] == "accepted":
+            if told.decided.get(bytes(one.object_id)) != "held-rejected" and told.decided[bytes(row.object_id)] == "accepted":
                 yield _item(one, replaced=True)
 
     def _unsaid(self, tx: sa.Connection, told: retrace.Said, study_uid: str, place: int | None) -> int:

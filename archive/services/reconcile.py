@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,15 +10,18 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
-from archive.db.tables import datastore, statement
+from archive.db.tables import datastore, held, statement
 from archive.errors import InstanceConflict, InvalidRequest, NotFound
 from archive.index import catalog
+from archive.index.identity import TOKEN
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
 from archive.services import arrival_rules, denials
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.records import decode
 from archive.services.state_events import commit_change
+
+_REPLACED = "replaced by a data manager"
 
 
 class Reconcile:
@@ -173,9 +177,16 @@ def let_in(core: Core, tx: sa.Connection, entry: catalog.Entry, *, by: int | Non
     catalog.replace(tx, twin, entry)
     if twin.rejected:
         catalog.restore(tx, [twin.instance_pk], at=entry.stored_at)  # who accepts an instance wants it seen
-    pk = catalog.insert_held(tx, "conflict", "replaced by a data manager", replaced)
-    catalog.decide_held(tx, pk, "rejected", by=by, at=entry.stored_at)
+    if not _put_aside(tx, twin.ref.object_id, by=by, at=entry.stored_at):
+        pk = catalog.insert_held(tx, "conflict", _REPLACED, replaced)
+        catalog.decide_held(tx, pk, "rejected", by=by, at=entry.stored_at)
     return None
+
+
+def _put_aside(tx: sa.Connection, object_id: bytes, *, by: int | None, at: datetime) -> bool:
+    """Close the row of an instance that waited itself before it was let in; False when it has none."""
+    values = {"state": "rejected", "reason": _REPLACED, "decided_by": by, "decided_at": at}
+    return bool(policy.run_as(tx, TOKEN, sa.update(held).where(held.c.object_id == object_id).values(values)).rowcount)
 
 
 def _leaf(tx: sa.Connection, object_id: bytes) -> int:

@@ -122,6 +122,8 @@ def _waiting(tx: sa.Connection, told: Said) -> Iterator[Found]:
             told.decided.get(key, ""), "rejected" if arrived == "stored" else "open"
         )
         kinds = {"held": ("held", "conflict"), "conflict": ("conflict",), "stored": ("conflict",), "quarantined": ("quarantine",)}
+        if state == "accepted" and _replaced(tx, row.sop_instance_uid, told, besides=key):
+            state = "rejected"  # it had the place until another was let in to it
         if row.state != state:
             yield "V12", f"an instance that waits is {row.state}, and no event says so", row.sop_instance_uid
         if row.kind not in kinds.get(arrived, ()):
@@ -144,8 +146,9 @@ def _is_stored(tx: sa.Connection) -> sa.ColumnElement[bool]:
     return sa.func.instr(ledger_leaf.c.data, sa.literal(word)) > 0
 
 
-def _replaced(tx: sa.Connection, uid: str, told: Said) -> bool:
-    twin = sa.select(instance.c.object_id).where(instance.c.sop_instance_uid == uid)
+def _replaced(tx: sa.Connection, uid: str, told: Said, *, besides: bytes = b"") -> bool:
+    """Whether an instance that was let in has that UID, another than `besides`."""
+    twin = sa.select(instance.c.object_id).where(instance.c.sop_instance_uid == uid, instance.c.object_id != besides)
     return any(bytes(one) in told.joined for one in policy.run_as(tx, _TOKEN, twin).scalars())
 
 
