@@ -307,7 +307,7 @@ def _study_of(tx: sa.Connection, entry: Entry, found: Any) -> _Study:
     patient_pk = identity.patient_for(tx, entry.datastore_id, scanned, entry.issuer, at)
     row = columns.of_study(scanned)
     if known:
-        kept = identity.move(tx, found, patient_pk, scanned)
+        kept = identity.move(tx, found, patient_pk, columns.of_levels(scanned.attributes, frozenset({Level.PATIENT})))
         different = columns.differing(kept, row["attributes"])
         return _Study(found.id, patient_pk, found.key_id, found.study_date, moved=True, differing=different)
     keys = {"datastore_id": entry.datastore_id, "patient_pk": patient_pk, "key_id": entry.ref.key_id}

@@ -94,11 +94,16 @@ def _empty_study(tx: sa.Connection, study_pk: int, *, key_gone: bool, at: dateti
     if tx.dialect.name == "sqlite":
         policy.run_as(tx, _TOKEN, sa.update(study_name_fts).where(study_name_fts.c.rowid == study_pk).values(folded=""))
     access_study.complete(tx, at, [study_pk])
-    of_patient = sa.select(1).select_from(study).where(study.c.patient_pk == row.patient_pk)
+    leave(tx, row.patient_pk)
+
+
+def leave(tx: sa.Connection, patient_pk: int) -> None:
+    """Empty a patient of whom there is no study any more, or remove it."""
+    of_patient = sa.select(1).select_from(study).where(study.c.patient_pk == patient_pk)
     if policy.run_as(tx, _TOKEN, of_patient.limit(1)).first() is not None:
         return
-    which = patient.c.id == row.patient_pk
-    if _named(tx, [row.patient_pk], 1):
+    which = patient.c.id == patient_pk
+    if _named(tx, [patient_pk], 1):
         blank = {"patient_name": "", "patient_birth_date": "", "patient_sex": ""}
         policy.run_as(tx, _TOKEN, sa.update(patient).where(which).values(**blank))
     else:

@@ -18,7 +18,6 @@ from sqlalchemy import bindparam
 from archive.access import policy
 from archive.db.prepared import Prepared
 from archive.db.tables import boundary_item, datastore, grants, instance, patient, series, study, study_name_fts
-from archive.dicom.attributes import Level
 from archive.dicom.part10 import Scanned
 from archive.index import columns
 
@@ -148,13 +147,31 @@ def _insert(table: sa.Table, keys: tuple[str, ...]) -> Prepared:
     return Prepared(sa.insert(table), keys=keys)
 
 
-def move(tx: sa.Connection, found: Any, to: int, scanned: Scanned) -> dict[str, Any]:
+def naming(key: PatientKey) -> dict[str, columns.Element]:
+    """Return what a study says of a patient that its instances do not name."""
+    said = {"00100020": {"vr": "LO", "Value": key.patient_id.split("\\")}}
+    return said | ({"00100021": {"vr": "LO", "Value": [key.issuer]}} if key.issuer else {})
+
+
+def belongs(tx: sa.Connection, found: Any, key: PatientKey, at: datetime) -> None:
+    """Let a study (`id`, `datastore_id`, `patient_pk`, `attributes`, `synthetic`) be of a patient none of its instances need name."""
+    to = _FIND_PATIENT.scalar(tx, {"datastore": found.datastore_id, "issuer_": key.issuer, "word": key.patient_id}, TOKEN)
+    if to is None:
+        row = {"datastore_id": found.datastore_id, "issuer": key.issuer, "patient_id": key.patient_id, "synthetic": False, "created_at": at}
+        to = insert_row(tx, patient, row)
+    if found.synthetic:
+        move(tx, found, int(to), naming(key))
+        return
+    policy.run_as(tx, TOKEN, _MOVE_STUDY, {"pk": found.id, "patient_pk": to})
+    policy.run_as(tx, TOKEN, _MOVE_SERIES, {"pk": found.id, "to": to})
+
+
+def move(tx: sa.Connection, found: Any, to: int, of_patient: columns.Elements) -> dict[str, Any]:
     """Move a study (`id`, `patient_pk`, `attributes`) from its synthetic patient to a real one, and return its new attributes.
 
-    What the instance says of the patient replaces what the study said. Grants and bounds on the synthetic patient covered just this
+    What is said of the patient replaces what the study said. Grants and bounds on the synthetic patient covered just this
     study, so they become grants on the study: nobody gains or loses anything by the move.
     """
-    of_patient = columns.of_levels(scanned.attributes, frozenset({Level.PATIENT}))
     attributes = {**found.attributes, **{tag: element for tag, element in of_patient.items() if element.get("Value")}}
     row = columns.study_row(attributes)
     policy.run_as(tx, TOKEN, _MOVE_STUDY, {"pk": found.id, "patient_pk": to, **row})

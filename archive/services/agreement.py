@@ -16,7 +16,7 @@ from archive.access import policy
 from archive.db.tables import held, instance, series, study
 from archive.dicom.part10 import Scanned
 from archive.index import columns
-from archive.index.identity import key_of
+from archive.index.identity import PatientKey, key_of, naming
 from archive.services.records import RecordMeta
 from archive.services.retrace import Found, Said
 
@@ -46,6 +46,12 @@ def _flat(row: dict[str, Any]) -> dict[str, bytes]:
     return found
 
 
+def _naming(key: PatientKey) -> dict[str, bytes]:
+    """Return what a study says that names this patient, and otherwise nothing."""
+    empty = _flat(columns.study_row({}))
+    return {name: value for name, value in _flat(columns.study_row(naming(key))).items() if empty.get(name) != value}
+
+
 def _key(row: Any, level: str) -> Key:
     return level, row.datastore_id, row.study_instance_uid if level == "study" else row.series_instance_uid
 
@@ -56,6 +62,7 @@ class Agreement:
     def __init__(self, said: Said) -> None:
         """`said`: what data managers decided."""
         self._joined = said.joined
+        self._patients = said.patients
         self._open: dict[Key, tuple[dict[str, bytes], str]] = {}  # what no record has said yet
         self._met: set[Key] = set()
 
@@ -112,6 +119,10 @@ class Agreement:
 
     def findings(self) -> Iterator[Found]:
         """Yield what no record says; only once all of them were added."""
-        for left, uid in self._open.values():
+        for (level, _place, of), (left, uid) in self._open.items():
+            # What named the patient may be purged: then the event of that says who it is.
+            named = [_naming(PatientKey(*one)) for one in self._patients.get(of, ()) if level == "study"]
             for name in sorted(left):
+                if any(one.get(name) == left[name] for one in named):
+                    continue
                 yield "V10", f"no record says the {name.replace('_', ' ')} that the index does", uid

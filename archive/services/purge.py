@@ -25,7 +25,7 @@ from archive.ledger.bodies import commitment, parse
 from archive.services import datastores, hold_rows, holds, retrace
 from archive.services.core import Core
 from archive.services.purge_finish import finish
-from archive.services.purged import carry_out
+from archive.services.purged import carry_out, staying
 from archive.services.state_events import commit_change
 from archive.services.two_person import Wish, demand
 
@@ -263,6 +263,7 @@ class Purge:
         core = self._core
         at = core.clock()
         objects = sorted(group.items, key=lambda one: one.object_id)
+        gone = {one.object_id for one in objects}
         try:
             with core.database.read() as tx:
                 for leaf in sorted({told.since[one.object_id][1] for one in objects if not one.replaced}):
@@ -272,20 +273,22 @@ class Purge:
             return False
         with core.database.read() as tx:
             keys = self._keys_gone(tx, group)
+            stays = staying(tx, group.datastore_id, group.study_instance_uid, gone)
         if whole and keys != {one.key_id for one in objects}:
             report.changed += 1  # something came meanwhile
             return False
         self._drop_packs(objects)
         more = {
             "places": [[one.place[0].hex(), *one.place[1:]] for one in objects], "keys": sorted(key.hex() for key in keys),
-            "replaced": [one.object_id.hex() for one in objects if one.replaced], **({"shred": True} if whole else {}),
+            "replaced": [one.object_id.hex() for one in objects if one.replaced], **({"shred": True} if whole else {}), **stays,
         }
 
         def work(tx: sa.Connection, stored: StoredRef) -> int:
             self._lock(tx, group)
             holds.require_none(tx, group.datastore_id, group.study_instance_uid, at)
             hold_rows.require_none(core, tx, group.datastore, group.study_instance_uid, at)
-            if not self._unchanged(tx, objects) or self._keys_gone(tx, group) != keys:
+            rest = staying(tx, group.datastore_id, group.study_instance_uid, gone)
+            if not self._unchanged(tx, objects) or self._keys_gone(tx, group) != keys or rest != stays:
                 message = "the study changed meanwhile"
                 raise StateConflict(message, remedy="give the command again")
             named = [f"{one.hex()}.seg" for one in sorted({one.place[0] for one in objects})]

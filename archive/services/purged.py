@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,11 +11,11 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.batches import batches
-from archive.db.tables import datastore, held, instance, ledger_leaf, purged, purged_key, segment, series, statement, study
+from archive.db.tables import datastore, held, instance, ledger_leaf, patient, purged, purged_key, segment, series, statement, study
 from archive.dicom.attributes import Level
 from archive.errors import ArchiveError, DigestMismatch, IntegrityError, LedgerBroken
 from archive.index import catalog, columns, emptied
-from archive.index.identity import key_of
+from archive.index.identity import PatientKey, belongs, key_of, naming
 from archive.ledger import statements
 from archive.ledger.audit import Kind
 from archive.ledger.bodies import commitment, parse
@@ -31,6 +31,19 @@ def places_of(change: dict[str, Any]) -> Iterator[tuple[bytes, Place]]:
     """Yield each object of a purge and where its record lay."""
     for one, (where, offset, length) in zip(change["objects"], change["places"], strict=True):
         yield bytes.fromhex(one), (where, offset, length)
+
+
+def staying(tx: sa.Connection, datastore_id: int, study_instance_uid: str, gone: Collection[bytes]) -> dict[str, Any]:
+    """Return what a purge says of whom the rest of a study is: what named the patient may be among what goes."""
+    query = (
+        sa.select(instance.c.object_id, datastore.c.uid, patient.c.issuer, patient.c.patient_id)
+        .join(study, study.c.id == instance.c.study_pk).join(patient, patient.c.id == study.c.patient_pk)
+        .join(datastore, datastore.c.id == study.c.datastore_id)
+        .where(study.c.datastore_id == datastore_id, study.c.study_instance_uid == study_instance_uid, patient.c.synthetic.is_(sa.false()))
+    )
+    rest = (row for row in policy.run_as(tx, _TOKEN, query) if bytes(row.object_id) not in gone)
+    row = next(rest, None)
+    return {} if row is None else {"patient": [bytes(row.uid).hex(), row.issuer, row.patient_id]}
 
 
 def announced(core: Core, tx: sa.Connection, leaf: int) -> dict[str, Any]:
@@ -79,14 +92,31 @@ def carry_out(core: Core, tx: sa.Connection, change: dict[str, Any], *, leaf: in
         tx.execute(sa.insert(purged_key), [{"key_id": key, "leaf": leaf} for key in keys])
     for pk in in_studies:
         emptied.empty(tx, pk, key_gone=bool(keys), at=at)
-        _say_again(core, tx, pk, in_series, at)
+        _say_again(core, tx, pk, in_series, change.get("patient"), at)
     if keys:
         mine = (study.c.study_instance_uid == change["study"], study.c.datastore_id.in_(sa.select(datastore.c.id)))
         policy.run_as(tx, _TOKEN, sa.update(study).where(*mine, study.c.key_id.in_(keys)).values(key_id=emptied.NO_KEY))
+    if "patient" in change:
+        _belongs(tx, change["study"], *change["patient"], at=at)
     if anew:
         touched = sorted({where for _, (where, _, _) in places_of(change)})
         for names in batches(touched):
             tx.execute(sa.update(segment).where(segment.c.id.in_(map(bytes.fromhex, names))).values(sha256=None))
+
+
+def _belongs(tx: sa.Connection, study_instance_uid: str, where: str, issuer: str, patient_id: str, *, at: datetime) -> None:
+    """Let a study stay the patient's whose it was: a rebuild makes it of what is left of it, which may name nobody, or another."""
+    query = (
+        sa.select(study.c.id, study.c.datastore_id, study.c.patient_pk, study.c.attributes, patient.c.synthetic, patient.c.issuer,
+                  patient.c.patient_id)
+        .join(patient, patient.c.id == study.c.patient_pk).join(datastore, datastore.c.id == study.c.datastore_id)
+        .where(study.c.study_instance_uid == study_instance_uid, datastore.c.uid == bytes.fromhex(where))
+    )
+    found = policy.run_as(tx, _TOKEN, query).first()
+    if found is None or not found.attributes or (not found.synthetic and (found.issuer, found.patient_id) == (issuer, patient_id)):
+        return
+    belongs(tx, found, PatientKey(issuer, patient_id), at)
+    emptied.leave(tx, found.patient_pk)
 
 
 def _require_out_of_sight(tx: sa.Connection, objects: Sequence[bytes]) -> None:
@@ -100,7 +130,9 @@ def _require_out_of_sight(tx: sa.Connection, objects: Sequence[bytes]) -> None:
             raise DigestMismatch(message, verdict="V12")
 
 
-def _say_again(core: Core, tx: sa.Connection, study_pk: int, in_series: Sequence[int], at: datetime) -> None:
+def _say_again(
+    core: Core, tx: sa.Connection, study_pk: int, in_series: Sequence[int], whose: Sequence[str] | None, at: datetime
+) -> None:
     """Let the study, and the series that lost something, say what their first remaining instance says, as a rebuild would."""
     here = sa.select(series.c.id).where(series.c.study_pk == study_pk)
     first = _first(core, tx, instance.c.series_pk.in_(here))
@@ -110,7 +142,7 @@ def _say_again(core: Core, tx: sa.Connection, study_pk: int, in_series: Sequence
     row = policy.run_as(tx, _TOKEN, sa.select(study.c.attributes).where(study.c.id == study_pk)).one()
     said = columns.of_levels(scanned.attributes, columns.STUDY_LEVELS)
     if not key_of(scanned, issuer).patient_id:
-        said |= columns.of_levels(row.attributes, frozenset({Level.PATIENT}))
+        said |= columns.of_levels(row.attributes, frozenset({Level.PATIENT})) if whose is None else naming(PatientKey(*whose[1:]))
     said = columns.study_row(said)
     if said["attributes"] != row.attributes:
         emptied.say_again(tx, study_pk, said, at=at)

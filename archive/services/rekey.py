@@ -30,7 +30,7 @@ from archive.services.adoption import Arrival
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.purge_finish import finish
-from archive.services.purged import carry_out
+from archive.services.purged import carry_out, staying
 from archive.services.state_events import commit_change, free, keep_statement
 from archive.services.statement import SOFTWARE
 from archive.vault.keystore import StudyKey
@@ -194,9 +194,11 @@ class Rekey:
         old = sorted(again, key=lambda one: bytes(one.row.object_id))
         objects = [bytes(one.row.object_id) for one in old]
         keys = sorted({bytes(one.row.key_id).hex() for one in old})
+        with core.database.read() as tx:
+            stays = staying(tx, place.id, uid, ())
         more = {
             "places": [[bytes(one.row.segment_id).hex(), one.row.record_offset, one.row.record_bytes] for one in old], "keys": keys,
-            "replaced": [one.hex() for one in objects], "fresh": fresh.key_id.hex(),
+            "replaced": [one.hex() for one in objects], "fresh": fresh.key_id.hex(), **stays,
         }
         in_series = sorted({one.row.series_pk for one in old})
         self._drop_packs(in_series)

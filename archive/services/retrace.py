@@ -27,6 +27,7 @@ from archive.services.state_events import decode_change
 
 _HIDDEN = {"rejected": True, "restored": False}
 _DECIDED = frozenset({"accepted", "held-rejected"})
+_OUT = frozenset({True, "held-rejected"})
 _TOKEN = policy.system("verify")
 _PAGE = 1000
 Found = tuple[str, str, str]
@@ -42,17 +43,27 @@ class Said:
     since: dict[bytes, tuple[datetime, int]] = field(default_factory=dict)  # when and by which event it was last changed
     purged: dict[bytes, int] = field(default_factory=dict)  # by which event
     unjust: list[int] = field(default_factory=list)  # events that took away for good what had not been rejected
+    patients: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # of what studies say since what named them was purged
 
     @property
     def joined(self) -> frozenset[bytes]:
         """The objects that data managers let in, whatever they say of patient and study."""
         return frozenset(one for one, decision in self.decided.items() if decision == "accepted")
 
+    def purge(self, change: dict[str, Any], objects: list[bytes], leaf: int) -> None:
+        """Take in a purge."""
+        states = {one: self.hidden.pop(one, self.decided.pop(one, None)) for one in objects}
+        gone_along = {bytes.fromhex(one) for one in change.get("replaced", ())} | self.purged.keys()
+        if any(state not in _OUT for one, state in states.items() if one not in gone_along):
+            self.unjust.append(leaf)
+        self.purged.update(dict.fromkeys(objects, leaf))
+        if "patient" in change:
+            self.patients.setdefault(change["study"], []).append((change["patient"][1], change["patient"][2]))
+
 
 def said(tx: sa.Connection) -> Said:
     """Read every change of state there is a statement of."""
     found = Said({}, {})
-    out = {True, "held-rejected"}
     changes = (
         sa.select(statement.c.leaf, statement.c.envelope, ledger_leaf.c.data)
         .join(ledger_leaf, ledger_leaf.c.n == statement.c.leaf)
@@ -71,11 +82,7 @@ def said(tx: sa.Connection) -> Said:
             except (msgspec.DecodeError, KeyError, ValueError, TypeError):
                 continue  # not what its leaf commits to: the ledger's own check has told
             if change["change"] == "purged":
-                states = {one: found.hidden.pop(one, found.decided.pop(one, None)) for one in objects}
-                gone_along = {bytes.fromhex(one) for one in change.get("replaced", ())} | found.purged.keys()
-                if any(state not in out for one, state in states.items() if one not in gone_along):
-                    found.unjust.append(row.leaf)
-                found.purged.update(dict.fromkeys(objects, row.leaf))
+                found.purge(change, objects, row.leaf)
                 continue
             found.since.update(dict.fromkeys(objects, (at, row.leaf)))
             if change["change"] in _HIDDEN:

@@ -53,3 +53,44 @@ def test_what_waits_though_what_it_contradicted_is_purged_waits_as_it_did(tmp_pa
     with archives.opened(config) as node:
         assert catalogs.catalog(node, without=("reason",))["held"] == before
         sound(node)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("rekeyed", [False, True], ids=["", "and re-keyed"])
+def test_a_study_stays_the_patients_though_what_named_the_patient_is_purged(tmp_path: Path, rekeyed: bool, lost: bool) -> None:
+    """Else a deny of the patient would hide it no more, and a grant on another would show it."""
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        console = archives.the_console(node)
+        for name in ("all", "one", "nine"):
+            node.accounts.add_user(console, name, password=archives.PASSWORD)
+        archives.store(node, archives.instance(1, PatientID=None))
+        archives.store(node, archives.instance(2, IssuerOfPatientID="X"))  # names the patient
+        archives.store(node, archives.instance(1, study="1.2.4"))
+        archives.store(node, archives.instance(2, study="1.2.4", PatientID="P9"))  # let in to it all the same
+        (held,) = node.reconcile.list(console)
+        node.reconcile.accept(console, held["id"], reason="seen")
+        give = node.accounts.add_grant
+        give(console, to="all", role="radiologist", target=Target("everything"))
+        for issuer in ("X", ""):
+            give(console, to="all", role="radiologist", target=Target("patient", "P1", issuer=issuer), deny=True)
+            give(console, to="one", role="radiologist", target=Target("patient", "P1", issuer=issuer))
+        give(console, to="nine", role="radiologist", target=Target("patient", "P9", expected=True))
+        for gone in (f"{ONE}.1.2", "1.2.4.1.1"):
+            node.remove.reject(console, "clinical", "instance", gone, reason="test")
+        assert node.purge.run(console, before=node.core.clock(), reason="test").instances == 2
+        if rekeyed:
+            node.rekey.study(console, ONE)
+        before = {name: set(catalogs.visible(node, name, ONE, "1.2.4")) for name in ("admin", "all", "one", "nine")}
+        assert before == {"admin": {f"{ONE}.1.1", "1.2.4.1.2"}, "all": set(), "one": {f"{ONE}.1.1", "1.2.4.1.2"}, "nine": set()}
+        sound(node)
+        node.upkeep.finish()
+    if lost:
+        lose(config)
+    for _ in range(2):
+        assert rebuild(config).ok
+        with archives.opened(config) as node:
+            assert {name: set(catalogs.visible(node, name, ONE, "1.2.4")) for name in before} == before
+            sound(node)
+            studies = catalogs.catalog(node)["study"]
+            assert {uid: owner for uid, (owner, _) in studies.items()} == {ONE: ("X", "P1"), "1.2.4": ("", "P1")}
