@@ -228,6 +228,8 @@ class Rebuild:
             self._nobody(tx)
             about: dict[sa.Table, dict[int, Placed]] = {}
             apply_later(core, tx, 0, about, partial(self._ended, tx))
+            hold_rows.mend_in(core, tx, core.clock(), surplus=True)
+            told_again.put_back(core, tx)
             report.problems.append("users, grants and peers are lost: there is no access snapshot; add them anew, the first with "
                                    "'archive user add NAME --role owner'")
             return about

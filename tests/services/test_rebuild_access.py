@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from archive.access.grants import Target
-from archive.errors import NotFound
+from archive.errors import NotFound, StateConflict
+from archive.ledger.audit import Event, Kind
+from archive.services.alert_look import Found
 from archive.services.audit_feed import AuditFeed
 from archive.services.shares import Wanted
 from archive.services.snapshot import Snapshots
@@ -149,3 +152,25 @@ def test_a_collector_is_told_what_it_had_not_got_when_the_index_was_lost(tmp_pat
     with archives.opened(config) as node:
         feed(node).tick()
     assert f'#{untold}"'.encode() in b"".join(got)
+
+
+def test_holds_and_alerts_need_no_snapshot(tmp_path: Path) -> None:
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        console = archives.the_console(node)
+        archives.store(node, archives.instance(1))
+        node.holds.add(console, "clinical", "1.2.3", reason="a trial")
+        with node.core.database.begin() as tx:
+            n = node.core.ledger.record(tx, Event(Kind.READ, subject=archives.user(node)), at=node.core.clock())
+            node.alerts.raise_at_once(tx, Found("watched-record", n, "2", {}, archives.user(node).principal_id), node.core.clock())
+        before = node.holds.list(console), [(row["id"], row["rule"]) for row in node.alerts.list(console)]
+        assert len(before[0]) == len(before[1]) == 1
+        node.upkeep.checkpoint()
+    shutil.rmtree(config.ledger_dir / "access", ignore_errors=True)
+    lose(config)
+    assert "there is no access snapshot" in rebuild(config).problems[0]
+    with archives.opened(config) as node:
+        console = archives.the_console(node)
+        assert (node.holds.list(console), [(row["id"], row["rule"]) for row in node.alerts.list(console)]) == before
+        with pytest.raises(StateConflict):
+            node.remove.reject(console, "clinical", "study", "1.2.3", reason="test")
