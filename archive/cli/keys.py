@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from archive.cli import output
+from archive.cli import failures, output
 from archive.cli.main import Group
 from archive.cli.session import Session
 from archive.errors import ArchiveError, InvalidRequest
@@ -48,7 +48,7 @@ def list_(session: Session) -> None:
                 metavar="[kek|signing|log|pepper|index]")
 @click.option("--datastore", default="clinical", show_default=True, help="Whose key-encryption key.")
 @click.pass_obj
-def rotate(session: Session, which: str, datastore: str) -> None:
+def rotate(session: Session, which: str, datastore: str) -> int:
     """Put a new key in the place of one: a datastore's key-encryption key, or what signs, checkpoints, names or encrypts the index.
 
     No image is touched. A serving archive takes the new keyring first: its workers are drained and started again one by one. The
@@ -59,7 +59,7 @@ def rotate(session: Session, which: str, datastore: str) -> None:
     session.changes_keys = True
     if which == "index":
         _rotate_index(session)
-        return
+        return failures.DONE
     node = session.node
 
     def reload() -> None:
@@ -74,12 +74,18 @@ def rotate(session: Session, which: str, datastore: str) -> None:
             lines.append(f"announced by both keys in event {done['event']}; who checks proofs elsewhere may take "
                          "'archive ledger keys' again, or goes on with the old ones")
         session.answer(done, "\n".join(lines) if done["keys"] else "a rotation that was cut short is finished")
-        return
+        return failures.DONE
     with output.progress(quiet=session.as_json) as track:
         made = node.keys.rotate(
             session.subject, datastore, reload=reload, progress=lambda count: track("data keys wrapped anew", count),
         )
-    session.answer(made, f"{made['rewrapped']} data keys wrapped anew, {made['destroyed']} old key-encryption keys destroyed")
+    lines = [f"{made['rewrapped']} data keys wrapped anew, {made['destroyed']} old key-encryption keys destroyed"]
+    lines += [f"{one['code']}  {one['detail']}" for one in made["findings"]]
+    if made["findings"]:
+        lines.append("the old key-encryption keys stay while these do not open: 'archive verify' names what is sealed under them; "
+                     "put the keystore back from a backup, or purge those studies, and restart the archive")
+    session.answer(made, "\n".join(lines))
+    return failures.FAILED if made["findings"] else failures.DONE
 
 
 def _rotate_index(session: Session) -> None:

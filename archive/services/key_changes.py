@@ -39,6 +39,15 @@ class Rotated:
     event: int
 
 
+@dataclass(frozen=True, slots=True)
+class WrappedAnew:
+    """How many data keys were wrapped anew and how many key-encryption keys destroyed; `behind` are the ids of those that do not open."""
+
+    rewrapped: int
+    destroyed: int
+    behind: list[str]
+
+
 def rotate(core: Core, subject: Subject | None, which: Which, *, reload: Reload = lambda: None) -> Rotated:
     """Put a new key in the place of one; what was begun before is brought to its end instead.
 
@@ -83,7 +92,10 @@ def finish(core: Core) -> list[str]:
             rotate(core, None, which)
             log.warning("a rotation of keys that was cut short is finished (%s)", which)
         for place in _wrapped_under_old(core):
-            wrap_anew(core, None, place)
+            made = wrap_anew(core, None, place)
+            if made.behind:
+                log.error("%d data keys do not open (V05): the key-encryption keys before stay ('archive key rotate')", len(made.behind))
+                continue
             log.warning("a rotation of keys that was cut short is finished (kek)")
             found.append("kek")
     return found
@@ -91,29 +103,34 @@ def finish(core: Core) -> list[str]:
 
 def wrap_anew(
     core: Core, subject: Subject | None, place: Datastore, progress: Callable[[int], None] = lambda _done: None
-) -> tuple[int, int]:
-    """Wrap every data key of a datastore under its newest key-encryption key, and destroy the others; return how many of either.
+) -> WrappedAnew:
+    """Wrap every data key of a datastore under its newest key-encryption key, and destroy the others where nothing needs them.
 
-    Every process that wraps holds the newest by now.
+    While one data key does not open, the others stay: what such a row is put back with may be under any of them. Every process that
+    wraps holds the newest by now.
 
     Raises:
-        KeysUnavailable, DatabaseUnavailable. SealBroken: a data key does not open.
+        KeysUnavailable, DatabaseUnavailable.
     """
     fresh = core.keyring.kek(place.uid)
+    former = [kek.id for kek in core.keyring.keks() if kek.datastore == place.uid and kek.id != fresh.id]
     core.keystore.wrap_under(place.uid, fresh.id)
     rewrapped, destroyed = core.keystore.rewrap(place.uid, progress=progress), 0
-    for kek in core.keyring.keks():
-        if kek.datastore == place.uid and kek.id != fresh.id:
-            if core.keystore.wrapped_under(kek.id):
-                message = "data keys are still wrapped under the old key"
-                raise KeysUnavailable(message, remedy="run 'archive key rotate' again")
-            tell = key_record.telling(core, subject, "kek-destroyed", "key", datastore=place.name)
-            core.keyring.destroy_kek(kek.id, at=core.clock(), tell=tell)
-            destroyed += 1
-    with core.database.begin() as tx:
+    behind = core.keystore.behind(place.uid, former)
+    for kek_id in former if not behind else ():
+        if core.keystore.wrapped_under(kek_id):
+            message = "data keys are still wrapped under the old key"
+            raise KeysUnavailable(message, remedy="run 'archive key rotate' again")
+        tell = key_record.telling(core, subject, "kek-destroyed", "key", datastore=place.name)
+        core.keyring.destroy_kek(kek_id, at=core.clock(), tell=tell)
+        destroyed += 1
+    if subject is not None or rewrapped or destroyed:  # a start that could not do more than the one before it says nothing again
         detail = {"what": "kek-rotated", "datastore": place.name, "key": fresh.id.hex(), "rewrapped": rewrapped}
-        key_record.record(core, tx, subject, core.keyring.held(), detail)
-    return rewrapped, destroyed
+        if behind:
+            detail["left"] = len(behind)
+        with core.database.begin() as tx:
+            key_record.record(core, tx, subject, core.keyring.held(), detail, outcome=8 if behind else 0)
+    return WrappedAnew(rewrapped, destroyed, behind)
 
 
 def _wrapped_under_old(core: Core) -> list[Datastore]:

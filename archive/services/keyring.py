@@ -46,7 +46,8 @@ class KeyringAdmin:
         """Make a new key-encryption key, wrap every data key of the datastore under it, destroy the old ones.
 
         No image is touched. `reload` is called once the new key is in the keyring, so that running workers know it before anything
-        is wrapped under it. An interrupted rotation is finished by the next start, or by giving this again.
+        is wrapped under it. An interrupted rotation is finished by the next start, or by giving this again. `findings` names the data keys
+        that do not open: they stay as they are, and while there are any so do the old key-encryption keys.
 
         Raises:
             Forbidden, NotFound, KeysUnavailable, DatabaseUnavailable.
@@ -112,8 +113,9 @@ class KeyringAdmin:
         core.keystore.wrap_under(place.uid, self._in_use(place.uid))
         fresh = core.keyring.add_kek(place.uid, at=core.clock(), tell=self._telling(subject, "kek-added", "key", datastore=place.name))
         reload()
-        rewrapped, destroyed = key_changes.wrap_anew(core, subject, place, progress)
-        return {"key": fresh.id.hex(), "rewrapped": rewrapped, "destroyed": destroyed}
+        made = key_changes.wrap_anew(core, subject, place, progress)
+        findings = [{"code": "V05", "detail": f"data key {one} does not open"} for one in made.behind]
+        return {"key": fresh.id.hex(), "rewrapped": made.rewrapped, "destroyed": made.destroyed, "findings": findings}
 
     def _in_use(self, datastore: bytes) -> bytes:
         """Return the key that wraps now: the active one, unless an interrupted rotation had not come to use it."""

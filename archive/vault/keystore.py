@@ -10,8 +10,8 @@ import hmac
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -307,10 +307,10 @@ class Keystore:
     def rewrap(self, datastore: bytes, *, batch: int = 1000, progress: Callable[[int], None] = lambda _done: None) -> int:
         """Wrap every key of the datastore that is under another key-encryption key under the one of `wrap_under`; return how many.
 
-        Batches commit one by one, so a run that is cut short goes on where it stopped.
+        One that does not open stays as it is and costs no other its new wrapping: see `behind`. Batches commit one by one, so a run that
+        is cut short goes on where it stopped.
 
         Raises:
-            SealBroken: V05, a row does not open; those before its batch are done.
             DatabaseUnavailable, OutOfSpace.
         """
         with self._database.read() as tx:
@@ -319,16 +319,34 @@ class Keystore:
         change = sa.update(data_key).where(data_key.c.key_id == sa.bindparam("of")).values(
             wrapped=sa.bindparam("new"), kek_id=kek.id
         )
-        done = 0
+        done, last = 0, b""
         while True:
             with self._database.begin(durable=True) as tx:
-                rows = tx.execute(sa.select(data_key).where(where).limit(batch)).all()
-                if rows:
-                    tx.execute(change, [{"of": row.key_id, "new": wrap(kek, datastore, self._opened(row))} for row in rows])
-            done += len(rows)
+                rows = tx.execute(sa.select(data_key).where(where, data_key.c.key_id > last).order_by(data_key.c.key_id).limit(batch)).all()
+                fresh = [{"of": key.key_id, "new": wrap(kek, datastore, key)} for key in self._sound(rows)]
+                if fresh:
+                    tx.execute(change, fresh)
             if not rows:
                 return done
+            done, last = done + len(fresh), rows[-1].key_id
             progress(done)
+
+    def _sound(self, rows: Sequence[sa.Row[Any]]) -> Iterator[StudyKey]:
+        for row in rows:
+            with suppress(SealBroken):
+                yield self._opened(row)
+
+    def behind(self, datastore: bytes, former: Sequence[bytes]) -> list[str]:
+        """Return the ids, in hex, of keys that do not open (V05), so that `rewrap` left them: the datastore's, or under `former` ones.
+
+        Raises:
+            DatabaseUnavailable.
+        """
+        with self._database.read() as tx:
+            kek = self._wrapping(tx, datastore)
+            left = sa.and_(data_key.c.datastore == datastore, data_key.c.kek_id != kek.id) | data_key.c.kek_id.in_(former)
+            query = sa.select(data_key.c.key_id).where(left, data_key.c.state != "shredded").order_by(data_key.c.key_id)
+            return [bytes(one).hex() for one in tx.execute(query).scalars()]
 
     def wrapped_under(self, kek_id: bytes) -> int:
         """Return how many data keys still need the key-encryption key: it may be destroyed at 0.

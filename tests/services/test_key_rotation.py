@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from archive.config import Config
+from archive.db.tables import data_key, study
 from archive.errors import ArchiveError, KeysUnavailable
 from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
@@ -117,3 +119,55 @@ def test_a_rotation_cut_short_is_finished_by_the_start(config: Config, step: int
         crowd.check_sound(node)
         for study in ("1.2.1", "1.2.2", "1.2.3"):
             assert crowd.part10(node, study)
+
+
+def keks(node: Node) -> list[str]:
+    return [one["state"] for one in node.keyring.describe() if one["purpose"] == "kek" and one["state"] != "retired"]
+
+
+def rotations(node: Node) -> list[tuple[int, dict[str, object]]]:
+    rows = node.oversight.search(archives.the_console(node), kinds=["key-changed"])
+    return [(row["outcome"], row["body"]["detail"]) for row in rows if row["body"]["detail"]["what"] == "kek-rotated"]
+
+
+@pytest.mark.parametrize("way_out", ["put back", "purged"])
+def test_one_damaged_data_key_keeps_no_other_from_a_new_key(config: Config, way_out: str) -> None:
+    """It is told, and what it may be put back with is kept until it opens or is gone."""
+    with archives.opened(config) as node:
+        for one in ("1.2.1", "1.2.2", "1.2.3"):
+            stored(node, one)
+        [found] = [row for row in crowd.every(node, sa.select(study)) if row.study_instance_uid == "1.2.2"]
+        named = data_key.c.key_id == found.key_id
+        with node.core.keystore._database.begin() as tx:
+            sound = tx.execute(sa.select(data_key.c.wrapped).where(named)).scalar_one()
+            tx.execute(sa.update(data_key).where(named).values(wrapped=sound[:-1] + bytes([sound[-1] ^ 1])))
+    with archives.opened(config) as node:
+        console = archives.the_console(node)
+        done = node.keys.rotate(console)
+        assert done["findings"] == [{"code": "V05", "detail": f"data key {found.key_id.hex()} does not open"}]
+        assert done["rewrapped"] >= 2
+        assert done["destroyed"] == 0
+        assert keks(node) == ["retiring", "active"]
+        assert rotations(node)[0][0] == 8
+        assert rotations(node)[0][1]["left"] == 1
+        stored(node, "1.2.4")
+        node.keys.rotate(console)
+        assert keks(node) == ["retiring", "retiring", "active"]
+    with archives.opened(config) as node:  # a start tries again, and says nothing it has said
+        assert len(rotations(node)) == 2
+        assert keks(node) == ["retiring", "retiring", "active"]
+        for one in ("1.2.1", "1.2.3", "1.2.4"):
+            assert crowd.part10(node, one)
+        assert [one.code for one in node.verify.run(archives.the_console(node)).findings] == ["V05"]
+        if way_out == "put back":
+            with node.core.keystore._database.begin() as tx:
+                tx.execute(sa.update(data_key).where(named).values(wrapped=sound))
+        else:
+            node.remove.reject(archives.the_console(node), "clinical", "study", "1.2.2", reason="lost")
+            node.purge.run(archives.the_console(node), "clinical", study="1.2.2", reason="lost")
+    with archives.opened(config) as node:
+        assert keks(node) == ["active"]
+        assert rotations(node)[0][0] == 0
+        if way_out == "put back":
+            assert crowd.part10(node, "1.2.2")
+        crowd.check_sound(node)

@@ -219,6 +219,29 @@ def test_rewrapping_goes_on_where_it_stopped(database: Database, keyring: FakeKe
     assert keystore.wrapped_under(new.id) == 25
 
 
+@pytest.mark.parametrize("damage", [{"wrapped": bytes(77)}, {"kcv": bytes(8)}, {"kek_id": bytes(16)}, {"datastore": bytes(16)}],
+                         ids=lambda damage: next(iter(damage)))
+def test_one_damaged_row_keeps_no_other_from_being_wrapped_anew(
+    database: Database, keyring: FakeKeyring, keystore: Keystore, now: datetime, damage: dict[str, bytes]
+) -> None:
+    keys = [keystore.for_study(DATASTORE, f"1.2.{n}", at=now) for n in range(9)]
+    old = keyring.kek(DATASTORE)
+    broken = sorted(key.key_id for key in keys)[4]
+    (before,) = [row for row in rows(database) if row.key_id == broken]
+    set_row(database, broken, **damage)
+    keyring.rotate()
+    again = Keystore(database, keyring)
+    assert again.rewrap(DATASTORE, batch=2) == 8
+    assert again.behind(DATASTORE, [old.id]) == [broken.hex()]
+    assert verdict(again, broken) == "V05"
+    assert all(again.open(key.key_id) == key for key in keys if key.key_id != broken)
+    assert again.rewrap(DATASTORE, batch=2) == 0
+    set_row(database, broken, **{name: getattr(before, name) for name in damage})  # put back
+    assert again.rewrap(DATASTORE, batch=2) == 1
+    assert again.behind(DATASTORE, [old.id]) == []
+    assert again.open(broken).key == next(key.key for key in keys if key.key_id == broken)
+
+
 def test_few_keys_stay_in_memory(database: Database, keyring: FakeKeyring, now: datetime) -> None:
     keystore = Keystore(database, keyring, keep=4)
     keys = [keystore.for_study(DATASTORE, f"1.2.{n}", at=now) for n in range(10)]
