@@ -10,7 +10,7 @@ import hmac
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -95,9 +95,7 @@ def store(path: Path, file: KeyringFile, root: bytes, *, first: bool = False) ->
         if not first and load(path).generation != file.generation - 1:
             message = "the keyring was changed by another process meanwhile"
             raise KeysUnavailable(message, remedy="run the command again")
-        for left in path.parent.glob(f".{path.name}.*"):  # of a writer that was killed: it holds keys that may be destroyed since
-            with suppress(OSError):
-                left.unlink()
+        private_files.sweep(path)  # of a writer that was killed: it holds keys that may be destroyed since
         private_files.write(path, msgspec.json.format(msgspec.json.encode(sealed(file, root)), indent=1) + b"\n", replace=not first)
 
 

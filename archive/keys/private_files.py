@@ -6,10 +6,13 @@ Source: docs/format.md 5.
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import re
 import secrets
 import stat
 from contextlib import suppress
+from io import BufferedWriter
 from pathlib import Path
 
 from archive.errors import KeysUnavailable
@@ -67,8 +70,9 @@ def _check(path: Path, found: os.stat_result) -> None:
 
 _NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
 """A parent that this user may write to but not open, and file systems that sync no folders."""
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""File systems where a file has one name only."""
+_NAMELESS: int = getattr(os, "O_TMPFILE", 0)
+"""Opens a folder for a file without a name; where there are none (macOS), opening fails as for any folder."""
+_LEFT = re.compile(r"[0-9a-f]{12}")
 
 
 def make_directory(path: Path, mode: int = 0o700) -> None:
@@ -102,24 +106,17 @@ def _make(path: Path, mode: int) -> None:
 def write(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -> None:
     """Put `data` at `path`, durable when this returns; a crash leaves the old file or the new one, never a part.
 
-    But for a part of a new one where a file has one name only, as on a stick with FAT: what cannot be linked is written at its place.
+    A new one (`replace` is False) never has another name either, which a crash would leave beside it. But where files cannot be without a
+    name, or have one only, as on a stick with FAT, it is written at its place, and a crash may leave a part of it.
 
     Raises:
         KeysUnavailable: it cannot be written, or is there already and `replace` is False.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        _create(temporary, data, mode)
-        try:
-            if replace:
-                temporary.replace(path)
-            else:
-                _link(temporary, path, data, mode)
-                temporary.unlink()
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        if replace:
+            _exchange(path, data, mode)
+        elif not _linked(path, data, mode):
+            _create(path, data, mode)
         sync_directory(path.parent)
     except FileExistsError as error:
         message = f"{path} is there already"
@@ -129,29 +126,60 @@ def write(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -
         raise KeysUnavailable(message, remedy="make room, or give the archive's user the right to write there") from error
 
 
+def sweep(path: Path) -> None:
+    """Remove what writes of this file that were killed left beside it; nobody may write it just now."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if _LEFT.fullmatch(left.name.removeprefix(f".{path.name}.")):
+            with suppress(OSError):
+                left.unlink()
+
+
+def _exchange(path: Path, data: bytes, mode: int) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        _create(temporary, data, mode)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _linked(path: Path, data: bytes, mode: int) -> bool:
+    """Write a file that has no name, then give it its own, unless that is another's; False where that cannot be done."""
+    try:
+        descriptor = os.open(path.parent, os.O_WRONLY | _NAMELESS | os.O_CLOEXEC, mode)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "wb") as file:
+        _fill(file, data, mode)
+        try:
+            # With a descriptor it is linkat(2), which follows this to the open file.
+            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+        except FileExistsError:
+            raise
+        except OSError:
+            return False
+    return True
+
+
 def _create(path: Path, data: bytes, mode: int) -> None:
     """Write a file that is not there, or none."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
+            _fill(file, data, mode)
     except BaseException:
         with suppress(OSError):
             path.unlink()
         raise
 
 
-def _link(temporary: Path, path: Path, data: bytes, mode: int) -> None:
-    """Give a file its name, unless that is another's."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        _create(path, data, mode)
+def _fill(file: BufferedWriter, data: bytes, mode: int) -> None:
+    os.fchmod(file.fileno(), mode)
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:

@@ -101,7 +101,7 @@ def test_kits_and_key_files_are_never_overwritten(config: Config, keyring: Keyri
 def test_a_stick_where_a_file_has_one_name_only(
     keyring: Keyring, tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_arguments: object) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))  # as link(2) of FAT does
 
     monkeypatch.setattr(os, "link", refuse)

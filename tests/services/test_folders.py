@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +35,10 @@ class Folders:
             self.made.add(path)
             self.unsynced.add(path)
 
-    def fsync(self, path: Path) -> None:
-        if path.is_file():  # somebody wants to rely on it
+    def fsync(self, path: Path, found: os.stat_result) -> None:
+        if stat.S_ISREG(found.st_mode):  # somebody wants to rely on it
             self.relied_on |= self.unsynced.intersection(path.parents)
-            self.synced_files.add(path.stat().st_ino)
+            self.synced_files.add(found.st_ino)
         self.unsynced = {one for one in self.unsynced if one.parent != path}
 
 
@@ -51,7 +52,7 @@ def watched(below: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folders]:
 
     def seen_fsync(fd: int) -> None:
         fsync(fd)
-        folders.fsync(Path(f"/proc/self/fd/{fd}").readlink())
+        folders.fsync(Path(f"/proc/self/fd/{fd}").readlink(), os.fstat(fd))
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "mkdir", seen_mkdir)
