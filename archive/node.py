@@ -14,7 +14,7 @@ from archive.errors import ArchiveError
 from archive.keys.hygiene import harden_process
 from archive.keys.keyring import Keyring
 from archive.ledger.log import Ledger
-from archive.services import heads, setup
+from archive.services import heads, restoring, setup
 from archive.services.clock import Clock, utc_now
 from archive.services.core import Core
 from archive.services.oversight import Oversight
@@ -303,6 +303,8 @@ def open_node(
     """
     harden_process()
     keyring = keyring or Keyring.open(config)
+    if role in {"serve", "cli"}:
+        restoring.sweep(config)
     if role == "cli":
         setup.check_databases(config, keyring)
     database = setup.open_index(config, keyring)

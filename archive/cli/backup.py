@@ -82,7 +82,7 @@ def drill(session: Session, folder: Path | None, full: bool, key_file: Path | No
 @click.option("--full", is_flag=True, help="Then read, decrypt and hash every byte.")
 @KEY_FILE
 @click.option("--recovery-kit", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-              help="Open the backup's keyring with this kit, and make a new key file.")
+              help="Open the backup's keyring with this kit, and make a new key file where there is none.")
 @click.pass_obj
 def restore(
     session: Session, folder: Path, to: Path | None, full: bool, key_file: Path | None, recovery_kit: Path | None
@@ -112,7 +112,7 @@ def restore(
     if written:
         found.notes.append(f"the backup's configuration is now {session.config_path}: look at its addresses and paths")
     if recovery_kit is not None:
-        found.notes.append(f"a new key file was made: {session.config.key_file}")
+        found.notes.append(f"a key file opens it from now on, made where there was none: {session.config.key_file}")
     return _answer(session, found, f"restored to {found.storage} as of {found.made_at:%Y-%m-%d %H:%M} UTC; next: archive serve")
 
 

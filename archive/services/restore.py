@@ -7,7 +7,6 @@ is made anew. A server's database gets its rows then too, so that one restore th
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -22,13 +21,13 @@ from archive.access import policy
 from archive.config import Config, DatabaseSection, Keys
 from archive.db import migrate
 from archive.db.copies import copy_rows
-from archive.db.tables import association_slot, login_attempt, metadata, principal, segment, session, share_code, share_session
-from archive.errors import ConfigurationError, KeysUnavailable
+from archive.db.tables import association_slot, login_attempt, principal, segment, session, share_code, share_session
+from archive.errors import ArchiveError, ConfigurationError, InvalidRequest, KeysUnavailable
 from archive.index import access_study
 from archive.keys import private_files
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind
-from archive.services import catchup, key_record, manifest, setup
+from archive.services import catchup, key_record, manifest, restoring, setup
 from archive.services.catchup import CatchUp
 from archive.services.clock import Clock
 from archive.services.console import console
@@ -40,9 +39,6 @@ from archive.services.replay import Replay
 from archive.services.verify import Mode, Verify
 from archive.vault.disk import translated
 
-STAGE = ".restoring"
-MOVING = "moving"
-"""In the stage: which names are being moved out of it. Where there is no keyring yet they are nobody's."""
 Progress = Callable[[str, int, int | None], None]
 Keeping = Literal["copy", "link"]
 
@@ -104,16 +100,18 @@ def restore(folder: Path, config: Config, way: Way) -> Restored:
         DigestMismatch: a file of the backup is missing or was changed; nothing is left of the attempt.
         VaultUnavailable, DatabaseUnavailable, OutOfSpace.
     """
-    refuse_occupied(config)
-    stage = config.storage_dir / STAGE
+    restoring.sweep(config)
+    restoring.refuse_occupied(config)
+    stage = config.storage_dir / restoring.STAGE
     try:
         private_files.make_directory(config.storage_dir)
-        _unmake(config)
+        restoring.unmake(config)
+        mine = not config.key_file.exists()
         try:
             report, inside, keyring = _staged(folder, config, stage, way, keeping="copy")
             _move(stage, config, inside, keyring, way.clock)
         except BaseException:
-            _unmake(config)
+            _forget(config, key_file=mine)
             raise
     except OSError as error:
         raise translated(error, "restoring the backup") from error
@@ -137,45 +135,12 @@ def rehearse(folder: Path, config: Config, stage: Path, way: Way) -> Restored:
         raise translated(error, "restoring the backup") from error
 
 
-def refuse_occupied(config: Config) -> None:
-    """Refuse a storage folder that holds anything; a key file may lie where the configuration says.
-
-    Raises:
-        ConfigurationError.
-    """
-    there = [config.keys_dir / "keyring.json"] if (config.keys_dir / "keyring.json").exists() else []
-    if config.storage_dir.is_dir():
-        harmless = {STAGE, "run", ".gitignore", "README.md", "README", *_half_moved(config)}
-        there += [path for path in sorted(config.storage_dir.iterdir()) if path.name not in harmless and not _keys_alone(path, config)]
-    if there:
-        message = f"the storage folder is not empty: {there[0]}"
-        raise ConfigurationError(message, remedy="name an empty one, or move this one away first; nothing is ever overwritten")
-
-
-def _half_moved(config: Config) -> list[str]:
-    """Return the names that a restore which was cut short was giving to what it had made."""
-    if (config.keys_dir / "keyring.json").exists():
-        return []
-    try:
-        names = msgspec.json.decode((config.storage_dir / STAGE / MOVING).read_bytes(), type=list[str])
-        return [name for name in names if Path(name).name == name]
-    except (FileNotFoundError, msgspec.DecodeError):
-        return []
-
-
-def _unmake(config: Config) -> None:
-    """Take away what a restore that was cut short has made; one that is whole stays."""
-    for name in _half_moved(config):
-        path = config.storage_dir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    shutil.rmtree(config.storage_dir / STAGE, ignore_errors=True)
-
-
-def _keys_alone(path: Path, config: Config) -> bool:
-    return path == config.keys_dir and path.is_dir() and all(one == config.key_file for one in path.iterdir())
+def _forget(config: Config, *, key_file: bool) -> None:
+    """Leave nothing of an attempt that failed, nor a key file that it made; what cannot go now goes with the next restore."""
+    if key_file and not (config.keys_dir / "keyring.json").exists():
+        config.key_file.unlink(missing_ok=True)
+    with suppress(ArchiveError):
+        restoring.unmake(config)
 
 
 def _staged(folder: Path, config: Config, stage: Path, way: Way, *, keeping: Keeping) -> tuple[Restored, Config, Keyring]:
@@ -217,8 +182,10 @@ def _keys(chosen: Path, inside: Config, config: Config, way: Way) -> tuple[Confi
         raise KeysUnavailable(message, remedy="take another copy of the backup") from None
     if way.recovery_kit is not None:
         keyring = Keyring.open(inside, recovery_kit=way.recovery_kit)
-        keyring.slot_add(at=way.clock(), key_file=inside.key_file, label="made at a restore")
-        return inside, keyring
+        private_files.make_directory(config.key_file.parent)
+        with suppress(InvalidRequest):  # one that lies there opens it already; a new one is made at its place, never in what may be left
+            keyring.slot_add(at=way.clock(), key_file=config.key_file, label="made at a restore")
+        return msgspec.structs.replace(inside, keys=Keys(key_file=str(config.key_file.resolve()))), keyring
     given = way.key_file or next((path for path in (config.key_file, chosen / "root.key") if path.exists()), None)
     if given is None and (passphrase := way.passphrase()) is not None:
         return inside, Keyring.open(inside, passphrase=passphrase)
@@ -299,15 +266,9 @@ def _onto_server(inside: Config, config: Config, keyring: Keyring, at: datetime)
         index.read() as source, server.begin() as tx,
     ):
         _refuse_filled(tx)
+        restoring.say_filling(config, source)
         copy_rows(source, tx, policy.system("backup"))
         access_study.refill(tx, at)
-
-
-def _off_server(config: Config, keyring: Keyring) -> None:
-    """Empty the server's database again."""
-    names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
-    with closing(setup.open_index(config, keyring)) as server, server.begin() as tx:
-        policy.run_as(tx, policy.system("backup"), sa.text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
 
 
 def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, clock: Clock) -> None:
@@ -317,7 +278,7 @@ def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, clock: 
         private_files.sync_directory(folder)
     staying = (path for path in stage.glob("index.db*") if config.database.url)
     moving = sorted({path.name for path in stage.iterdir()} - {keys.name, "run", *(path.name for path in staying)})
-    private_files.write(stage / MOVING, msgspec.json.encode(moving))
+    restoring.say_moving(config, moving)
     for name in moving:
         (stage / name).replace(config.storage_dir / name)
     private_files.sync_directory(config.storage_dir)
@@ -325,16 +286,11 @@ def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, clock: 
     private_files.make_directory(config.keys_dir)
     private_files.make_directory(config.key_file.parent)
     if not config.key_file.exists() and given.exists():  # none where a passphrase opened the keyring
-        private_files.write(config.key_file, given.read_bytes())
+        private_files.write(config.key_file, given.read_bytes(), replace=False)
     if config.database.url:
         _onto_server(inside, config, keyring, clock())
-    try:
-        private_files.write(config.keys_dir / "keyring.json", (keys / "keyring.json").read_bytes())
-    except BaseException:
-        if config.database.url and not (config.keys_dir / "keyring.json").exists():
-            _off_server(config, keyring)
-        raise
-    shutil.rmtree(stage)
+    private_files.write(config.keys_dir / "keyring.json", (keys / "keyring.json").read_bytes())
+    restoring.sweep(config)
 
 
 # --- opened ------------------------------------------------------------------------------------------------------------------------

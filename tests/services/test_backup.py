@@ -20,7 +20,7 @@ from archive.keys import private_files
 from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
 from archive.services import backup as backups
-from archive.services import drill_folder, manifest, snapshot
+from archive.services import drill_folder, manifest, restoring, snapshot
 from archive.services import restore as restores
 from archive.services.backup import BackedUp, Backup
 from archive.services.clock import utc_now
@@ -200,9 +200,9 @@ def test_a_restore_that_is_cut_short_while_it_names_files_is_given_again(
     original = Path.replace
 
     def cut(path: Path, target: Path) -> Path:
-        if path.parent.name == restores.STAGE and next(calls) == moment:
+        if path.parent.name == restoring.STAGE and next(calls) == moment:
             if killed:
-                monkeypatch.setattr(restores, "_unmake", lambda _config: None)
+                monkeypatch.setattr(restores, "_forget", lambda *_args, **_options: None)
             raise Cut
         return original(path, target)
 
@@ -217,7 +217,7 @@ def test_a_restore_that_is_cut_short_while_it_names_files_is_given_again(
     assert restore(whole[1], fresh, way()).ok
     with archives.opened(fresh) as node:
         assert node.verify.run(archives.the_console(node), "full").findings == []
-    assert not (fresh.storage_dir / restores.STAGE).exists()
+    assert not (fresh.storage_dir / restoring.STAGE).exists()
     with pytest.raises(ConfigurationError, match="not empty"):
         restore(whole[1], fresh, way())
 

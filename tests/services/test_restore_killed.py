@@ -1,0 +1,152 @@
+"""A restore that is killed at any moment is given again: nothing of the first stands in its way, and no key lies where nobody looks."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from archive.config import Config
+from archive.db.engine import Database
+from archive.db.tables import ledger_leaf
+from archive.errors import ConfigurationError, OutOfSpace
+from archive.keys import private_files
+from archive.services import restore as restores
+from archive.services import restoring
+from archive.services.restore import restore
+from tests.services import archives, catalogs
+from tests.services.test_backup import Cut, back_up, elsewhere, way
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    """An archive and its backup with the key file."""
+    place = tmp_path_factory.mktemp("whole")
+    config = archives.made(place)
+    with archives.opened(config) as node:
+        for number in (1, 2):
+            archives.store(node, archives.instance(number))
+        back_up(node, place / "backup", keys=True)
+    return config, place / "backup"
+
+
+@pytest.fixture(scope="module")
+def kitted(whole: tuple[Config, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A backup without its key file, and the recovery kit that opens it."""
+    place = tmp_path_factory.mktemp("kitted")
+    with archives.opened(whole[0]) as node:
+        node.keys.slot_add(archives.the_console(node), recovery_kit=place / "kit.txt")
+        back_up(node, place / "backup")
+    return place / "backup", place / "kit.txt"
+
+
+@pytest.mark.parametrize("opened_by", ["the key file", "a kit"])
+@pytest.mark.parametrize("moment", ["staged", "root.key", "keyring.json", "swept"])
+def test_a_restore_that_is_killed_is_given_again_and_leaves_no_key_in_its_stage(
+    tmp_path: Path, whole: tuple[Config, Path], kitted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, moment: str, opened_by: str
+) -> None:
+    fresh, write = elsewhere(tmp_path / "new"), private_files.write
+    folder, given = (whole[1], way()) if opened_by == "the key file" else (kitted[0], way(recovery_kit=kitted[1]))
+    stage = fresh.storage_dir / restoring.STAGE
+
+    def cut(*_args: Any) -> None:
+        if moment == "staged" or (fresh.keys_dir / "keyring.json").exists():
+            raise Cut
+
+    def cut_write(path: Path, data: bytes, **options: Any) -> None:
+        if path.parent == fresh.keys_dir and path.name == moment:
+            path.with_name(f".{moment}.0123456789ab").write_bytes(data)
+            raise Cut
+        write(path, data, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restores, "_forget", lambda *_args, **_options: None)
+        patch.setattr(restores, "_move", cut) if moment == "staged" else patch.setattr(restoring, "sweep", cut)
+        patch.setattr(private_files, "write", cut_write)
+        with pytest.raises(Cut):
+            restore(folder, fresh, given)
+    assert stage.is_dir()
+    assert not list(stage.rglob("*.key"))
+    if moment == "swept":
+        with pytest.raises(ConfigurationError, match="not empty"):
+            restore(folder, fresh, given)
+    else:
+        assert restore(folder, fresh, given).ok
+    assert not stage.exists()
+    assert not list(fresh.keys_dir.glob(".*"))
+    with archives.opened(fresh) as node:  # by its key file
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def test_a_restore_with_a_kit_that_fails_leaves_no_key_file(
+    tmp_path: Path, kitted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = elsewhere(tmp_path / "new")
+
+    def fails(*_args: Any) -> None:
+        message = "the disk is full"
+        raise OutOfSpace(message)
+
+    monkeypatch.setattr(restores, "_settle", fails)
+    with pytest.raises(OutOfSpace):
+        restore(kitted[0], fresh, way(recovery_kit=kitted[1]))
+    assert not [path for path in fresh.storage_dir.rglob("*") if path.is_file()]
+
+
+def test_a_start_takes_away_what_a_restore_left_that_was_whole(
+    tmp_path: Path, whole: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a restore given later, the keyring being lost, would take the archive for its own half-made one."""
+    fresh = elsewhere(tmp_path / "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "sweep", lambda _config: None)
+        assert restore(whole[1], fresh, way()).ok
+    assert (fresh.storage_dir / restoring.STAGE / restoring.MOVING).exists()
+    with archives.opened(fresh) as node:
+        archives.store(node, archives.instance(3))
+    assert not (fresh.storage_dir / restoring.STAGE).exists()
+    shutil.move(fresh.keys_dir / "keyring.json", tmp_path / "lost.json")
+    with pytest.raises(ConfigurationError, match="not empty"):
+        restore(whole[1], fresh, way())
+    shutil.move(tmp_path / "lost.json", fresh.keys_dir / "keyring.json")
+    with archives.opened(fresh) as node:
+        assert len(catalogs.visible(node, "admin", "1.2.3")) == 3
+
+
+@pytest.mark.parametrize("gone_on", [False, True])
+def test_a_restore_onto_a_server_that_is_killed_is_given_again(
+    tmp_path: Path, whole: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch, postgresql_url: str, *, gone_on: bool
+) -> None:
+    """The database is emptied where it holds what that restore filled it with, and nothing since."""
+    (tmp_path / "server").mkdir()
+    fresh = archives.configured(tmp_path / "server", database={"url": postgresql_url})
+    write = private_files.write
+
+    def cut(path: Path, data: bytes, **options: Any) -> None:
+        if path == fresh.keys_dir / "keyring.json":
+            raise Cut
+        write(path, data, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restores, "_forget", lambda *_args, **_options: None)
+        patch.setattr(private_files, "write", cut)
+        with pytest.raises(Cut):
+            restore(whole[1], fresh, way())
+    with closing(Database(postgresql_url)) as server, server.begin() as tx:
+        newest = tx.execute(sa.select(ledger_leaf).order_by(ledger_leaf.c.n.desc()).limit(1)).one()
+        if gone_on:
+            tx.execute(sa.insert(ledger_leaf).values(n=newest.n + 1, data=b"{}", hash=bytes(32)))
+    if gone_on:
+        with pytest.raises(ConfigurationError, match="holds an archive already"):
+            restore(whole[1], fresh, way())
+        with closing(Database(postgresql_url)) as server, server.read() as tx:
+            assert tx.execute(sa.select(sa.func.max(ledger_leaf.c.n))).scalar() == newest.n + 1
+        return
+    assert restore(whole[1], fresh, way()).ok
+    with archives.opened(fresh) as node:
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+        assert archives.store(node, archives.instance(9)).status == "stored"
