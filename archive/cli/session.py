@@ -70,7 +70,12 @@ class Session:
         """
         if self._node is None:
             config = self.config  # first: what is wrong with it is told before anything is imported
-            self._node = self._open_node(config, self.keyring(beside=not self.changes_keys) if self._keyring is None else self.opened())
+            keyring = self.keyring(beside=not self.changes_keys) if self._keyring is None else self.opened()
+            self._node = self._open_node(config, keyring)
+            if keyring.whole and "index" in keyring.waiting() and not self._node.core.read_only:
+                from archive.services import clock, index_key
+
+                index_key.settle(config, keyring, at=clock.utc_now())
         return self._node
 
     def keyring(self, *, beside: bool = False) -> Keyring:
@@ -87,9 +92,9 @@ class Session:
         else:
             found = unlock(self.config, given=self.passphrase_file, beside=beside)
         if "index" in found.waiting():
-            from archive.services import clock, index_key
+            from archive.services import index_key
 
-            index_key.settle(self.config, found, at=clock.utc_now())
+            index_key.lean(found, self.config)  # it is settled once the archive is open, and this is no older keyring
         return found
 
     def opened(self) -> Keyring:

@@ -260,6 +260,11 @@ class Keyring(OpenedKeys):
         """Make the coming key of each the one that counts; the earlier one waits for its end."""
         self._replace(self._activated(purposes))
 
+    def assume(self, purposes: Sequence[Purpose]) -> None:
+        """Make the coming key of each count in this process, as `activate` would for all; nothing is written."""
+        self._entries = self._activated(purposes)
+        self._forget_derived()
+
     def held(self, *, activated: Sequence[Purpose] = ()) -> Held:
         """Return what is in the keyring, or will be once the coming keys of some purposes count."""
         return held(self._activated(activated), self._slots)

@@ -25,12 +25,12 @@ def replace(config: Config, keyring: Keyring, *, at: datetime) -> None:
         keyring.refresh()
         begun = keyring.coming("index")
         if begun is None or rekey.opens(config.index_path, begun.secret):
-            _settle(config, keyring, at)
+            finish(config, keyring, at)
             keyring.prepare(["index"], at=at)
         coming = keyring.coming("index")
         assert coming is not None
         rekey.rekey(config.index_path, keyring.index_key, coming.secret)
-        _settle(config, keyring, at)
+        finish(config, keyring, at)
 
 
 def require_embedded(config: Config) -> None:
@@ -44,6 +44,16 @@ def require_embedded(config: Config) -> None:
         raise InvalidRequest(message, remedy="rotate the other keys: kek, signing, log, pepper")
 
 
+def lean(keyring: Keyring, config: Config) -> None:
+    """Use the key that opens the index where another is to come, in this process alone: nothing is written.
+
+    Whether this keyring.json is the newest is known once the index is open; `settle` comes after that.
+    """
+    coming = keyring.coming("index")
+    if coming is not None and coming.secret and rekey.opens(config.index_path, coming.secret):
+        keyring.assume(["index"])
+
+
 def settle(config: Config, keyring: Keyring, *, at: datetime) -> None:
     """Bring to its end a change of key that was cut short, if there was one.
 
@@ -54,10 +64,15 @@ def settle(config: Config, keyring: Keyring, *, at: datetime) -> None:
         return
     with locks.alone(config.run_dir / "rotate.lock"):
         keyring.refresh()
-        _settle(config, keyring, at)
+        finish(config, keyring, at)
 
 
-def _settle(config: Config, keyring: Keyring, at: datetime) -> None:
+def finish(config: Config, keyring: Keyring, at: datetime) -> None:
+    """Settle inside the lock of rotations.
+
+    Raises:
+        As settle.
+    """
     coming = keyring.coming("index")
     if coming is not None:
         if rekey.opens(config.index_path, coming.secret):

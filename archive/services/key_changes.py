@@ -21,7 +21,7 @@ from archive.keys.entries import SIGNING, Purpose
 from archive.ledger import announcements, documents, nodes
 from archive.ledger.announcements import ANNOUNCED, RETIRED
 from archive.ledger.audit import Event, Kind, secret_digest
-from archive.services import heads, key_record
+from archive.services import heads, index_key, key_record
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 
@@ -91,6 +91,10 @@ def finish(core: Core) -> list[str]:
         for which in begun:
             rotate(core, None, which)
             log.warning("a rotation of keys that was cut short is finished (%s)", which)
+        if "index" in core.keyring.waiting():
+            index_key.finish(core.config, core.keyring, core.clock())
+            log.warning("a rotation of keys that was cut short is finished (index)")
+            found.append("index")
         for place in _wrapped_under_old(core):
             made = wrap_anew(core, None, place)
             if made.behind:

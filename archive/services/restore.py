@@ -27,7 +27,7 @@ from archive.index import access_study
 from archive.keys import private_files
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind
-from archive.services import catchup, key_record, manifest, restoring, setup
+from archive.services import catchup, index_key, key_record, manifest, restoring, setup
 from archive.services.catchup import CatchUp
 from archive.services.clock import Clock
 from archive.services.console import console
@@ -239,6 +239,7 @@ def _segment(chosen: Path, inside: Config, path: str, file: File, *, link: bool)
 def _index(inside: Config, keyring: Keyring) -> frozenset[str]:
     """Bring the index to this release; return the segments whose hash it has: nobody writes them."""
     local = msgspec.structs.replace(inside, database=DatabaseSection())
+    index_key.lean(keyring, local)
     setup.make_databases(local, keyring)
     with closing(setup.open_index(local, keyring)) as index, index.begin() as tx:
         settled = sa.select(segment.c.name).where(segment.c.sha256.is_not(None), segment.c.replay_from >= segment.c.used)
