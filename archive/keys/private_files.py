@@ -30,15 +30,23 @@ def read(path: Path, *, limit_bytes: int = 1 << 20) -> bytes:
         message = f"{path} is missing"
         raise KeysUnavailable(message, remedy="put it back from its backup, or run 'archive init' for a new archive") from None
     except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}"
-        raise KeysUnavailable(message, remedy="run as the user the archive belongs to") from error
-    with os.fdopen(descriptor, "rb") as file:
-        _check(path, os.fstat(descriptor))
-        data = file.read(limit_bytes + 1)
+        raise _unreadable(path, error) from error
+    try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            _check(path, os.fstat(descriptor))
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        os.close(descriptor)
     if len(data) > limit_bytes:
         message = f"{path} is too long to be what its name says"
         raise KeysUnavailable(message, remedy="put it back from its backup")
     return data
+
+
+def _unreadable(path: Path, error: OSError) -> KeysUnavailable:
+    return KeysUnavailable(f"{path} cannot be read: {error.strerror}", remedy="run as the user the archive belongs to")
 
 
 def check_directory(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from archive.config import Config
-from archive.errors import ArchiveError
+from archive.errors import ArchiveError, KeysUnavailable
 from archive.keys import ca
 from archive.keys.hygiene import harden_process
 from archive.keys.keyring import Keyring
@@ -69,9 +69,17 @@ def _supervise(config: Config, keyring: Keyring, read_only: str, on_ready: Calla
         return Handover(keyring=keyring.to_bytes(), config=real, read_only=why, generation=keyring.generation)
 
     def again() -> Handover:
-        keyring.refresh()  # what opened it once is not asked for again
+        missed: KeysUnavailable | None = None
+        try:
+            keyring.refresh()  # what opened it once is not asked for again
+        except KeysUnavailable as error:
+            missed = error
         looked = called(lambda: contradicted(config, keyring)) if FORKS else contradicted(config, keyring)
-        return handover(read_only or looked)
+        if missed is not None and (read_only or not looked):
+            raise missed  # told, and tried again; all go on with the keys they hold
+        if missed is not None:
+            logging.getLogger("archive.serve").error("the keyring was not taken again: %s", missed.message, extra={"remedy": missed.remedy})
+        return handover(read_only or looked)  # that nobody may write any more waits for no keyring
 
     supervisor.Supervisor(
         real, handover(read_only), sockets, launch=launch if FORKS else None, on_ready=on_ready, again=again,
