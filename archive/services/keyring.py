@@ -12,9 +12,10 @@ from archive.access import passwords, policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import datastore
-from archive.errors import NotFound
+from archive.errors import NotFound, ReadOnly
 from archive.keys.held import Held, Tell
 from archive.services import datastores, denials, key_changes, key_record
+from archive.services.acknowledged import acknowledged
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.two_person import Wish, demand
@@ -129,10 +130,11 @@ class KeyringAdmin:
         """Add what opens the keyring from now on, `instead` of another slot when one is named, and return the slot's id.
 
         Raises:
-            Forbidden, InvalidRequest, NotFound, KeysUnavailable.
+            Forbidden, InvalidRequest, NotFound, KeysUnavailable. ReadOnly: keyring.json is an older copy.
         """
         self._require(subject)
         core = self._core
+        self._require_newest()
         if passphrase is not None:
             passwords.check_new(passphrase)
         core.keyring.refresh()
@@ -162,10 +164,11 @@ class KeyringAdmin:
         """Remove a slot; never the last one.
 
         Raises:
-            Forbidden, NotFound, InvalidRequest, KeysUnavailable.
+            Forbidden, NotFound, InvalidRequest, KeysUnavailable. ReadOnly: keyring.json is an older copy.
         """
         self._require(subject)
         core = self._core
+        self._require_newest()
         subject = demand(core, subject, Wish("slot-remove", f"remove slot {slot_id}", Permission.KEY_MANAGE, {"slot": slot_id}))
         with key_record.changing(core):
             core.keyring.slot_remove(slot_id, tell=self._telling(subject, "slot-removed", "slot"))
@@ -179,6 +182,20 @@ class KeyringAdmin:
         core = self._core
         with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.KEY_MANAGE, core.clock())
+
+    def _require_newest(self) -> None:
+        """Refuse to change an older copy: with each change it would look newer. A ledger that was rolled back keeps nobody from a slot."""
+        core = self._core
+        if not core.read_only:
+            return
+        with core.database.read() as tx:
+            older = key_record.contradiction(core, tx, acknowledged(core, tx))
+        if older:
+            raise ReadOnly(
+                f"the archive is read-only: {older} (V14)",
+                remedy="put the newest back; if it is lost: 'archive ledger acknowledge --reason TEXT', with --with-kit FILE where no key "
+                "file opens the older one",
+            )
 
     def _telling(self, subject: Subject, what: str, name: str, **more: Any) -> Tell:
         return key_record.telling(self._core, subject, what, name, **more)

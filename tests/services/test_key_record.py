@@ -112,6 +112,33 @@ def test_another_of_the_same_generation_is_told(config: Config, tmp_path: Path) 
     assert "another of generation" in told(config)[0]
 
 
+def test_an_older_one_does_not_become_the_newest_by_slots(config: Config, tmp_path: Path) -> None:
+    """Each change of it makes it look younger."""
+    kept = lived(config, "slot", tmp_path)
+    shutil.copy(kept, keyring(config))
+    for number in range(2):
+        node = open_node(config)
+        try:
+            with pytest.raises(ReadOnly, match="older copy"):
+                node.keys.slot_add(archives.the_console(node), key_file=tmp_path / f"{number}.key")
+            with pytest.raises(ReadOnly, match="older copy"):
+                node.keys.slot_remove(archives.the_console(node), node.keyring.slots()[0]["id"])
+        finally:
+            node.close()
+    assert keyring(config).read_bytes() == kept.read_bytes()
+    assert "older copy" in told(config)[0]
+
+
+def test_a_ledger_that_was_rolled_back_keeps_nobody_from_a_way_in(config: Config, tmp_path: Path) -> None:
+    with archives.opened(config):
+        pass
+    node = open_node(config, read_only="the ledger was rolled back")
+    try:
+        assert node.keys.slot_add(archives.the_console(node), key_file=tmp_path / "second.key")
+    finally:
+        node.close()
+
+
 def test_what_was_acknowledged_counts_from_then_on(config: Config, tmp_path: Path) -> None:
     kept = lived(config, "slot", tmp_path)
     with archives.opened(config) as node:
