@@ -11,7 +11,7 @@ import click
 
 from archive.cli import failures, output
 from archive.cli.main import Group
-from archive.cli.session import Session
+from archive.cli.session import WITH_KIT, Session
 from archive.errors import ArchiveError, InvalidRequest
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -21,8 +21,6 @@ _RECOVERY_KIT = click.option("--recovery-kit", type=_FILE, metavar="FILE",
 _PASSPHRASE = click.option("--passphrase", is_flag=True, help="A passphrase, asked for twice; at least 15 characters.")
 _NEW = click.option("--new-passphrase-file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
                     help="The first line of this file is the new passphrase; - reads standard input.")
-_WITH_KIT = click.option("--with-kit", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
-                         help="Open the keyring with this recovery kit: the key file is lost.")
 _LABEL = click.option("--label", default="", metavar="TEXT", help="To tell slots apart.")
 
 
@@ -131,7 +129,7 @@ def slot_list(session: Session) -> None:
 @_RECOVERY_KIT
 @_PASSPHRASE
 @_NEW
-@_WITH_KIT
+@WITH_KIT
 @_LABEL
 @click.pass_obj
 def slot_add(session: Session, /, with_kit: Path | None, **given: Any) -> None:
@@ -148,7 +146,7 @@ def slot_add(session: Session, /, with_kit: Path | None, **given: Any) -> None:
 @_RECOVERY_KIT
 @_PASSPHRASE
 @_NEW
-@_WITH_KIT
+@WITH_KIT
 @_LABEL
 @click.pass_obj
 def slot_replace(session: Session, /, slot_id: str, with_kit: Path | None, **given: Any) -> None:

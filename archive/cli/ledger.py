@@ -14,7 +14,7 @@ import click
 
 from archive.cli import failures, output
 from archive.cli.main import Group
-from archive.cli.session import Session
+from archive.cli.session import WITH_KIT, Session
 from archive.cli.when import WHEN
 from archive.errors import InvalidRequest
 
@@ -206,9 +206,11 @@ def _replayed(found: dict[str, Any]) -> list[str]:
 
 @ledger.command("acknowledge")
 @click.option("--reason", required=True, metavar="TEXT", help="What happened; it goes into the ledger.")
+@WITH_KIT
 @click.pass_obj
-def acknowledge(session: Session, reason: str) -> None:
+def acknowledge(session: Session, reason: str, with_kit: Path | None) -> None:
     """Go on after a rollback that cannot be undone; then restart the archive."""
+    session.recovery_kit = with_kit
     session.node.oversight.acknowledge(session.subject, reason=reason)
     session.answer({"acknowledged": True}, "acknowledged; restart the archive to leave read-only")
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from archive.keys.keyring import Keyring
 
 
+WITH_KIT = click.option("--with-kit", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
+                        help="Open the keyring with this recovery kit: no key file opens it.")
+
+
 def _open_node(config: Config, keyring: Keyring) -> Any:
     from archive.node import open_node
     from archive.serve import state

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from archive.cli import failures, main
 from archive.cli.session import Session
 from archive.config import Config
 from archive.db import rekey
@@ -134,3 +135,29 @@ def test_an_index_that_neither_key_opens_can_be_made_again(config: Config) -> No
         path.unlink()
     config.index_path.write_bytes(os.urandom(8192))
     assert session(config).keyring().waiting() == {"index"}
+
+
+def test_an_older_keyring_that_no_key_file_opens_is_acknowledged_with_the_kit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The slot of the key file in use is younger than the copy, and the one of before is destroyed."""
+    (tmp_path / "config.toml").write_text('[archive]\nstorage = "storage"\n')
+    kit, path = tmp_path / "kit.txt", tmp_path / "storage" / "keys" / "keyring.json"
+
+    def run(status: int, *arguments: str) -> str:
+        capsys.readouterr()
+        assert main.run(["--config", str(tmp_path / "config.toml"), *arguments], Session()) == status
+        shown = capsys.readouterr()
+        return shown.out + shown.err
+
+    run(0, "init", "--recovery-kit", str(kit))
+    run(0, "key", "list")
+    older = path.read_bytes()
+    key = path.with_name("root.key")
+    [slot] = [line.split()[0] for line in run(0, "key", "slot", "list").splitlines() if "key-file" in line]
+    run(0, "key", "slot", "replace", slot, "--key-file", str(tmp_path / "new.key"))
+    (tmp_path / "new.key").replace(key)
+    path.write_bytes(older)
+    assert "wrong key file" in run(failures.UNAVAILABLE, "ledger", "acknowledge", "--reason", "lost")
+    assert "older copy" in run(failures.UNAVAILABLE, "key", "slot", "add", "--with-kit", str(kit), "--key-file", str(key))
+    assert "acknowledged" in run(0, "ledger", "acknowledge", "--reason", "lost", "--with-kit", str(kit))
+    run(0, "key", "slot", "add", "--with-kit", str(kit), "--key-file", str(key))
+    assert "everything holds" in run(0, "ledger", "verify")
