@@ -69,8 +69,8 @@ def show(state: Path) -> list[tuple[str, int, str]]:
 
 
 def forget(state: Path, origin: str) -> int:
-    """Begin anew with a log, and return the size that was remembered of it."""
-    remembered = memory.Memory(state)
+    """Begin anew with a log, and return the size that was remembered of it, 0 where what was is lost."""
+    remembered = memory.Memory(state, lost=origin)
     try:
         return remembered.forget(origin).size
     finally:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from archive.ledger.cosignatures import Cosigner, with_lines
 from archive.ledger.notes import Verifier
 
 SEED_BYTES = 32
-_KEY, _LOGS, _LOCK = "key.json", "logs", "lock"
+_KEY, _LOGS, _LOCK, _KNOWN = "key.json", "logs", "lock", "known.json"
 _NAME = re.compile(r"[!-*,-~]{1,100}")
 
 
@@ -42,6 +42,13 @@ class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int
     note: str
     given_up: tuple[str, ...] = ()
+    v: int = 1
+
+
+class _Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The files of every log that was ever remembered: one that is gone is missed."""
+
+    logs: list[str]
     v: int = 1
 
 
@@ -80,21 +87,22 @@ def _file(origin: str) -> str:
 class Memory:
     """The state of one witness; one process at a time holds it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open what `make` made.
+    def __init__(self, folder: Path, *, lost: str = "") -> None:
+        """Open what `make` made; what is remembered of the log of origin `lost` may be missing, to be forgotten.
 
         Raises:
             KeysUnavailable: missing, damaged, or open to others. Unavailable: another process holds it.
-            ConfigurationError: what is remembered does not read: going on without it would undo what a witness is for.
+            ConfigurationError: what is remembered is missing or does not read: going on without it would undo what a witness is for.
         """
         self._folder = folder
+        self._names: list[str] = []
         private_files.check_directory(folder)
         key = self._key(folder)
         self.cosigner = Cosigner(key.name, base64.b64decode(key.seed))
         self._lock = self._hold(folder)
         self._turn = threading.Lock()
         try:
-            self._known = self._all(folder / _LOGS)
+            self._known = self._all(folder / _LOGS, lost)
         except ArchiveError:
             os.close(self._lock)
             raise
@@ -121,11 +129,37 @@ class Memory:
             raise Unavailable(message, remedy="stop it first") from None
         return descriptor
 
-    def _all(self, logs: Path) -> dict[str, Remembered]:
+    def _all(self, logs: Path, lost: str) -> dict[str, Remembered]:
         if not logs.is_dir():
             raise _unreadable(logs)
         paths = [path for path in sorted(logs.iterdir()) if not path.name.startswith(".")]  # those: what a write left that was cut short
-        return {known.origin: known for known in map(self._read, paths)}
+        found = {known.origin: known for known in map(self._read, paths)}
+        self._names = self._listed()
+        missing = set(self._names) - {path.name for path in paths} - {_file(lost)}
+        if missing:
+            raise _unreadable(logs / min(missing))
+        self._list(path.name for path in paths)
+        return found
+
+    def _listed(self) -> list[str]:
+        """Return the names of the files that must be there; there is no list in a folder of an earlier release."""
+        path = self._folder / _KNOWN
+        if not path.exists():
+            return []
+        try:
+            names = msgspec.json.decode(private_files.read(path), type=_Names)
+        except (msgspec.DecodeError, ValueError):
+            raise _unreadable(path) from None
+        if names.v != 1:
+            raise _unreadable(path)
+        return names.logs
+
+    def _list(self, names: Iterable[str]) -> None:
+        """Let the files of these names be missed from now on."""
+        if more := sorted({*self._names, *names}):
+            if more != self._names:
+                private_files.write(self._folder / _KNOWN, msgspec.json.encode(_Names(more)))
+            self._names = more
 
     @staticmethod
     def _read(path: Path) -> Remembered:
@@ -183,12 +217,15 @@ class Memory:
         """
         with self._turn:
             known = self._known.get(origin)
-            if known is None or not known.size:
+            if known is None and _file(origin) in self._names:
+                known = Remembered(origin, 0, "")  # its file is lost
+            elif known is None or not known.size:
                 message = "nothing is remembered of such a log"
                 raise InvalidRequest(message, remedy="name its origin as 'remembered' shows it")
             text = f"{origin}\n0\n{base64.b64encode(tree.EMPTY).decode()}\n".encode()
             line = self.cosigner.line(text, datetime.fromtimestamp(0).astimezone())
-            self._keep(Remembered(origin, 0, f"{text.decode()}\n{line}", (*known.given_up, known.note)))
+            given_up = (*known.given_up, known.note) if known.note else ()
+            self._keep(Remembered(origin, 0, f"{text.decode()}\n{line}", given_up))
             return known
 
     @staticmethod
@@ -196,7 +233,9 @@ class Memory:
         return notes.claims(known.note.encode()) if known.size else (0, tree.EMPTY)
 
     def _keep(self, known: Remembered) -> None:
-        private_files.write(self._folder / _LOGS / _file(known.origin), msgspec.json.encode(known))
+        name = _file(known.origin)
+        private_files.write(self._folder / _LOGS / name, msgspec.json.encode(known))
+        self._list([name])  # after its file, and before anybody is answered
         self._known[known.origin] = known
 
 
@@ -208,4 +247,7 @@ def _without(note: bytes, key: Verifier) -> bytes:
 
 
 def _unreadable(path: Path) -> ConfigurationError:
-    return ConfigurationError(f"{path} is missing or damaged", remedy="put it back from its backup; a witness that forgets is none")
+    return ConfigurationError(
+        f"{path} is missing or damaged", remedy="put it back from its backup; a witness that forgets is none. Where it is lost for good, "
+        "remove what is left of it and begin anew with that log: 'archive witness forget --origin ORIGIN'"
+    )

@@ -309,6 +309,55 @@ def test_a_witness_that_would_forget_does_not_start(state: Path) -> None:
         memory.Memory(state)
 
 
+@pytest.mark.parametrize("release", ["this", "an earlier one"])
+def test_a_witness_misses_a_log_that_was_removed(state: Path, capsys: pytest.CaptureFixture[str], release: str) -> None:
+    held = memory.Memory(state)
+    for origin in (ORIGIN, "other.example/log"):
+        held.add(0, [], Log(4, origin=origin).note(4).encode(), AT)
+    held.close()
+    if release != "this":
+        (state / "known.json").unlink()
+        memory.Memory(state).close()
+    path = state / "logs" / hashlib.sha256(ORIGIN.encode()).hexdigest()
+    said = path.read_bytes()
+    path.unlink()
+    with pytest.raises(ConfigurationError, match=f"{path} is missing"):
+        memory.Memory(state)
+    assert main(["remembered", "--state", str(state)]) == 1
+    assert main(["forget", "--state", str(state), "--origin", "other.example/log"]) == 1, "which is lost must be said"
+    path.write_bytes(said)
+    assert main(["remembered", "--state", str(state)]) == 0
+    path.unlink()
+    capsys.readouterr()
+    assert main(["forget", "--state", str(state), "--origin", ORIGIN]) == 0
+    held = memory.Memory(state)
+    assert [(one.origin, one.size) for one in held.logs()] == [(ORIGIN, 0), ("other.example/log", 4)]
+    held.add(0, [], Log(3).note(3).encode(), AT)
+    held.close()
+    for damaged in (b"", b"{}", b'{"logs":[],"v":2}'):
+        (state / "known.json").write_bytes(damaged)
+        with pytest.raises(ConfigurationError, match=r"known\.json"):
+            memory.Memory(state)
+
+
+def test_a_log_counts_as_remembered_before_anybody_is_answered(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = memory.Memory(state)
+    write = memory.private_files.write
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "known.json":
+            raise KeysUnavailable("no room")
+        write(path, data)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(memory.private_files, "write", full)
+        with pytest.raises(KeysUnavailable):
+            held.add(0, [], Log(4).note(4).encode(), AT)
+    held.add(0, [], Log(4).note(4).encode(), AT)
+    held.close()
+    memory.Memory(state).close()
+
+
 def test_two_at_once_never_go_back(state: Path) -> None:
     """The race of the specification: of requests over one old size, one is cosigned and the others are told."""
     held = memory.Memory(state)
