@@ -98,18 +98,18 @@ def restore(folder: Path, config: Config, way: Way) -> Restored:
         ConfigurationError: there is an archive already.
         KeysUnavailable: nothing given opens the backup's keyring.
         DigestMismatch: a file of the backup is missing or was changed; nothing is left of the attempt.
-        VaultUnavailable, DatabaseUnavailable, OutOfSpace.
+        VaultUnavailable, DatabaseUnavailable, OutOfSpace. Unavailable: another restore is at work there.
     """
     restoring.sweep(config)
     restoring.refuse_occupied(config)
-    stage = config.storage_dir / restoring.STAGE
     try:
         private_files.make_directory(config.storage_dir)
         restoring.unmake(config)
         mine = not config.key_file.exists()
         try:
-            report, inside, keyring = _staged(folder, config, stage, way, keeping="copy")
-            _move(stage, config, inside, keyring, way.clock)
+            with restoring.stage(config) as stage:
+                report, inside, keyring = _staged(folder, config, stage, way, keeping="copy")
+                _move(stage, config, inside, keyring, way.clock)
         except BaseException:
             _forget(config, key_file=mine)
             raise
@@ -130,6 +130,7 @@ def rehearse(folder: Path, config: Config, stage: Path, way: Way) -> Restored:
         As restore.
     """
     try:
+        stage.mkdir(mode=0o700)
         return _staged(folder, msgspec.structs.replace(config, database=DatabaseSection()), stage, way, keeping="link")[0]
     except OSError as error:
         raise translated(error, "restoring the backup") from error
@@ -137,16 +138,15 @@ def rehearse(folder: Path, config: Config, stage: Path, way: Way) -> Restored:
 
 def _forget(config: Config, *, key_file: bool) -> None:
     """Leave nothing of an attempt that failed, nor a key file that it made; what cannot go now goes with the next restore."""
-    if key_file and not (config.keys_dir / "keyring.json").exists():
-        config.key_file.unlink(missing_ok=True)
     with suppress(ArchiveError):
         restoring.unmake(config)
+        if key_file and not (config.keys_dir / "keyring.json").exists():
+            config.key_file.unlink(missing_ok=True)
 
 
 def _staged(folder: Path, config: Config, stage: Path, way: Way, *, keeping: Keeping) -> tuple[Restored, Config, Keyring]:
     chosen = manifest.current(folder)
     manifest.glance(chosen)
-    stage.mkdir(mode=0o700)
     inside = msgspec.structs.replace(config, archive=msgspec.structs.replace(config.archive, storage=str(stage)), keys=Keys())
     setup.make_folders(inside)
     inside, keyring = _keys(chosen, inside, config, way)
@@ -278,7 +278,7 @@ def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, clock: 
     for folder in (path for path in stage.rglob("*") if path.is_dir()):
         private_files.sync_directory(folder)
     staying = (path for path in stage.glob("index.db*") if config.database.url)
-    moving = sorted({path.name for path in stage.iterdir()} - {keys.name, "run", *(path.name for path in staying)})
+    moving = sorted({path.name for path in stage.iterdir()} - {keys.name, "run", restoring.LOCK, *(path.name for path in staying)})
     restoring.say_moving(config, moving)
     for name in moving:
         (stage / name).replace(config.storage_dir / name)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
 import sqlalchemy as sa
 
+from archive import locks
 from archive.access import policy
 from archive.config import Config
 from archive.db import migrate
 from archive.db.engine import Database
 from archive.db.tables import ledger_leaf, metadata
-from archive.errors import ConfigurationError
+from archive.errors import ConfigurationError, Unavailable
 from archive.keys import private_files
 
 STAGE = ".restoring"
 MOVING = "moving"
 """In the stage: which names are being moved out of it. Where there is no keyring yet they are nobody's."""
+LOCK = "lock"
+"""In the stage: held by the restore that is at work in it."""
 FILLING = "filling"
 """In the stage: the newest leaf of what a server's database is being filled with, which no other has."""
 
@@ -40,6 +43,19 @@ def refuse_occupied(config: Config) -> None:
         raise ConfigurationError(message, remedy="name an empty one, or move this one away first; nothing is ever overwritten")
 
 
+@contextmanager
+def stage(config: Config) -> Iterator[Path]:
+    """Make the folder in which one restore works; until this ends another is refused.
+
+    Raises:
+        VaultUnavailable: it cannot be written. OSError.
+    """
+    folder = config.storage_dir / STAGE
+    folder.mkdir(mode=0o700)
+    with locks.alone(folder / LOCK):
+        yield folder
+
+
 def say_moving(config: Config, names: Sequence[str]) -> None:
     """Let it be known which names a restore is about to give."""
     private_files.write(config.storage_dir / STAGE / MOVING, msgspec.json.encode(names))
@@ -55,7 +71,11 @@ def unmake(config: Config) -> None:
 
     Raises:
         DatabaseUnavailable: the server that was filled does not answer; nothing is forgotten of it.
+        Unavailable: another restore is at work.
     """
+    if locks.is_taken(config.storage_dir / STAGE / LOCK):
+        message = "another restore is at work in this storage folder"
+        raise Unavailable(message, remedy="let it end, or stop it; then give this one again")
     if not _whole(config):
         _empty_server(config)
         for name in _half_moved(config):

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from archive.config import Config
 from archive.db.engine import Database
 from archive.db.tables import ledger_leaf
-from archive.errors import ConfigurationError, OutOfSpace
+from archive.errors import ConfigurationError, OutOfSpace, Unavailable
 from archive.keys import private_files
 from archive.services import restore as restores
 from archive.services import restoring
@@ -79,6 +79,33 @@ def test_a_restore_that_is_killed_is_given_again_and_leaves_no_key_in_its_stage(
     assert not stage.exists()
     assert not list(fresh.keys_dir.glob(".*"))
     with archives.opened(fresh) as node:  # by its key file
+        assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+@pytest.mark.parametrize("moment", ["staged", "moved"])
+def test_one_that_is_given_while_another_is_at_work_leaves_it_alone(
+    tmp_path: Path, kitted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    fresh, given = elsewhere(tmp_path / "new"), way(recovery_kit=kitted[1])
+    refused = []
+
+    def again(original: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            if not refused and (moment == "staged" or args[0] == fresh.keys_dir / "keyring.json"):
+                refused.append(True)
+                with pytest.raises(Unavailable, match="at work"):
+                    restore(kitted[0], fresh, given)
+            return original(*args, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restores, "_move", again(restores._move)) if moment == "staged" else patch.setattr(
+            private_files, "write", again(private_files.write))
+        assert restore(kitted[0], fresh, given).ok
+    assert refused
+    assert not (fresh.storage_dir / restoring.STAGE).exists()
+    with archives.opened(fresh) as node:
         assert node.verify.run(archives.the_console(node), "full").findings == []
 
 
