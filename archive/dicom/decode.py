@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,8 @@ def decode(layout: Layout, frame: bytes, index: int = 0, fit: tuple[int, int] | 
         raise refused("damaged") from error
     if decoded.array.size != layout.pixels and not shrunk:
         raise refused("size-lies")
-    return decoded
+    # A decoder gives every sample of every pixel.
+    return replace(decoded, photometric="YBR_FULL") if decoded.photometric == "YBR_FULL_422" else decoded
 
 
 def _shaped(layout: Layout, flat: Array, *, planar: bool) -> Array:
@@ -352,7 +353,6 @@ def _jpeg(layout: Layout, frame: bytes, fit: tuple[int, int] | None = None) -> F
         as_stored = (coded_ybr and photometric.startswith("YBR")) or (transform is None and not coded_ybr)
         # Stored components as they are: no colour transformation here.
         image.draft("YCbCr" if as_stored else None, fit or image.size)
-        photometric = "YBR_FULL" if photometric == "YBR_FULL_422" else photometric
     flat = np.frombuffer(image.tobytes(), np.uint8)
     if fit is not None:
         return Frame(flat.reshape(image.height, image.width, layout.samples), photometric)

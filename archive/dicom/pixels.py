@@ -1,4 +1,4 @@
-"""Frames and whole instances in the forms that clients ask for.
+"""Frames in the forms that clients ask for.
 
 `part10_head` is the stream up to `scanned.head_bytes` (of a deflated instance: `part10.inflate`'s answer); `frame` the bytes of
 `scanned.frames.pieces(index)` joined.
@@ -8,7 +8,6 @@ Source: PS3.18 8.7.3, PS3.5 A.2.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 
 import numpy as np
@@ -26,19 +25,12 @@ from archive.dicom.decode import (
     pixel_element,
     refused,
     stored_bytes,
-    subsampled,
 )
-from archive.dicom.metadata import encoding
-from archive.dicom.part10 import STORED_LIMITS, Limits, Scanned, inflate, meta
+from archive.dicom.part10 import Scanned
 from archive.dicom.recipe import Recipe
-from archive.dicom.reencode import element, explicit_little
 from archive.dicom.smaller import jpeg_2000
-from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
+from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE, UNCOMPRESSED
 from archive.dicom.values import swapped
-from archive.errors import InvalidInstance
-
-MAX_INSTANCE_BYTES = 2 << 30
-"""The largest pixel data that `to_explicit_le` makes: more does not fit one element of its kind everywhere."""
 
 
 def can_decode(scanned: Scanned) -> bool:
@@ -83,10 +75,18 @@ def frame_explicit_le(part10_head: bytes, scanned: Scanned, frame: bytes, index:
     Raises:
         NotAcceptable: one of decode.REFUSALS.
     """
-    layout = stored_layout(part10_head, scanned)
+    return explicit_le(stored_layout(part10_head, scanned), frame, index)
+
+
+def explicit_le(layout: Layout, frame: bytes, index: int) -> bytes:
+    """Return one frame of that stored layout as `frame_explicit_le` does.
+
+    Raises:
+        NotAcceptable: one of decode.REFUSALS.
+    """
     if layout.transfer_syntax_uid in UNCOMPRESSED:
         return native_le(layout, frame, index)
-    return _bytes_of(layout, decode(layout, frame, index))
+    return bytes_of(layout, decode(layout, frame, index))
 
 
 def native_le(layout: Layout, frame: bytes, index: int) -> bytes:
@@ -114,14 +114,19 @@ def frame_layout(part10_head: bytes, scanned: Scanned) -> Layout:
     Raises:
         NotAcceptable: one of decode.REFUSALS.
     """
-    layout = stored_layout(part10_head, scanned)
+    return explicit_layout(stored_layout(part10_head, scanned))
+
+
+def explicit_layout(layout: Layout) -> Layout:
+    """Return what a stored layout becomes by `explicit_le`."""
     if layout.transfer_syntax_uid in UNCOMPRESSED:
         return replace(layout, transfer_syntax_uid=EXPLICIT_LE)
     photometric = {"YBR_FULL_422": "YBR_FULL", "YBR_ICT": "RGB", "YBR_RCT": "RGB"}.get(layout.photometric, layout.photometric)
     return replace(layout, transfer_syntax_uid=EXPLICIT_LE, photometric=photometric)
 
 
-def _bytes_of(layout: Layout, frame: Frame) -> bytes:
+def bytes_of(layout: Layout, frame: Frame) -> bytes:
+    """Return a decoded frame in explicit VR little endian, in the order of samples its data set has."""
     array = frame.array
     if layout.bits_allocated == 1:
         return np.packbits(array.astype(np.uint8).ravel(), bitorder="little").tobytes()
@@ -141,71 +146,6 @@ def require_frames(scanned: Scanned, count: int) -> None:
         raise refused("few-frames")
 
 
-def to_explicit_le(part10: bytes, scanned: Scanned, limits: Limits = STORED_LIMITS) -> bytes:
-    """Return the whole instance in 1.2.840.10008.1.2.1, frames decoded; its UIDs stay.
-
-    Raises:
-        NotAcceptable: one of decode.REFUSALS.
-    """
-    try:
-        whole = inflate(part10, scanned, limits)
-    except InvalidInstance as error:
-        raise refused("too-large") from error
-    implicit, little = encoding(whole, scanned)
-    changed: dict[int, bytes] = {}
-    if scanned.frames is not None:
-        changed = _pixel_elements(whole, scanned)
-    elif scanned.head_bytes != len(part10) and scanned.transfer_syntax_uid not in (IMPLICIT_LE, EXPLICIT_LE):
-        raise refused("no-frames")
-    words = "SS" if scanned.number("PixelRepresentation") == 1 else "US"
-    body = explicit_little(whole, scanned.dataset_offset, implicit, little, changed, words)
-    return meta(scanned.sop_class_uid, scanned.sop_instance_uid, EXPLICIT_LE) + b"".join(body)
-
-
-def _pixel_elements(whole: bytes, scanned: Scanned) -> dict[int, bytes]:
-    """Return the elements that differ once pixel data are native little endian."""
-    table = scanned.frames
-    assert table is not None
-    if table.kind == "native":
-        head = whole[: table.offset]
-        tag, vr = pixel_element(head, scanned)
-        layout = layout_of(scanned, tag, vr)
-        if layout.transfer_syntax_uid != EXPLICIT_BE:
-            return {}
-        require_frames(scanned, table.count)
-        bits = table.frame_bits * table.count
-        raw, _ = stored_bytes(layout, whole[table.offset : table.offset + (bits + 15) // 16 * 2], 0)
-        if layout.dtype.itemsize > 1:
-            raw = swapped({2: "OW", 4: "OL", 8: "OV"}[layout.dtype.itemsize], raw)
-        kind = {0x7FE00008: "OF", 0x7FE00009: "OD"}.get(tag, vr)
-        return {tag: element(tag, kind, raw[: (bits + 7) // 8])}
-    require_frames(scanned, table.count)
-    layout = layout_of(scanned)
-    if layout.pixels * max(1, layout.bits_allocated // 8) * table.count > MAX_INSTANCE_BYTES:
-        raise refused("too-large")
-    frames: list[bytes] = []
-    photometric = layout.photometric
-    loose: list[Array] = []  # 1-bit frames follow each other bit by bit
-    for n in range(table.count):
-        frame = decode(layout, b"".join(whole[at : at + length] for at, length in table.pieces(n)), n)
-        photometric = frame.photometric
-        if layout.bits_allocated == 1:
-            loose.append(frame.array.astype(np.uint8).ravel())
-        else:
-            frames.append(_bytes_of(layout, frame))
-    value = np.packbits(np.concatenate(loose), bitorder="little").tobytes() if loose else b"".join(frames)
-    replace = {
-        0x7FE00001: b"",
-        0x7FE00002: b"",
-        0x7FE00010: element(0x7FE00010, "OW" if layout.bits_allocated > 8 else "OB", value),
-    }
-    if photometric != layout.photometric:
-        replace[0x00280004] = element(0x00280004, "CS", photometric.encode("ascii"))
-    if layout.samples > 1 and "00280006" not in scanned.attributes:
-        replace[0x00280006] = element(0x00280006, "US", struct.pack("<H", 0))
-    return replace
-
-
 def render(part10_head: bytes, scanned: Scanned, frame: bytes, recipe: Recipe, index: int = 0) -> bytes:
     """Return one frame as a PNG or JPEG image.
 
@@ -220,9 +160,3 @@ def render(part10_head: bytes, scanned: Scanned, frame: bytes, recipe: Recipe, i
     decoded = jpeg_2000(layout, frame, fit) or decode(layout, frame, index, fit)
     image = _render.image_of(layout, decoded, header.read(part10_head, scanned, index), recipe.window)
     return _render.encode(image, recipe)
-
-
-__all__ = [
-    "can_decode", "decode_frame", "frame_explicit_le", "frame_layout", "render", "require_frames", "samples", "subsampled",
-    "to_explicit_le",
-]

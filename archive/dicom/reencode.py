@@ -1,19 +1,20 @@
-"""A data set from one native encoding to explicit VR little endian, element by element, with replacements.
+"""A data set from one native encoding to little endian, explicit VR or implicit, element by element, with replacements.
 
-Sequences get undefined lengths, so nothing is measured before it is written; group lengths are left out.
+Sequences get undefined lengths, so nothing is measured before it is written; group lengths are left out. Long values are not copied.
 
-Source: PS3.5 7.1, 7.5, A.2.
+Source: PS3.5 7.1, 7.5, A.1, A.2.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from archive.dicom.dictionary import vr_of
 from archive.dicom.metadata import past_fragments
 from archive.dicom.nesting import ENDLESS, KNOWN, OVER, item_end, past_delimiter, sequence_end
+from archive.dicom.pieces import Piece
 from archive.dicom.runs import UNDEFINED
 from archive.dicom.structure import FRAGMENTED, odd_header
 from archive.dicom.values import LONG, SHORT, swapped
@@ -23,6 +24,9 @@ _LONG_VRS = frozenset(code.decode("ascii") for code in LONG)
 _ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, UNDEFINED)
 _ITEM_END = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
 _SEQUENCE_END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+LONG_VALUE = 64 << 10
+"""From here on a value is a piece of its own, and lies where it was."""
 
 
 @dataclass(slots=True)
@@ -37,22 +41,42 @@ class _Open:
     loose: bool
 
 
-def element(tag: int, vr: str, value: bytes) -> bytes:
-    """Return one element in explicit VR little endian, padded to even length."""
+def element(tag: int, vr: str, value: bytes, *, explicit: bool = True) -> bytes:
+    """Return one element in little endian, padded to even length."""
     if len(value) & 1:
-        value += b"\0" if vr in {"OB", "UI", "UN"} else b" "
+        value += _padding(vr)
+    return header(tag, vr, len(value), explicit=explicit) + value
+
+
+def header(tag: int, vr: str, length: int, *, explicit: bool = True) -> bytes:
+    """Return what stands before a value of that even length in little endian."""
+    if not explicit:
+        return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, length)
     head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr.encode("ascii"))
     if vr in _LONG_VRS:
-        return head + struct.pack("<HI", 0, len(value)) + value
-    if len(value) > 0xFFFF:  # PS3.5 6.2.2: too long for its VR's 16 bits
-        return struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"UN", 0, len(value)) + value
-    return head + struct.pack("<H", len(value)) + value
+        return head + struct.pack("<HI", 0, length)
+    if length > 0xFFFF:  # PS3.5 6.2.2: too long for its VR's 16 bits
+        return struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"UN", 0, length)
+    return head + struct.pack("<H", length)
 
 
-def explicit_little(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
-    buffer: bytes, start: int, implicit: bool, little: bool, replace: Mapping[int, bytes], words: str
-) -> Iterator[bytes]:
-    """Yield the data set that begins at `start` in explicit VR little endian.
+def _padding(vr: str) -> bytes:
+    return b"\0" if vr in {"OB", "UI", "UN"} else b" "
+
+
+def _long(tag: int, vr: str, value: memoryview, *, explicit: bool) -> Iterator[Piece]:
+    """Yield a long value with what stands before it, and after it where its length is odd."""
+    odd = len(value) & 1
+    yield header(tag, vr, len(value) + odd, explicit=explicit)
+    yield value
+    if odd:
+        yield _padding(vr)
+
+
+def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
+    buffer: bytes, start: int, implicit: bool, little: bool, replace: Mapping[int, Iterable[Piece]], words: str, *, explicit: bool = True
+) -> Iterator[Piece]:
+    """Yield the data set that begins at `start` in little endian, with VRs or (not `explicit`) without.
 
     `replace` gives whole elements for tags of the data set itself (empty: left out); those it lacks are added in order. `words` is the
     VR, US or SS, of what PixelRepresentation decides.
@@ -100,44 +124,48 @@ def explicit_little(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
         loose = top is not None and top.loose
         vr = "" if now_implicit and not loose else _VRS.get(buffer[position + 4 : position + 6], "")
         if vr and vr not in _LONG_VRS:
-            length, header = short(buffer, position + 6)[0], 8
+            length, before = short(buffer, position + 6)[0], 8
         elif vr:
             if position + 12 > stop:
                 position = stop
                 continue
-            length, header = long(buffer, position + 8)[0], 12
+            length, before = long(buffer, position + 8)[0], 12
         elif not tag and top is None and not any(buffer[position : position + 8]):
             break
         elif now_implicit:
-            vr, header = vr_of(tag), 8
+            vr, before = vr_of(tag), 8
         else:
-            vr, length, header, now_implicit, _ = odd_header(tag, buffer[position + 4 : position + 6], short(buffer, position + 6)[0])
+            vr, length, before, now_implicit, _ = odd_header(tag, buffer[position + 4 : position + 6], short(buffer, position + 6)[0])
             if length < 0:
-                length = long(buffer, position + (8 if header == 12 else 4))[0] if position + 12 <= stop else 0
+                length = long(buffer, position + (8 if before == 12 else 4))[0] if position + 12 <= stop else 0
         vr = words if vr == "xs" else vr
-        position += header
+        position += before
         if top is None:
             while todo and todo[0] < tag:
-                yield replace[todo.pop(0)]
+                yield from replace[todo.pop(0)]
         if length == UNDEFINED and vr in FRAGMENTED:
             position = past_fragments(buffer, position, stop, head, long)
             if top is None and todo and todo[0] == tag:
-                yield replace[todo.pop(0)]
+                yield from replace[todo.pop(0)]
             continue
         if length == UNDEFINED or vr == "SQ":
             inner, bound, over = sequence_end(position, length, stop, ENDLESS if top is None else top.bound)
             un = vr == "UN"
             stack.append(_Open(False, inner, bound, OVER if over else KNOWN, now_implicit or un, loose or un))
-            yield struct.pack("<HH2sHI", group, number, b"SQ", 0, UNDEFINED)
+            yield header(tag, "SQ", UNDEFINED, explicit=explicit)
             continue
         if position + length > stop:
             position = stop
             continue
-        value = buffer[position : position + length]
-        position += length
+        at, position = position, position + length
         if top is None and todo and todo[0] == tag:
-            yield replace[todo.pop(0)]
-        elif number and group not in (0x0000, 0x0002):
-            yield element(tag, vr, value if little or vr == "UN" else swapped(vr, value))
+            yield from replace[todo.pop(0)]
+        elif not number or group in (0x0000, 0x0002):
+            continue
+        elif length >= LONG_VALUE and (little or vr == "UN"):
+            yield from _long(tag, vr, memoryview(buffer)[at:position], explicit=explicit)
+        else:
+            value = buffer[at:position]
+            yield element(tag, vr, value if little or vr == "UN" else swapped(vr, value), explicit=explicit)
     while todo:
-        yield replace[todo.pop(0)]
+        yield from replace[todo.pop(0)]

@@ -22,6 +22,7 @@ from archive.dicom.bulk import Chunks, Read
 from archive.dicom.bulk import find as find_value
 from archive.dicom.decode import DECODABLE, Layout
 from archive.dicom.part10 import Limits, Scanned, inflate
+from archive.dicom.pieces import Stream
 from archive.dicom.transfer import DEFLATED, EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
 from archive.errors import ArchiveError, InvalidInstance, NotFound, Unavailable
 from archive.index import locate
@@ -167,8 +168,8 @@ class Retrieve:
         self._still(subject, found)
         core = self._core
         scanned = self._scanned(found)
-        part10 = core.vault.read_range(found.row.ref, 0, found.part10_bytes)
-        yield transcode.to_syntax(part10, scanned, transfer_syntax_uid, self._limits)
+        stream = Stream(found.part10_bytes, partial(core.vault.read_range, found.row.ref))
+        yield from transcode.to_syntax(stream, scanned, transfer_syntax_uid, self._limits)
 
     def obtainable(self, found: Found, transfer_syntax_uid: str) -> bool:
         """Whether `transcoded` has the codecs for it, and memory: a data set that inflates beyond the limit goes out as it is stored."""

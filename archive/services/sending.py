@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import chain
 
 import sqlalchemy as sa
@@ -19,9 +20,9 @@ from archive.access.subject import Subject
 from archive.db.tables import peer, peer_ae_title, principal
 from archive.dicom import transcode
 from archive.dicom.decode import DECODABLE
-from archive.dicom.implicit import implicit_little
-from archive.dicom.part10 import Limits, meta
-from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
+from archive.dicom.part10 import Limits
+from archive.dicom.pieces import Piece, Stream
+from archive.dicom.transfer import UNCOMPRESSED
 from archive.errors import ArchiveError, NotFound, Rejected, Unavailable
 from archive.index import locate
 from archive.index.locate import InstanceRow
@@ -198,7 +199,7 @@ class Sending:
             raise NotFound(message)
         if row.transfer_syntax_uid != transfer_syntax_uid:
             made = self._transcoded(row, transfer_syntax_uid)
-            return Leaving(len(made), iter((made,)))
+            return Leaving(sum(map(len, made)), iter(made))
         length = row.ref.part10_bytes - row.dataset_offset
         views = core.vault.read(row.ref, row.dataset_offset)
         if length > WHOLE_BYTES:
@@ -213,13 +214,11 @@ class Sending:
         """Whether an instance can be decoded, so that it can be had in other transfer syntaxes."""
         return one.transfer_syntax_uid in UNCOMPRESSED | DECODABLE
 
-    def _transcoded(self, row: InstanceRow, transfer_syntax_uid: str) -> bytes:
-        wanted = EXPLICIT_LE if transfer_syntax_uid == IMPLICIT_LE else transfer_syntax_uid
+    def _transcoded(self, row: InstanceRow, transfer_syntax_uid: str) -> list[Piece]:
         vault = self._core.vault
         scanned = decode(vault.sections(row.ref).meta).scanned
-        part10 = transcode.to_syntax(vault.read_range(row.ref, 0, row.ref.part10_bytes), scanned, wanted, self._limits)
-        dataset = part10[len(meta(scanned.sop_class_uid, scanned.sop_instance_uid, wanted)) :]
-        return implicit_little(dataset) if transfer_syntax_uid == IMPLICIT_LE else dataset
+        stream = Stream(row.ref.part10_bytes, partial(vault.read_range, row.ref))
+        return transcode.to_syntax(stream, scanned, transfer_syntax_uid, self._limits)[1:]  # without the file meta information
 
     @staticmethod
     def _scopes(subject: Subject, need: Permission, to: Destination | None, at: datetime) -> tuple[Scope, Scope | None]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from archive.dicom.part10 import meta
+from archive.dicom import transcode
+from archive.dicom.part10 import Scanned, meta
+from archive.dicom.pieces import Stream
 from archive.dicom.transfer import EXPLICIT_LE
 
 LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
@@ -48,6 +50,16 @@ def sequence(tag: int, *items: bytes, undefined: bool = False) -> bytes:
 def us(tag: int, value: int, order: str = "<") -> bytes:
     """One US element."""
     return el(tag, "US", struct.pack(order + "H", value), order=order)
+
+
+def to_syntax(data: bytes, scanned: Scanned, transfer_syntax_uid: str) -> bytes:
+    """The whole instance in another transfer syntax, in one piece."""
+    return b"".join(transcode.to_syntax(Stream.of(data), scanned, transfer_syntax_uid))
+
+
+def to_explicit_le(data: bytes, scanned: Scanned) -> bytes:
+    """The same, uncompressed."""
+    return to_syntax(data, scanned, EXPLICIT_LE)
 
 
 UIDS = {0x00080016: CT, 0x00080018: "1.2.3.4", 0x0020000D: "1.2.3.1", 0x0020000E: "1.2.3.2"}

@@ -10,7 +10,7 @@ import pytest
 from archive.dicom.attributes import SCANNED
 from archive.dicom.metadata import bulk_value, encoding, to_json
 from archive.dicom.part10 import Scanned, scan
-from archive.dicom.reencode import explicit_little
+from archive.dicom.reencode import little_endian
 from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
 from archive.dicom.values import BINARY
 from archive.errors import InvalidInstance, NotFound
@@ -100,7 +100,7 @@ def test_what_is_converted_is_of_the_same_patient() -> None:
     for seed, data, scanned in taken(range(CASES // 2)):
         if scanned.head_bytes != len(data):
             continue
-        body = b"".join(explicit_little(data, scanned.dataset_offset, *encoding(data, scanned), {}, "US"))
+        body = b"".join(little_endian(data, scanned.dataset_offset, *encoding(data, scanned), {}, "US"))
         assert uids(scan(part10(body, EXPLICIT_LE))) == uids(scanned), seed
 
 
@@ -115,7 +115,7 @@ def test_a_delimiter_that_belongs_to_nothing_ends_nothing(broken: bytes) -> None
     scanned = scan(data)
     assert scanned.text("PatientID") == "REAL"
     assert metadata(data, scanned)["00100020"]["Value"] == ["REAL"]
-    body = b"".join(explicit_little(data, scanned.dataset_offset, False, True, {}, "US"))
+    body = b"".join(little_endian(data, scanned.dataset_offset, False, True, {}, "US"))
     assert scan(part10(body)).text("PatientID") == "REAL"
 
 

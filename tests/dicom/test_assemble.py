@@ -17,8 +17,8 @@ from archive.dicom import assemble, native_model
 from archive.dicom.assemble import Bulk
 from archive.dicom.metadata import bulk_value, to_json
 from archive.dicom.part10 import scan
-from archive.dicom.pixels import to_explicit_le
 from archive.errors import InvalidInstance, NotAcceptable, NotFound
+from tests.dicom.conftest import to_explicit_le
 
 UIDS: dict[str, Any] = {
     "00080016": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.2"]}, "00080018": {"vr": "UI", "Value": ["1.2.3.4"]},

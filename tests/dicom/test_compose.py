@@ -13,8 +13,7 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
 from archive.dicom import compose
-from archive.dicom.implicit import implicit_little
-from archive.dicom.reencode import explicit_little
+from archive.dicom.reencode import little_endian
 
 ROW: dict[str, Any] = {
     "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Yamada^Tarou", "Ideographic": "山田^太郎"}]}, "00100020": {"vr": "LO"},
@@ -68,8 +67,8 @@ def test_implicit_from_explicit() -> None:
             out = DicomFileLike(file)
             out.is_implicit_VR, out.is_little_endian = implicit, True
             write_dataset(out, dataset)
-        explicit = b"".join(explicit_little(file.getvalue(), 0, implicit, True, {}, "US"))
-        again = read_dataset(io.BytesIO(implicit_little(explicit)), is_implicit_VR=True, is_little_endian=True)
+        bare = b"".join(little_endian(file.getvalue(), 0, implicit, True, {}, "US", explicit=False))
+        again = read_dataset(io.BytesIO(bare), is_implicit_VR=True, is_little_endian=True)
         there, here = json.loads(again.to_json()), json.loads(dataset.to_json())
         assert there.pop("00091001")["vr"] == "UN"
         here.pop("00091001")

@@ -21,10 +21,10 @@ from pydicom.pixels import pixel_array
 
 from archive.dicom.decode import REFUSALS, refused
 from archive.dicom.part10 import Scanned, inflate, scan
-from archive.dicom.pixels import can_decode, decode_frame, frame_explicit_le, render, to_explicit_le
+from archive.dicom.pixels import can_decode, decode_frame, frame_explicit_le, render
 from archive.dicom.recipe import Recipe
 from archive.errors import InvalidInstance, NotAcceptable
-from tests.dicom.conftest import UIDS, dataset, el, im, item, part10, pixels, us
+from tests.dicom.conftest import UIDS, dataset, el, im, item, part10, pixels, to_explicit_le, us
 
 PYDICOM = "pydicom__pydicom-data/data"
 

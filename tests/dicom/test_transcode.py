@@ -6,6 +6,7 @@ import io
 import subprocess
 import threading
 import time
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,12 @@ from pydicom.pixels import pixel_array
 from archive.dicom import transcode
 from archive.dicom.encode import JPEG_LOSSLESS_14
 from archive.dicom.part10 import Scanned, scan
-from archive.dicom.pixels import decode_frame, to_explicit_le
-from archive.dicom.transcode import ENCODERS, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, RLE, can_encode, frame_in, to_syntax
-from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE
+from archive.dicom.pieces import Stream
+from archive.dicom.pixels import decode_frame, frame_explicit_le
+from archive.dicom.transcode import ENCODERS, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, RLE, can_encode, frame_in
+from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from archive.errors import InvalidInstance, NotAcceptable
-from tests.dicom.conftest import UIDS, dataset, el, part10, us
+from tests.dicom.conftest import UIDS, dataset, el, part10, to_explicit_le, to_syntax, us
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:pydicom")
 
@@ -155,19 +157,28 @@ def test_each_kind_of_pixel(kind: str, syntax: str) -> None:
         assert after.PhotometricInterpretation == asked
 
 
+def big_endian(native: bytes, frames: int | None = None) -> bytes:
+    """The same with its first frames."""
+    found = read(native)
+    kept, found.file_meta.TransferSyntaxUID = found.pixel_array[:frames], EXPLICIT_BE
+    again = pydicom.Dataset.from_json(found.to_json_dict())  # what was read as little endian is not written otherwise
+    again.file_meta, again.PixelData = found.file_meta, kept.astype(">u2").tobytes()
+    out = io.BytesIO()
+    again.save_as(out, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    return out.getvalue()
+
+
 @pytest.mark.parametrize("order", [EXPLICIT_BE, JPEG_LS, RLE])
 def test_an_instance_that_lacks_frames_is_not_made_into_one_that_has_none_of_them(order: str) -> None:
     native = small(frames=3)
-    found = read(native if order == EXPLICIT_BE else to_syntax(native, scan(native), order))
     if order == EXPLICIT_BE:
-        kept, found.file_meta.TransferSyntaxUID = found.pixel_array[:2], order
-        again = pydicom.Dataset.from_json(found.to_json_dict())  # what was read as little endian is not written otherwise
-        again.file_meta, again.PixelData, found = found.file_meta, kept.astype(">u2").tobytes(), again
+        short = big_endian(native, 2)
     else:
+        found = read(to_syntax(native, scan(native), order))
         found.PixelData = encapsulate(list(generate_frames(found.PixelData, number_of_frames=3))[:2])
-    out = io.BytesIO()
-    found.save_as(out, implicit_vr=False, little_endian=order != EXPLICIT_BE, enforce_file_format=True)
-    short = out.getvalue()
+        out = io.BytesIO()
+        found.save_as(out, implicit_vr=False, little_endian=True, enforce_file_format=True)
+        short = out.getvalue()
     assert scan(short).frames.count == 2  # type: ignore[union-attr]
     for syntax in (EXPLICIT_LE, JPEG_LS, RLE):
         with pytest.raises(NotAcceptable) as refused:
@@ -188,7 +199,7 @@ def test_large_instances_are_made_one_after_the_other(monkeypatch: pytest.Monkey
     scanned, real_compressed, lock = scan(data), transcode._compressed, threading.Lock()
     under_way, most = 0, 0
 
-    def compressed(*given: Any) -> bytes:
+    def compressed(*given: Any) -> Iterator[bytes | memoryview]:
         nonlocal under_way, most
         with lock:
             under_way += 1
@@ -210,6 +221,46 @@ def test_large_instances_are_made_one_after_the_other(monkeypatch: pytest.Monkey
     assert most_at_once() > 1
     monkeypatch.setattr(transcode, "LARGE_BYTES", 1000)
     assert most_at_once() == 1
+
+
+def peak_of(data: bytes, scanned: Scanned, syntax: str) -> tuple[int, int]:
+    """The most memory a conversion takes, and how much of that is what comes out of it."""
+    tracemalloc.start()
+    try:
+        pieces = transcode.to_syntax(Stream.of(data), scanned, syntax)
+        return tracemalloc.get_traced_memory()[1], sum(len(one) for one in pieces if isinstance(one, bytes))
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("order", [EXPLICIT_LE, EXPLICIT_BE, IMPLICIT_LE, RLE])
+@pytest.mark.parametrize("syntax", [EXPLICIT_LE, IMPLICIT_LE, RLE, JPEG_LS])
+def test_a_conversion_holds_what_comes_out_and_no_more_than_a_frame_of_what_goes_in(order: str, syntax: str) -> None:
+    native, size, frames = small(side=512, frames=24), 512 * 512 * 2, 24
+    data = native if order == EXPLICIT_LE else big_endian(native) if order == EXPLICIT_BE else to_syntax(native, scan(native), order)
+    scanned = scan(data)
+    peak, made = peak_of(data, scanned, syntax)
+    assert peak < made + 6 * size + (4 << 20)
+    back = to_syntax(data, scanned, syntax)
+    plain = to_explicit_le(back, scan(back))
+    assert [frame_explicit_le(*one_frame(plain, n), n) for n in range(frames)] == [
+        frame_explicit_le(*one_frame(native, n), n) for n in range(frames)
+    ]
+    assert rest(read(back)) == rest(read(native))
+
+
+def test_compressed_frames_of_every_sample_are_not_said_to_lack_some() -> None:
+    """A decoder gives all of them, whatever the code stream's data set says."""
+    native = small(bits=8, stored=8, samples_per_pixel=3, photometric="YBR_FULL", frames=2)
+    rle = to_syntax(native, scan(native), RLE)
+    said = rle.replace(el(0x00280004, "CS", "YBR_FULL"), el(0x00280004, "CS", "YBR_FULL_422"))
+    assert scan(said).text("PhotometricInterpretation") == "YBR_FULL_422"
+    for syntax in (EXPLICIT_LE, JPEG_LS, RLE):
+        made = to_syntax(said, scan(said), syntax)
+        assert scan(made).text("PhotometricInterpretation") == "YBR_FULL"
+        back = to_explicit_le(made, scan(made))
+        for n in range(2):
+            np.testing.assert_array_equal(decode_frame(*one_frame(back, n), n), decode_frame(*one_frame(native, n), n))
 
 
 def test_what_was_lossy_stays_marked() -> None:

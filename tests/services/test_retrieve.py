@@ -25,7 +25,7 @@ from archive.access.subject import Subject
 from archive.config import Config
 from archive.db import guard
 from archive.db.tables import series, series_pack
-from archive.dicom import pixels
+from archive.dicom import transcode
 from archive.dicom.part10 import Limits, Scanned, inflate, meta, scan
 from archive.errors import NotAcceptable, NotFound, Unavailable
 from archive.index import locate, pictures
@@ -315,7 +315,7 @@ def test_what_inflates_beyond_the_limit_is_not_inflated(overfull: Place, monkeyp
         return inflate(part10, scanned, limits, **options)
 
     monkeypatch.setattr(retrieve, "inflate", inflated)
-    monkeypatch.setattr(pixels, "inflate", inflated)
+    monkeypatch.setattr(transcode, "inflate", inflated)
     instance = f"{SERIES}/instances/{SEEN}.1.99"
     assert overfull.ask("GET", f"{instance}/bulk/00420011").status_code == 404
     plain = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=1.2.840.10008.1.2.1'}
