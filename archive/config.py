@@ -14,10 +14,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from archive import sections
 from archive.errors import ConfigurationError
-from archive.sections import Alerts, Ldap, Oidc, Port, Positive, Section, Span, Syslog
+from archive.sections import Alerts, Bytes, Host, Ldap, MailAddress, Oidc, Port, Positive, Section, Span, Syslog
 
-AeTitle = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
+AeTitle = Annotated[str, msgspec.Meta(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")]
+Associations = Annotated[int, msgspec.Meta(gt=0, le=10_000)]
+Processes = Annotated[int, msgspec.Meta(ge=0, le=256)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
@@ -25,22 +28,22 @@ class Archive(Section, frozen=True):
     """[archive]: name, data folder, address as clients see it."""
 
     name: Text = "clinic"
-    storage: str = "storage"
+    storage: Annotated[str, msgspec.Meta(min_length=1)] = "storage"
     public_url: str = "https://127.0.0.1:8443"
 
 
 class Http(Section, frozen=True):
     """[http]: the web listener."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8443
     tls: Literal["built-in", "files", "off"] = "built-in"
     certificate: str = ""
     key: str = ""
-    workers: Annotated[int, msgspec.Meta(ge=0)] = 0
-    threads: Positive = 8
-    max_request_bytes: Positive = 8 << 30
-    requests_per_second: Annotated[int, msgspec.Meta(ge=0)] = 500
+    workers: Processes = 0
+    threads: Annotated[int, msgspec.Meta(gt=0, le=1024)] = 8
+    max_request_bytes: Bytes = 8 << 30
+    requests_per_second: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 500
     metrics_token_file: str = ""
     cors_origins: tuple[str, ...] = ()
 
@@ -58,7 +61,7 @@ class Events(Section, frozen=True):
     enabled: bool = False
     port: Port = 8445
     public_url: str = ""
-    max_connections: Positive = 200
+    max_connections: Annotated[int, msgspec.Meta(gt=0, le=50_000)] = 200
 
 
 class Webhooks(Section, frozen=True):
@@ -72,7 +75,7 @@ class DimseTls(Section, frozen=True):
     """[dimse.tls]: the DIMSE listener over mutual TLS."""
 
     enabled: bool = True
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 2762
 
 
@@ -80,7 +83,7 @@ class DimsePlain(Section, frozen=True):
     """[dimse.plain]: for modalities without TLS, bound to networks."""
 
     enabled: bool = False
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 11112
     networks: tuple[str, ...] = ("127.0.0.0/8",)
 
@@ -91,11 +94,11 @@ class Dimse(Section, frozen=True):
     ae_title: AeTitle = "STRONGROOM"
     aliases: tuple[AeTitle, ...] = ()
     called_ae_strict: bool = False
-    workers: Annotated[int, msgspec.Meta(ge=0)] = 0
+    workers: Processes = 0
     max_pdu_bytes: Annotated[int, msgspec.Meta(ge=16384, le=1 << 20)] = 131072
-    max_dataset_bytes: Positive = 4 << 30
-    max_associations: Positive = 100
-    max_associations_per_peer: Positive = 25
+    max_dataset_bytes: Bytes = 4 << 30
+    max_associations: Associations = 100
+    max_associations_per_peer: Associations = 25
     handshake_timeout_s: Span = 5
     request_timeout_s: Span = 10
     idle_timeout_s: Span = 60
@@ -127,10 +130,10 @@ class Keys(Section, frozen=True):
 class Storage(Section, frozen=True):
     """[storage]: how segments are written and when stores are refused."""
 
-    reserve: Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?(%|B|KiB|MiB|GiB|TiB)?$")] = "5%"
+    reserve: Annotated[str, msgspec.Meta(pattern=r"^(\d{1,2}(\.\d{1,6})?%|\d{1,15}(\.\d{1,6})?(B|KiB|MiB|GiB|TiB)?)$")] = "5%"
     segment_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 32)] = 256 << 20
     direct_io: bool = True
-    picture_cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 2 << 30
+    picture_cache_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 2 << 30
     purge_after: Annotated[int, msgspec.Meta(ge=0, le=36500)] = 0
     """Days after which what was rejected is purged; 0: never."""
 
@@ -138,13 +141,13 @@ class Storage(Section, frozen=True):
 class Identity(Section, frozen=True):
     """[identity]: how patients are told apart."""
 
-    issuer: str = ""
+    issuer: Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[^\\]*$")] = ""
 
 
 class Limits(Section, frozen=True):
     """[limits]: bounds on what one data set may cost."""
 
-    inflated_bytes: Positive = 64 << 20
+    inflated_bytes: Bytes = 64 << 20
     nesting: Annotated[int, msgspec.Meta(ge=1, le=256)] = 64
     elements: Positive = 1_000_000
 
@@ -178,7 +181,7 @@ class Witness(Section, frozen=True):
     every_minutes: Span = 5
     silent_hours: Span = 24
     ca_file: str = ""
-    mail_to: tuple[str, ...] = ()
+    mail_to: tuple[MailAddress, ...] = ()
     known: tuple[WitnessAt, ...] = ()
 
 
@@ -330,7 +333,7 @@ def parse(raw: dict[str, object], path: Path) -> Config:
         config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
         message = f"{path}: {error}"
-        raise ConfigurationError(message, remedy="config.example.toml shows every key and what it takes") from error
+        raise ConfigurationError(message, remedy=sections.what_is_taken(str(error))) from error
     config = msgspec.structs.replace(config, base=str(path.resolve().parent), path=str(path.resolve()))
     _check(config)
     return config
@@ -338,8 +341,9 @@ def parse(raw: dict[str, object], path: Path) -> Config:
 
 def _check(config: Config) -> None:
     """Refuse combinations that cannot work."""
-    config.oidc.check()
-    config.ldap.check()
+    sections.require_printed(config)
+    for section in (config.alerts, config.syslog, config.oidc, config.ldap):
+        section.check()
     if config.http.tls == "files" and not (config.http.certificate and config.http.key):
         raise ConfigurationError(
             'http.tls is "files" but http.certificate or http.key is empty',
@@ -350,9 +354,15 @@ def _check(config: Config) -> None:
             "objects.url is set, but this release keeps segments on disk only",
             remedy="leave objects.url empty",
         )
-    if not config.archive.public_url.startswith(("https://", "http://")):
+    _check_addresses(config)
+    _check_database(config.database)
+    _check_witnesses(config.witness)
+
+
+def _check_addresses(config: Config) -> None:
+    if not sections.is_address(config.archive.public_url, "https", "http"):
         raise ConfigurationError("archive.public_url is not an http(s) address", remedy="write it as https://host:port")
-    if config.events.public_url and not config.events.public_url.startswith(("wss://", "ws://")):
+    if config.events.public_url and not sections.is_address(config.events.public_url, "wss", "ws"):
         raise ConfigurationError("events.public_url is not a ws(s) address", remedy="write it as wss://host:port, or leave it empty")
     for key, networks in (("webhooks", config.webhooks.networks), ("dimse.plain", config.dimse.plain.networks)):
         for network in networks:
@@ -360,9 +370,10 @@ def _check(config: Config) -> None:
                 ip_network(network, strict=False)
             except ValueError:
                 raise ConfigurationError(f"{key}.networks: {network} is no network", remedy="write it as 10.1.0.0/16") from None
-    _check_database(config.database)
-    _check_witnesses(config.witness)
-    if config.viewer.public_url and not config.viewer.public_url.startswith(("https://", "http://")):
+    for origin in config.http.cors_origins:
+        if not sections.is_address(origin, "https", "http") or urlsplit(origin).path:
+            raise ConfigurationError(f"http.cors_origins: {origin} is no origin", remedy="write it as https://host or https://host:port")
+    if config.viewer.public_url and not sections.is_address(config.viewer.public_url, "https", "http"):
         raise ConfigurationError("viewer.public_url is not an http(s) address", remedy="write it as https://host:port, or leave it empty")
 
 
@@ -384,10 +395,5 @@ def _check_witnesses(witness: Witness) -> None:
     if len({one.name for one in witness.known}) != len(witness.known):
         raise ConfigurationError("witness.known: two witnesses have the same name", remedy="give each a name of its own")
     for one in witness.known:
-        try:
-            parts = urlsplit(one.url)
-            sound = parts.scheme in {"https", "http"} and parts.hostname and (parts.port or 1) and "@" not in parts.netloc
-        except ValueError:
-            parts, sound = urlsplit(""), False
-        if not sound or parts.query or parts.fragment or not one.url.isascii() or not one.url.isprintable() or " " in one.url:
+        if not sections.is_address(one.url, "https", "http") or not one.url.isascii():
             raise ConfigurationError(f"witness.known: the url of {one.name} is no address", remedy="write it as http://host:port or https://…")

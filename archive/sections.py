@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -10,13 +12,74 @@ import msgspec
 from archive.errors import ConfigurationError
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Positive = Annotated[int, msgspec.Meta(gt=0)]
+OtherPort = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+"""Somebody else's."""
+Host = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Positive = Annotated[int, msgspec.Meta(gt=0, le=1_000_000_000)]
+Bytes = Annotated[int, msgspec.Meta(gt=0, le=1 << 50)]
 Span = Annotated[int, msgspec.Meta(gt=0, le=1_000_000)]
+MailAddress = Annotated[str, msgspec.Meta(pattern="@", max_length=254)]
+AttributeName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.;-]*$", max_length=200)]
+Filled = Annotated[str, msgspec.Meta(min_length=1)]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+_FORMS = {
+    "storage.reserve": 'it takes a part of the disk below 100% ("5%"), or an amount ("20GiB")',
+    "alerts.working_hours": 'it takes a beginning and an end ("07:00-19:00")',
+    "policy.longest_share": 'it takes hours, days or weeks ("36h", "90d", "12w")',
+    "dimse.ae_title": "it takes up to 16 characters of ASCII without a backslash, not spaces alone",
+    "dimse.aliases": "each takes up to 16 characters of ASCII without a backslash, not spaces alone",
+    "alerts.mail_to": 'it takes addresses (["it@clinic.example"])',
+    "witness.mail_to": 'it takes addresses (["it@clinic.example"])',
+    "identity.issuer": "it takes up to 64 characters without a backslash",
+}
+"""What keys take whose bounds are a pattern, which says little to people."""
+_AT = re.compile(r" - at `(?:key` in `)?\$\.([a-z_.]+)")
+
+
+def what_is_taken(fault: str) -> str:
+    """Return what to do about a fault that msgspec tells of."""
+    found = _AT.search(fault)
+    return _FORMS.get(found[1] if found else "", "config.example.toml shows every key and what it takes")
+
+
+def is_address(text: str, *schemes: str) -> bool:
+    """Whether that is a URL with one of the schemes, a host, at most a port and a path besides."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    known = parts.scheme in schemes and bool(parts.hostname) and port != 0 and "@" not in parts.netloc
+    return known and not parts.query and not parts.fragment and " " not in text
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the file."""
+
+
+def require_printed(section: Section) -> None:
+    """Refuse a text with a line break or another control character in it, of this table or one inside: paths, headers, messages hold none.
+
+    Raises:
+        ConfigurationError.
+    """
+    for key, text in _texts(section):
+        if _CONTROL.search(text) and key not in {"base", "path"}:  # where the file itself lies
+            raise ConfigurationError(f"{key} holds a line break or another control character", remedy="write it on one line, as it is read")
+
+
+def _texts(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Section):
+        for name in value.__struct_fields__:
+            yield from _texts(getattr(value, name), f"{key}.{name}" if key else name)
+    elif isinstance(value, (tuple, dict)):
+        for one in value.items() if isinstance(value, dict) else value:
+            yield from _texts(one, key)
 
 
 class Alerts(Section, frozen=True):
@@ -30,10 +93,10 @@ class Alerts(Section, frozen=True):
     accounts_from_one_network: Positive = 5
     working_hours: Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-4]):[0-5]\d-([01]\d|2[0-4]):[0-5]\d$")] = "07:00-19:00"
     working_days: tuple[Annotated[int, msgspec.Meta(ge=1, le=7)], ...] = (1, 2, 3, 4, 5)
-    mail_to: tuple[str, ...] = ()
+    mail_to: tuple[MailAddress, ...] = ()
     mail_from: str = ""
     smtp_host: str = ""
-    smtp_port: Port = 587
+    smtp_port: OtherPort = 587
     smtp_tls: Literal["starttls", "tls", "off"] = "starttls"
     smtp_ca_file: str = ""
     smtp_user: str = ""
@@ -48,12 +111,30 @@ class Alerts(Section, frozen=True):
         first, last = (60 * int(part[:2]) + int(part[3:]) for part in self.working_hours.split("-"))
         return weekday + 1 in self.working_days and first <= minute < last
 
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ConfigurationError.
+        """
+        first, last = self.working_hours.split("-")
+        if not first < last <= "24:00":
+            raise ConfigurationError("alerts.working_hours do not end after they begin, on one day", remedy='write "07:00-19:00"')
+        if self.smtp_host and "@" not in self.mail_from:
+            raise ConfigurationError("alerts.mail_from is no address, but alerts.smtp_host is set", remedy="name where mail comes from")
+        if bool(self.smtp_user) != bool(self.smtp_password_file):
+            raise ConfigurationError(
+                "alerts.smtp_user and alerts.smtp_password_file belong together", remedy="name both, or neither",
+            )
+        if self.webhook_url and not is_address(self.webhook_url.partition("?")[0], "https", "http"):
+            raise ConfigurationError("alerts.webhook_url is not an http(s) address", remedy="write it as https://host/path")
+
 
 class Syslog(Section, frozen=True):
     """[syslog]: a collector of audit messages (PS3.15 A.6), over TLS."""
 
     host: str = ""
-    port: Port = 6514
+    port: OtherPort = 6514
     ca_file: str = ""
     certificate_file: str = ""
     key_file: str = ""
@@ -61,6 +142,15 @@ class Syslog(Section, frozen=True):
     site: str = ""
     patients: bool = True
     history: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ConfigurationError.
+        """
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ConfigurationError("syslog.certificate_file and syslog.key_file belong together", remedy="name both, or neither")
 
 
 class Oidc(Section, frozen=True):
@@ -70,10 +160,10 @@ class Oidc(Section, frozen=True):
     client_id: str = ""
     client_secret_file: str = ""
     label: Annotated[str, msgspec.Meta(max_length=60)] = ""
-    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    scopes: tuple[Annotated[str, msgspec.Meta(pattern="^[!-~]+$")], ...] = ("openid", "profile", "email")
     bind_by: Literal["", "email", "preferred_username"] = ""
     groups_claim: str = ""
-    groups: dict[str, str] = {}
+    groups: dict[Filled, Filled] = {}
     mfa_amr: tuple[str, ...] = ()
     mfa_acr: tuple[str, ...] = ()
     ca_file: str = ""
@@ -91,8 +181,8 @@ class Oidc(Section, frozen=True):
         """
         if not self.there:
             return
-        parts = urlsplit(self.issuer)
-        if parts.query or parts.fragment or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)):
+        here = is_address(self.issuer, "http") and urlsplit(self.issuer).hostname in _LOOPBACK
+        if not (here or is_address(self.issuer, "https")):
             raise ConfigurationError("oidc.issuer is not an https address", remedy="write it as the provider does, https://host/path")
         if not self.client_id:
             raise ConfigurationError("oidc.client_id is empty", remedy="register the archive at the provider, and write the id it gave")
@@ -109,15 +199,15 @@ class Ldap(Section, frozen=True):
     starttls: bool = False
     ca_file: str = ""
     base: str = ""
-    login_attribute: str = "uid"
-    object_class: str = "person"
+    login_attribute: AttributeName = "uid"
+    object_class: AttributeName = "person"
     user_dn: str = ""
     bind_dn: str = ""
     bind_password_file: str = ""
     bind_by: Literal["", "name"] = ""
-    group_attribute: str = ""
+    group_attribute: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9.;-]*)?$", max_length=200)] = ""
     group_base: str = ""
-    groups: dict[str, str] = {}
+    groups: dict[Filled, Filled] = {}
     timeout_s: Annotated[int, msgspec.Meta(gt=0, le=60)] = 5
 
     @property
@@ -133,8 +223,7 @@ class Ldap(Section, frozen=True):
         """
         if not self.there:
             return
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"ldap", "ldaps"} or not parts.hostname or parts.path.strip("/") or parts.query or "@" in parts.netloc:
+        if not is_address(self.url, "ldap", "ldaps") or (parts := urlsplit(self.url)).path.strip("/"):
             raise ConfigurationError("ldap.url is not a directory's address", remedy="write it as ldaps://host or ldaps://host:port")
         if parts.scheme == "ldap" and not self.starttls and parts.hostname not in _LOOPBACK:
             raise ConfigurationError("ldap.url would send passwords in the clear", remedy="use ldaps://, or set ldap.starttls = true")
