@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
+from typing import BinaryIO
 
 from archive.config import Config
 from archive.services.outgoing import Undeliverable
@@ -17,6 +18,8 @@ from archive.services.outgoing import Undeliverable
 TIMEOUT_S = 15.0
 DEADLINE_S = 60.0
 """For one mail, however slowly the server answers."""
+MOST_SAID = 256 << 10
+"""Bytes a server says about one mail, however fast; what it says besides is not listened to, and the mail not sent."""
 
 
 class _Deadline:
@@ -43,6 +46,20 @@ class _Deadline:
             self._held.close()
 
 
+class _Said:
+    """The lines of a server, none once they are too many: to smtplib that is a connection which ended."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = MOST_SAID
+        self.close = file.close
+
+    def readline(self, size: int) -> bytes:
+        line = self._file.readline(min(size, self._left))
+        self._left -= len(line)
+        return line if self._left else b""  # half a line may look like an answer
+
+
 class _Plain(smtplib.SMTP):
     deadline: _Deadline
 
@@ -52,6 +69,11 @@ class _Plain(smtplib.SMTP):
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         return self.deadline.watch(super()._get_socket(host, port, timeout))  # type: ignore[misc]
+
+    def getreply(self) -> tuple[int, bytes]:
+        if self.file is None and self.sock is not None:
+            self.file = _Said(self.sock.makefile("rb"))
+        return super().getreply()
 
 
 class _Tls(smtplib.SMTP_SSL, _Plain):  # whose _get_socket is called by that of SMTP_SSL

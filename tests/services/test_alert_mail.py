@@ -150,6 +150,34 @@ def test_a_mail_server_that_answers_byte_by_byte_is_not_waited_for(tmp_path: Pat
             thread.join()
 
 
+@pytest.mark.parametrize("said", [b"250-and so on\r\n", b"250-" + b"x" * 4000 + b"\r\n"])
+def test_a_mail_server_that_never_comes_to_an_end_is_not_listened_to_for_long(tmp_path: Path, said: bytes) -> None:
+    class Endless(socketserver.BaseRequestHandler):
+        """Goes on with its greeting."""
+
+        sent = 0
+
+        def handle(self) -> None:
+            with suppress(OSError):
+                self.request.sendall(b"220-here\r\n")
+                while True:
+                    self.request.sendall(said * 100)
+                    type(self).sent += len(said) * 100
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Endless) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            began = time.monotonic()
+            with pytest.raises(Undeliverable):
+                mail.Mail(archives.configured(tmp_path, alerts=by(server.server_address[1]))).send("a test", "of it")
+            assert time.monotonic() - began < 10
+            assert Endless.sent < 64 << 20
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_an_alert_of_a_rule_that_this_release_does_not_have_is_told(
     tmp_path: Path, clock: Clock, postman: tuple[type[Postman], int]
 ) -> None:
