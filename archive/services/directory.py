@@ -16,11 +16,13 @@ from dataclasses import dataclass
 
 from archive.config import Config
 from archive.services import ldap_messages as messages
-from archive.services.ldap_client import Connection, DirectoryAway, connected, nobody, secret_of
+from archive.services.ldap_client import Connection, DirectoryAway, Refused, connected, nobody, secret_of
 
 LOG = logging.getLogger("archive.services")
 AWAY_S = 30.0
 """How long a directory that does not answer is left alone: sign-ins with a password of the archive's own must not wait for it."""
+MOST_CHARACTERS = 1024
+"""Of a password: no directory takes longer ones, and to a message of some 256 KB most answer by closing the connection."""
 _AROUND = re.compile(r"\s*(?<!\\)([,=+])\s*")
 
 
@@ -64,7 +66,7 @@ class Directory:
     # -------------------------------------------------------------------------------------------------------------------------------
 
     def _asked(self, ask: Callable[[Connection], Person | None], password: str) -> Person | None:
-        if not password or "\0" in password:
+        if not password or "\0" in password or len(password) > MOST_CHARACTERS:
             return None
         with self._lock:
             if time.monotonic() < self._away_until:
@@ -74,8 +76,9 @@ class Directory:
                 return ask(connection)
         except DirectoryAway as problem:
             LOG.warning("the directory cannot be asked: %s", problem.message)
-            with self._lock:
-                self._away_until = time.monotonic() + AWAY_S
+            if not isinstance(problem, Refused):
+                with self._lock:
+                    self._away_until = time.monotonic() + AWAY_S
             return None
 
     def _check(self, connection: Connection, name: str, password: str) -> Person | None:
@@ -98,10 +101,11 @@ class Directory:
             raise DirectoryAway(message)
 
     def _looked_up(self, connection: Connection, name: str) -> str | None:
-        """Return the one entry of a name; of several, none."""
+        """Return the one entry of a name; of several, none. Nobody comes in as the archive's own account, or has it locked by guessing."""
         wanted = messages.both(messages.equal("objectClass", self._ldap.object_class), messages.equal(self._ldap.login_attribute, name))
         found = connection.search(self._ldap.base, wanted, [messages.NO_ATTRIBUTES])
-        return found[0].dn if len(found) == 1 and found[0].dn else None
+        own = normal(self._ldap.bind_dn)
+        return found[0].dn if len(found) == 1 and found[0].dn and normal(found[0].dn) != own else None
 
     def _groups(self, connection: Connection, dn: str) -> frozenset[str]:
         told: set[str] = set()

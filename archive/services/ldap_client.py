@@ -25,6 +25,10 @@ class DirectoryAway(Unavailable):
     code = "directory-away"
 
 
+class Refused(DirectoryAway):
+    """It answers at once, but not this: about somebody else it may, and nobody has to wait for it."""
+
+
 class Connection:
     """One connection; each request waits for its answer, all of them together for a limited time."""
 
@@ -76,7 +80,7 @@ class Connection:
                 # More than asked for (4) is told apart from none by what came.
                 if answer.result not in (messages.SUCCESS, messages.NO_SUCH_OBJECT, messages.REFERRAL, 4):
                     message = f"a search ended with {answer.result}"
-                    raise DirectoryAway(message)
+                    raise (DirectoryAway if answer.result == messages.TIME_LIMIT_EXCEEDED else Refused)(message)
                 return found
             elif answer.tag != messages.SEARCH_REFERENCE:
                 raise Malformed

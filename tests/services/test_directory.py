@@ -116,6 +116,46 @@ def test_whoever_is_named_the_work_is_the_same(there: slapd.Directory, monkeypat
     assert seen == {3}
 
 
+@pytest.mark.parametrize("way", [{}, TEMPLATE])
+def test_what_somebody_types_does_not_make_the_directory_away(there: slapd.Directory, way: dict[str, Any]) -> None:
+    asked = directory(there, **way)
+    assert asked.check("mia", "x" * 300_000) is None  # slapd closes the connection on messages as long as that
+    assert asked.check("mia", PASSWORD) == MIA
+    assert asked.check("mia" * 3000, PASSWORD) is None
+    assert asked.check("mia", PASSWORD) == MIA
+
+
+def test_a_search_that_is_refused_is_of_nobody_else(there: slapd.Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = directory(there)
+    real = ldap_client.Connection._receive
+
+    def refused(self: ldap_client.Connection, number: int) -> messages.Message:
+        answer = real(self, number)
+        if answer.tag == messages.SEARCH_DONE:  # unwilling to perform
+            return messages.Message(answer.number, answer.tag, b"\x0a\x01\x35\x04\x00\x04\x00")
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ldap_client.Connection, "_receive", refused)
+        assert asked.check("guard", PASSWORD) is None
+    assert asked.check("mia", PASSWORD) == MIA
+
+
+def test_nobody_guesses_at_the_account_that_looks_users_up(there: slapd.Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    (there.folder / "guard").write_text(PASSWORD)
+    asked = directory(there, bind_dn=f"UID=guard, {PEOPLE}", bind_password_file="guard")
+    bound: list[tuple[str, str]] = []
+    real = ldap_client.Connection.bind
+    monkeypatch.setattr(
+        ldap_client.Connection, "bind", lambda self, dn, password: (bound.append((dn, password)), real(self, dn, password))[1]
+    )
+    assert asked.check("guard", "a guess") is None
+    assert asked.check("guard", PASSWORD) is None
+    assert [normal(dn) for dn, _ in bound].count(f"uid=guard,{PEOPLE}") == 2, "only to look users up"
+    assert len(bound) == 4
+    assert asked.check("mia", PASSWORD) == MIA
+
+
 # --- TLS, and servers that are none ---
 
 
