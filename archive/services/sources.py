@@ -19,11 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from archive.errors import InvalidRequest
+from archive.errors import InvalidRequest, Rejected
 
 ZIP_MEMBERS = 5_000_000
 ORTHANC_HEADER = struct.Struct("<Q")
 MAX_INFLATED = 4 << 30
+
+
+class TooManyMembers(Rejected):
+    """A zip file of more files than are read of one."""
+
+    code = "too-many-members"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ def _folder(top: Path, own: Own) -> Iterator[Source]:
             yield from _file(Path(path), itself.st_size, own, beside=False)
 
 
-def _failing(error: OSError) -> Callable[[], AbstractContextManager[BinaryIO]]:
+def _failing(error: Exception) -> Callable[[], AbstractContextManager[BinaryIO]]:
     def opened() -> AbstractContextManager[BinaryIO]:
         raise error
 
@@ -130,21 +136,24 @@ def _is_dicom(path: Path) -> bool:
 
 def _zip(path: Path, size: int) -> Iterator[Source]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if not info.is_dir()]
+        archive = zipfile.ZipFile(path)  # closed with the last of its members: its directory is read once for all of them
+        members = [info for info in archive.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, IndexError, struct.error):  # what zipfile raises on damage
         yield Source(str(path), size, lambda: _opened(path))
         return
     for info in members[:ZIP_MEMBERS]:
         if Path(info.filename).name.upper() == "DICOMDIR":
             continue
-        yield Source(f"{path}!{info.filename}", info.file_size, _member(path, info))
+        yield Source(f"{path}!{info.filename}", info.file_size, _member(archive, info))
+    if len(members) > ZIP_MEMBERS:
+        message = f"it holds {len(members)} files, and those after the first {ZIP_MEMBERS} were not read"
+        yield Source(str(path), size, _failing(TooManyMembers(message, remedy="unpack it, and import the folder")))
 
 
-def _member(path: Path, info: zipfile.ZipInfo) -> Callable[[], AbstractContextManager[BinaryIO]]:
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], AbstractContextManager[BinaryIO]]:
     @contextmanager
     def opened() -> Iterator[BinaryIO]:
-        with zipfile.ZipFile(path) as archive, archive.open(info) as member:
+        with archive.open(info) as member:  # several threads may: each reads under the archive's lock
             yield member  # type: ignore[misc] # ZipExtFile reads like any binary file
 
     return opened

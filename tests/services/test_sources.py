@@ -9,12 +9,14 @@ import struct
 import sys
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from archive.errors import InvalidRequest
-from archive.services.sources import walk
+from archive.services import sources
+from archive.services.sources import Source, TooManyMembers, walk
 
 PART10 = bytes(128) + b"DICM" + b"\2\0\0\0" * 64
 
@@ -57,6 +59,41 @@ def test_zip_members_are_read_in_place_whatever_their_names(tmp_path: Path) -> N
     found = contents(tmp_path / "x.zip")
     assert sorted(found.values()) == sorted([PART10, b"abs"])
     assert {path.name for path in tmp_path.iterdir()} == {"x.zip"}
+
+
+def test_the_directory_of_a_zip_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for number in range(50):
+            archive.writestr(f"{number:02}", b"%d" % number)
+    read: list[object] = []
+    real = zipfile.ZipFile._RealGetContents  # type: ignore[attr-defined]
+    monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", lambda self: (read.append(self), real(self))[1])
+    found = list(walk([tmp_path]))
+    with ThreadPoolExecutor(4) as pool:
+
+        def content(source: Source) -> bytes:
+            with source.open() as file:
+                return file.read()
+
+        assert list(pool.map(content, found)) == [b"%d" % number for number in range(50)]
+    assert len(read) == 1
+    read.clear()  # it holds the archive
+    before = len(os.listdir("/dev/fd"))
+    del found
+    assert len(os.listdir("/dev/fd")) == before - 1
+
+
+def test_a_zip_of_too_many_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "ZIP_MEMBERS", 2)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("a", "b", "c"):
+            archive.writestr(name, PART10)
+    *first, last = walk([tmp_path])
+    assert [one.name[-2:] for one in first] == ["!a", "!b"]
+    with pytest.raises(TooManyMembers, match="holds 3 files") as told, last.open():
+        pass
+    assert last.name == str(tmp_path / "x.zip")
+    assert "unpack" in told.value.remedy
 
 
 def test_a_broken_zip_is_one_file(tmp_path: Path) -> None:
