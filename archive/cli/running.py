@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from archive.config import Config
     from archive.serve.state import Status
 
+LOG = logging.getLogger("archive.serve")
 RECOVERY_KIT = click.option("--recovery-kit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
                             help="Write the offline recovery key here; keep it away from this machine.")
 
@@ -129,13 +133,18 @@ def _serve(
     logs.configure("serve")
 
     def ready(status: Status) -> None:
-        if session.as_json:
-            print(output.to_json(status))
-        else:
-            tell(status)
         if status.read_only:
-            print(f"archive: read-only: {status.read_only}\n  what to do: run 'archive doctor'", file=sys.stderr)
-        print("READY", flush=True)
+            with suppress(OSError):  # 'archive status' says it too
+                print(f"archive: read-only: {status.read_only}\n  what to do: run 'archive doctor'", file=sys.stderr)
+        try:
+            if session.as_json:
+                print(output.to_json(status))
+            else:
+                tell(status)
+            print("READY", flush=True)
+        except OSError as error:  # whoever started it reads no more, or the file it writes to is on a full disk
+            LOG.warning("that the archive is ready could not be printed", extra={"error": type(error).__name__})
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     start.serve(config, session.opened, on_ready=ready, first=first, told=told)
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import ssl
+import subprocess
+import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.journeys.running import RunningArchive
+from tests.journeys.running import READY_S, RunningArchive
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +63,35 @@ def test_serve_status_second_serve_kill_and_stop(initialised: RunningArchive) ->
         assert fresh["web"] == pids["web"]
     finally:
         assert initialised.stop() == 0
+
+
+@pytest.mark.parametrize("closed", ["read no more", "full", "not there"])
+def test_an_archive_whose_output_goes_nowhere_serves_all_the_same(initialised: RunningArchive, closed: str) -> None:
+    into, out = os.pipe()
+    os.close(into)
+    command = [sys.executable, "-m", "archive", "--config", str(initialised.config), "up"]
+    if closed == "not there":
+        command = ["sh", "-c", 'exec "$0" "$@" <&- >&-', *command]
+    with (initialised.folder / "log").open("ab") as log, Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(
+            command, stdout=full if closed == "full" else out, stderr=log, stdin=subprocess.DEVNULL, env=initialised.environment(),
+        )
+    os.close(out)
+    try:
+        end = time.monotonic() + READY_S
+        while not (status := json.loads(initialised.run("--json", "status").stdout))["ready"] and time.monotonic() < end:
+            assert process.poll() is None, initialised.log()[-2000:]
+            time.sleep(0.2)
+        assert status["ready"]
+        time.sleep(1)
+        assert process.poll() is None, initialised.log()[-2000:]
+        with urllib.request.urlopen(f"{status['http']['url']}/healthz", context=ssl._create_unverified_context()) as answer:
+            assert answer.status == 200
+        with socket.create_connection((status["dimse_tls"]["host"], status["dimse_tls"]["port"]), 5):
+            pass
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 def test_up_on_an_archive_that_is_there_names_its_first_user(initialised: RunningArchive) -> None:
