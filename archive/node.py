@@ -292,6 +292,17 @@ def load() -> None:
         use_case(name)
 
 
+def compile_statements() -> None:
+    """Compile what every process asks an embedded database: what forks afterwards shares that, and the pages it would have written."""
+    from archive.access.subject import Subject
+    from archive.db import connect, prepared
+    from archive.index import locate
+
+    for scope in locate.usual_scopes(Subject(0, "", "user", "internal"), utc_now()):
+        locate.build(scope.shape)
+    prepared.compile_all(connect.sqlite_dialect())
+
+
 def open_node(
     config: Config, *, keyring: Keyring | None = None, role: Role = "cli", read_only: str = "", clock: Clock = utc_now
 ) -> Node:

@@ -77,6 +77,13 @@ def sqlite(url: sa.URL, key: bytes | None) -> sa.Engine:
     return engine
 
 
+def sqlite_dialect() -> sa.Dialect:
+    """Return how statements are written for SQLite, as in an engine of `sqlite`; nothing is opened."""
+    import sqlcipher3.dbapi2 as dbapi
+
+    return sa.create_engine("sqlite://", module=dbapi, json_serializer=_encode, json_deserializer=msgspec.json.decode).dialect
+
+
 def _begin(connection: sa.Connection) -> None:
     options = connection.get_execution_options()
     if not options.get("writes"):

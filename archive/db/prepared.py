@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import sqlalchemy as sa
 
 from archive.db import failures, guard
+
+_MADE: WeakSet[Prepared] = WeakSet()
+
+
+def compile_all(dialect: sa.Dialect) -> None:
+    """Compile every statement that has been made so far: processes that fork from this one then share what that takes."""
+    for one in list(_MADE):
+        one.compile(dialect)
 
 
 class Prepared:
@@ -29,6 +38,7 @@ class Prepared:
         self._statement: Any = statement
         self._keys = None if keys is None else list(keys)
         self._compiled: dict[str, _Compiled] = {}
+        _MADE.add(self)
 
     def all(self, tx: sa.Connection, params: Mapping[str, Any], token: guard.Token | None = None) -> list[Any]:
         """Return every row, as tuples with the columns' names.
@@ -74,12 +84,15 @@ class Prepared:
         """Execute once for each of `rows` in one call of the driver; raises as `all`."""
         self._for(tx).execute_many(tx, rows, token)
 
-    def _for(self, tx: sa.Connection) -> _Compiled:
-        name = tx.dialect.name
-        found = self._compiled.get(name)
+    def compile(self, dialect: sa.Dialect) -> _Compiled:
+        """Return the statement as it is run with that dialect."""
+        found = self._compiled.get(dialect.name)
         if found is None:  # two threads may both compile: the same thing comes out
-            found = self._compiled[name] = _Compiled(self._statement, tx.dialect, self._keys)
+            found = self._compiled[dialect.name] = _Compiled(self._statement, dialect, self._keys)
         return found
+
+    def _for(self, tx: sa.Connection) -> _Compiled:
+        return self.compile(tx.dialect)
 
 
 class _Compiled:

@@ -5,7 +5,8 @@ Each statement is built once for the shape of a scope and the UIDs of an address
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from archive.access import predicate
-from archive.access.policy import Scope
+from archive.access.permissions import Permission
+from archive.access.policy import Scope, scope_of
 from archive.access.shape import Shape
+from archive.access.subject import Subject
 from archive.db import guard
 from archive.db.engine import Database
 from archive.db.location import RecordRef
@@ -124,6 +127,20 @@ def _some_still(shape: Shape) -> Prepared:
             _IM.c.id.between(bindparam("first"), bindparam("last")), _IM.c.rejected_at.is_(None), predicate.series_condition(_SE, shape),
         )
     )
+
+
+def usual_scopes(subject: Subject, at: datetime) -> list[Scope]:
+    """Return scopes of the shapes that nearly everybody has who retrieves: by token, and by session."""
+    return [scope_of(who, Permission.ORIGINAL, at) for who in (replace(subject, token_id=0), replace(subject, session_id=0))]
+
+
+def build(shape: Shape) -> None:
+    """Build the statements of scopes of that shape; no database is asked."""
+    for with_series, with_sop in ((False, False), (True, False), (True, True)):
+        _instances(shape, with_series=with_series, with_sop=with_sop)
+    _series(shape, with_series=True)
+    _one_still(shape)
+    _some_still(shape)
 
 
 def locate(  # an address reads from left to right

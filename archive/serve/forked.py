@@ -13,8 +13,8 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -25,6 +25,8 @@ FORKS = sys.platform == "linux"
 """Elsewhere system libraries do not survive a fork, and workers are started anew."""
 
 _STANDARD_ERROR = 2
+_NEVER_USED = ("gdcm", "requests")
+"""What pydicom imports where it is there, for decoders and downloads that nobody asks it for: 14 MB. GDCM has a process of its own."""
 COLLECTIONS = (700, 10, 10)
 """The interpreter's own thresholds, for processes that live long: the command line has others while it imports."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -81,20 +83,36 @@ class Forked:
 
 def preload(*, postgresql: bool = False) -> None:
     """Import what every worker needs and set it aside from the garbage collector, whose marks would copy the pages."""
-    import archive.dimse.worker
-    import archive.jobs.worker
-    import archive.node
-    import archive.web.wsgi
+    with _absent(*_NEVER_USED):
+        import archive.dimse.worker
+        import archive.jobs.worker
+        import archive.node
+        import archive.web.wsgi
 
     assert all((archive.dimse.worker, archive.jobs.worker, archive.web.wsgi))
     archive.node.load()
     if postgresql:
         import_module("sqlalchemy.dialects.postgresql")
+    else:
+        archive.node.compile_statements()
     gc.set_threshold(*COLLECTIONS)
     gc.collect()
     allocator.limit_arenas()
     allocator.give_back()
     gc.freeze()
+
+
+@contextmanager
+def _absent(*names: str) -> Iterator[None]:
+    """Have modules look absent to those imported meanwhile."""
+    hidden = [name for name in names if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment] # which is how the interpreter is told
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def called(work: Callable[[], Any]) -> Any:

@@ -7,7 +7,7 @@ leaves. While instances stream, each leaves only if it may then (services/asking
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
 from typing import TypeVar
@@ -278,8 +278,7 @@ class Retrieve:
         at = core.clock()
         nobody = Subject(0, "", "user", "internal")
         with core.database.read() as tx:
-            for subject in (replace(nobody, token_id=0), replace(nobody, session_id=0)):
-                scope = scope_of(subject, Permission.ORIGINAL, at)
+            for scope in locate.usual_scopes(nobody, at):
                 for uids in (("",), ("", ""), ("", "", "")):
                     locate.locate(tx, scope, 0, *uids)
                 locate.series_of(tx, scope, 0, "", "")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from archive.access.subject import Subject
+from archive.db import connect
 from archive.errors import DatabaseUnavailable, Unavailable
+from archive.index import locate
 from archive.serve.forked import FORKS, Forked, called
 
 pytestmark = [
@@ -98,3 +105,41 @@ def test_a_child_told_to_end_before_it_runs_ends(monkeypatch: pytest.MonkeyPatch
         assert heard == [signal.SIGTERM], "the parent hears its own again"
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+PRELOADED = """
+import json, sys
+from archive.serve.forked import preload
+preload()
+from archive.db import prepared
+names = [name for name in ("gdcm", "requests", "pynetdicom", "flask") if name in sys.modules]
+compiled = sum("sqlite" in one._compiled for one in prepared._MADE)
+import importlib.util
+print(json.dumps([names, compiled, len(prepared._MADE), importlib.util.find_spec("gdcm") is not None]))
+"""
+
+
+def test_what_workers_share_is_what_they_use() -> None:
+    done = subprocess.run([sys.executable, "-c", PRELOADED], capture_output=True, text=True, check=True)
+    names, compiled, made, findable = json.loads(done.stdout)
+    assert names == ["pynetdicom", "flask"], "no decoder that aborts a process, and nothing that downloads"
+    assert compiled == made > 40
+    assert findable
+
+
+def test_statements_compiled_ahead_are_those_an_engine_runs(tmp_path: Path) -> None:
+    dialect, engine = connect.sqlite_dialect(), connect.sqlite(sa.URL.create("sqlite", database=str(tmp_path / "index.db")), bytes(32))
+    nobody = Subject(0, "", "user", "internal")
+    for scope in locate.usual_scopes(nobody, datetime.now(UTC)):
+        locate.build(scope.shape)
+        ahead, then = (locate._instances(scope.shape, with_series=True, with_sop=True)._statement.compile(dialect=one)
+                       for one in (dialect, engine.dialect))
+        assert str(ahead) == str(then)
+        assert ahead.positiontup == then.positiontup
+    with engine.begin() as tx:  # what an engine finds out when it connects changes nothing of it
+        assert tx.dialect.insert_returning == dialect.insert_returning
+    value = {"a": ["\u00e9"]}
+    kind = sa.JSON()
+    written = [kind.dialect_impl(one).bind_processor(one)(value) for one in (dialect, engine.dialect)]  # type: ignore[misc]
+    assert written[0] == written[1]
+    engine.dispose()
