@@ -6,7 +6,7 @@ the next statement. Tokens of db.guard are made here alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -121,6 +121,10 @@ class Scope:
     def all(self, tx: sa.Connection, prepared: Prepared, params: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a prepared statement that holds conditions of a scope of this shape."""
         return prepared.all(tx, {**params, **self.parameters}, self.token)
+
+    def each(self, tx: sa.Connection, prepared: Prepared, params: Mapping[str, Any]) -> Iterator[Any]:
+        """Yield them one after the other, where they may be many."""
+        return prepared.each(tx, {**params, **self.parameters}, self.token)
 
     def first(self, tx: sa.Connection, prepared: Prepared, params: Mapping[str, Any]) -> Any | None:
         """Return the first row of such a statement, or None."""

@@ -7,7 +7,7 @@ each instance or each request go this way. Types, tokens, transactions and error
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from archive.db import failures, guard
 
+_AT_A_TIME = 500
 _MADE: WeakSet[Prepared] = WeakSet()
 
 
@@ -51,6 +52,16 @@ class Prepared:
         rows = cursor.fetchall()
         cursor.close()
         return compiled.rows(rows)
+
+    def each(self, tx: sa.Connection, params: Mapping[str, Any], token: guard.Token | None = None) -> Iterator[Any]:
+        """Yield every row as `all` returns them, some hundred in memory at a time."""
+        compiled = self._for(tx)
+        cursor = compiled.execute(tx, params, token)
+        try:
+            while rows := cursor.fetchmany(_AT_A_TIME):
+                yield from compiled.rows(rows)
+        finally:
+            cursor.close()
 
     def first(self, tx: sa.Connection, params: Mapping[str, Any], token: guard.Token | None = None) -> Any | None:
         """Return the first row, or None; raises as `all`."""

@@ -20,10 +20,9 @@ from archive.access.shape import Shape
 from archive.access.subject import Subject
 from archive.db import guard
 from archive.db.engine import Database
-from archive.db.location import RecordRef
+from archive.db.location import Location, RecordRef
 from archive.db.prepared import Prepared
 from archive.db.tables import datastore, instance, series, series_pack, study
-from archive.index.catalog import ref_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,8 @@ def locate(  # an address reads from left to right
     if sop is not None:
         params["sop_uid"] = sop
     statement = _instances(scope.shape, with_series=series is not None, with_sop=sop is not None)
-    return [_instance(row) for row in scope.all(tx, statement, params)]
+    once: dict[Any, Any] = {}
+    return [_instance(row, once) for row in scope.each(tx, statement, params)]
 
 
 def series_of(tx: sa.Connection, scope: Scope, datastore_id: int, study: str, series: str | None = None) -> list[SeriesRow]:
@@ -211,6 +211,17 @@ def of_series(tx: sa.Connection, token: guard.Token, series_pk: int) -> list[Ins
     return [_instance(row) for row in _SERIES_BY_PK.all(tx, {"series_pk": series_pk}, token)]
 
 
-def _instance(row: Any) -> InstanceRow:
-    values: tuple[Any, ...] = (*row[:14], ref_of(row))
+def _instance(row: Any, once: dict[Any, Any] | None = None) -> InstanceRow:
+    """Return a row; what it says as others did, the UIDs above it say, is kept `once` for all of them."""
+    same = ({} if once is None else once).setdefault
+    values = list(row[:14])
+    for at in _SHARED:
+        values[at] = same(values[at], values[at])
+    segment, offset, record_bytes, key, object_id, plaintext_bytes, part10_bytes, kind, place = row[14:]
+    location = Location(same(segment, segment), offset, record_bytes)
+    values.append(RecordRef(location, same(key, key), object_id, same(place, place), plaintext_bytes, part10_bytes, kind))
     return InstanceRow(*values)
+
+
+_SHARED = (4, 5, 7, 8)
+"""Of the columns: UIDs of study, series, class and transfer syntax."""

@@ -34,6 +34,7 @@ from archive.services import packs as packs_module
 from archive.services import retrieve
 from archive.services.signin import SignedIn
 from archive.vault.vault import Vault
+from archive.web.dicomweb import wado
 from tests.dicom.conftest import dataset, el
 from tests.services import archives
 from tests.services.ward import Clock
@@ -97,6 +98,33 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(locate, "still", still)
     return found
+
+
+def test_what_instances_have_in_common_is_in_memory_once(anywhere: Place) -> None:
+    """A study may have hundreds of thousands."""
+    found = anywhere.node.retrieve.instances(mia(anywhere), "clinical", SEEN, f"{SEEN}.1")
+    assert len(found) > 1
+    for one in found[1:]:
+        assert one.study_instance_uid is found[0].study_instance_uid
+        assert one.series_instance_uid is found[0].series_instance_uid
+        assert one.transfer_syntax_uid is found[0].transfer_syntax_uid
+        assert one.row.ref.key_id is found[0].row.ref.key_id
+        assert one.row.ref.datastore is found[0].row.ref.datastore
+        assert one.sop_instance_uid != found[0].sop_instance_uid
+        assert one.row.ref.object_id != found[0].row.ref.object_id
+
+
+def test_the_head_of_a_part_is_made_when_the_part_leaves(anywhere: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    real_head = wado.part_head
+    monkeypatch.setattr(wado, "part_head", lambda *given: (made.append(given[1].sop_instance_uid), real_head(*given))[1])
+    stream = chunks(anywhere, SERIES)
+    first = next(stream)
+    measured, leaving = made[:-1], made[-1:]
+    assert leaving == measured[:1]
+    whole = first + b"".join(stream)
+    assert made == measured * 2, "once for the length of the whole, once to leave"
+    assert whole.count(b"DICM") == len(measured) > 1
 
 
 def test_a_revocation_lets_at_most_the_instance_under_way_finish(anywhere: Place) -> None:

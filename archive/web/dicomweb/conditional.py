@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from flask import Response, request
 
 
 def tag(*parts: str) -> str:
     """Return an opaque entity tag from keyed ones of the archive and what tells representations apart."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return tag_of(parts)
+
+
+def tag_of(parts: Iterable[str]) -> str:
+    """Return the same of many parts, none of which has to stay in memory."""
+    digest = hashlib.sha256()
+    for number, part in enumerate(parts):
+        digest.update(f"\0{part}".encode() if number else part.encode())
+    return digest.hexdigest()[:32]
 
 
 def bare(etag: str) -> str:

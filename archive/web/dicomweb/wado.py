@@ -10,6 +10,7 @@ import base64
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 
 from flask import Response, request
 
@@ -161,10 +162,13 @@ def is_stored(syntax: str | None, stored: str) -> bool:
 def _multipart(datastore: str, found: list[Found], given: list[str]) -> Response:
     writer = Writer(DICOM)
     above = urls.base(datastore)
-    heads = [part_head(writer, one, syntax, _below(above, one)) for one, syntax in zip(found, given, strict=True)]
+
+    def head_of(number: int) -> bytes:  # made anew when its turn comes: of a large study all heads are more than its rows
+        return part_head(writer, found[number], given[number], _below(above, found[number]))
+
     length = None
     if all(syntax == one.transfer_syntax_uid for one, syntax in zip(found, given, strict=True)):
-        between = sum(len(head) + len(writer.part_tail) for head in heads)
+        between = sum(len(head_of(number)) + len(writer.part_tail) for number in range(len(found)))
         length = between + sum(one.part10_bytes for one in found) + len(writer.end)
 
     # Made here: while the body streams there is no request to ask any more.
@@ -173,11 +177,11 @@ def _multipart(datastore: str, found: list[Found], given: list[str]) -> Response
 
     def chunks() -> Iterator[bytes | memoryview]:
         before = b""
-        for number, (head, one, syntax) in enumerate(zip(heads, found, given, strict=True)):
+        for number, (one, syntax) in enumerate(zip(found, given, strict=True)):
             stored = syntax == one.transfer_syntax_uid
             views = opened(number) if stored else retrieve.transcoded(asker, one, syntax)
             # What cannot be opened leaves no head behind; and each piece handed over costs, so a part's head goes with its first bytes.
-            yield b"".join((before, head, next(views, b"")))
+            yield b"".join((before, head_of(number), next(views, b"")))
             yield from views
             before = writer.part_tail
         yield before + writer.end
@@ -229,10 +233,8 @@ def etag_of(found: list[Found], container: Container, given: list[str]) -> str:
     """Return the bare entity tag of these instances in these transfer syntaxes."""
     if len(found) == 1 and not container.multipart and given[0] == found[0].transfer_syntax_uid:
         return conditional.bare(found[0].etag)
-    return conditional.tag(
-        "multipart" if container.multipart else "single",
-        *(f"{conditional.bare(one.etag)} {syntax}" for one, syntax in zip(found, given, strict=True)),
-    )
+    each = (f"{conditional.bare(one.etag)} {syntax}" for one, syntax in zip(found, given, strict=True))
+    return conditional.tag_of(chain(("multipart" if container.multipart else "single",), each))
 
 
 def _uids(study: str, series: str | None, sop: str | None) -> tuple[str, str | None, str | None]:
