@@ -7,16 +7,22 @@ Source: PS3.4 C.2.2.2.6.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from archive.dicom import compose, registry
 from archive.dicom.attributes import BY_TAG, Attribute, Level
-from archive.dicom.matching import Match, matches, parse
+from archive.dicom.matching import Match, Single, UidList, Wildcard, matches, parse
 
 LISTED = frozenset({"AE", "AS", "CS", "LO", "SH", "IS", "UC"})
 """What may hold several values, of which any may fit."""
+
+_AS_IT_IS = frozenset({"AE", "AS", "CS", "LO", "LT", "SH", "ST", "UC", "UI", "UR", "UT"})
+_UNESCAPED = re.compile(r"[A-Za-z0-9 ._-]+")
+_WILD = re.compile(r"[*?]+")
+_MOST_TEXTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,29 @@ def meets(key: Key, found: Mapping[str, Any] | None) -> bool:
     attribute = _attribute(key)
     texts = [compose.text_of(attribute.vr, value) for value in values]
     return any(matches(term, attribute, texts) for term in _terms(key))
+
+
+def certain(key: Key) -> tuple[str, ...]:
+    """Return texts that the JSON of a sequence holds wherever it meets the key: plain ones, which nothing escapes or folds."""
+    found: list[str] = []
+    for inner in (inner for item in key.items for inner in item if not inner.universal):
+        if inner.items:
+            found += certain(inner)
+        elif (text := _plain(inner)) and _UNESCAPED.fullmatch(text):
+            found.append(text)
+    return tuple(dict.fromkeys(found))[:_MOST_TEXTS]
+
+
+def _plain(key: Key) -> str:
+    attribute, terms = _attribute(key), _terms(key)
+    if attribute.folded or attribute.vr not in _AS_IT_IS or len(terms) != 1:
+        return ""
+    [term] = terms
+    if isinstance(term, Wildcard):
+        return max(_WILD.split(term.pattern), key=len)
+    if isinstance(term, UidList) and len(term.values) == 1:
+        return term.values[0]
+    return term.value if isinstance(term, Single) else ""
 
 
 def cut(key: Key, found: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from archive.dicom.attributes import BY_KEYWORD, Attribute, Level
 from archive.dicom.matching import Empty, Range, UidList, Universal, matches
 from archive.errors import InvalidQuery
 from archive.index.access_study import Position
-from archive.index.slots import Fuzzy, Slot, Slots, Term
+from archive.index.slots import Fuzzy, Items, Slot, Slots, Term
 from archive.index.terms import condition, narrows
 
 
@@ -196,7 +196,7 @@ def _of_study(attribute: Attribute, slot: Slot, st: FromClause, *, sqlite: bool)
 def _computed(attribute: Attribute, slot: Slot, st: FromClause, shape: Shape, *, sqlite: bool) -> ColumnElement[bool]:
     """Match what is derived from visible series."""
     term = slot.term
-    if attribute.keyword == "InstanceAvailability" and not isinstance(term, Fuzzy):
+    if attribute.keyword == "InstanceAvailability" and not isinstance(term, Fuzzy | Items):
         return sa.true() if matches(term, attribute, ["ONLINE"]) else sa.false()
     if attribute.keyword == "ModalitiesInStudy":
         held = sa.select(1).select_from(_OTHER_SE).where(_OTHER_SE.c.study_pk == st.c.id, predicate.series_condition(_OTHER_SE, shape))

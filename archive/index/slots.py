@@ -49,7 +49,14 @@ class Fuzzy:
         return cls(words) if words else otherwise
 
 
-Term = Match | Fuzzy
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A sequence has items, and their JSON holds these texts: what meets keys inside it does, and something else may."""
+
+    texts: tuple[str, ...]
+
+
+Term = Match | Fuzzy | Items
 
 
 # SQLite looks at the value of a parameter that stands alone after LIMIT or GLOB when it plans, and so prepares the whole statement again
@@ -114,8 +121,9 @@ def form_of(term: Term) -> Term | None:
         return Range("x" if term.low else "", "x" if term.high else "")
     if isinstance(term, UidList):
         return UidList(("1",) * len(term.values)) if len(term.values) <= _LISTED else None
-    if isinstance(term, Fuzzy):
-        return Fuzzy(tuple("x" * min(len(word), _LONGEST) for word in term.words))
+    if isinstance(term, Fuzzy | Items):
+        words = ("x" * min(len(word), _LONGEST) for word in term.words) if isinstance(term, Fuzzy) else ()
+        return Fuzzy(tuple(words)) if isinstance(term, Fuzzy) else Items(("x",) * len(term.texts))
     text = term.value if isinstance(term, Single) else term.pattern
     if "\U0010ffff" in text:  # nothing comes after it, so that a prefix of it has no end
         return None

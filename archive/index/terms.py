@@ -18,7 +18,7 @@ from archive.dicom.attributes import BY_KEYWORD, Attribute
 from archive.dicom.matching import Empty, Range, Single, UidList, Universal, Wildcard
 from archive.errors import InvalidQuery
 from archive.index.columns import ONE_VALUE, SEVERAL, UID_COLUMNS
-from archive.index.slots import Fuzzy, Slot, Term, unplanned
+from archive.index.slots import Fuzzy, Items, Slot, Term, unplanned
 
 _AFTER_SEVERAL = chr(ord(SEVERAL) + 1)
 _WILD = re.compile(r"[*?]")
@@ -44,6 +44,8 @@ def condition(
     """
     if isinstance(term, Universal):
         return sa.true()
+    if isinstance(term, Items):
+        return _with_items(attribute, term, row, slot or Slot(term), sqlite=sqlite)
     if attribute.computed or (attribute.vr == "SQ" and not isinstance(term, Empty)):
         message = f"{attribute.keyword} cannot be matched"
         raise InvalidQuery(message)
@@ -251,6 +253,20 @@ def _any_value(
         each = sa.func.json_array_elements_text(own if raw else sa.func.coalesce(kept, own)).table_valued("value")
     value = sa.cast(each.c.value, sa.Text())
     return sa.exists(sa.select(1).select_from(each).where(value != "", meets(value)).correlate(row))
+
+
+def _with_items(attribute: Attribute, term: Items, row: FromClause, slot: Slot, *, sqlite: bool) -> ColumnElement[bool]:
+    tag = attribute.tag_hex
+    if sqlite:
+        items: ColumnElement[Any] = sa.func.json_extract(row.c.attributes, f'$."{tag}".Value')
+    else:
+        found = row.c.attributes.op("->")(sa.literal(tag, sa.Text())).op("->")(sa.literal("Value", sa.Text()))
+        items = sa.cast(found, sa.Text())
+    return sa.and_(items.is_not(None), *(_holds(items, slot(f"item_{n}", _held(n)), sqlite) for n in range(len(term.texts))))
+
+
+def _held(n: int) -> Callable[[Items], str]:
+    return lambda term: term.texts[n]
 
 
 def _empty(attribute: Attribute, row: FromClause, *, sqlite: bool) -> ColumnElement[bool]:

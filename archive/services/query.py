@@ -18,13 +18,13 @@ from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
 from archive.db.engine import Database
-from archive.dicom.attributes import Attribute, Level
+from archive.dicom.attributes import BY_TAG, Attribute, Level
 from archive.dicom.matching import parse
-from archive.dicom.row_keys import Key, meets
+from archive.dicom.row_keys import Key, certain, meets
 from archive.errors import ArchiveError, InvalidQuery, Unavailable
 from archive.index import search
 from archive.index.access_study import Position
-from archive.index.slots import Fuzzy, Term
+from archive.index.slots import Fuzzy, Items, Term
 from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.ledger.log import Ledger
 from archive.services import datastores
@@ -89,13 +89,15 @@ class Query:
         return SearchAnswer(page.rows, page.total)
 
     def _page(self, subject: Subject, request: SearchRequest) -> search.SearchPage:
-        keys = tuple((attribute, _term(attribute, text, fuzzy=request.fuzzy)) for attribute, text in request.keys)
+        keys: list[tuple[Attribute, Term]] = [(key, _term(key, text, fuzzy=request.fuzzy)) for key, text in request.keys]
+        # Of sequences SQL says where there are items that may meet a key: of a whole archive that may be none.
+        keys += [(BY_TAG[key.tag], Items(certain(key))) for key in request.also if key.items and key.tag in BY_TAG]
         at = self._clock()
         # The connection that commits the audit still has the pages of the search before; any other deciphers them again.
         with self._database.glance() as tx, nullcontext() if tx.in_transaction() else tx.begin():
             place = datastores.asked_for(tx, subject, request.datastore, at).id
             query = search.SearchQuery(
-                level=request.level, datastore_id=place, keys=keys, study_instance_uid=request.study_instance_uid,
+                level=request.level, datastore_id=place, keys=tuple(keys), study_instance_uid=request.study_instance_uid,
                 series_instance_uid=request.series_instance_uid, include=request.include, limit=request.limit, offset=request.offset,
                 total=request.total, usual=request.usual, after=self._ends.of(subject, request),
             )
@@ -107,7 +109,7 @@ class Query:
         """Hold what matches against the filters, a page at a time, until as many are met as were asked for."""
         kept: list[dict[str, dict[str, Any]]] = []
         wanted = None if request.limit is None else request.offset + request.limit
-        plain = replace(request, filters=(), offset=0, limit=HELD_ROWS, total=False)
+        plain = replace(request, filters=(), also=request.filters, offset=0, limit=HELD_ROWS, total=False)
         while True:
             rows = self._page(subject, plain).rows
             kept += [row for row in rows if all(meets(key, row.get(key.tag_hex)) for key in request.filters)]
