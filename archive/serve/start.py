@@ -68,18 +68,23 @@ def _supervise(config: Config, keyring: Keyring, read_only: str, on_ready: Calla
     def handover(why: str) -> Handover:
         return Handover(keyring=keyring.to_bytes(), config=real, read_only=why, generation=keyring.generation)
 
+    held_against = read_only
+
     def again() -> Handover:
+        nonlocal held_against
         missed: KeysUnavailable | None = None
         try:
             keyring.refresh()  # what opened it once is not asked for again
         except KeysUnavailable as error:
             missed = error
         looked = called(lambda: contradicted(config, keyring)) if FORKS else contradicted(config, keyring)
-        if missed is not None and (read_only or not looked):
+        if missed is not None and (held_against or not looked):
             raise missed  # told, and tried again; all go on with the keys they hold
         if missed is not None:
             logging.getLogger("archive.serve").error("the keyring was not taken again: %s", missed.message, extra={"remedy": missed.remedy})
-        return handover(read_only or looked)  # that nobody may write any more waits for no keyring
+        # That nobody may write any more waits for no keyring, and stays so until a start catches up with what was acknowledged.
+        held_against = held_against or looked
+        return handover(held_against)
 
     supervisor.Supervisor(
         real, handover(read_only), sockets, launch=launch if FORKS else None, on_ready=on_ready, again=again,

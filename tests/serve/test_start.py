@@ -1,10 +1,11 @@
-"""A SIGHUP while keyring.json is out of reach: the archive goes on with the keys it holds, and stops writing where it must."""
+"""A SIGHUP: the archive goes on with the keys it holds where keyring.json is out of reach, and stops writing where it must."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from archive.config import Config
 from archive.errors import KeysUnavailable
 from archive.keys.keyring import Keyring
 from archive.ledger import witnessed
+from archive.node import open_node
 from archive.serve import start
 from archive.serve.handover import Handover
 from archive.services.clock import utc_now
@@ -85,3 +87,18 @@ def test_what_speaks_against_the_ledger_does_not_wait_for_it(
     with caplog.at_level(logging.ERROR):
         hung_up(config, monkeypatch, work)
     assert "the keyring was not taken again" in caplog.text
+
+
+def test_nobody_writes_again_before_a_start_has_caught_up_with_what_was_acknowledged(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(again: Again) -> None:
+        witnessed.hold_claim(config.ledger_dir, "nas", 1_000_000)
+        assert "V14" in again().read_only
+        with closing(open_node(config)) as node:
+            node.oversight.acknowledge(archives.the_console(node), reason="a disk from yesterday")
+        assert "V14" in again().read_only
+
+    hung_up(config, monkeypatch, work)
+    with archives.opened(config):
+        pass  # which says that nothing is held against it
