@@ -35,9 +35,13 @@ class Arrived:
 
 
 def arrived(
-    tx: sa.Connection, scope: Scope, also: Scope, datastore_id: int, *, peer_id: int, after: int, limit: int
+    tx: sa.Connection, scope: Scope, also: Scope, datastore_id: int, *, peer_id: int, after: int, limit: int,
+    among: Collection[int] | None = None,
 ) -> list[Arrived]:
-    """Return instances beyond an id, not queued for that peer yet, in order: inside both scopes, rejected ones as if they were not."""
+    """Return instances beyond an id, not queued for that peer yet, in order: inside both scopes, rejected ones as if they were not.
+
+    With `among` those of these, queued or not.
+    """
     queued = sa.select(1).where(delivery.c.peer_id == peer_id, delivery.c.instance_pk == _IM.c.id)
     query = (
         sa.select(
@@ -50,7 +54,8 @@ def arrived(
         )
         .where(
             _IM.c.id > after, _IM.c.datastore_id == datastore_id,
-            predicate.series_condition(_ANY, scope.shape), predicate.series_condition(_ANY, also.shape), sa.not_(sa.exists(queued)),
+            predicate.series_condition(_ANY, scope.shape), predicate.series_condition(_ANY, also.shape),
+            sa.not_(sa.exists(queued)) if among is None else _IM.c.id.in_(among),
         )
         .order_by(_IM.c.id).limit(limit)
     )

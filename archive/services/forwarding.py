@@ -22,7 +22,7 @@ from archive.errors import InvalidRequest, NotFound
 from archive.index import arrivals
 from archive.ledger import nodes
 from archive.ledger.audit import Event, Kind
-from archive.services import datastores, deliveries, denials
+from archive.services import datastores, deliveries, denials, forward_others
 from archive.services.core import Core
 from archive.services.deliveries import Deliveries, Due
 from archive.services.forward_rules import Conditions, check, closed_until
@@ -106,13 +106,21 @@ class Forwarding:
             return [_shown(row) for row in tx.execute(_RULES.order_by(_R.name)).mappings()]
 
     def remove(self, subject: Subject, name: str) -> None:
-        """Remove a rule, and what still waits by it.
+        """Remove a rule, and what still waits by it; what another rule to the same destination sends too goes on by that one.
 
         Raises:
             Forbidden, NotFound.
         """
+        core = self._core
+        with core.database.read() as tx:
+            begins = {rule.id: forward_others.begun(core, tx, rule) for rule in tx.execute(_ACTIVE).all() if rule.name != name}
+
         def work(tx: sa.Connection, at: datetime) -> None:
             row = _rule(tx, name)
+            # Whoever looks by one of these rules meanwhile ends first, or looks again at what is queued.
+            tx.execute(sa.select(_R.id).where(_R.peer_id == row.peer_id).order_by(_R.id).with_for_update()).all()
+            others = tx.execute(_ACTIVE.where(_R.peer_id == row.peer_id, _R.id.in_(begins)).order_by(_R.id)).all()
+            forward_others.hand_over(tx, row.id, others, begins, at)
             tx.execute(sa.delete(delivery).where(_D.rule_id == row.id))
             tx.execute(sa.delete(forward_rule).where(_R.id == row.id))
             self._record(tx, subject, at, "forward rule removed", name)
@@ -194,7 +202,7 @@ class Forwarding:
     def _look(self, rule: Any, *, since: int | None) -> int:
         core = self._core
         at = core.clock()
-        author, to = self._sides(rule)
+        author, to = forward_others.sides(rule)
         conditions = Conditions.of(rule.conditions)
         scope, also = scope_of(author, Permission.SEND, at), scope_of(to, Permission.RECEIVE, at, prefix="receiver")
         with core.database.read() as tx:
@@ -266,7 +274,7 @@ class Forwarding:
         if to is None:
             message = "it is no registered peer with an address any more"
             raise NotFound(message)
-        author, _ = self._sides(rule)
+        author, _ = forward_others.sides(rule)
         by_key = {one.instance_pk: one for one in mine if one.instance_pk is not None}
         with core.database.read() as tx:
             scope, also = scope_of(author, Permission.SEND, at), scope_of(to.subject, Permission.RECEIVE, at, prefix="receiver")
@@ -288,10 +296,6 @@ class Forwarding:
             ids = [one.id for one in some if one.instance_pk in gone]
             tx.execute(sa.update(delivery).where(_D.id.in_(ids), _D.state == deliveries.WAITING).values(state=deliveries.REJECTED))
         return tuple(one for one in some if one.instance_pk not in gone)
-
-    def _sides(self, rule: Any) -> tuple[Subject, Subject]:
-        author = Subject(rule.principal_id, rule.author, rule.author_kind, "internal")
-        return author, Subject(rule.peer_principal_id, rule.destination, "device", "dimse", peer_id=rule.peer_id)
 
     def _require(self, subject: Subject) -> None:
         with denials.recorded(self._core, subject), self._core.database.read() as tx:
@@ -341,7 +345,7 @@ def _restored(tx: sa.Connection, since: int | None) -> bool:
 
 
 def _rule(tx: sa.Connection, name: str) -> Any:
-    row = tx.execute(sa.select(_R.id).where(_R.name == name)).first()
+    row = tx.execute(sa.select(_R.id, _R.peer_id).where(_R.name == name)).first()
     if row is None:
         message = "there is no such rule"
         raise NotFound(message, remedy="'archive forward list' names them")

@@ -524,6 +524,44 @@ def test_removed_rules_and_peers(it: Clinic, receiver: Receiver) -> None:
         forwarding.remove(console, "nothing")
 
 
+def test_what_another_rule_sends_too_goes_on_by_it_when_a_rule_is_removed(it: Clinic, receiver: Receiver) -> None:
+    console, forwarding = the_console(it.node), it.node.forwarding
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(instance(1, study="1.2.3"))
+    rule(it)
+    rule(it, "later", existing=False)
+    rule(it, "heads", conditions={"attributes": {"StudyDescription": "Head"}}, existing=False)
+    forwarding.look()
+    it.put(instance(2, study="1.2.3"), instance(1, study="1.2.4"), instance(1, study="1.2.5"))
+    forwarding.look()
+    it.node.remove.reject(console, "clinical", "study", "1.2.4", reason="test")
+    with it.node.core.database.begin() as tx:
+        tx.execute(sa.update(delivery).values(state="failed", reason="it answered with status 0110", attempts=12))
+    forwarding.remove(console, "all")
+    assert queue(it) == [("rejected", 0, ""), ("waiting", 0, ""), ("waiting", 0, "")], "what was there before it is not asked for by any"
+    assert {row["rule"] for row in forwarding.queue(console)} == {"later"}
+    run(it)
+    assert uids(receiver) == ["1.2.3.1.2", "1.2.5.1.1"]
+    it.node.remove.restore(console, "clinical", "study", "1.2.4", reason="test")
+    run(it)
+    assert uids(receiver) == ["1.2.3.1.2", "1.2.4.1.1", "1.2.5.1.1"]
+
+
+def test_what_another_rule_of_the_destination_may_not_send_goes_with_its_rule(it: Clinic, receiver: Receiver) -> None:
+    console, forwarding = the_console(it.node), it.node.forwarding
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(instance(1, study="1.2.3"), instance(1, study="1.2.4"))
+    it.node.accounts.add_user(console, "narrow", password="violet-otter-94-lantern")
+    it.grant("narrow", Target("study", "1.2.4"), role="router")
+    rule(it)
+    forwarding.look()
+    forwarding.add(console, "some", "DST", on_behalf_of="narrow", conditions=Conditions(), existing=True)
+    forwarding.look()
+    forwarding.remove(console, "all")
+    run(it)
+    assert uids(receiver) == ["1.2.4.1.1"]
+
+
 def test_what_a_rule_may_not_be(it: Clinic, receiver: Receiver) -> None:
     it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
     it.plain_peer("NOWHERE", target=EVERYTHING)
