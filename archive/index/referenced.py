@@ -34,6 +34,8 @@ class Kept:
     sha256: bytes
     envelope: bytes | None
     ref: RecordRef
+    leaf: int
+    """The event by which it came."""
 
 
 _TOGETHER = 200
@@ -49,8 +51,8 @@ def _live(shape: Shape) -> Prepared:
     return Prepared(
         sa.select(
             sa.case((predicate.series_condition(_SE, shape), 1), else_=0).label("visible"), _ST.c.study_instance_uid,
-            _SE.c.series_instance_uid, _IM.c.sop_class_uid, _IM.c.sha256, statement.c.envelope, *(_IM.c[name] for name in _LOCATION),
-            datastore.c.uid.label("datastore_uid"),
+            _SE.c.series_instance_uid, _IM.c.sop_class_uid, _IM.c.sha256, _IM.c.leaf, statement.c.envelope,
+            *(_IM.c[name] for name in _LOCATION), datastore.c.uid.label("datastore_uid"),
         ).select_from(joined).where(
             _IM.c.datastore_id == bindparam("datastore"), _IM.c.sop_instance_uid == bindparam("uid"), _IM.c.rejected_at.is_(None)
         )
@@ -59,11 +61,11 @@ def _live(shape: Shape) -> Prepared:
 
 _HELD = Prepared(
     sa.select(
-        held.c.kind, held.c.study_instance_uid, held.c.series_instance_uid, held.c.sop_class_uid, held.c.sha256, statement.c.envelope,
-        *(held.c[name] for name in _LOCATION), datastore.c.uid.label("datastore_uid"),
+        held.c.kind, held.c.state, held.c.study_instance_uid, held.c.series_instance_uid, held.c.sop_class_uid, held.c.sha256, held.c.leaf,
+        statement.c.envelope, *(held.c[name] for name in _LOCATION), datastore.c.uid.label("datastore_uid"),
     ).select_from(
         held.join(datastore, datastore.c.id == held.c.datastore_id).outerjoin(statement, statement.c.object_id == held.c.object_id)
-    ).where(held.c.datastore_id == bindparam("datastore"), held.c.sop_instance_uid == bindparam("uid"), held.c.state == "open")
+    ).where(held.c.datastore_id == bindparam("datastore"), held.c.sop_instance_uid == bindparam("uid"))
 )
 
 
@@ -73,10 +75,25 @@ def live(tx: sa.Connection, scope: Scope, datastore_id: int, sop_instance_uid: s
     return None if row is None else _kept(row, visible=bool(row.visible), live=True)
 
 
-def waiting(tx: sa.Connection, token: guard.Token, datastore_id: int, sop_instance_uid: str) -> list[tuple[str, Kept]]:
-    """Return what is held under that UID and not decided, each with its kind."""
-    rows = _HELD.all(tx, {"datastore": datastore_id, "uid": sop_instance_uid}, token)
-    return [(row.kind, _kept(row, visible=False, live=False)) for row in rows]
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is held under a UID: not decided yet, or not let in."""
+
+    waiting: list[tuple[str, Kept]]
+    """Each with its kind."""
+    decided: list[Kept]
+
+
+def held_under(tx: sa.Connection, token: guard.Token, datastore_id: int, sop_instance_uid: str) -> Held:
+    """Return what is held under that UID."""
+    found = Held([], [])
+    for row in _HELD.all(tx, {"datastore": datastore_id, "uid": sop_instance_uid}, token):
+        kept = _kept(row, visible=False, live=False)
+        if row.state == "open":
+            found.waiting.append((row.kind, kept))
+        else:
+            found.decided.append(kept)
+    return found
 
 
 def still(tx: sa.Connection, token: guard.Token, datastore_id: int, sop_instance_uids: Sequence[str]) -> set[tuple[str, bytes]]:
@@ -95,5 +112,5 @@ def still(tx: sa.Connection, token: guard.Token, datastore_id: int, sop_instance
 def _kept(row: Any, *, visible: bool, live: bool) -> Kept:
     return Kept(
         visible, live, row.study_instance_uid, row.series_instance_uid, row.sop_class_uid, bytes(row.sha256),
-        bytes(row.envelope) if row.envelope is not None else None, ref_of(row),
+        bytes(row.envelope) if row.envelope is not None else None, ref_of(row), row.leaf,
     )

@@ -209,15 +209,22 @@ def _duplicate(
     event = Event(
         Kind.DUPLICATE, subject=subject, objects=_objects(scanned), instances=1, bytes=twin.ref.part10_bytes,
         # Who sent it may ask for commitment, of these bytes alone.
-        detail={"via": door, "sop_instance_uid": scanned.sop_instance_uid, "sha256": twin.sha256.hex()},
+        detail={
+            "via": door, "sop_instance_uid": scanned.sop_instance_uid, "sha256": twin.sha256.hex(),
+            "datastore": twin.ref.datastore.hex(),
+        },
     )
     return Adopted("duplicate", core.ledger.record(tx, event, at=at), scanned.findings, kept=False)
 
 
 def _event(kind: Kind, arrival: Arrival, subject: Subject | None, door: str, *, again: bool = False) -> Event:
+    # Who sent what was not let in is not told that other bytes under its UID are theirs.
+    which = {} if kind is Kind.STORED else {
+        "sop_instance_uid": arrival.scanned.sop_instance_uid, "sha256": arrival.sha256.hex(), "datastore": arrival.place.uid.hex(),
+    }
     return Event(
         kind, subject=subject, objects=_objects(arrival.scanned), instances=1, bytes=arrival.ref.part10_bytes,
-        detail={"via": door, **({"replayed": 1} if arrival.replayed else {}), **({"again": 1} if again else {})},
+        detail={"via": door, **({"replayed": 1} if arrival.replayed else {}), **({"again": 1} if again else {}), **which},
         stored=None if again else StoredRef(statements.digest(arrival.envelope), arrival.ref.object_id, arrival.ref.location.record_bytes),
     )
 

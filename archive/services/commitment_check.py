@@ -16,10 +16,10 @@ from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
-from archive.db.tables import membership
+from archive.db.tables import datastore, membership
 from archive.errors import ArchiveError, Forbidden, IntegrityError, LedgerBroken, Unavailable
 from archive.index import referenced
-from archive.index.referenced import Kept
+from archive.index.referenced import Held, Kept
 from archive.ledger import statements
 from archive.ledger.audit import Kind, ObjectRef
 from archive.ledger.log import AuditFilter
@@ -35,7 +35,7 @@ RESOURCES = 0x0213
 DUPLICATE_TRANSACTION = 0x0131
 """Failure Reason (0008,1197)."""
 
-_DUPLICATES = 10_000
+_EVENTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Checker:
         self._place = datastore_id
         at = core.clock()
         self._keys = list(core.keyring.public_keys())
-        self._sent: dict[str, frozenset[tuple[str, str]]] = {}
+        self._sent: dict[str, dict[tuple[str, str], int]] = {}
         m, other = membership, membership.alias("other")
         with core.database.read() as tx:
             peers = tx.execute(
@@ -75,6 +75,7 @@ class Checker:
                 )
             ).scalars()
             self._own = {subject.principal_id, *peers}
+            self._where = bytes(tx.execute(sa.select(datastore.c.uid).where(datastore.c.id == datastore_id)).scalar_one()).hex()
 
     def check(self, reference: Reference) -> Checked:
         """Look at one instance: is it there for this peer, of that class, and whole to the last byte?
@@ -90,13 +91,15 @@ class Checker:
             except Forbidden:
                 return Checked(NO_SUCH_INSTANCE)  # it is a peer no more
             held, found = self._kept(tx, uid)
-        mine = [(kind, one) for kind, one in held if self._stored(one)]
+        mine = [(kind, one) for kind, one in held.waiting if self._stored(one)]
         if any(kind != "held" for kind, _ in mine):
             return Checked(PROCESSING_FAILURE)  # it sent other bytes under this UID, and those are not what is kept
         if found is None or not self._known(found, uid):
             if not mine:
                 return Checked(NO_SUCH_INSTANCE)
             found = mine[0][1]
+        if self._sent_other_since(held, found, uid):
+            return Checked(PROCESSING_FAILURE)  # as above, whatever was decided about them
         if found.sop_class_uid != reference.sop_class_uid:
             return Checked(CLASS_INSTANCE_CONFLICT)
         return Checked(COMMITTED, found.study_instance_uid, found.sha256) if self._sound(found, uid) else Checked(PROCESSING_FAILURE)
@@ -105,12 +108,12 @@ class Checker:
         """Whether there is such an instance for this peer, whole or not."""
         with self._core.database.read() as tx:
             held, found = self._kept(tx, sop_instance_uid)
-        return any(self._stored(one) for _, one in held) or (found is not None and self._known(found, sop_instance_uid))
+        return any(self._stored(one) for _, one in held.waiting) or (found is not None and self._known(found, sop_instance_uid))
 
-    def _kept(self, tx: sa.Connection, uid: str) -> tuple[list[tuple[str, Kept]], Kept | None]:
+    def _kept(self, tx: sa.Connection, uid: str) -> tuple[Held, Kept | None]:
         """Return what is held under a UID, and what is live."""
         scope = scope_of(self._subject, Permission.METADATA, self._core.clock())
-        return referenced.waiting(tx, policy.system("verify"), self._place, uid), referenced.live(tx, scope, self._place, uid)
+        return referenced.held_under(tx, policy.system("verify"), self._place, uid), referenced.live(tx, scope, self._place, uid)
 
     def _known(self, found: Kept, uid: str) -> bool:
         return found.visible or self._stored(found) or self._sent_again(found, uid)
@@ -144,25 +147,45 @@ class Checker:
 
     def _stored(self, found: Kept) -> bool:
         """Whether this peer, or one it shares a group with, sent it."""
+        return self._sender(found) in self._own
+
+    def _sender(self, found: Kept) -> int | None:
         if found.envelope is None:
-            return False
+            return None
         try:
             source: dict[str, Any] = statements.verify(found.envelope, self._keys)["src"]
         except (IntegrityError, LedgerBroken):
-            return False
-        return source.get("user") in self._own
+            return None
+        return source.get("user")
 
     def _sent_again(self, found: Kept, uid: str) -> bool:
         """Whether this peer sent the same bytes after somebody else had; others may have taken the place of what it sent."""
-        study = found.study_instance_uid
+        # Events of earlier releases do not say which bytes.
+        return not {(uid, found.sha256.hex()), (uid, "")}.isdisjoint(self._sendings(found.study_instance_uid))
+
+    def _sent_other_since(self, held: Held, found: Kept, uid: str) -> bool:
+        """Whether what the peer sent last under a UID are other bytes than these; of who sent nothing themselves, what their group did."""
+        kept = found.sha256.hex()
+        for whose in ({self._subject.principal_id}, self._own):
+            here = (found, *held.decided, *(one for _, one in held.waiting))
+            sent = [(one.leaf, one.sha256.hex()) for one in here if self._sender(one) in whose]
+            sent += [(n, digest or kept) for (which, digest), n in self._sendings(found.study_instance_uid).items() if which == uid]
+            if sent:
+                return max(sent)[1] != kept
+        return False
+
+    def _sendings(self, study: str) -> dict[tuple[str, str], int]:
+        """Return what this peer sent that was there already, or was not let in: UID, and SHA-256, with the last event that says so."""
         if study not in self._sent:
-            core = self._core
+            core, told = self._core, self._sent.setdefault(study, {})
             wanted = AuditFilter(
-                principal_id=self._subject.principal_id, kinds=(Kind.DUPLICATE,), obj=ObjectRef("study", study), limit=_DUPLICATES
+                principal_id=self._subject.principal_id, kinds=(Kind.DUPLICATE, Kind.HELD, Kind.CONFLICT), obj=ObjectRef("study", study),
+                limit=_EVENTS,
             )
             with core.database.read() as tx:
                 rows = core.ledger.search(tx, wanted)
-            told = [row.body["detail"] for row in rows if row.body is not None]
-            self._sent[study] = frozenset((str(one.get("sop_instance_uid", "")), str(one.get("sha256", ""))) for one in told)
-        # Events of earlier releases do not say which bytes.
-        return not self._sent[study].isdisjoint({(uid, found.sha256.hex()), (uid, "")})
+            for row in rows:
+                said = {} if row.body is None else row.body["detail"]
+                if "sop_instance_uid" in said and said.get("datastore", self._where) == self._where:
+                    told.setdefault((str(said["sop_instance_uid"]), str(said.get("sha256", ""))), row.n)
+        return self._sent[study]

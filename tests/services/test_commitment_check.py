@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from archive.services.commitment_check import COMMITTED, NO_SUCH_INSTANCE, Checker, Reference
+from archive.access.grants import Target
+from archive.services.commitment_check import COMMITTED, NO_SUCH_INSTANCE, PROCESSING_FAILURE, Checker, Reference
 from tests.services import archives
 
 
@@ -26,3 +27,45 @@ def test_who_sent_what_another_took_the_place_of_is_not_told_that_it_is_kept(tmp
         assert found == [NO_SUCH_INSTANCE, NO_SUCH_INSTANCE, COMMITTED]
         assert archives.store(node, archives.instance(StudyDescription="corrected"), subject=again).status == "duplicate"
         assert Checker(node.core, again, 1).check(asked).reason == COMMITTED
+
+
+def test_who_sent_bytes_that_were_decided_against_is_not_told_that_those_are_kept(tmp_path: Path) -> None:
+    """Whoever may see the others, or sent them too: what counts is what it sent last."""
+    with archives.opened(archives.made(tmp_path)) as node:
+        console = archives.the_console(node)
+        for name in ("first", "second", "third", "reader"):
+            node.accounts.add_user(console, name, roles=["technologist", "modality"], password=archives.PASSWORD)
+            node.accounts.add_grant(console, to=name, role="radiologist", target=Target("everything"))
+        first, second, third, reader = (archives.user(node, name) for name in ("first", "second", "third", "reader"))
+        kept, other = archives.instance(), archives.instance(StudyDescription="another")
+        asked = Reference(archives.CT, "1.2.3.1.1")
+
+        def told() -> list[int]:
+            return [Checker(node.core, who, 1).check(asked).reason for who in (first, second, third, reader)]
+
+        assert archives.store(node, kept, subject=first).status == "stored"
+        assert archives.store(node, other, subject=second).status == "conflict"
+        assert told() == [COMMITTED, PROCESSING_FAILURE, COMMITTED, COMMITTED]
+        assert archives.store(node, other, subject=third).status == "conflict"
+        assert told() == [COMMITTED, PROCESSING_FAILURE, PROCESSING_FAILURE, COMMITTED], "the same bytes again"
+        (waiting,) = node.reconcile.list(console)
+        node.reconcile.reject(console, waiting["id"], reason="not ours")
+        assert told() == [COMMITTED, PROCESSING_FAILURE, PROCESSING_FAILURE, COMMITTED]
+        assert archives.store(node, kept, subject=second).status == "duplicate"
+        assert archives.store(node, other, subject=first).decided
+        assert told() == [PROCESSING_FAILURE, COMMITTED, PROCESSING_FAILURE, COMMITTED]
+
+
+def test_who_sent_what_was_replaced_is_not_told_that_the_others_are_theirs(tmp_path: Path) -> None:
+    with archives.opened(archives.made(tmp_path)) as node:
+        console = archives.the_console(node)
+        for name in ("first", "corrector"):
+            node.accounts.add_user(console, name, roles=["technologist"], password=archives.PASSWORD)
+            node.accounts.add_grant(console, to=name, role="radiologist", target=Target("everything"))
+        first, corrector = archives.user(node, "first"), archives.user(node, "corrector")
+        archives.store(node, archives.instance(), subject=first)
+        archives.store(node, archives.instance(StudyDescription="corrected"), subject=corrector)
+        (waiting,) = node.reconcile.list(console)
+        node.reconcile.accept(console, waiting["id"], reason="the modality corrected it")
+        asked = Reference(archives.CT, "1.2.3.1.1")
+        assert [Checker(node.core, who, 1).check(asked).reason for who in (first, corrector)] == [PROCESSING_FAILURE, COMMITTED]
