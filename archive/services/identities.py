@@ -15,7 +15,7 @@ from archive.db.engine import Database
 from archive.errors import InvalidRequest
 from archive.ledger.audit import Kind
 from archive.ledger.log import Ledger
-from archive.services.becoming import refuse_anew, refuse_into
+from archive.services.becoming import refuse_anew, refuse_besides, refuse_into
 from archive.services.changes import Changes
 from archive.services.clock import Clock, utc_now
 from archive.services.directory import normal
@@ -45,7 +45,7 @@ class Identities(Changes):
         """Say that a user is somebody at an issuer, which is the configured one unless it is named.
 
         Raises:
-            Forbidden: also for who may do more, or for a user with grants without role-manage. NotFound, InvalidRequest.
+            Forbidden: also for who may do more, or for a user with grants, or by who is denied something, without role-manage. NotFound, InvalidRequest.
         """
 
         def work(tx: sa.Connection, at: datetime) -> Row:
@@ -53,6 +53,8 @@ class Identities(Changes):
             known_as = normal(external_subject) if where == self._config.ldap.url else external_subject
             row = principals.find(tx, user, ("user",))
             self._refuse_into(tx, subject, row, at)
+            if self._says_groups(where):
+                refuse_besides(tx, subject, row, at)
             key = external.bind(tx, row["id"], where, known_as, at=at)
             self._record(tx, Kind.USER_CHANGED, subject, at, what="bound", id=row["id"], name=row["name"], identity=key, issuer=where,
                          sub=known_as)
@@ -87,6 +89,11 @@ class Identities(Changes):
         refuse_above(tx, subject, row, at)
         refuse_into(tx, subject, row["id"], at)
         refuse_becoming(tx, subject, row, at, on=self._config.policy.two_person)
+
+    def _says_groups(self, issuer: str) -> bool:
+        """Whether that system lets users into groups here, and with them to what those may see."""
+        oidc, ldap = self._config.oidc, self._config.ldap
+        return bool((issuer == oidc.issuer and oidc.groups) or (issuer == ldap.url and ldap.groups))
 
     def _only_issuer(self) -> str:
         known = [one for one in (self._config.oidc.issuer, self._config.ldap.url) if one]

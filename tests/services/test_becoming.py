@@ -7,12 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from archive.access.grants import Target
 from archive.access.subject import Subject
 from archive.errors import Forbidden
 from archive.services.arrival_admin import NewRule
 from archive.services.arrival_terms import Conditions
+from archive.services.identities import Identities
 from tests.services import archives, ward
 from tests.services.ward import FIRST, Ward
 
@@ -115,3 +117,23 @@ def test_the_identity_of_who_is_denied_something_is_not_freed_for_another_user(p
     assert [row["user"] for row in node.identities.listed(console)] == ["ida"]
     node.accounts.revoke_grant(console, deny["id"])
     assert node.identities.unbind(clerk, bound["id"])["user"] == "ida"
+
+
+def test_who_is_denied_something_is_not_let_into_groups_as_another_user(place: Ward) -> None:
+    """What another system says of them would show in a fresh account what is hidden in theirs."""
+    node, console, clerk = place.node, place.console, place.by_session("clerk")
+    oidc = replace(node.config.oidc, issuer=ISSUER, groups_claim="groups", groups={"rad": "night"})
+    identities = Identities(node.core.database, node.core.ledger, replace(node.config, oidc=oidc), node.core.clock)
+    deny = node.accounts.add_grant(console, to="clerk", role="referrer", target=STUDY, deny=True)
+    try:
+        node.accounts.add_user(clerk, "fresh", password=archives.PASSWORD)
+        with pytest.raises(Forbidden):
+            identities.bind(clerk, "fresh", external_subject="the clerk")
+        assert node.identities.listed(console) == []
+        assert identities.bind(clerk, "clerk", external_subject="the clerk")["user"] == "clerk", "their own account is theirs"
+    finally:
+        node.accounts.revoke_grant(console, deny["id"])
+        for identity in node.identities.listed(console):
+            node.identities.unbind(console, identity["id"])
+    assert identities.bind(place.by_session("clerk"), "fresh", external_subject="somebody")["user"] == "fresh"
+    node.identities.unbind(console, node.identities.listed(console)[0]["id"])
