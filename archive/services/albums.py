@@ -75,6 +75,8 @@ class Albums(Changes):
         def work(tx: sa.Connection, at: datetime) -> Rows:
             if everybody:
                 policy.require_any(tx, subject, _EVERYBODYS, at)
+            else:
+                self._me(tx, subject, None, at)
             keys = albums.ids(tx, at=at, principal_id=None if everybody else subject.principal_id)
             return [_summary(tx, subject, _there(tx, key, at), at) for key in keys]
 
@@ -238,8 +240,9 @@ class Albums(Changes):
 
         def work(tx: sa.Connection, at: datetime) -> Row:
             row = albums.find(tx, album_id, at=at)
-            me = subject if owner is None else self._me(tx, subject, owner, at)
-            if row is None or (row["owner_id"] != me.principal_id and not policy.functions_of(tx, subject, at) & _ENDS):
+            anybodys = bool(policy.functions_of(tx, subject, at) & _ENDS)
+            me = subject if owner is None and anybodys else self._me(tx, subject, owner, at)
+            if row is None or (row["owner_id"] != me.principal_id and not anybodys):
                 raise _absent()
             self._revoked(tx, subject, at, albums.given(tx, album_id=album_id), f"album {album_id} ended")
             albums.end(tx, album_id, at=at)

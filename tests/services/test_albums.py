@@ -215,6 +215,11 @@ def test_who_comes_by_a_link_or_a_bounded_token_reaches_no_album(world: AlbumWor
             world.albums.create(who, "x")
         with pytest.raises(Forbidden):
             world.albums.share(who, world.id, "ben")
+        with pytest.raises(Forbidden):
+            world.albums.list(who)
+        with pytest.raises(Forbidden):
+            world.albums.end(who, world.id)
+    assert world.seen(world.ann) == BOTH
     with pytest.raises(InvalidRequest):
         world.albums.create(world.office.console, "x")
     assert world.albums.create(world.office.console, "x", owner="ann")["owner"] == "ann"
