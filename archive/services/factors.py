@@ -36,7 +36,10 @@ class Begun:
 
 
 class Factors(Changes):
-    """What a user signed in with the browser does with their own factors."""
+    """What a user signed in with the browser does with their own factors.
+
+    What depends on those there are is done alone: else two at once could leave none, or recovery codes that were to count no more.
+    """
 
     def __init__(
         self, database: Database, ledger: Ledger, keyring: Keyring, config: Config, clock: Clock = utc_now, *, read_only: str = ""
@@ -103,7 +106,7 @@ class Factors(Changes):
             throttle.succeeded(tx, attempt)
             return self._added(tx, subject, found.id, at)
 
-        codes = self._change(subject, None, work)
+        codes = self._change(subject, None, work, alone=True)
         if codes is None:
             raise wrong
         return codes
@@ -143,7 +146,7 @@ class Factors(Changes):
                          **self._codes(tx, subject.principal_id))
             return codes
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     def remove(self, subject: Subject, factor_id: int) -> Row:
         """Take one of one's own factors away; the last one not while a role asks for one.
@@ -166,7 +169,7 @@ class Factors(Changes):
                          factor_kind=found.kind, **self._codes(tx, subject.principal_id))
             return shown(found)
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     # --- passkeys ---
 
@@ -205,7 +208,7 @@ class Factors(Changes):
             )
             return self._added(tx, subject, key, at)
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)
 
     def ask_passkey(self, subject: Subject | None) -> str:
         """Return, as JSON, what the browser needs to use a passkey: anyone's to sign in, one's own to confirm.
