@@ -45,7 +45,8 @@ class Identities(Changes):
         """Say that a user is somebody at an issuer, which is the configured one unless it is named.
 
         Raises:
-            Forbidden: also for who may do more, or for a user with grants, or by who is denied something, without role-manage. NotFound, InvalidRequest.
+            Forbidden: also for who may do more, or for a user with grants, or by who is denied something, without role-manage.
+            NotFound, InvalidRequest.
         """
 
         def work(tx: sa.Connection, at: datetime) -> Row:
