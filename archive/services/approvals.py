@@ -117,7 +117,7 @@ class Approvals(Changes):
         if operation is not None and operation.entitled is not None and found["asked_by"] != subject.principal_id:
             asked = two_person.opened(self._core.keyring, found)
             try:
-                operation.entitled(subject, asked["arguments"], self._asker(found, asked, None))
+                operation.entitled(subject, _given(found, asked), self._asker(found, asked, None))
             except NotFound as absent:
                 message = "what was asked for is not yours to approve"
                 raise Forbidden(message, remedy="ask somebody who may do the same") from absent
@@ -155,7 +155,7 @@ class Approvals(Changes):
             return
         outcome, why = "done", ""
         try:
-            operation.run(self._asker(row, row["asked"], subject), row["asked"]["arguments"])
+            operation.run(self._asker(row, row["asked"], subject), _given(row, row["asked"]))
         except ArchiveError as error:
             outcome, why = "failed", error.message
         except BaseException:
@@ -218,6 +218,11 @@ class Approvals(Changes):
     def _at_console(self, name: str) -> bool:
         operation = self._operations.get(name)
         return operation is None or operation.run is None
+
+
+def _given(row: Row, asked: Row) -> Row:
+    """Return what an operation is given: what was asked for, and when."""
+    return {**asked["arguments"], "asked_at": row["asked_at"]}
 
 
 def _state(row: Row, at: datetime) -> str:

@@ -56,8 +56,9 @@ def registry(accounts: Accounts, policy: PolicyText, purge: Purge, shred: Shred)
 
 
 def _purge(asked: Row) -> Row:
+    # Of a study too: what is rejected after it was asked for nobody has agreed to.
     return {
         "datastore": asked["datastore"] or None, "study": asked["study"] or None, "reason": asked["reason"],
-        "before": datetime.fromisoformat(asked["before"]) if asked["before"] else None,
+        "before": datetime.fromisoformat(asked["before"]) if asked["before"] else asked["asked_at"],
     }
 

@@ -299,6 +299,23 @@ def test_purge_is_approved_by_who_may_purge_all_of_it(desk: Desk) -> None:
     assert node.purge.run(desk.console, before=desk.at[0] + timedelta(seconds=1), reason="room", dry_run=True).instances == 0
 
 
+@pytest.mark.parametrize("by", ["study", "time"])
+def test_what_is_rejected_after_a_purge_was_asked_for_is_not_purged_by_it(desk: Desk, by: str) -> None:
+    node, study = desk.node, {"study": "1.2.66", "time": "1.2.67"}[by]
+    for n in (1, 2):
+        archives.store(node, archives.instance(n, study=study, PatientID=f"P{study}"))
+    node.remove.reject(desk.console, "clinical", "instance", f"{study}.1.1", reason="wrong")
+    desk.at[0] += timedelta(seconds=1)
+    what = {"study": study} if by == "study" else {"before": desk.at[0]}
+    number = desk.asks(lambda: node.purge.run(desk.console, reason="room", **what))  # type: ignore[arg-type]
+    desk.at[0] += timedelta(seconds=1)
+    node.remove.reject(desk.console, "clinical", "instance", f"{study}.1.2", reason="by mistake")
+    desk.at[0] += timedelta(seconds=1)
+    assert desk.approvals.approve(desk.signed_in("admin"), number)["state"] == "done"
+    assert node.purge.run(desk.console, study=study, reason="room", dry_run=True).instances == 1
+    assert node.remove.restore(desk.console, "clinical", "instance", f"{study}.1.2", reason="it was right")
+
+
 def test_who_may_purge_as_much_of_something_else_approves_no_purge(desk: Desk) -> None:
     node, a = desk.node, desk.accounts
     for study in ("1.2.63", "1.2.64", "1.2.65"):
