@@ -113,7 +113,10 @@ class Forwarding:
         """
         core = self._core
         with core.database.read() as tx:
-            begins = {rule.id: forward_others.begun(core, tx, rule) for rule in tx.execute(_ACTIVE).all() if rule.name != name}
+            leaving = forward_rule.alias("leaving").c
+            same = sa.select(leaving.peer_id).where(leaving.name == name)
+            there = tx.execute(_ACTIVE.where(_R.peer_id.in_(same), _R.name != name)).all()
+            begins = {rule.id: forward_others.begun(core, tx, rule) for rule in there}
 
         def work(tx: sa.Connection, at: datetime) -> None:
             row = _rule(tx, name)
