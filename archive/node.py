@@ -236,8 +236,9 @@ def _of_core(node: Node, made: Any) -> Any:
 
 def _rights(node: Node, made: Any) -> Any:
     core = node.core
+    into_groups = any(bool(one.bind_by and one.groups) for one in (core.config.oidc, core.config.ldap))
     return made(core.database, core.ledger, core.keyring, core.clock, default_issuer=core.config.identity.issuer,
-                read_only=core.read_only, two_person=core.config.policy.two_person)
+                read_only=core.read_only, two_person=core.config.policy.two_person, binds_into_groups=into_groups)
 
 
 def _door(node: Node, made: Any) -> Any:

@@ -15,7 +15,7 @@ from archive.access.subject import Subject
 from archive.db.types import FOREVER
 from archive.errors import NotFound
 from archive.ledger.audit import Kind, secret_digest
-from archive.services.becoming import given_to, hides, refuse_anew, refuse_into
+from archive.services.becoming import given_to, hides, refuse_anew, refuse_besides, refuse_into
 from archive.services.rights import Row, When, instant
 from archive.services.roles import Roles
 from archive.services.sessions import refuse_above
@@ -47,6 +47,8 @@ class Accounts(Roles):
             if roles:
                 policy.require(tx, subject, P.ROLE_MANAGE, at)
             key = principals.add(tx, "service" if service else "user", name, at=at, full_name=full_name, email=email)
+            if self._binds_into_groups and not service:
+                refuse_besides(tx, subject, key, at)
             if phc is not None:
                 credentials.keep(tx, key, phc, must_change=must_change, at=at)
             for role in roles:

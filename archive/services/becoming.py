@@ -48,12 +48,14 @@ def refuse_anew(tx: sa.Connection, subject: Subject, row: dict[str, Any], at: da
         grants.refuse_self(tx, subject, row["id"])
 
 
-def refuse_besides(tx: sa.Connection, subject: Subject, row: dict[str, Any], at: datetime) -> None:
+def refuse_besides(tx: sa.Connection, subject: Subject, principal_id: int, at: datetime) -> None:
     """Who is denied something, and says that another user is somebody elsewhere, may mean themselves: that takes the same.
+
+    So does adding one whom a name or an address binds.
 
     Raises:
         Forbidden.
     """
     mine = [group["id"] for group in principals.groups_of(tx, subject.principal_id) if group["not_after"] > at]
-    if row["id"] != subject.principal_id and any(hides(tx, one, at) for one in (subject.principal_id, *mine)):
+    if principal_id != subject.principal_id and any(hides(tx, one, at) for one in (subject.principal_id, *mine)):
         policy.require(tx, subject, Permission.ROLE_MANAGE, at)

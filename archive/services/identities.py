@@ -55,7 +55,7 @@ class Identities(Changes):
             row = principals.find(tx, user, ("user",))
             self._refuse_into(tx, subject, row, at)
             if self._says_groups(where):
-                refuse_besides(tx, subject, row, at)
+                refuse_besides(tx, subject, row["id"], at)
             key = external.bind(tx, row["id"], where, known_as, at=at)
             self._record(tx, Kind.USER_CHANGED, subject, at, what="bound", id=row["id"], name=row["name"], identity=key, issuer=where,
                          sub=known_as)

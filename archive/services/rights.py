@@ -34,11 +34,15 @@ class Rights(Tokens):
 
     def __init__(
         self, database: Database, ledger: Ledger, keyring: Keyring, clock: Clock = utc_now, *, default_issuer: str = "",
-        read_only: str = "", two_person: bool = False,
+        read_only: str = "", two_person: bool = False, binds_into_groups: bool = False,
     ) -> None:
-        """`default_issuer` is the archive's issuer of patient ids, for patients still to come."""
+        """`default_issuer` is the archive's issuer of patient ids, for patients still to come.
+
+        `binds_into_groups`: who comes from another system is bound by a name or address, and let into groups.
+        """
         super().__init__(database, ledger, clock, read_only=read_only)
         self._two_person = two_person
+        self._binds_into_groups = binds_into_groups
         self._keyring = keyring
         self._default_issuer = default_issuer
 

@@ -137,3 +137,21 @@ def test_who_is_denied_something_is_not_let_into_groups_as_another_user(place: W
             node.identities.unbind(console, identity["id"])
     assert identities.bind(place.by_session("clerk"), "fresh", external_subject="somebody")["user"] == "fresh"
     node.identities.unbind(console, node.identities.listed(console)[0]["id"])
+
+
+def test_who_is_denied_something_adds_nobody_whom_a_name_lets_into_groups(tmp_path: Path) -> None:
+    oidc = {
+        "issuer": ISSUER, "client_id": "archive", "client_secret_file": "secret", "bind_by": "preferred_username",
+        "groups_claim": "groups", "groups": {"rad": "night"},
+    }
+    with ward.opened(tmp_path / "archive", oidc=oidc) as opened:
+        accounts, console = opened.node.accounts, opened.console
+        accounts.add_user(console, "clerk", roles=["administrator"], password=archives.PASSWORD)
+        clerk = opened.by_session("clerk")
+        assert accounts.add_user(clerk, "another")["name"] == "another"
+        deny = accounts.add_grant(console, to="clerk", role="referrer", target=STUDY, deny=True)
+        with pytest.raises(Forbidden):
+            accounts.add_user(clerk, "clerk.there")
+        assert accounts.add_user(clerk, "robot", service=True)["name"] == "robot"
+        accounts.revoke_grant(console, deny["id"])
+        assert accounts.add_user(clerk, "clerk.there")["name"] == "clerk.there"
