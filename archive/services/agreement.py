@@ -64,6 +64,7 @@ class Agreement:
         self._joined = said.joined
         self._patients = said.patients
         self._open: dict[Key, tuple[dict[str, bytes], str]] = {}  # what no record has said yet
+        self._whose: dict[Key, tuple[PatientKey, str]] = {}  # studies of patients whom none of their records has named yet
         self._met: set[Key] = set()
 
     def page(self, tx: sa.Connection, rows: Iterable[Any]) -> None:
@@ -75,6 +76,8 @@ class Agreement:
             for found in policy.run_as(tx, _TOKEN, query).mappings():
                 row = new[found["id"]]
                 self._open[_key(row, level)] = _flat({name: found[name] for name in names}), row.sop_instance_uid
+                if level == "study" and not row.synthetic:
+                    self._whose[_key(row, level)] = PatientKey(row.issuer, row.patient_id), row.sop_instance_uid
             self._met.update(_key(row, level) for row in new.values())
 
     def add(self, row: Any, meta: RecordMeta) -> Iterator[Found]:
@@ -86,7 +89,7 @@ class Agreement:
                 key.patient_id, key.issuer, scanned.text("PatientName").replace("\0", "")
             ):
                 yield "V10", "what waits is another patient's than the record says", uid
-            self._all(row, scanned)  # what was replaced may be what the study's row was made of
+            self._all(row, scanned, key)  # what was replaced may be what the study's row was made of
             return
         if row.patient_pk != row.series_patient_pk or row.study_date != row.series_study_date:
             yield "V10", "its series and its study say otherwise of patient or date", uid
@@ -99,9 +102,12 @@ class Agreement:
         wrong = [name for name in _SCANNED if getattr(row, f"of_{name}") != said[name]]
         if wrong:
             yield "V10", f"the index says otherwise than the record: {', '.join(wrong)}", uid
-        self._all(row, scanned)
+        self._all(row, scanned, key)
 
-    def _all(self, row: Any, scanned: Scanned) -> None:
+    def _all(self, row: Any, scanned: Scanned, whose: PatientKey) -> None:
+        of_study = _key(row, "study")
+        if of_study in self._whose and self._whose[of_study][0] == whose:
+            del self._whose[of_study]
         for level, row_of in (("study", columns.of_study), ("series", columns.of_series)):
             known = self._open.get(_key(row, level))
             if known is not None:
@@ -116,6 +122,7 @@ class Agreement:
         """Leave out the study and series of a record that does not open: what it would have said is not known."""
         for level in ("study", "series"):
             self._open.pop(_key(row, level), None)
+        self._whose.pop(_key(row, "study"), None)
 
     def findings(self) -> Iterator[Found]:
         """Yield what no record says; only once all of them were added."""
@@ -126,3 +133,6 @@ class Agreement:
                 if any(one.get(name) == left[name] for one in named):
                     continue
                 yield "V10", f"no record says the {name.replace('_', ' ')} that the index does", uid
+        for (_level, _place, of), (whose, uid) in self._whose.items():
+            if (whose.issuer, whose.patient_id) not in self._patients.get(of, ()):
+                yield "V10", "no record names the patient whose its study is", uid

@@ -20,6 +20,7 @@ from archive.db.tables import (
     grants,
     instance,
     ledger_leaf,
+    patient,
     role,
     segment,
     series,
@@ -137,6 +138,16 @@ def test_a_row_edited_behind_our_back(node: Node) -> None:
         edit = sa.update(study).where(study.c.study_instance_uid == "1.2.4").values(study_instance_uid="1.2.5")
         policy.run_as(tx, policy.system("verify"), edit)
     assert "V10" in codes(node, "standard")
+
+
+def test_a_study_that_names_nobody_given_to_a_patient_behind_our_back(node: Node) -> None:
+    archives.store(node, archives.instance(1, study="1.2.6", PatientID=""))
+    assert codes(node, "standard") == set()
+    whose = sa.select(patient.c.id).where(patient.c.patient_id == "P2").scalar_subquery()
+    of_study = sa.select(study.c.id).where(study.c.study_instance_uid == "1.2.6").scalar_subquery()
+    rewrite(node, sa.update(series).where(series.c.study_pk == of_study).values(patient_pk=whose))
+    rewrite(node, sa.update(study).where(study.c.study_instance_uid == "1.2.6").values(patient_pk=whose))
+    assert codes(node, "standard") == {"V10"}
 
 
 def test_a_row_removed_behind_our_back(node: Node) -> None:
