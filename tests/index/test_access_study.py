@@ -21,7 +21,7 @@ from archive.index import access_study, asking
 from archive.index.search import SearchPage, SearchQuery, find
 from tests.access import oracle, worlds
 
-SEEDS = int(os.environ.get("ARCHIVE_TEST_WORLDS", "4"))
+SEEDS = int(os.environ.get("ARCHIVE_TEST_WORLDS", "8"))
 """Random archives for each case; the long proof takes more."""
 
 TOKEN = policy.system("verify")
