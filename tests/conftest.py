@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pynetdicom import AE
 
 from archive.access import passwords
 from archive.db.engine import Database
+from archive.dimse import turns
 from tests import databases
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +32,18 @@ if sys.dont_write_bytecode:  # hundreds of processes import the archive: each wo
 databases.compile_once()
 COSTLY = {name: getattr(passwords, name) for name in ("MEMORY_KIB", "ITERATIONS")}
 passwords.MEMORY_KIB, passwords.ITERATIONS = 64, 1  # of thousands of passwords, in this process; tests about them ask for `costly`
+associate = AE.associate
 EXTRA_PATH = ("/usr/sbin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/15/bin")
+
+
+def settled(ae: AE, *arguments: Any, **options: Any) -> Any:
+    """As `AE.associate`: on a busy machine the library takes one answer in some hundred away from whoever waits for it."""
+    association = associate(ae, *arguments, **options)
+    turns.settle(association)
+    return association
+
+
+AE.associate = settled  # type: ignore[method-assign]
 
 
 def pytest_collection(session: pytest.Session) -> None:

@@ -20,7 +20,7 @@ from archive.db import tables
 from archive.db.engine import Database
 from tests.access import oracle, worlds
 
-WORLDS = 5 * int(os.environ.get("ARCHIVE_TEST_WORLDS", "2"))
+WORLDS = 5 * int(os.environ.get("ARCHIVE_TEST_WORLDS", "4"))
 SE, ST, PT = tables.series.alias("se"), tables.study.alias("st"), tables.patient.alias("pt")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archive.access import roles
-from archive.access.permissions import FUNCTION
+from archive.access.permissions import FUNCTION, Permission
 from archive.errors import InvalidQuery
 from archive.web.api import OPERATIONS, paging
 from tests.services import archives
@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @pytest.fixture(scope="module")
 def token(place: Place) -> str:
     console = archives.the_console(place.node)
-    return str(place.node.accounts.create_token(console, owner="boss", permissions=roles.names(FUNCTION))["token"])
+    return str(place.node.accounts.create_token(console, owner="boss", permissions=roles.names(FUNCTION | Permission.SHARE))["token"])
 
 
 def pages(place: Place, token: str, path: str) -> Iterator[list[dict[str, Any]]]:
