@@ -21,10 +21,7 @@ from tests.services.test_backup import back_up, put_back
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    config = archives.made(tmp_path)
-    with archives.opened(config) as node:
-        archives.store(node, archives.instance())
-    return config
+    return archives.made_with_one(tmp_path)
 
 
 def session(config: Config) -> Session:
@@ -41,6 +38,21 @@ def begun(config: Config) -> bytes:
     assert coming is not None
     rekey.rekey(config.index_path, ring.index_key, coming.secret)
     return (config.keys_dir / "keyring.json").read_bytes()
+
+
+def cut_short(config: Config, moment: str) -> None:
+    """Begin it and end before or after the index was encrypted anew."""
+    if moment == "after":
+        begun(config)
+    else:
+        Keyring.open(config).prepare(["index"], at=utc_now())
+
+
+def assert_settled(config: Config) -> None:
+    """The index is under the one key that is left."""
+    ring = Keyring.open(config)
+    assert ring.waiting() == frozenset()
+    assert rekey.opens(config.index_path, ring.index_key)
 
 
 def started(config: Config) -> str:
@@ -73,17 +85,12 @@ def test_an_older_keyring_is_told_before_anything_in_it_is_settled(config: Confi
         command.close()
     assert path.read_bytes() == older
     assert started(config) == ""
-    ring = Keyring.open(config)
-    assert ring.waiting() == frozenset()
-    assert rekey.opens(config.index_path, ring.index_key)
+    assert_settled(config)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_change_of_the_indexs_key_that_was_cut_short_keeps_no_command_from_its_work(config: Config, moment: str) -> None:
-    if moment == "after":
-        begun(config)
-    else:
-        Keyring.open(config).prepare(["index"], at=utc_now())
+    cut_short(config, moment)
     command = session(config)
     try:
         assert command.node.core.read_only == ""
@@ -91,9 +98,7 @@ def test_a_change_of_the_indexs_key_that_was_cut_short_keeps_no_command_from_its
         assert archives.store(command.node, archives.instance(2)).status == "stored"
     finally:
         command.close()
-    ring = Keyring.open(config)
-    assert ring.waiting() == frozenset()
-    assert rekey.opens(config.index_path, ring.index_key)
+    assert_settled(config)
     assert started(config) == ""
     with archives.opened(config) as node:
         assert len(crowd.part10(node, "1.2.3")) == 2
@@ -102,14 +107,9 @@ def test_a_change_of_the_indexs_key_that_was_cut_short_keeps_no_command_from_its
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_start_settles_it_too(config: Config, moment: str) -> None:
-    if moment == "after":
-        begun(config)
-    else:
-        Keyring.open(config).prepare(["index"], at=utc_now())
+    cut_short(config, moment)
     assert started(config) == ""
-    ring = Keyring.open(config)
-    assert ring.waiting() == frozenset()
-    assert rekey.opens(config.index_path, ring.index_key)
+    assert_settled(config)
 
 
 @pytest.mark.parametrize("who", ["a command", "one without the root"])

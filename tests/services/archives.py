@@ -64,6 +64,14 @@ def opened(config: Config, **options: Any) -> Iterator[Node]:
         node.close()
 
 
+def made_with_one(folder: Path) -> Config:
+    """An archive in its folder, with one instance."""
+    config = made(folder)
+    with opened(config) as node:
+        store(node, instance())
+    return config
+
+
 def the_console(node: Node) -> Subject:
     """Who the command line is."""
     return console(node.core, "tester")

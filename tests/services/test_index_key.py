@@ -37,10 +37,7 @@ CHILD = textwrap.dedent("""
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    config = archives.made(tmp_path)
-    with archives.opened(config) as node:
-        archives.store(node, archives.instance())
-    return config
+    return archives.made_with_one(tmp_path)
 
 
 def check(config: Config) -> Keyring:
