@@ -17,6 +17,7 @@ from tests.journeys.running import RunningArchive
 from tests.web.samples import instance
 
 playwright_api = pytest.importorskip("playwright.sync_api")
+expect = playwright_api.expect  # waits, where asking a locator at once may still find the page before
 pytestmark = pytest.mark.browser
 
 PASSWORD = "a walk by the river 7"
@@ -158,7 +159,7 @@ def test_the_first_password_opens_only_its_own_change(chromium: playwright_api.B
         visit.page.wait_for_url(re.compile("/studies|/me/password"))
         visit.go("/studies")
         visit.page.get_by_role("heading", name="Studies").wait_for()
-        assert visit.page.get_by_text("recovery kit", exact=False).count()
+        expect(visit.page.get_by_text("recovery kit", exact=False)).not_to_have_count(0)
     assert not (served.storage / "first-password").exists()
     with visiting(chromium, served, script=True) as visit:
         visit.allowed = ("401",)
@@ -172,7 +173,7 @@ def test_the_first_password_opens_only_its_own_change(chromium: playwright_api.B
 def test_list_search_and_page(visit: Visit) -> None:
     page = visit.page
     rows = page.locator("tbody tr")
-    assert rows.count() == 50
+    expect(rows).to_have_count(50)
     page.get_by_role("link", name="Older").click()
     page.wait_for_url("**page=2")
     assert 0 < rows.count() < 50
@@ -204,8 +205,7 @@ def test_a_study_its_images_slices_and_windows(visit: Visit) -> None:
     page.get_by_role("button", name="Search").click()
     page.wait_for_url("**modality=CT**")
     page.locator("tbody a").first.click()
-    page.get_by_role("heading", level=1).wait_for()
-    assert "Demo" in page.get_by_role("heading", level=1).inner_text()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Demo")
     tile = page.locator(".tiles a").first
     tile.locator("img").wait_for()
     tile.click()
@@ -232,7 +232,7 @@ def test_a_study_its_images_slices_and_windows(visit: Visit) -> None:
 
 def test_signing_out_ends_the_session(visit: Visit) -> None:
     visit.page.locator("tbody a").first.click()
-    visit.page.get_by_role("heading", level=1).wait_for()
+    visit.page.wait_for_url("**/studies/*")
     inside = visit.page.url
     [cookie] = [cookie for cookie in visit.page.context.cookies() if "session" in cookie["name"]]
     assert (cookie["name"], cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == ("__Host-session", True, True, "Strict")
@@ -256,7 +256,7 @@ def test_markup_in_attributes_is_text(visit: Visit) -> None:
         assert shown in cell.inner_text()
         assert page.get_by_label("Patient name").input_value() == wanted
         cell.click()
-        assert shown in page.get_by_role("heading", level=1).inner_text()
+        expect(page.get_by_role("heading", level=1)).to_contain_text(shown)
         page.locator(".tiles a").first.click()
         page.locator("#picture").wait_for()
         assert page.locator("main script, main img[src='x']").count() == 0
