@@ -18,6 +18,7 @@ from tests.web.samples import instance
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 expect = playwright_api.expect  # waits, where asking a locator at once may still find the page before
+expect.set_options(timeout=15_000)
 pytestmark = pytest.mark.browser
 
 PASSWORD = "a walk by the river 7"

@@ -23,6 +23,7 @@ from tests.services import archives
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 expect = playwright_api.expect  # waits, where asking a locator at once may still find the page before
+expect.set_options(timeout=15_000)
 pytestmark = pytest.mark.browser
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
 
