@@ -100,7 +100,9 @@ class Database:
         self._require_own()
         # Without BEGIN a statement of SQLite's is its own transaction, for a third of the cost.
         with translated(), self._lent() as connection:
-            yield connection.execution_options(writes=False)
+            if connection.get_execution_options().get("writes"):  # looking costs a tenth of saying it again
+                connection.execution_options(writes=False)
+            yield connection
 
     @contextmanager
     def _lent(self) -> Iterator[sa.Connection]:
