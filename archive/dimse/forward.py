@@ -168,8 +168,7 @@ class Courier:
             batch = node.forwarding.batch(due)
             if batch is None:
                 continue
-            for one in batch.lost:
-                node.deliveries.refused(one, _NOT_ALLOWED, for_good=True)
+            node.forwarding.lost(batch.lost, _NOT_ALLOWED)
             if batch.selection.instances:
                 broken = 0 if self._send(claimed, batch, stopped) else broken + 1
                 if broken >= _BROKEN:
@@ -205,8 +204,7 @@ class Courier:
             queue.refused(due, "the destination takes neither its SOP class as stored nor uncompressed", for_good=True)
             return
         except NotFound as error:
-            for other in node.forwarding.withheld(batch.selection.subject, (due,)):
-                queue.refused(other, error.message, for_good=True)
+            node.forwarding.lost(node.forwarding.withheld(batch.selection.subject, (due,)), error.message)
             return
         except ArchiveError as error:
             queue.refused(due, error.message, for_good=not isinstance(error, Unavailable))

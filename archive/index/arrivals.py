@@ -72,11 +72,11 @@ def rejected(tx: sa.Connection, scope: Scope, keys: Collection[int]) -> set[int]
     return set(scope.run(tx, query.with_for_update(read=True)).scalars())
 
 
-def come_back(tx: sa.Connection, scope: Scope, rule_id: int, state: str) -> list[int]:
-    """Return the deliveries of a rule in that state whose instances are not rejected any more."""
+def come_back(tx: sa.Connection, scope: Scope, peer_id: int, others: Collection[int], state: str) -> list[int]:
+    """Return the deliveries to a peer in that state whose instances are not rejected any more, but those of other rules."""
     query = sa.select(delivery.c.id).join(_IM, _IM.c.id == delivery.c.instance_pk)
     return list(scope.run(tx, query.where(
-        delivery.c.rule_id == rule_id, delivery.c.state == state, _IM.c.rejected_at.is_(None)
+        delivery.c.peer_id == peer_id, delivery.c.rule_id.not_in(others), delivery.c.state == state, _IM.c.rejected_at.is_(None)
     )).scalars())
 
 

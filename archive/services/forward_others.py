@@ -1,11 +1,11 @@
-"""What waits by one rule of forwarding and goes on by another to the same destination, once that one is taken away.
+"""What waits by one rule of forwarding and goes on by another to the same destination: that one is taken away, or may not send it.
 
 An instance is queued once for each destination, by the rule that comes first; the others pass it by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
 from archive.db.batches import batches
-from archive.db.tables import delivery, forward_rule
+from archive.db.tables import delivery, forward_rule, peer, principal
 from archive.index import arrivals
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter
@@ -27,6 +27,16 @@ from archive.services.forward_rules import Conditions
 
 _D, _R = delivery.c, forward_rule.c
 _OPEN = (deliveries.WAITING, deliveries.REJECTED, deliveries.FAILED)
+_AUTHOR, _THEIRS = principal.alias("author"), principal.alias("theirs")
+ACTIVE = (
+    sa.select(
+        forward_rule, peer.c.name.label("destination"), peer.c.principal_id.label("peer_principal_id"), _AUTHOR.c.name.label("author"),
+        _AUTHOR.c.kind.label("author_kind"),
+    )
+    .join(peer, peer.c.id == _R.peer_id).join(_THEIRS, _THEIRS.c.id == peer.c.principal_id).join(_AUTHOR, _AUTHOR.c.id == _R.principal_id)
+    .where(_R.enabled, peer.c.enabled, _THEIRS.c.enabled, _THEIRS.c.removed_at.is_(None), _AUTHOR.c.enabled, _AUTHOR.c.removed_at.is_(None))
+)
+"""The rules that count: their user and their destination do."""
 
 
 def sides(rule: Any) -> tuple[Subject, Subject]:
@@ -48,11 +58,25 @@ def begun(core: Core, tx: sa.Connection, rule: Any) -> int:
     return 0  # nothing says: what both sides may is asked all the same
 
 
-def hand_over(tx: sa.Connection, leaving: int, others: Sequence[Any], begins: Mapping[int, int], at: datetime) -> None:
-    """Let what a rule has not sent yet go on by the first of these other rules that would have queued it."""
+def beginnings(core: Core, tx: sa.Connection, peer_id: int, leaving: int) -> dict[int, int]:
+    """Return from where on each other rule to a destination was to look at instances."""
+    return {rule.id: begun(core, tx, rule) for rule in tx.execute(ACTIVE.where(_R.peer_id == peer_id, _R.id != leaving)).all()}
+
+
+def hand_over(
+    tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime, *, among: Collection[int] | None = None
+) -> set[int]:
+    """Let what a rule has not sent yet go on by the first of these other rules that would have queued it; return what of it stays.
+
+    With `among` those of these instances that wait.
+    """
+    # Whoever looks by one of these rules meanwhile ends first, or looks again at what is queued.
+    tx.execute(sa.select(_R.id).where(_R.peer_id == peer_id).order_by(_R.id).with_for_update()).all()
     waits = sa.and_(_D.rule_id == leaving, _D.instance_pk.is_not(None), _D.state.in_(_OPEN))
+    if among is not None:
+        waits = sa.and_(_D.rule_id == leaving, _D.instance_pk.in_(among), _D.state == deliveries.WAITING)
     left = set(tx.execute(sa.select(_D.instance_pk).where(waits)).scalars())
-    for rule in others:
+    for rule in tx.execute(ACTIVE.where(_R.peer_id == peer_id, _R.id.in_(begins)).order_by(_R.id)).all():
         author, to = sides(rule)
         scope, also = scope_of(author, Permission.SEND, at), scope_of(to, Permission.RECEIVE, at, prefix="receiver")
         conditions = Conditions.of(rule.conditions)
@@ -67,3 +91,14 @@ def hand_over(tx: sa.Connection, leaving: int, others: Sequence[Any], begins: Ma
                     rule_id=rule.id, state=state, attempts=0, reason="", finished_at=None, run_at=at + timedelta(seconds=rule.quiet_s)
                 ))
             left -= wanted.keys()
+    return left
+
+
+def take_away(tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime) -> None:
+    """Take a rule away: what it has not sent goes on by the others, and what it has sent is remembered while there is another."""
+    hand_over(tx, leaving, peer_id, begins, at)
+    heir = tx.execute(sa.select(sa.func.min(_R.id)).where(_R.peer_id == peer_id, _R.id != leaving)).scalar()
+    if heir is not None:
+        tx.execute(sa.update(delivery).where(_D.rule_id == leaving, _D.state == deliveries.DONE).values(rule_id=heir))
+    tx.execute(sa.delete(delivery).where(_D.rule_id == leaving))
+    tx.execute(sa.delete(forward_rule).where(_R.id == leaving))

@@ -25,6 +25,7 @@ from archive.ledger.audit import Event, Kind
 from archive.services import datastores, deliveries, denials, forward_others
 from archive.services.core import Core
 from archive.services.deliveries import Deliveries, Due
+from archive.services.forward_others import ACTIVE
 from archive.services.forward_rules import Conditions, check, closed_until
 from archive.services.sending import Destination, Selected, Selection, Sending
 
@@ -39,7 +40,7 @@ _D, _R = delivery.c, forward_rule.c
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Deliveries of one rule that go on one association; `lost` are no longer to be sent."""
+    """Deliveries of one rule that go on one association; `lost` are no longer to be sent by it."""
 
     rule: str
     selection: Selection
@@ -113,19 +114,12 @@ class Forwarding:
         """
         core = self._core
         with core.database.read() as tx:
-            leaving = forward_rule.alias("leaving").c
-            same = sa.select(leaving.peer_id).where(leaving.name == name)
-            there = tx.execute(_ACTIVE.where(_R.peer_id.in_(same), _R.name != name)).all()
-            begins = {rule.id: forward_others.begun(core, tx, rule) for rule in there}
+            there = tx.execute(sa.select(_R.id, _R.peer_id).where(_R.name == name)).first()
+            begins = {} if there is None else forward_others.beginnings(core, tx, there.peer_id, there.id)
 
         def work(tx: sa.Connection, at: datetime) -> None:
             row = _rule(tx, name)
-            # Whoever looks by one of these rules meanwhile ends first, or looks again at what is queued.
-            tx.execute(sa.select(_R.id).where(_R.peer_id == row.peer_id).order_by(_R.id).with_for_update()).all()
-            others = tx.execute(_ACTIVE.where(_R.peer_id == row.peer_id, _R.id.in_(begins)).order_by(_R.id)).all()
-            forward_others.hand_over(tx, row.id, others, begins, at)
-            tx.execute(sa.delete(delivery).where(_D.rule_id == row.id))
-            tx.execute(sa.delete(forward_rule).where(_R.id == row.id))
+            forward_others.take_away(tx, row.id, row.peer_id, begins, at)
             self._record(tx, subject, at, "forward rule removed", name)
 
         self._change(subject, work)
@@ -194,15 +188,17 @@ class Forwarding:
                 deliveries.bring_near(tx, at)
         self._looked_at = at
         with core.database.read() as tx:
-            rules = tx.execute(_ACTIVE).all()
+            rules = tx.execute(ACTIVE).all()
             size = nodes.size(tx)
         made = 0
         for rule in rules:
-            made += self._look(rule, since=self._leaves.get(rule.id))
+            others = [other.id for other in rules if other.id != rule.id]
+            made += self._look(rule, others, since=self._leaves.get(rule.id))
             self._leaves[rule.id] = size
         return made
 
-    def _look(self, rule: Any, *, since: int | None) -> int:
+    def _look(self, rule: Any, others: Sequence[int], *, since: int | None) -> int:
+        """Queue what arrived for a rule, and what came back for it or for one that counts no longer; `others` look for themselves."""
         core = self._core
         at = core.clock()
         author, to = forward_others.sides(rule)
@@ -213,7 +209,7 @@ class Forwarding:
                 tx, scope, also, rule.datastore_id, peer_id=rule.peer_id, after=rule.seen, limit=BATCH
             )
             settled = arrivals.newest(tx, scope, before=at - SETTLE) if arrivals.newest(tx, scope) > rule.seen else rule.seen
-            back = arrivals.come_back(tx, scope, rule.id, deliveries.REJECTED) if _restored(tx, since) else []
+            back = arrivals.come_back(tx, scope, rule.peer_id, others, deliveries.REJECTED) if _restored(tx, since) else []
         if len(found) == BATCH:
             settled = min(settled, found[-1].instance_pk)
         wanted = [one for one in found if conditions.hold(one)]
@@ -259,11 +255,9 @@ class Forwarding:
         core = self._core
         at = core.clock()
         with core.database.read() as tx:
-            rule = tx.execute(_ACTIVE.where(_R.id == due[0].rule_id)).first()
+            rule = tx.execute(ACTIVE.where(_R.id == due[0].rule_id)).first()
         if rule is None:
-            for one in due:
-                if one.rule_id == due[0].rule_id:
-                    self._queue.refused(one, "the rule, its user or its destination counts no longer", for_good=True)
+            self.lost([one for one in due if one.rule_id == due[0].rule_id], "the rule, its user or its destination counts no longer")
             return None
         opening = closed_until(rule.hours, at)
         mine = [one for one in due if one.rule_id == rule.id]
@@ -300,6 +294,20 @@ class Forwarding:
             tx.execute(sa.update(delivery).where(_D.id.in_(ids), _D.state == deliveries.WAITING).values(state=deliveries.REJECTED))
         return tuple(one for one in some if one.instance_pk not in gone)
 
+    def lost(self, some: Sequence[Due], reason: str) -> None:
+        """Let what one rule may not send, nor ever will, go on by another to the same destination that may; the others have failed."""
+        core, stay = self._core, {one.instance_pk for one in some}
+        if some and (rule_id := some[0].rule_id) is not None:
+            peer_id, keys = some[0].peer_id, {one.instance_pk for one in some if one.instance_pk is not None}
+            with core.database.read() as tx:
+                begins = forward_others.beginnings(core, tx, peer_id, rule_id)
+            if begins:
+                with core.database.begin(durable=False) as tx:
+                    stay = {None} | forward_others.hand_over(tx, rule_id, peer_id, begins, core.clock(), among=keys)
+        for one in some:
+            if one.instance_pk in stay:
+                self._queue.refused(one, reason, for_good=True)
+
     def _require(self, subject: Subject) -> None:
         with denials.recorded(self._core, subject), self._core.database.read() as tx:
             policy.require(tx, subject, Permission.JOB_MANAGE, self._core.clock())
@@ -316,15 +324,7 @@ class Forwarding:
         self._core.ledger.record(tx, Event(Kind.CONFIGURED, subject=subject, detail={"what": what, "name": name, **detail}), at=at)
 
 
-_AUTHOR, _THEIRS = principal.alias("author"), principal.alias("theirs")
-_ACTIVE = (
-    sa.select(
-        forward_rule, peer.c.name.label("destination"), peer.c.principal_id.label("peer_principal_id"), _AUTHOR.c.name.label("author"),
-        _AUTHOR.c.kind.label("author_kind"),
-    )
-    .join(peer, peer.c.id == _R.peer_id).join(_THEIRS, _THEIRS.c.id == peer.c.principal_id).join(_AUTHOR, _AUTHOR.c.id == _R.principal_id)
-    .where(_R.enabled, peer.c.enabled, _THEIRS.c.enabled, _THEIRS.c.removed_at.is_(None), _AUTHOR.c.enabled, _AUTHOR.c.removed_at.is_(None))
-)
+_AUTHOR = principal.alias("author")
 _RULES = (
     sa.select(forward_rule, peer.c.name.label("destination"), _AUTHOR.c.name.label("author"), datastore.c.name.label("datastore"))
     .join(peer, peer.c.id == _R.peer_id).join(_AUTHOR, _AUTHOR.c.id == _R.principal_id).join(datastore, datastore.c.id == _R.datastore_id)

@@ -34,7 +34,7 @@ from archive.keys import sealing
 from archive.keys.keyring import Keyring
 from archive.ledger import nodes
 from archive.ledger.audit import Kind
-from archive.services import deliveries, forward_places
+from archive.services import deliveries, forward_others, forward_places
 from archive.services.core import Core
 from archive.services.snapshot import from_json, to_json
 from archive.services.snapshot_files import SnapshotFiles
@@ -219,9 +219,9 @@ def _ended(core: Core, tx: sa.Connection, leaves: int) -> None:
             continue  # the ledger's own check tells
         what, name = said.get("what"), said.get("name")
         if what == "forward rule removed":
-            gone = sa.select(forward_rule.c.id).where(forward_rule.c.name == name)
-            tx.execute(sa.delete(delivery).where(_D.rule_id.in_(gone)))
-            tx.execute(sa.delete(forward_rule).where(forward_rule.c.name == name))
+            for rule in tx.execute(sa.select(forward_rule.c.id, forward_rule.c.peer_id).where(forward_rule.c.name == name)).all():
+                begins = forward_others.beginnings(core, tx, rule.peer_id, rule.id)
+                forward_others.take_away(tx, rule.id, rule.peer_id, begins, core.clock())
         elif what in ("destination paused", "destination resumed"):
             for number in tx.execute(sa.select(peer.c.id).where(peer.c.name == name)).scalars():
                 deliveries.pause(tx, number, paused=what == "destination paused")

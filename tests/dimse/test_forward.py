@@ -562,6 +562,73 @@ def test_what_another_rule_of_the_destination_may_not_send_goes_with_its_rule(it
     assert uids(receiver) == ["1.2.4.1.1"]
 
 
+def two_users(it: Clinic, receiver: Receiver) -> None:
+    """Two rules to one destination, each on the right of a user of its own; the first has queued what both would send."""
+    console = the_console(it.node)
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.node.accounts.add_user(console, "second", password="violet-otter-94-lantern")
+    it.grant("second", EVERYTHING, role="router")
+    rule(it, existing=False)
+    it.node.forwarding.add(console, "other", "DST", on_behalf_of="second", conditions=Conditions(modality=("CT",)))
+    it.put(*(instance(n, study="1.2.3") for n in (1, 2, 3)), instance(1, study="1.2.4", Modality="MR"))
+
+
+@pytest.mark.parametrize("ends", ["the right", "the user"])
+def test_what_another_rule_may_send_goes_by_that_one_when_the_first_may_not_any_more(it: Clinic, receiver: Receiver, ends: str) -> None:
+    console, forwarding = the_console(it.node), it.node.forwarding
+    two_users(it, receiver)
+    forwarding.look()
+    assert {row["rule"] for row in forwarding.queue(console)} == {"all"}
+    if ends == "the right":
+        it.grant("router", EVERYTHING, role="router", deny=True)
+    else:
+        it.node.accounts.disable_user(console, "router")
+    run(it)
+    assert uids(receiver) == [ONE, "1.2.3.1.2", "1.2.3.1.3"]
+    assert [state for state, _, _ in queue(it)] == ["done", "done", "done", "failed"], "what only the first was about has failed"
+
+
+def test_what_another_rule_may_send_goes_by_that_one_when_the_right_ends_while_it_is_sent(it: Clinic) -> None:
+    receiver = Receiver("DST", answers=lambda _event, n: (it.grant("router", EVERYTHING, role="router", deny=True) and 0) if n == 1 else 0)
+    two_users(it, receiver)
+    run(it)
+    assert uids(receiver) == [ONE, "1.2.3.1.2", "1.2.3.1.3"]
+    assert [state for state, _, _ in queue(it)] == ["done", "done", "done", "failed"]
+    receiver.close()
+
+
+def test_what_is_restored_goes_by_another_rule_when_the_first_counts_no_longer(it: Clinic, receiver: Receiver) -> None:
+    console = the_console(it.node)
+    two_users(it, receiver)
+    it.node.remove.reject(console, "clinical", "study", "1.2.3", reason="test")
+    it.node.forwarding.look()
+    it.node.accounts.disable_user(console, "router")
+    run(it)
+    assert receiver.received == []
+    it.node.remove.restore(console, "clinical", "study", "1.2.3", reason="test")
+    run(it)
+    assert uids(receiver) == [ONE, "1.2.3.1.2", "1.2.3.1.3"]
+
+
+def test_what_a_removed_rule_has_sent_is_not_sent_again_by_another(it: Clinic, receiver: Receiver) -> None:
+    """However often a rule is removed, while there is one that remembers; a first rule that is added later begins anew."""
+    console, forwarding = the_console(it.node), it.node.forwarding
+    two_users(it, receiver)
+    run(it)
+    assert len(receiver.received) == 4
+    forwarding.remove(console, "all")
+    rule(it, "third")
+    run(it)
+    forwarding.remove(console, "other")
+    run(it)
+    assert len(receiver.received) == 4
+    forwarding.remove(console, "third")
+    assert queue(it) == []
+    rule(it, "anew")
+    run(it)
+    assert len(receiver.received) == 8
+
+
 def test_what_a_rule_may_not_be(it: Clinic, receiver: Receiver) -> None:
     it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
     it.plain_peer("NOWHERE", target=EVERYTHING)

@@ -19,6 +19,7 @@ from archive.keys import sealing
 from archive.node import Node
 from archive.services import work_snapshot, working
 from archive.services.commitments import Reference
+from archive.services.forward_rules import Conditions
 from archive.services.restore import restore
 from tests.dimse.test_mpps import begun, ended
 from tests.services import archives
@@ -168,6 +169,27 @@ def test_what_was_removed_after_the_last_snapshot_stays_removed(tmp_path: Path) 
         assert node.forwarding.list(archives.the_console(node)) == []
         assert node.webhooks.list(archives.the_console(node)) == []
         assert [kind for kind, _ in waiting(node)] == ["report"]
+
+
+def test_what_another_rule_sends_too_waits_for_that_one_after_a_lost_index(tmp_path: Path) -> None:
+    """As it did when the rule was removed, after the last snapshot; and what that one had sent is remembered."""
+    archives.made(tmp_path)
+    config = archives.configured(tmp_path)
+    with archives.opened(config) as node:
+        filled(node)
+        console = archives.the_console(node)
+        node.forwarding.add(console, "other", "DST", on_behalf_of="router", conditions=Conditions(), existing=True)
+        before = sorted((row["state"], row["kind"]) for row in node.forwarding.queue(console))
+        node.upkeep.finish()
+        node.forwarding.remove(console, "all")
+        assert sorted((row["state"], row["kind"]) for row in node.forwarding.queue(console)) == before
+        node.upkeep.checkpoint()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        found = node.forwarding.queue(archives.the_console(node))
+        assert sorted((row["state"], row["kind"]) for row in found) == before
+        assert {row["rule"] for row in found if row["kind"] == "forward"} == {"other"}
 
 
 VECTORS = json.loads(FILE.read_text())
