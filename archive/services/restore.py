@@ -96,7 +96,7 @@ def restore(folder: Path, config: Config, way: Way) -> Restored:
 
     Raises:
         ConfigurationError: there is an archive already.
-        KeysUnavailable: nothing given opens the backup's keyring.
+        KeysUnavailable: nothing given opens the backup's keyring, or the key of another lies where its key file would.
         DigestMismatch: a file of the backup is missing or was changed; nothing is left of the attempt.
         VaultUnavailable, DatabaseUnavailable, OutOfSpace. Unavailable: another restore is at work there.
     """
@@ -105,13 +105,13 @@ def restore(folder: Path, config: Config, way: Way) -> Restored:
     try:
         private_files.make_directory(config.storage_dir)
         restoring.unmake(config)
-        mine = not config.key_file.exists()
+        made: list[bytes] = []
         try:
             with restoring.stage(config) as stage:
-                report, inside, keyring = _staged(folder, config, stage, way, keeping="copy")
-                _move(stage, config, inside, keyring, way.clock)
+                report, inside, keyring = _staged(folder, config, stage, way, keeping="copy", made=made)
+                _move(stage, config, inside, keyring, way.clock, made)
         except BaseException:
-            _forget(config, key_file=mine)
+            _forget(config, made)
             raise
     except OSError as error:
         raise translated(error, "restoring the backup") from error
@@ -136,20 +136,25 @@ def rehearse(folder: Path, config: Config, stage: Path, way: Way) -> Restored:
         raise translated(error, "restoring the backup") from error
 
 
-def _forget(config: Config, *, key_file: bool) -> None:
+def _forget(config: Config, made: list[bytes]) -> None:
     """Leave nothing of an attempt that failed, nor a key file that it made; what cannot go now goes with the next restore."""
     with suppress(ArchiveError):
         restoring.unmake(config)
-        if key_file and not (config.keys_dir / "keyring.json").exists():
-            config.key_file.unlink(missing_ok=True)
+        if made and not (config.keys_dir / "keyring.json").exists():
+            with suppress(FileNotFoundError):
+                if config.key_file.read_bytes() in made:  # else somebody has put theirs there meanwhile
+                    config.key_file.unlink()
 
 
-def _staged(folder: Path, config: Config, stage: Path, way: Way, *, keeping: Keeping) -> tuple[Restored, Config, Keyring]:
+def _staged(
+    folder: Path, config: Config, stage: Path, way: Way, *, keeping: Keeping, made: list[bytes] | None = None
+) -> tuple[Restored, Config, Keyring]:
+    """Make everything in the stage; with `made`, which takes the key files made outside, it is to come to its place."""
     chosen = manifest.current(folder)
     manifest.glance(chosen)
     inside = msgspec.structs.replace(config, archive=msgspec.structs.replace(config.archive, storage=str(stage)), keys=Keys())
     setup.make_folders(inside)
-    inside, keyring = _keys(chosen, inside, config, way)
+    inside, keyring = _keys(chosen, inside, config, way, made)
     said, digest = manifest.verified(chosen, keyring)
     report = Restored(str(stage), said.at, len(said.files), sum(file.size for file in said.files))
     files = {file.path: file for file in said.files}
@@ -173,7 +178,7 @@ def _staged(folder: Path, config: Config, stage: Path, way: Way, *, keeping: Kee
 # --- keys --------------------------------------------------------------------------------------------------------------------------
 
 
-def _keys(chosen: Path, inside: Config, config: Config, way: Way) -> tuple[Config, Keyring]:
+def _keys(chosen: Path, inside: Config, config: Config, way: Way, made: list[bytes] | None) -> tuple[Config, Keyring]:
     """Open the backup's keyring with a key file (given, in its place, in the backup), a recovery kit or a passphrase; no file is copied."""
     try:
         private_files.write(inside.keys_dir / "keyring.json", (chosen / "keyring.json").read_bytes())
@@ -183,8 +188,13 @@ def _keys(chosen: Path, inside: Config, config: Config, way: Way) -> tuple[Confi
     if way.recovery_kit is not None:
         keyring = Keyring.open(inside, recovery_kit=way.recovery_kit)
         private_files.make_directory(config.key_file.parent)
-        with suppress(InvalidRequest):  # one that lies there opens it already; a new one is made at its place, never in what may be left
-            keyring.slot_add(at=way.clock(), key_file=config.key_file, label="made at a restore")
+        there = config.key_file.exists()
+        try:  # a new one is made at its place, never in what may be left
+            with suppress(InvalidRequest):  # one that lies there opens it already
+                keyring.slot_add(at=way.clock(), key_file=config.key_file, label="made at a restore")
+        finally:
+            if made is not None and not there and config.key_file.exists():
+                made.append(config.key_file.read_bytes())
         return msgspec.structs.replace(inside, keys=Keys(key_file=str(config.key_file.resolve()))), keyring
     given = way.key_file or next((path for path in (config.key_file, chosen / "root.key") if path.exists()), None)
     if given is None and (passphrase := way.passphrase()) is not None:
@@ -194,7 +204,19 @@ def _keys(chosen: Path, inside: Config, config: Config, way: Way) -> tuple[Confi
         raise KeysUnavailable(message, remedy="give --key-file FILE (the archive's root.key), --recovery-kit FILE or "
                               "--passphrase-file FILE")
     inside = msgspec.structs.replace(inside, keys=Keys(key_file=str(given.resolve())))
-    return inside, Keyring.open(inside)
+    keyring = Keyring.open(inside)
+    if made is not None and config.key_file.exists():
+        _refuse_another_key(inside, config)
+    return inside, keyring
+
+
+def _refuse_another_key(inside: Config, config: Config) -> None:
+    """Refuse a key file at its place that does not open what is restored: it stays there, and no start would open the archive by it."""
+    try:
+        Keyring.open(msgspec.structs.replace(inside, keys=Keys(key_file=str(config.key_file.resolve()))))
+    except KeysUnavailable as error:
+        message = f"there is a key file at {config.key_file} already, and it is not the backup's: {error.message}"
+        raise KeysUnavailable(message, remedy="move it away, or name another place in keys.key_file; nothing was changed") from error
 
 
 # --- files -------------------------------------------------------------------------------------------------------------------------
@@ -272,7 +294,7 @@ def _onto_server(inside: Config, config: Config, keyring: Keyring, at: datetime)
         access_study.refill(tx, at)
 
 
-def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, clock: Clock) -> None:
+def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, clock: Clock, made: list[bytes]) -> None:
     """Give everything its name, what makes it an archive last."""
     keys, given = stage / "keys", inside.key_file
     for folder in (path for path in stage.rglob("*") if path.is_dir()):
@@ -288,6 +310,7 @@ def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, clock: 
     private_files.make_directory(config.key_file.parent)
     if not config.key_file.exists() and given.exists():  # none where a passphrase opened the keyring
         private_files.write(config.key_file, given.read_bytes(), replace=False)
+        made.append(config.key_file.read_bytes())
     if config.database.url:
         _onto_server(inside, config, keyring, clock())
     private_files.write(config.keys_dir / "keyring.json", (keys / "keyring.json").read_bytes())

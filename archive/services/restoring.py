@@ -25,7 +25,12 @@ MOVING = "moving"
 LOCK = "lock"
 """In the stage: held by the restore that is at work in it."""
 FILLING = "filling"
-"""In the stage: the newest leaf of what a server's database is being filled with, which no other has."""
+"""In the stage: which server's database is being filled, and the newest leaf of what with, which no other has."""
+
+
+class _Filling(msgspec.Struct, frozen=True):
+    leaf: str
+    server: str = ""
 
 
 def refuse_occupied(config: Config) -> None:
@@ -63,7 +68,7 @@ def say_moving(config: Config, names: Sequence[str]) -> None:
 
 def say_filling(config: Config, source: sa.Connection) -> None:
     """Let it be known what the server's database is about to be filled with."""
-    private_files.write(config.storage_dir / STAGE / FILLING, _newest(source))
+    private_files.write(config.storage_dir / STAGE / FILLING, msgspec.json.encode(_Filling(_newest(source), _server(config))))
 
 
 def unmake(config: Config) -> None:
@@ -71,6 +76,7 @@ def unmake(config: Config) -> None:
 
     Raises:
         DatabaseUnavailable: the server that was filled does not answer; nothing is forgotten of it.
+        ConfigurationError: the configuration names another server than was filled, or none.
         Unavailable: another restore is at work.
     """
     if locks.is_taken(config.storage_dir / STAGE / LOCK):
@@ -124,23 +130,53 @@ def _keys_alone(path: Path, config: Config) -> bool:
 
 
 def _empty_server(config: Config) -> None:
-    """Empty the configured database again where it holds just what a restore filled it with, and nobody went on with it."""
+    """Empty the configured database again where it holds just what a restore filled it with, and nobody went on with it.
+
+    Raises:
+        ConfigurationError: another was filled, which nobody would look at again.
+    """
+    marker = config.storage_dir / STAGE / FILLING
     try:
-        filled_with = (config.storage_dir / STAGE / FILLING).read_bytes()
+        filled = _read(marker.read_bytes())
     except FileNotFoundError:
         return
-    if not config.database.url:
+    if config.database.url and _emptied(config, filled.leaf):
         return
+    if filled.server and filled.server != _server(config):
+        message = f"a restore that was cut short has filled another database: {filled.server}"
+        raise ConfigurationError(message, remedy="name that one in database.url and give the command again, which empties it; or, when it "
+                                 f"is gone or empty, remove {marker}")
+
+
+def _read(marker: bytes) -> _Filling:
+    try:
+        return msgspec.json.decode(marker, type=_Filling)
+    except msgspec.DecodeError:
+        return _Filling(marker.decode(errors="replace"))  # an earlier release named the leaf alone
+
+
+def _server(config: Config) -> str:
+    """Return which database a configuration names, without user and password."""
+    if not config.database.url:
+        return ""
+    address = sa.make_url(config.database.url)
+    host, port = address.host or address.query.get("host", ""), address.port or address.query.get("port", "")
+    return f"{host}:{port}/{address.database}"
+
+
+def _emptied(config: Config, filled_with: str) -> bool:
     with closing(Database(config.database.url)) as server:
         if migrate.revision(server) is None:
-            return
+            return False
         with server.begin() as tx:
-            if filled_with and _newest(tx) == filled_with:
-                names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
-                policy.run_as(tx, policy.system("backup"), sa.text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+            if not filled_with or _newest(tx) != filled_with:
+                return False
+            names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
+            policy.run_as(tx, policy.system("backup"), sa.text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+    return True
 
 
-def _newest(tx: sa.Connection) -> bytes:
+def _newest(tx: sa.Connection) -> str:
     """Return the hash of the newest leaf, which begins with a salt of its own: the same in two databases, one is a copy of the other."""
     found = tx.execute(sa.select(ledger_leaf.c.hash).order_by(ledger_leaf.c.n.desc()).limit(1)).scalar()
-    return b"" if found is None else bytes(found).hex().encode()
+    return "" if found is None else bytes(found).hex()

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from archive.config import Config
 from archive.db.engine import Database
 from archive.db.tables import ledger_leaf
-from archive.errors import ConfigurationError, OutOfSpace, Unavailable
+from archive.errors import ConfigurationError, KeysUnavailable, OutOfSpace, Unavailable
 from archive.keys import private_files
 from archive.services import restore as restores
 from archive.services import restoring
@@ -124,6 +124,54 @@ def test_a_restore_with_a_kit_that_fails_leaves_no_key_file(
     assert not [path for path in fresh.storage_dir.rglob("*") if path.is_file()]
 
 
+def test_a_key_of_another_at_its_place_is_told_and_left(
+    tmp_path: Path, whole: tuple[Config, Path], kitted: tuple[Path, Path]
+) -> None:
+    """A restored archive that its key file does not open would be found out by the next start."""
+    fresh, of_another = elsewhere(tmp_path / "new"), archives.made(tmp_path / "other", own_keys=True).key_file.read_bytes()
+    private_files.make_directory(fresh.keys_dir)
+    private_files.write(fresh.key_file, of_another)
+    for folder in (whole[1], kitted[0]):
+        with pytest.raises(KeysUnavailable, match="already, and it is not the backup's"):
+            restore(folder, fresh, way(key_file=whole[0].key_file))
+        assert [path for path in fresh.storage_dir.rglob("*") if path.is_file()] == [fresh.key_file]
+        assert fresh.key_file.read_bytes() == of_another
+
+
+def test_a_key_that_opens_it_as_well_stays_at_its_place(tmp_path: Path, whole: tuple[Config, Path]) -> None:
+    other = tmp_path / "second.key"
+    with archives.opened(whole[0]) as node:
+        node.keys.slot_add(archives.the_console(node), key_file=other)
+        back_up(node, tmp_path / "backup")
+    fresh = elsewhere(tmp_path / "new")
+    private_files.make_directory(fresh.keys_dir)
+    shutil.copy(other, fresh.key_file)
+    assert restore(tmp_path / "backup", fresh, way(key_file=whole[0].key_file)).ok
+    assert fresh.key_file.read_bytes() == other.read_bytes()
+    with archives.opened(fresh):
+        pass
+
+
+@pytest.mark.parametrize("opened_by", ["the key file", "a kit"])
+def test_a_restore_that_fails_takes_no_key_away_that_somebody_put_there_meanwhile(
+    tmp_path: Path, whole: tuple[Config, Path], kitted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, opened_by: str
+) -> None:
+    fresh = elsewhere(tmp_path / "new")
+    folder, given = (whole[1], way()) if opened_by == "the key file" else (kitted[0], way(recovery_kit=kitted[1]))
+
+    def fails(*_args: Any) -> None:
+        fresh.key_file.unlink(missing_ok=True)
+        private_files.make_directory(fresh.keys_dir)
+        shutil.copy(whole[0].key_file, fresh.key_file)
+        message = "the disk is full"
+        raise OutOfSpace(message)
+
+    monkeypatch.setattr(restores, "_settle", fails)
+    with pytest.raises(OutOfSpace):
+        restore(folder, fresh, given)
+    assert fresh.key_file.read_bytes() == whole[0].key_file.read_bytes()
+
+
 def test_a_start_takes_away_what_a_restore_left_that_was_whole(
     tmp_path: Path, whole: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,3 +225,33 @@ def test_a_restore_onto_a_server_that_is_killed_is_given_again(
     with archives.opened(fresh) as node:
         assert node.verify.run(archives.the_console(node), "full").findings == []
         assert archives.store(node, archives.instance(9)).status == "stored"
+
+
+@pytest.mark.parametrize("named", ["another", "none"])
+def test_a_restore_that_is_killed_and_given_again_with_another_server_does_not_forget_the_first(
+    tmp_path: Path, whole: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch, postgresql_url: str, postgresql_index: str, named: str
+) -> None:
+    """What it was filled with names patients, and nobody would look there again."""
+    (tmp_path / "server").mkdir()
+    first = archives.configured(tmp_path / "server", database={"url": postgresql_url})
+    second = archives.configured(tmp_path / "server", **({"database": {"url": postgresql_index}} if named == "another" else {}))
+    write = private_files.write
+
+    def cut(path: Path, data: bytes, **options: Any) -> None:
+        if path == first.keys_dir / "keyring.json":
+            raise Cut
+        write(path, data, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restores, "_forget", lambda *_args, **_options: None)
+        patch.setattr(private_files, "write", cut)
+        with pytest.raises(Cut):
+            restore(whole[1], first, way())
+    left = sorted(path for path in first.storage_dir.rglob("*") if path.is_file())
+    with pytest.raises(ConfigurationError, match="filled another database") as refused:
+        restore(whole[1], second, way())
+    assert str(sa.make_url(postgresql_url).database) in refused.value.message
+    assert sorted(path for path in first.storage_dir.rglob("*") if path.is_file()) == left
+    assert restore(whole[1], first, way()).ok
+    with archives.opened(first) as node:
+        assert node.verify.run(archives.the_console(node), "full").findings == []
