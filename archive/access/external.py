@@ -103,6 +103,8 @@ def used(tx: sa.Connection, identity_id: int, *, at: datetime) -> None:
 def unbound_user(tx: sa.Connection, issuer: str, *, name: str = "", email: str = "") -> tuple[int, str] | None:
     """Return id and name of the one enabled user of a name or address who is nobody at that issuer yet.
 
+    Who comes for the same user meanwhile waits until the transaction ends: one of them is that user.
+
     Of users whose names differ in case alone, which older versions let be added, none: a directory takes a name in any case, so that
     whoever signs in there would choose between them. One that is switched off is such a user too.
     """
@@ -112,9 +114,12 @@ def unbound_user(tx: sa.Connection, issuer: str, *, name: str = "", email: str =
     found = naming.alike(tx, _P.name, name, *users) if name else naming.alike(tx, _P.email, email, *users, _P.enabled == sa.true())
     if len(found) != 1:
         return None
-    row = tx.execute(sa.select(_P.id, _P.name, _P.enabled).where(_P.id == found[0])).one()
+    mine = sa.select(_P.id, _P.name, _P.enabled).where(_P.id == found[0], _P.removed_at.is_(None)).with_for_update(key_share=True)
+    row = tx.execute(mine).first()
+    if row is None or not row.enabled:
+        return None
     taken = sa.select(_E.id).where(_E.principal_id == row.id, _E.issuer == issuer)
-    return None if not row.enabled or tx.execute(taken).first() is not None else (int(row.id), str(row.name))
+    return None if tx.execute(taken).first() is not None else (int(row.id), str(row.name))
 
 
 def spend(tx: sa.Connection, state: str, *, at: datetime, lasts: timedelta) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import pytest
 
 from archive.access import external, principals
@@ -21,7 +23,7 @@ def user(place: rows.Place, name: str, *, enabled: bool = True, email: str = "")
 
 
 def found(place: rows.Place, **by: str) -> tuple[int, str] | None:
-    with place.database.read() as tx:
+    with place.database.begin(durable=False) as tx:
         return external.unbound_user(tx, ISSUER, **by)
 
 
@@ -56,3 +58,27 @@ def test_an_address_stands_for_one_enabled_user(place: rows.Place) -> None:
     assert found(place) is None
     user(place, "other", email="jörg@clinic.example")
     assert found(place, email="Jörg@clinic.example") is None
+
+
+def test_of_two_who_come_at_once_one_is_the_user(place: rows.Place) -> None:
+    """Two people of another system may have shown one address, one after the other."""
+    one = user(place, "rosa", email="rosa@clinic.example")
+
+    def comes(subject: str) -> tuple[int, str] | None:
+        with place.database.begin() as tx:
+            known = external.unbound_user(tx, ISSUER, email="rosa@clinic.example")
+            if known is not None:
+                external.bind(tx, known[0], ISSUER, subject, at=place.at)
+        return known
+
+    with ThreadPoolExecutor(1) as pool:
+        if place.database.sqlite:
+            assert comes("first") == one
+            assert pool.submit(comes, "second").result() is None
+            return
+        with place.database.begin() as tx:
+            assert external.unbound_user(tx, ISSUER, email="rosa@clinic.example") == one
+            second = pool.submit(comes, "second")
+            assert not wait([second], 1).done, "who comes second waits"
+            external.bind(tx, one[0], ISSUER, "first", at=place.at)
+        assert second.result() is None
