@@ -129,6 +129,7 @@ def ask(room: Room, subject: Subject, wish: Wish, *, at: datetime) -> AwaitsAppr
         message = "two people decide about this, and a token is none"
         raise Forbidden(message, remedy="sign in with the browser, and ask there")
     with room.database.begin() as tx:
+        room.ledger.alone(tx)  # whoever asks the same meanwhile finds this
         same = tx.execute(sa.select(_A.id).where(
             _A.asked_by == subject.principal_id, _A.operation == wish.operation, _A.arguments_sha256 == wish.digest(),
             _A.decision == "", _A.expires_at > at,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,11 +15,12 @@ import pytest
 import sqlalchemy as sa
 
 from archive.access.grants import Target
+from archive.access.permissions import Permission
 from archive.access.subject import Subject
 from archive.db.tables import approval, audit_event
 from archive.errors import ArchiveError, AwaitsApproval, Forbidden, NotFound, SealBroken, StateConflict
 from archive.node import Node
-from archive.services import approvals
+from archive.services import approvals, two_person
 from archive.services.approval_check import approved
 from tests.services import archives
 
@@ -435,3 +438,24 @@ def test_off_nothing_waits(tmp_path: Path) -> None:
         node.accounts.change_role(console, "mine", add=["stats"])
         assert node.approvals.listed(console, every=True) == []
         assert not node.approvals.in_force
+
+
+def test_what_is_asked_twice_at_once_waits_once(tmp_path: Path, engine: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    met, keep = threading.Barrier(2), two_person._keep
+
+    def slowly(*args: Any) -> int:
+        with suppress(threading.BrokenBarrierError):
+            met.wait(1)  # for whoever asks besides and has found nothing that waits
+        return keep(*args)
+
+    monkeypatch.setattr(two_person, "_keep", slowly)
+    config = archives.made(tmp_path, policy={"two_person": True}, **engine)
+    with archives.opened(config) as node, ThreadPoolExecutor(2) as pool:
+        console, wish = archives.the_console(node), two_person.Wish("policy", "a change", Permission.CONFIGURE, {"file": "x"})
+
+        def asks() -> int:
+            return two_person.ask(two_person.Room.of(node.core), console, wish, at=node.core.clock()).approval
+
+        first, second = (pool.submit(asks) for _ in range(2))
+        assert first.result() == second.result()
+        assert len(node.approvals.listed(console)) == 1
