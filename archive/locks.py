@@ -11,15 +11,15 @@ from pathlib import Path
 from archive.errors import VaultUnavailable
 
 
-def take(path: Path) -> int | None:
-    """Return a descriptor that holds the lock until it is closed, or None while another has it.
+def take(path: Path, *, shared: bool = False) -> int | None:
+    """Return a descriptor that holds the lock until it is closed, or None while another has it; several may have it `shared`.
 
     Raises:
         VaultUnavailable: the lock file cannot be written.
     """
     descriptor = _opened(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None

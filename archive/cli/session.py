@@ -39,6 +39,7 @@ class Session:
         """`open_node` is another one in tests."""
         self._open_node = open_node
         self._node: Any = None
+        self._beside: int | None = None
         self._config: Config | None = None
         self._keyring: Keyring | None = None
         self.config_path = Path(os.environ.get("ARCHIVE_CONFIG") or "config.toml")
@@ -70,10 +71,13 @@ class Session:
         """The opened archive.
 
         Raises:
-            ConfigurationError, Unavailable.
+            ConfigurationError, Unavailable: also while the index is being rebuilt.
         """
         if self._node is None:
             config = self.config  # first: what is wrong with it is told before anything is imported
+            from archive.serve import state
+
+            self._beside = state.beside_others(config) if self._beside is None else self._beside
             keyring = self.keyring(beside=not self.changes_keys) if self._keyring is None else self.opened()
             self._node = self._open_node(config, keyring)
             if keyring.whole and "index" in keyring.waiting() and not self._node.core.read_only:
@@ -118,6 +122,9 @@ class Session:
         if self._node is not None:
             self._node.close()
             self._node = None
+        if self._beside is not None:
+            os.close(self._beside)
+            self._beside = None
 
     def rows(self, found: Sequence[Mapping[str, Any]], *columns: str) -> None:
         """Answer with a list: every field as JSON, `columns` for people."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from archive.errors import Unavailable
 from archive.serve import listeners
 
 LOCK = "serve.lock"
+COMMANDS = "commands.lock"
+"""Shared by the commands that have the archive open; taken alone by a rebuild, which gives what they name other numbers."""
 STATUS = "status.json"
 RELOAD_S = 180.0
 
@@ -89,6 +93,35 @@ class RunLock:
     def release(self) -> None:
         """Let go of the lock."""
         os.close(self._file)
+
+
+def beside_others(config: Config) -> int | None:
+    """Return a descriptor that keeps a rebuild away until it is closed; None where there is no archive yet.
+
+    Raises:
+        Unavailable: the index is being rebuilt. VaultUnavailable: the lock file cannot be written.
+    """
+    if not config.run_dir.is_dir():
+        return None
+    taken = locks.take(config.run_dir / COMMANDS, shared=True)
+    if taken is None:
+        message = "the index is being rebuilt"
+        raise Unavailable(message, remedy="give the command again when 'archive rebuild-index' has ended")
+    return taken
+
+
+@contextmanager
+def without_others(config: Config) -> Iterator[None]:
+    """Keep every other command away from the archive.
+
+    Raises:
+        Unavailable: one is at work. VaultUnavailable: the lock file cannot be written.
+    """
+    with locks.alone_if_free(config.run_dir / COMMANDS) as free:
+        if not free:
+            message = "another command is at work in this archive"
+            raise Unavailable(message, remedy="let it end, or stop it; then give this one again")
+        yield
 
 
 def is_serving(config: Config) -> bool:

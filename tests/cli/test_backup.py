@@ -106,3 +106,28 @@ def test_rebuild_index(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path.unlink()
     status, _, error = answered(capsys, "rebuild-index")
     assert (status, error["error"]) == (4, "database-unavailable")
+
+
+def test_no_command_is_at_work_beside_a_rebuild(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it writes would be about the numbers that patients and studies had; on a server they would wait for each other."""
+    from archive.services.rebuild import Rebuild
+
+    working = Session()
+    working.config_path = home / "config.toml"
+    assert working.node.core.read_only == ""
+    status, _, error = answered(capsys, "rebuild-index")
+    assert (status, error["message"]) == (4, "another command is at work in this archive")
+    working.close()
+    run_it, met = Rebuild.run, []
+
+    def beside(*args: Any, **options: Any) -> Any:
+        met.append(answered(capsys, "grant", "add", "--to", "admin", "--role", "referrer", "--study", "1.2.3"))
+        met.append(answered(capsys, "doctor"))
+        return run_it(*args, **options)
+
+    monkeypatch.setattr(Rebuild, "run", beside)
+    assert answered(capsys, "rebuild-index")[0] == 0
+    (status, _, error), (_, checked, _) = met
+    assert (status, error["message"]) == (4, "the index is being rebuilt")
+    assert checked["checks"][0]["detail"] == "the index is being rebuilt"
+    assert answered(capsys, "verify")[0] == 0
