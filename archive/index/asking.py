@@ -176,7 +176,8 @@ def _values(query: SearchQuery) -> dict[str, Any]:
 
 def _form(query: SearchQuery) -> tuple[SearchQuery, list[Term]] | None:
     """Return the query without its values and the terms it has, or None when a statement has to be built for it alone."""
-    told = {attribute for attribute, _ in query.keys if query.usual and attribute.returned}  # without being asked for
+    above = query.level is Level.STUDY or not addressed(query)  # whether what levels above have is told too
+    told = {one for one, _ in query.keys if query.usual and one.returned and (above or one.level is query.level)}
     kept = [(attribute, term) for attribute, term in query.keys if not isinstance(term, Universal) or attribute not in told]
     keys: list[tuple[Attribute, Term]] = []
     for attribute, term in kept:

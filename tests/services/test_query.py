@@ -154,3 +154,10 @@ def test_the_page_after_one_starts_where_that_ended(desk: Desk, monkeypatch: pyt
     assert asked[-1] is None
     grant(desk.database, place, desk.reader, desk.now, effect=0)
     assert desk.find(desk.reader, datastore="many", limit=2, offset=2, total=True).rows == []
+
+
+@pytest.mark.parametrize("addressed", [{}, {"study_instance_uid": "1.1"}])
+def test_what_is_asked_for_by_an_empty_key_is_answered_at_any_address(desk: Desk, addressed: dict[str, str]) -> None:
+    for level in (Level.SERIES, Level.IMAGE):
+        [row] = desk.find(desk.reader, level, keys={"PatientID": "", "AccessionNumber": "*"}, **addressed).rows
+        assert (row["00100020"]["Value"], "00080050" in row) == (["1"], True)
