@@ -18,6 +18,8 @@ _STORAGE = (
 _QUERIES = (
     "Keys of C-FIND and QIDO-RS, matched by the one matcher of both: single value, wild card, list of UIDs, range, universal, empty value "
     '(`""`), keys in sequences. '
+    "A date and time (DT) with an offset from UTC is matched by the instant with those that have one, of their own or of their data set "
+    "(0008,0201), and with all others as written. "
     "A = answered unasked, F = without regard to case and accents, C = computed, never stored."
 )
 _FRAMES = (

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from archive.dicom import zones
 from archive.dicom.attributes import Attribute
 from archive.errors import InvalidQuery
 
@@ -38,10 +39,20 @@ class Wildcard:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Both ends belong to it; an empty end is open. Compared as text in the form of `normal`."""
+    """Both ends belong to it; an empty end is open. Compared as text in the form of `normal`.
+
+    An end with an offset from UTC is an instant: a value that has an offset too is compared with it as such.
+    """
 
     low: str
     high: str
+    low_zone: str = ""
+    high_zone: str = ""
+
+    @property
+    def zoned(self) -> bool:
+        """Whether an end is an instant, which text alone cannot be compared with."""
+        return bool(self.low_zone or self.high_zone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +217,8 @@ def _range(attribute: Attribute, text: str) -> Match:
     expected = {"DA": "a date YYYYMMDD or a range of dates", "TM": "a time HHMMSS or a range of times"}.get(attribute.vr, "a date and time")
     whole = _bounds(attribute, text)
     if whole is not None:
-        return Single(whole[0]) if whole[0] == whole[1] else Range(*whole)
+        zone = _zone_of(attribute, text)
+        return Single(whole[0]) if whole[0] == whole[1] and not zone else Range(*whole, zone, zone)
     for at, character in enumerate(text):
         if character != "-":
             continue
@@ -216,7 +228,7 @@ def _range(attribute: Attribute, text: str) -> Match:
         first = _bounds(attribute, low) if low else ("", "")
         last = _bounds(attribute, high) if high else ("", "")
         if first is not None and last is not None:
-            return Range(first[0], last[1])
+            return Range(first[0], last[1], _zone_of(attribute, low), _zone_of(attribute, high))
     raise _invalid(attribute, expected)
 
 
@@ -230,6 +242,10 @@ def _bounds(attribute: Attribute, text: str) -> tuple[str, str] | None:
     reader = _time if attribute.vr == "TM" else _instant
     low, high = reader(text, last=False), reader(text, last=True)
     return None if low is None or high is None else (low, high)
+
+
+def _zone_of(attribute: Attribute, text: str) -> str:
+    return zones.zone_of(text) if attribute.vr == "DT" else ""
 
 
 def _date(text: str) -> str | None:
@@ -274,14 +290,33 @@ def _invalid(attribute: Attribute, expected: str) -> InvalidQuery:
     return InvalidQuery(f"{attribute.keyword} takes {expected}")
 
 
-def matches(match: Match, attribute: Attribute, values: Sequence[str]) -> bool:
-    """Say whether an attribute with these values meets the match; a person name's value is "Alphabetic=Ideographic=Phonetic"."""
+def rough(match: Match) -> Match:
+    """Return what text alone can be held against: every value that meets the match meets it, and others may."""
+    if not isinstance(match, Range) or not match.zoned:
+        return match
+    low = zones.earliest(match.low) if match.low_zone else match.low
+    return Range(low, zones.latest(match.high) if match.high_zone else match.high)
+
+
+def matches(match: Match, attribute: Attribute, values: Sequence[str], zone: str = "") -> bool:
+    """Say whether an attribute with these values meets the match; a person name's value is "Alphabetic=Ideographic=Phonetic".
+
+    `zone` is the offset from UTC of dates and times that have none of their own.
+    """
     if isinstance(match, Universal):
         return True
+    if isinstance(match, Range) and match.zoned:
+        return any(_inside(match, text, zones.zone_of(value) or zone) for value in values if (text := normal(attribute, value)))
     stored = [text for value in values if (text := normal(attribute, value))]
     if isinstance(match, Empty):
         return not any(value.strip(" \0^=") for value in values)
     return any(_meets(match, attribute, text) for text in stored)
+
+
+def _inside(match: Range, text: str, zone: str) -> bool:
+    early = match.low and zones.later(match.low, match.low_zone, text, zone)
+    late = match.high and zones.later(text, zone, match.high, match.high_zone)
+    return not early and not late
 
 
 def _meets(match: Match, attribute: Attribute, text: str) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 
 from archive.dicom import compose, registry
 from archive.dicom.attributes import BY_TAG, Attribute, Level
-from archive.dicom.matching import Match, Single, UidList, Wildcard, matches, parse
+from archive.dicom.matching import Match, Range, Single, UidList, Wildcard, matches, parse
+from archive.dicom.zones import TIMEZONE_OFFSET
 
 LISTED = frozenset({"AE", "AS", "CS", "LO", "SH", "IS", "UC"})
 """What may hold several values, of which any may fit."""
@@ -73,15 +74,29 @@ def _attribute(key: Key) -> Attribute:
     return Attribute(registry.keyword_of(key.tag) or key.tag_hex, key.tag, key.vr, Level.IMAGE, None, returned=False, folded=key.vr == "PN")
 
 
-def meets(key: Key, found: Mapping[str, Any] | None) -> bool:
-    """Say whether an element of a row meets a key; of a sequence, whether one item meets all keys of the key's item."""
+def is_instant(match: Match) -> bool:
+    """Whether values meet it by the instant they say, which SQL cannot tell."""
+    return isinstance(match, Range) and match.zoned
+
+
+def zone_of(row: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the offset from UTC that a data set's dates and times have which say none."""
+    values = row.get(f"{TIMEZONE_OFFSET:08X}", {}).get("Value") or [""]
+    return compose.text_of("SH", values[0]).strip(" \0")
+
+
+def meets(key: Key, found: Mapping[str, Any] | None, zone: str) -> bool:
+    """Say whether an element of a row meets a key; of a sequence, whether one item meets all keys of the key's item.
+
+    `zone` is `zone_of` the row.
+    """
     values = (found or {}).get("Value") or []
     if key.items:
         wanted = [inner for item in key.items for inner in item if not inner.universal]
-        return any(all(meets(inner, (item or {}).get(inner.tag_hex)) for inner in wanted) for item in values)
+        return any(all(meets(inner, (item or {}).get(inner.tag_hex), zone) for inner in wanted) for item in values)
     attribute = _attribute(key)
     texts = [compose.text_of(attribute.vr, value) for value in values]
-    return any(matches(term, attribute, texts) for term in _terms(key))
+    return any(matches(term, attribute, texts, zone) for term in _terms(key))
 
 
 def certain(key: Key) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from archive.dicom.attributes import Attribute, Level
 from archive.dicom.dictionary import vr_of
 from archive.dicom.matching import Match, Universal, fold_group, fuzzy_words, matches, matches_fuzzy, parse
 from archive.dicom.workitem import TRANSACTION_UID, Dataset
+from archive.dicom.zones import TIMEZONE_OFFSET
 from archive.errors import InvalidQuery
 
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
@@ -40,7 +41,7 @@ class Key:
         values = list(_values(dataset, self.path))
         if self.fuzzy:
             return matches_fuzzy(self.fuzzy, values)
-        return matches(self.match, self.attribute, values)
+        return matches(self.match, self.attribute, values, next(iter(_values(dataset, (f"{TIMEZONE_OFFSET:08X}",))), ""))
 
 
 def key(name: str, text: str, *, fuzzy: bool = False) -> Key:

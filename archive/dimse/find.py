@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from archive.dicom import compose
 from archive.dicom.attributes import BY_TAG, Attribute, Level
-from archive.dicom.row_keys import LISTED, Key, check, cut, meets
+from archive.dicom.matching import parse
+from archive.dicom.row_keys import LISTED, Key, check, cut, is_instant, meets, zone_of
 from archive.dimse.identifiers import Identifier
 from archive.dimse.models import SERIES_UID, STUDY_UID, Model, single_uid
 from archive.services.query import SearchRequest
@@ -76,6 +77,7 @@ class Search:
             elif key.items or _by_row(attribute, key.text):
                 if _RANK[attribute.level] > _RANK[level]:
                     unsupported = True
+                    keys += [(attribute, key.text)] if attribute.vr == "DT" else []  # narrows, and does not decide
                     continue
                 include.append(attribute)
                 filters.append(key)
@@ -102,7 +104,7 @@ class Search:
         offset = 0
         while True:
             found = query.find(subject, replace(self.request, offset=offset)).rows
-            yield [row for row in found if all(meets(key, row.get(key.tag_hex)) for key in self.filters)]
+            yield [row for row in found if all(meets(key, row.get(key.tag_hex), zone_of(row)) for key in self.filters)]
             offset += len(found)
             if len(found) < PAGE_ROWS:
                 return
@@ -120,7 +122,9 @@ class Search:
 
 
 def _by_row(attribute: Attribute, text: str) -> bool:
-    """Whether a key is matched against rows: counts, and several values of which any may fit."""
+    """Whether a key is matched against rows: counts, instants, and several values of which any may fit."""
     if attribute.computed and attribute.keyword not in _MATCHED_BY_SQL:
         return attribute.vr in _COUNTS
+    if attribute.vr == "DT":
+        return is_instant(parse(attribute, text))
     return attribute.vr in LISTED and "\\" in text.strip("\\")

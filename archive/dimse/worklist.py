@@ -59,7 +59,7 @@ class Search:
         def meets(entry: Mapping[str, Any]) -> bool:
             if span is not None and not any(_within(step, *span) for step in scheduled.items(entry, STEPS)):
                 return False
-            return all(row_keys.meets(key, entry.get(key.tag_hex)) for key in keys)
+            return all(row_keys.meets(key, entry.get(key.tag_hex), row_keys.zone_of(entry)) for key in keys)
 
         return cls(WorklistRequest(
             datastore, meets, first_date=first, last_date=last, patient_id=_exactly(identifier, _PATIENT_ID),

@@ -19,8 +19,9 @@ from archive.access.policy import scope_of
 from archive.access.subject import Subject
 from archive.db.engine import Database
 from archive.dicom.attributes import BY_TAG, Attribute, Level
-from archive.dicom.matching import parse
-from archive.dicom.row_keys import Key, certain, meets
+from archive.dicom.matching import Universal, parse, rough
+from archive.dicom.row_keys import Key, certain, is_instant, meets, zone_of
+from archive.dicom.zones import TIMEZONE_OFFSET
 from archive.errors import ArchiveError, InvalidQuery, Unavailable
 from archive.index import search
 from archive.index.access_study import Position
@@ -84,7 +85,8 @@ class Query:
             NotFound: no such datastore, or none the subject has a right in.
             Unavailable: the search could not be recorded, so nothing is answered.
         """
-        page = self._filtered(subject, request) if request.filters else self._page(subject, request)
+        asked = _instants_apart(request)
+        page = self._filtered(subject, asked) if asked.filters else self._page(subject, asked)
         self._record(subject, request, page)
         return SearchAnswer(page.rows, page.total)
 
@@ -92,6 +94,9 @@ class Query:
         keys: list[tuple[Attribute, Term]] = [(key, _term(key, text, fuzzy=request.fuzzy)) for key, text in request.keys]
         # Of sequences SQL says where there are items that may meet a key: of a whole archive that may be none.
         keys += [(BY_TAG[key.tag], Items(certain(key))) for key in request.also if key.items and key.tag in BY_TAG]
+        # Of instants it says what a clock may have shown then; the row says where it hung.
+        instants = [(BY_TAG[key.tag], _term(BY_TAG[key.tag], key.text, fuzzy=False)) for key in request.also if key.vr == "DT"]
+        keys += [*instants, (BY_TAG[TIMEZONE_OFFSET], Universal())] if instants else []
         at = self._clock()
         # The connection that commits the audit still has the pages of the search before; any other deciphers them again.
         with self._database.glance() as tx, nullcontext() if tx.in_transaction() else tx.begin():
@@ -112,7 +117,7 @@ class Query:
         plain = replace(request, filters=(), also=request.filters, offset=0, limit=HELD_ROWS, total=False)
         while True:
             rows = self._page(subject, plain).rows
-            kept += [row for row in rows if all(meets(key, row.get(key.tag_hex)) for key in request.filters)]
+            kept += [row for row in rows if all(meets(key, row.get(key.tag_hex), zone_of(row)) for key in request.filters)]
             ended = len(rows) < HELD_ROWS
             if ended or (wanted is not None and len(kept) >= wanted):
                 return search.SearchPage(kept[request.offset : wanted], len(kept) if ended and request.total else None)
@@ -188,5 +193,14 @@ def _term(attribute: Attribute, text: str, *, fuzzy: bool) -> Term:
     if "\0" in text.strip(" \0") or any("\ud800" <= character < "\ue000" for character in text):
         message = f"{attribute.keyword} takes text"
         raise InvalidQuery(message)
-    match = parse(attribute, text)
+    match = rough(parse(attribute, text))
     return Fuzzy.of(attribute, text, match) if fuzzy else match
+
+
+def _instants_apart(request: SearchRequest) -> SearchRequest:
+    """Return the request with keys as filters that rows meet by the instant they say."""
+    apart = [(key, text) for key, text in request.keys if key.vr == "DT" and key.level is request.level and is_instant(parse(key, text))]
+    if not apart:
+        return request
+    filters = tuple(Key(key.tag, key.vr, text) for key, text in apart)
+    return replace(request, keys=tuple(one for one in request.keys if one not in apart), filters=(*request.filters, *filters))

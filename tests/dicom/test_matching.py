@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,10 @@ def says(keyword: str, query: str, *values: str) -> bool:
         ("StudyTime", "10:30:15.5-", m.Range("103015.5", "")),
         ("AcquisitionDateTime", "2026-2027", m.Range("20260101000000", "20271231235959.999999")),  # no zone lies twenty hours away
         ("AcquisitionDateTime", "20260301-2027", m.Range("20260301000000", "20271231235959.999999")),
-        ("AcquisitionDateTime", "20260301-0500", m.Range("20260301000000", "20260301235959.999999")),
+        ("AcquisitionDateTime", "20260301-0500", m.Range("20260301000000", "20260301235959.999999", "-0500", "-0500")),
+        ("AcquisitionDateTime", "20260301-0500-20260302", m.Range("20260301000000", "20260302235959.999999", "-0500")),
+        ("AcquisitionDateTime", "20260301-0500-2026+0100", m.Range("20260301000000", "20261231235959.999999", "-0500", "+0100")),
+        ("AcquisitionDateTime", "-20260301101530.123456+0100", m.Range("", "20260301101530.123456", "", "+0100")),
         ("StudyInstanceUID", "1.2.3", m.UidList(("1.2.3",))),
         ("StudyInstanceUID", "1.2.3\\1.2.4", m.UidList(("1.2.3", "1.2.4"))),
         ("StudyInstanceUID", "1.2.3\\\\1.2.4", m.UidList(("1.2.3", "1.2.4"))),  # OHIF's doubled backslash
@@ -131,6 +135,80 @@ def test_what_cannot_be_matched_is_refused_by_name_and_without_its_value(keyword
 )
 def test_matches(keyword: str, query: str, values: list[str], expected: bool) -> None:
     assert says(keyword, query, *values) is expected
+
+
+NOON = "20260301120000"
+
+
+@pytest.mark.parametrize(
+    ("query", "stored", "zone", "expected"),
+    [
+        (f"{NOON}+0100", "20260301110000+0000", "", True),
+        (f"{NOON}+0100", "20260301060000-0500", "", True),
+        (f"{NOON}+0100", "20260301120000-0500", "", False),
+        (f"{NOON}+0100", "20260301120000+0000", "", False),
+        (f"{NOON}+0100", "20260301110000", "+0000", True),  # Timezone Offset From UTC of the data set
+        (f"{NOON}+0100", "20260301120000", "+0000", False),
+        (f"{NOON}+0100", "20260301120000+0100", "+0000", True),  # its own says more
+        (f"{NOON}+0100", NOON, "", True),  # as written, where nobody says where
+        (f"{NOON}+0100", "20260301110000", "", False),
+        (f"{NOON}+0100", "20260301110000", "nonsense", False),
+        (f"{NOON}.5+0545", "20260301061500.5+0000", "", True),
+        (f"{NOON}.5+0545", "20260301061500+0000", "", False),
+        (f"{NOON}.123456+0545", "20260301061500.123456+0000", "", True),
+        (NOON, "20260301120000+0100", "", True),  # a key without one: the clock as it was read
+        (NOON, "20260301110000+0000", "+0100", False),
+        ("20260301+0100-20260301+0100", "20260228230000+0000", "", True),
+        ("20260301+0100-20260301+0100", "20260228225959.999999+0000", "", False),
+        ("20260301+0100-20260301+0100", "20260301225959.999999+0000", "", True),
+        ("20260301+0100-20260301+0100", "20260301230000+0000", "", False),
+        ("20260301+1400-", "20260228100000+0000", "", True),
+        ("20260301+1400-", "20260228095959+0000", "", False),
+        ("-20260228-1200", "20260301115959+0000", "", True),
+        ("-20260228-1200", "20260301120000+0000", "", False),
+        ("-202602-1200", "20260301115959+0000", "", True),  # the end of February is no 31st
+        ("-202602-1200", "20260301120000+0000", "", False),
+        ("20260301+0100-20260302", "20260302233000-0500", "", True),  # the other end has none
+        ("20260301+0100-20260302", "20260303003000+0100", "", False),
+        ("0001+1400-", "00010101000000+0000", "", True),
+        ("-9999-1200", "99991231235959-1200", "", True),
+        ("20260101+0100-", "20260230120000+0100", "", True),  # no day at all
+        ("20260101+0100-", "yesterday+0100", "", False),
+    ],
+)
+def test_dates_and_times_with_an_offset_are_matched_by_the_instant(query: str, stored: str, zone: str, expected: bool) -> None:
+    attribute = at("AcquisitionDateTime")
+    match = m.parse(attribute, query)
+    assert m.matches(match, attribute, [stored], zone) is expected
+    assert m.matches(match, attribute, ["", stored], zone) is expected
+    assert not expected or m.matches(m.rough(match), attribute, [stored])
+
+
+_day = datetime.fromisoformat
+_STAMP = st.builds(
+    lambda when, fraction: f"{when:%Y%m%d%H%M%S}{fraction}",
+    st.datetimes(_day("1990-01-01"), _day("2040-01-01")) | st.datetimes(_day("2026-02-27"), _day("2026-03-02")),
+    st.sampled_from(["", ".5", ".000001", ".999999"]),
+)
+_OFFSET = st.builds(lambda sign, hour, minute: f"{sign}{hour:02}{minute}", st.sampled_from("+-"), st.integers(0, 14), st.sampled_from(
+    ["00", "15", "30", "45", "59"]))
+
+
+@given(_STAMP, _OFFSET, _STAMP, _OFFSET)
+def test_instants_are_those_of_the_calendar(low: str, low_zone: str, stored: str, stored_zone: str) -> None:
+    def instant(clock: str, zone: str) -> datetime:
+        whole, _, fraction = clock.partition(".")
+        return datetime.strptime(f"{whole}.{fraction or 0}{zone}", "%Y%m%d%H%M%S.%f%z")
+
+    attribute = at("AcquisitionDateTime")
+    since, until = m.parse(attribute, f"{low}{low_zone}-"), m.parse(attribute, f"-{low}{low_zone}")
+    assert isinstance(until, m.Range)
+    for match, expected in (
+        (since, instant(stored, stored_zone) >= instant(low, low_zone)),
+        (until, instant(stored, stored_zone) <= instant(until.high, low_zone)),
+    ):
+        assert m.matches(match, attribute, [stored + stored_zone]) is expected
+        assert not expected or m.matches(m.rough(match), attribute, [stored + stored_zone])
 
 
 @pytest.mark.parametrize(

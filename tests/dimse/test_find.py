@@ -49,7 +49,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
             *(instance(n, study="1.2.3", series="1.2.3.9", Modality="SR", SeriesNumber=2, SeriesDescription="Notes",
                        RequestAttributesSequence=requested) for n in (1, 2)),
             instance(1, study="1.2.4", PatientID="P2", PatientName="Müller^Jürgen", SpecificCharacterSet="ISO_IR 100",
-                     StudyDate="20250704", AccessionNumber="B2", Modality="MR", StudyDescription="Knee left"),
+                     StudyDate="20250704", AccessionNumber="B2", Modality="MR", StudyDescription="Knee left",
+                     AcquisitionDateTime="20250704120000+0200"),
             instance(1, study="1.2.5", PatientID="P2", PatientName="Müller^Jürgen", SpecificCharacterSet="ISO_IR 100",
                      StudyDate="20250101", StudyTime="235959.5", AccessionNumber="", Modality="US"),
             instance(1, study="1.2.6", PatientID="P3", PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう", PatientSex="M",
@@ -145,6 +146,19 @@ def test_matching(made: Clinic, keys: dict[str, Any], expected: list[str] | None
     keys = {"StudyInstanceUID": "", **keys}
     found = made.find("WS", "STUDY", CharacterSet="ISO_IR 192", **keys)
     assert uids(found) == (expected if expected is not None else ["1.2.3", "1.2.4", "1.2.5", "1.2.6"])
+
+
+def test_dates_and_times_with_an_offset_are_matched_by_the_instant(made: Clinic) -> None:
+    image = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.4.1", "SOPInstanceUID": ""}
+    for text, count in (
+        ("20250704100000+0000", 1), ("20250704120000+0000", 0), ("2025070406-0400", 1), ("20250704055959-0400-20250704060001-0400", 1),
+        ("20250704120000", 1), ("-20250704095959+0000", 0),
+    ):  # fmt: skip
+        assert len(made.find("WS", "IMAGE", AcquisitionDateTime=text, **image)) == count, text
+    series = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "", "AcquisitionDateTime": "20250704100000+0000"}
+    assert made.ask("WS", "SERIES", **series)[0] == 0
+    assert len(made.find("WS", "SERIES", **series)) == 1
+    assert made.find("WS", "SERIES", **{**series, "AcquisitionDateTime": "20250801100000+0000"}) == []
 
 
 def test_two_hundred_and_forty_nine_uids(made: Clinic) -> None:

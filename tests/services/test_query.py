@@ -11,13 +11,14 @@ import sqlalchemy as sa
 
 from archive.access.subject import Subject
 from archive.db.engine import Database
-from archive.db.tables import ledger_leaf
+from archive.db.tables import datastore, ledger_leaf
 from archive.dicom.attributes import BY_KEYWORD, Level
 from archive.errors import InvalidQuery, NotFound, OutOfSpace, Unavailable
 from archive.index import search
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter, AuditRow, Ledger
+from archive.services import query
 from archive.services.query import Query, SearchRequest
 from tests.index.samples import add_datastore, add_user, grant, scanned, store
 
@@ -161,3 +162,36 @@ def test_what_is_asked_for_by_an_empty_key_is_answered_at_any_address(desk: Desk
     for level in (Level.SERIES, Level.IMAGE):
         [row] = desk.find(desk.reader, level, keys={"PatientID": "", "AccessionNumber": "*"}, **addressed).rows
         assert (row["00100020"]["Value"], "00080050" in row) == (["1"], True)
+
+
+def test_instants_are_found_by_what_every_clock_showed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of images whose clocks hung elsewhere those that were made then, with totals, limits and pages of them alone."""
+    monkeypatch.setattr(query, "HELD_ROWS", 3)
+    clocks = ["20260301110000+0000", "20260301120000+0100", "20260301120000+0000", "20260301060000-0500", "20260301120000", "", "20260302"]
+    with desk.database.begin() as tx:
+        place = tx.execute(sa.select(datastore.c.id)).scalars().first()
+    assert place is not None
+    made = [scanned("3", "3.1", f"3.1.{n}", AcquisitionDateTime=clock) for n, clock in enumerate(clocks)]
+    offset = scanned("4", "4.1", "4.1.0", AcquisitionDateTime="20260301060000", TimezoneOffsetFromUTC="-0500")
+    done = store(desk.database, place, desk.now, *made, offset)
+    grant(desk.database, place, desk.stranger, desk.now, done[0].study_pk * 4 + 2)
+    grant(desk.database, place, desk.stranger, desk.now, done[-1].study_pk * 4 + 2)
+
+    def found(text: str, **options: Any) -> tuple[list[str], int | None]:
+        options = {"keys": {"AcquisitionDateTime": text}, "limit": 10} | options
+        answer = desk.find(options.pop("subject", desk.stranger), Level.IMAGE, **options)
+        return [row["00080018"]["Value"][0] for row in answer.rows], answer.total
+
+    same = ["3.1.0", "3.1.1", "3.1.3", "3.1.4", "4.1.0"]  # of 3.1.4 nobody knows where
+    everything, total = found("20260301120000+0100")
+    assert (sorted(everything), total) == (same, 5)
+    pages = [found("20260301120000+0100", limit=2, offset=at) for at in (0, 2, 4, 6)]
+    assert [one for page, _ in pages for one in page] == everything
+    assert [total for _, total in pages][-1] == 5
+    assert found("20260301120000+0100", study_instance_uid="4") == (["4.1.0"], 1)
+    assert found("20260301120000+0100", study_instance_uid="4", include="all") == (["4.1.0"], 1)
+    assert found("20260301120000+0100", study_instance_uid="4", usual=False) == (["4.1.0"], 1)
+    assert found("20260301120000+0100", subject=desk.reader) == ([], 0)
+    assert sorted(found("20260301120000")[0]) == ["3.1.1", "3.1.2", "3.1.4"]  # as it was read
+    assert desk.events()[0].body["detail"]["keys"] == {"AcquisitionDateTime": "20260301120000"}  # type: ignore[index]
+    assert desk.events()[-1].body["detail"]["keys"] == {"AcquisitionDateTime": "20260301120000+0100"}  # type: ignore[index]

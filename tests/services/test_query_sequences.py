@@ -45,7 +45,7 @@ def test_rows_whose_sequences_cannot_meet_a_key_are_not_looked_at(
                 SpecificCharacterSet="ISO_IR 192", **more,
             ))
         looked: list[object] = []
-        monkeypatch.setattr(query, "meets", lambda key, element: (looked.append(element), meets(key, element))[1])
+        monkeypatch.setattr(query, "meets", lambda key, element, zone: (looked.append(element), meets(key, element, zone))[1])
         for asked, found, held in CASES:
             looked.clear()
             keys = "&".join(f"RequestAttributesSequence.{one}" for one in asked.split("&"))
