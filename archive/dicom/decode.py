@@ -113,9 +113,8 @@ def layout_of(scanned: Scanned, pixel_tag: int = 0x7FE00010, vr: str = "OW") -> 
     )
 
 
-def pixel_element(part10_head: bytes, scanned: Scanned) -> tuple[int, str]:
-    """Return tag and VR of the pixel data whose header ends `part10_head`."""
-    head = part10_head[: scanned.head_bytes]
+def pixel_element(head: bytes, scanned: Scanned) -> tuple[int, str]:
+    """Return tag and VR of the pixel data whose header ends `head`."""
     order = "big" if scanned.transfer_syntax_uid == EXPLICIT_BE else "little"
     for size in (12, 8):
         at = len(head) - size

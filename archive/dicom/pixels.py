@@ -52,9 +52,9 @@ def stored_layout(part10_head: bytes, scanned: Scanned) -> Layout:
     """
     if scanned.frames is None:
         raise refused("no-pixels")
-    if scanned.deflated:
-        return layout_of(scanned, *pixel_element(part10_head[: scanned.frames.offset], scanned))
-    return layout_of(scanned, *pixel_element(part10_head[: scanned.head_bytes], scanned))
+    # Of a deflated instance `head_bytes` is how long it was deflated.
+    end = scanned.frames.offset if scanned.deflated else scanned.head_bytes
+    return layout_of(scanned, *pixel_element(part10_head[:end], scanned))
 
 
 def decode_frame(part10_head: bytes, scanned: Scanned, frame: bytes, index: int = 0) -> Array:

@@ -23,8 +23,10 @@ from archive.dicom.decode import REFUSALS, refused
 from archive.dicom.part10 import Scanned, inflate, scan
 from archive.dicom.pixels import can_decode, decode_frame, frame_explicit_le, render
 from archive.dicom.recipe import Recipe
+from archive.dicom.transcode import ENCODERS, frame_in
+from archive.dicom.transfer import EXPLICIT_LE
 from archive.errors import InvalidInstance, NotAcceptable
-from tests.dicom.conftest import UIDS, dataset, el, im, item, part10, pixels, to_explicit_le, us
+from tests.dicom.conftest import UIDS, dataset, el, im, item, part10, pixels, to_explicit_le, to_syntax, us
 
 PYDICOM = "pydicom__pydicom-data/data"
 
@@ -102,6 +104,35 @@ def test_one_bit_frames_are_the_same_however_stored(corpus: Path, name: str) -> 
             head, scanned, frame = parts(other.read_bytes(), n)
             assert np.array_equal(decode_frame(head, scanned, frame, n), theirs(plain, n)), (kind, n)
             assert frame_explicit_le(head, scanned, frame, n) == frame_explicit_le(*parts(plain, n), n), (kind, n)
+
+
+@pytest.mark.parametrize(("keyword", "kind"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])
+@pytest.mark.parametrize("syntax", [EXPLICIT_LE, "1.2.840.10008.1.2.1.99"])
+def test_floats_are_floats_however_their_data_set_is_stored(keyword: str, kind: str, syntax: str) -> None:
+    values = (np.arange(3 * 40 * 30) // 300 / 7).astype(kind).reshape(3, 40, 30)
+    written = pydicom.dcmread(io.BytesIO(part10(dataset(pixels(40, 30, b"", bits=8 * values.itemsize)))))
+    del written.PixelData
+    written.NumberOfFrames, written.ImageComments = 3, "again " * 1000  # deflated, the whole is shorter than what stands before the pixels
+    setattr(written, keyword, values.tobytes())
+    written.file_meta.TransferSyntaxUID = syntax
+    out = io.BytesIO()
+    written.save_as(out)
+    for n in range(3):
+        head, scanned, frame = parts(out.getvalue(), n)
+        decoded = decode_frame(head, scanned, frame, n)
+        assert (decoded.dtype.kind, np.array_equal(decoded, values[n])) == ("f", True)
+        assert frame_explicit_le(head, scanned, frame, n) == values[n].tobytes()
+        shown = np.asarray(Image.open(io.BytesIO(render(head, scanned, frame, Recipe(form="png"), n))))
+        low, high = values[n].min(), values[n].max()
+        assert np.abs(shown - (values[n] - low) / (high - low) * 255).max() <= 1
+        for other in ENCODERS:
+            with pytest.raises(NotAcceptable):
+                frame_in(head, scanned, frame, other, n)
+    for other in ENCODERS:
+        with pytest.raises(NotAcceptable):
+            to_syntax(out.getvalue(), scanned, other)
+    plain = to_explicit_le(out.getvalue(), scanned)
+    assert pydicom.dcmread(io.BytesIO(plain))[keyword].value == values.tobytes()
 
 
 def test_twelve_bit_jpeg_is_decoded_as_dcmtk_does(corpus: Path, tmp_path: Path) -> None:
