@@ -20,7 +20,17 @@ from archive.access import policy
 from archive.db import guard, migrate
 from archive.db.engine import Database
 from archive.db.tables import access_study as access_study_table
-from archive.db.tables import audit_event, audit_object, keystore_metadata, ledger_leaf, metadata, statement
+from archive.db.tables import (
+    audit_event,
+    audit_object,
+    datastore,
+    keystore_metadata,
+    ledger_leaf,
+    metadata,
+    statement,
+    workitem,
+    workitem_study,
+)
 from archive.errors import DatabaseUnavailable
 from archive.index import access_study
 from tests.access import worlds
@@ -65,7 +75,7 @@ def schema(database: Database) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize("keystore", [False, True])
 def test_upgrade_makes_what_the_tables_say(empty: Database, keystore: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     migrate.upgrade(empty, keystore=keystore)
-    assert migrate.revision(empty) == ("0001" if keystore else "0022")
+    assert migrate.revision(empty) == ("0001" if keystore else "0023")
     migrate.check(empty, keystore=keystore)
 
     def ours(thing: Any, name: str | None, kind: str, reflected: bool, compared: Any) -> bool:
@@ -186,6 +196,34 @@ def test_events_of_an_older_release_are_the_same_after_the_upgrade(empty: Databa
             (0, b"object 2"), (1, b"object 1"), (2, b"object 0")]
     with pytest.raises(sa.exc.IntegrityError), empty.begin() as tx:  # references hold
         tx.execute(sa.insert(audit_object), {"n": 9, "position": 0, "ref": b"p"})
+
+
+def test_workitems_of_an_older_release_name_what_they_take_in_alone(empty: Database) -> None:
+    """0023: rows of studies that a workitem requests or makes would hide it from who may not see those."""
+    _move(empty, "0022")
+
+    def items(*studies: str) -> dict[str, Any]:
+        return {"vr": "SQ", "Value": [{"0020000D": {"vr": "UI", "Value": [uid]}} for uid in studies]}
+
+    requested, made = items("1.2.1"), items("1.2.9")
+    datasets = {
+        1: {"0040A370": requested, "00404021": {"vr": "SQ"}},
+        2: {"0040A370": requested, "00404021": items("1.2.1", "1.2.2"), "00741216": {"vr": "SQ", "Value": [{"00404033": made}]}},
+        3: {"0040A370": requested},
+        4: {"00404021": {"vr": "SQ", "Value": [None, {"00081199": items("1.2.3")}]}},
+        5: {},
+    }
+    rows = [(1, "1.2.1"), (2, "1.2.1"), (2, "1.2.2"), (2, "1.2.9"), (3, "1.2.1"), (4, "1.2.3")]
+    with empty.begin() as tx:
+        tx.execute(sa.insert(datastore), {"id": 1, "uid": b"d" * 16, "name": "clinical", "created_at": worlds.BASE})
+        for pk, dataset in datasets.items():
+            one = {"id": pk, "datastore_id": 1, "sop_instance_uid": f"1.2.77.{pk}", "state": "SCHEDULED", "dataset": dataset}
+            tx.execute(sa.insert(workitem), one | {"created_at": worlds.BASE, "updated_at": worlds.BASE})
+        tx.execute(sa.insert(workitem_study), [{"workitem_pk": pk, "study_instance_uid": uid} for pk, uid in rows])
+    migrate.upgrade(empty)
+    with empty.read() as tx:
+        kept = tx.execute(sa.select(workitem_study).order_by(workitem_study.c.workitem_pk, workitem_study.c.study_instance_uid))
+        assert [tuple(row) for row in kept] == [(2, "1.2.1"), (2, "1.2.2"), (4, "1.2.3")]
 
 
 def test_the_tables_work_under_the_guard(empty: Database) -> None:
