@@ -341,9 +341,9 @@ def _shown(row: Any) -> dict[str, Any]:
 
 
 def _restored(tx: sa.Connection, since: int | None) -> bool:
-    """Whether anything may have been restored since the ledger had so many leaves."""
+    """Whether anything may have been restored since the ledger had so many leaves: itself, or by what was let in to its place."""
     e = audit_event.c
-    later = sa.select(e.n).where(e.n >= (since or 0), e.kind == Kind.RESTORED.label).limit(1)
+    later = sa.select(e.n).where(e.n >= (since or 0), e.kind.in_([Kind.RESTORED.label, Kind.RECONCILED.label])).limit(1)
     return since is None or tx.execute(later).first() is not None
 
 

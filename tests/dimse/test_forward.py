@@ -27,7 +27,7 @@ from tests.conftest import free_port
 from tests.dimse.clinic import IMPLICIT, Clinic, Receiver, clinic, received
 from tests.dimse.fakes import eventually
 from tests.dimse.test_scu import listening
-from tests.services.archives import CT, instance, the_console
+from tests.services.archives import CT, instance, store, the_console
 
 EVERYTHING = Target("everything")
 ONE = "1.2.3.1.1"
@@ -461,6 +461,21 @@ def test_what_is_rejected_while_it_is_sent_goes_once_it_is_restored(it: Clinic) 
     run(it)
     assert uids(receiver) == [ONE, "1.2.3.1.2", "1.2.3.1.3"]
     receiver.close()
+
+
+def test_what_is_let_in_in_the_place_of_what_is_rejected_is_forwarded(it: Clinic, receiver: Receiver) -> None:
+    console = the_console(it.node)
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(instance(1, study="1.2.3"), instance(1, study="1.2.4"))
+    it.node.remove.reject(console, "clinical", "study", "1.2.3", reason="test")
+    rule(it)
+    run(it)
+    assert queue(it) == [("done", 0, ""), ("rejected", 0, "")]
+    assert store(it.node, instance(1, study="1.2.3", rows=32)).status == "conflict"
+    (waits,) = it.node.reconcile.list(console)
+    it.node.reconcile.accept(console, waits["id"], reason="the right one")
+    run(it)
+    assert uids(receiver) == [ONE, "1.2.4.1.1"]
 
 
 def test_what_was_restored_goes_only_where_both_sides_may_still(it: Clinic, receiver: Receiver) -> None:
