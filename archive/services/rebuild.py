@@ -263,7 +263,7 @@ class Rebuild:
             with suppress(ArchiveError, sa.exc.SQLAlchemyError), damaged.read() as source:
                 kept = work_snapshot.taken(source, core.clock())
         if kept is None:
-            kept, broken = work_snapshot.newest(core.keyring, core.config.ledger_dir, nodes.size(tx))
+            kept, broken = work_snapshot.newest(core.keyring, core.config.ledger_dir, self._known)
             report.problems += [f"the work snapshot {name} does not open" for name in broken]
         if kept is None:
             report.notes.append("there is no work snapshot: rules of forwarding, webhooks and subscriptions, if there were any, are lost")

@@ -12,10 +12,13 @@ from archive.access.grants import Target
 from archive.access.subject import Subject
 from archive.dicom import scheduled
 from archive.node import Node
+from archive.services import forwarding
 from archive.services.clock import utc_now
 from archive.services.commitments import Reference
 from archive.services.deliveries import REPORT
 from archive.services.forward_rules import Conditions
+from archive.services.snapshot import Snapshots
+from archive.services.work_snapshot import WorkSnapshots
 from archive.services.workitem_watch import KEEP_FINISHED
 from archive.services.worklist import KEEP, sweep
 from tests.dimse.test_mpps import begun, ended
@@ -157,3 +160,49 @@ def test_a_destination_that_was_paused_after_the_last_snapshot_waits(tmp_path: P
     with archives.opened(config) as node:
         states = {row["destination"]: row["state"] for row in node.forwarding.destinations(archives.the_console(node))}
         assert states == {"DST": "paused", "OTHER": "ready"}
+
+
+def test_what_went_on_by_another_rule_after_the_last_snapshot_does_so_after_a_rebuild(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarding, "SETTLE", timedelta())
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        router(node)
+        node.peers.add(console, "DST", ["DST"], networks=["192.0.2.0/24"], address="192.0.2.7:104")
+        node.accounts.add_role(console, "taker", ["receive"])
+        node.accounts.add_grant(console, to="DST", role="taker", target=Target("everything"))
+        for name in ("one", "two"):
+            node.forwarding.add(console, name, "DST", on_behalf_of="router", conditions=Conditions(modality=("CT",)))
+        archives.store(node, archives.instance(1))
+        while node.forwarding.look():
+            pass
+        node.upkeep.finish()
+        node.forwarding.remove(console, "one")
+        assert [row["rule"] for row in node.forwarding.queue(console)] == ["two"]
+        node.upkeep.checkpoint()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config, role="serve") as node:
+        node.forwarding.look()
+        assert [row["rule"] for row in node.forwarding.queue(archives.the_console(node))] == ["two"]
+
+
+def test_a_rule_of_a_history_that_was_given_up_forwards_nothing(tmp_path: Path) -> None:
+    """Though the rebuild itself has made the log as long again."""
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        router(node)
+        node.peers.add(console, "DST", ["DST"], networks=["192.0.2.0/24"], address="192.0.2.7:104")
+        Snapshots(node.core).write()
+        for name in ("ann", "ben", "cleo"):  # whom a rebuild takes away, with an event for each
+            node.accounts.add_user(console, name, password=archives.PASSWORD)
+        node.upkeep.checkpoint()
+        node.forwarding.add(console, "all", "DST", on_behalf_of="router", conditions=Conditions(modality=("CT",)))
+        WorkSnapshots(node.core).tick(now=True)
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert node.forwarding.list(archives.the_console(node)) == []
