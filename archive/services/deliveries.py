@@ -166,14 +166,15 @@ class Deliveries:
             finish(tx, one, self._core.clock())
 
     def refused(self, one: Due, reason: str, *, for_good: bool) -> None:
-        """A delivery was not taken; it is tried again later unless that is of no use."""
+        """A delivery was not taken; it is tried again later unless that is of no use. What goes on by another rule by now is that one's."""
         at, attempts = self._core.clock(), one.attempts + 1
         ended = for_good or attempts >= MAXIMUM_ATTEMPTS
         values: dict[str, Any] = {"attempts": attempts, "reason": reason, "run_at": at + backoff(attempts)}
         if ended:
             values |= {"state": FAILED, "finished_at": at}
+        same = _D.rule_id.is_not_distinct_from(one.rule_id)
         with self._core.database.begin(durable=False) as tx:
-            tx.execute(sa.update(delivery).where(_D.id == one.id, _D.state == WAITING).values(values))
+            tx.execute(sa.update(delivery).where(_D.id == one.id, _D.state == WAITING, same).values(values))
 
     def reached(self, peer_id: int) -> None:
         """A destination was reached."""

@@ -562,6 +562,24 @@ def test_what_another_rule_sends_too_goes_on_by_it_when_a_rule_is_removed(it: Cl
     assert uids(receiver) == ["1.2.3.1.2", "1.2.4.1.1", "1.2.5.1.1"]
 
 
+def test_what_went_on_by_another_rule_does_not_fail_for_whoever_was_about_to_send_it_by_the_first(it: Clinic, receiver: Receiver) -> None:
+    console, forwarding, queued = the_console(it.node), it.node.forwarding, it.node.deliveries
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(instance(1, study="1.2.3"))
+    rule(it)
+    rule(it, "later")
+    forwarding.look()
+    claimed = queued.claim()
+    assert claimed is not None
+    due = queued.due(claimed, deliveries_module.FORWARD, limit=10)
+    forwarding.remove(console, "all")
+    assert forwarding.batch(due) is None
+    queued.release(claimed)
+    assert queue(it) == [("waiting", 0, "")]
+    run(it)
+    assert uids(receiver) == [ONE]
+
+
 def test_what_another_rule_of_the_destination_may_not_send_goes_with_its_rule(it: Clinic, receiver: Receiver) -> None:
     console, forwarding = the_console(it.node), it.node.forwarding
     it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
