@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, FromClause
 
 from archive.access import predicate
 from archive.access.policy import Scope
@@ -38,15 +38,16 @@ def visible(shape: Shape) -> ColumnElement[bool]:
     there = sa.exists(held.where(sa.exists(
         sa.select(1).select_from(_SE).where(_SE.c.study_pk == _ST.c.id, predicate.holds_images(_SE)).correlate(_ST)
     )))
-    of_patient = sa.select(1).select_from(_PT).where(
-        _PT.c.datastore_id == W.c.datastore_id, _PT.c.patient_id == W.c.patient_id, W.c.patient_id != "", _PT.c.synthetic == sa.false(),
-        sa.or_(W.c.issuer_of_patient_id == "", _PT.c.issuer == W.c.issuer_of_patient_id),
-    ).correlate(W)
+    # From denies to patients: of an ID without its issuer no index tells, and SQLite would read all patients for each workitem.
+    denies_patient = _denies(_DENY.join(_PT, _PT.c.id == _DENY.c.scope_key // 4), shape).where(
+        _DENY.c.scope_key % 4 == 1, _PT.c.datastore_id + 0 == W.c.datastore_id, _PT.c.patient_id == W.c.patient_id, W.c.patient_id != "",
+        _PT.c.synthetic == sa.false(), sa.or_(W.c.issuer_of_patient_id == "", _PT.c.issuer == W.c.issuer_of_patient_id),
+    )
     clauses = [
         # A study that is not there is for whoever sees everything; to anybody else it is as one that is there and not theirs.
         sa.not_(sa.exists(taken_in.where(sa.not_(seen), sa.or_(there, sa.not_(_sees_everything(shape)))))),
-        sa.not_(_denied(shape, _DENY.c.scope_key == 0)),
-        sa.not_(sa.exists(of_patient.where(_denied(shape, _DENY.c.scope_key == _PT.c.id * 4 + 1)))),
+        sa.not_(sa.exists(_denies(_DENY, shape).where(_DENY.c.scope_key == 0))),
+        sa.not_(sa.exists(denies_patient)),
     ]
     if shape.boundaries:
         clauses.append(sa.exists(taken_in.where(seen)))
@@ -57,27 +58,25 @@ def visible(shape: Shape) -> ColumnElement[bool]:
 
 def _sees_everything(shape: Shape) -> ColumnElement[bool]:
     """An allow without conditions on the whole datastore shows also what the archive does not hold yet."""
-    g = _ALLOW
+    g, passed_on_from = _ALLOW, _ALLOW.c.parent_id + 0  # by whose own index SQLite would read nearly all grants there are
     return sa.and_(predicate.caller_is_live(shape), shape.within() == sa.true(), sa.exists(
         sa.select(1).select_from(g).where(
             predicate.is_caller(g.c.subject_id, shape), g.c.effect == predicate.ALLOW, g.c.datastore_id == W.c.datastore_id,
             predicate.not_revoked(g), predicate.in_window(g, shape), g.c.modality == "", g.c.department_id.is_(None),
-            g.c.study_date_from == "", g.c.study_date_to == "", g.c.parent_id.is_(None), predicate.context_suffices(g, shape),
+            g.c.study_date_from == "", g.c.study_date_to == "", passed_on_from.is_(None), predicate.context_suffices(g, shape),
             g.c.permissions.bitwise_and(shape.need()) == shape.need(), g.c.scope_key == 0,
         ).correlate(W)
     ))
 
 
-def _denied(shape: Shape, reach: ColumnElement[bool]) -> ColumnElement[bool]:
+def _denies(source: FromClause, shape: Shape) -> sa.Select[tuple[int]]:
     """A deny without conditions hides also what the archive does not hold yet."""
     d = _DENY
-    return sa.exists(
-        sa.select(1).select_from(d).where(
-            predicate.is_caller(d.c.subject_id, shape), d.c.effect == predicate.DENY, d.c.datastore_id == W.c.datastore_id,
-            predicate.not_revoked(d), predicate.in_window(d, shape), d.c.modality == "", d.c.department_id.is_(None),
-            d.c.study_date_from == "", d.c.study_date_to == "", d.c.permissions.bitwise_and(shape.need()) != 0, reach,
-        ).correlate(W, _PT)
-    )
+    return sa.select(1).select_from(source).where(
+        predicate.is_caller(d.c.subject_id, shape), d.c.effect == predicate.DENY, d.c.datastore_id == W.c.datastore_id,
+        predicate.not_revoked(d), predicate.in_window(d, shape), d.c.modality == "", d.c.department_id.is_(None),
+        d.c.study_date_from == "", d.c.study_date_to == "", d.c.permissions.bitwise_and(shape.need()) != 0,
+    ).correlate(W)
 
 
 def find(tx: sa.Connection, scope: Scope, datastore_id: int, uid: str) -> Any | None:
