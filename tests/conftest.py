@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pynetdicom import AE
 
 from archive.access import passwords
@@ -32,6 +33,11 @@ if sys.dont_write_bytecode:  # hundreds of processes import the archive: each wo
 databases.compile_once()
 COSTLY = {name: getattr(passwords, name) for name in ("MEMORY_KIB", "ITERATIONS")}
 passwords.MEMORY_KIB, passwords.ITERATIONS = 64, 1  # of thousands of passwords, in this process; tests about them ask for `costly`
+# A slow machine is no fault of what is tested, and a run says of a change what the run before it said of its parent; other examples
+# each time: --hypothesis-profile=explore.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("suite", settings.get_profile("explore"), derandomize=True)
+settings.load_profile("suite")
 associate = AE.associate
 EXTRA_PATH = ("/usr/sbin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/15/bin")
 

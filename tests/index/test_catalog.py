@@ -222,7 +222,7 @@ def test_values_no_column_can_hold_are_kept_in_json_alone(database: Database, pl
     assert im.attributes["00280010"]["Value"] == [1 << 40]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_counts_equal_the_live_rows_after_any_history(database: Database, now: datetime, data: st.DataObject) -> None:
     place = add_datastore(database, now, os.urandom(6).hex())

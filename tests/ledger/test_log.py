@@ -257,7 +257,7 @@ DETAIL = st.dictionaries(TEXT, st.one_of(TEXT, st.integers(-2**63, 2**63 - 1), s
 
 
 @given(patient=TEXT, study=TEXT, name=TEXT, detail=DETAIL)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_text_comes_back(patient: str, study: str, name: str, detail: dict[str, Any], keyring: Keyring, now: datetime) -> None:
     recorded: dict[str, Any] = {}
 

@@ -190,7 +190,7 @@ def test_a_range_opens_only_the_chunks_it_touches(vault: Vault, key: StudyKey, n
         assert opened.call_count == chunks
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(pieces=st.lists(st.integers(0, 700_000), max_size=12), seed=st.integers(0, 99))
 def test_any_split_gives_the_same(keystore: FakeKeystore, key: StudyKey, now: datetime, pieces: list[int], seed: int) -> None:
     vault = Vault(MemorySegments(), keystore, large_from=MIB)  # type: ignore[arg-type]

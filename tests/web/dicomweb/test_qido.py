@@ -327,7 +327,7 @@ def test_head_has_no_body(client: FlaskClient, filled: FakeNode) -> None:
     assert answer.headers["X-Total-Count"] == "2"
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from([a.keyword for a in ATTRIBUTES] + ["limit", "offset", "junk", "includefield"]), st.text(max_size=20), max_size=3

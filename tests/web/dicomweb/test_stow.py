@@ -451,7 +451,7 @@ def test_memory_does_not_grow_with_a_part(app: Flask, node: FakeNode) -> None:
     assert node.store.largest_write <= 1 << 20
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(data=st.data())
 def test_10_a_body_broken_anywhere_is_a_clear_answer(client: FlaskClient, node: FakeNode, data: st.DataObject) -> None:
     node.kept.clear()
