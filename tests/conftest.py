@@ -6,7 +6,6 @@ import gc
 import importlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from archive.access import passwords
 from archive.db.engine import Database
 from archive.dimse import turns
 from tests import databases
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRE_ALL = os.environ.get("ARCHIVE_TEST_REQUIRE_ALL") == "1"
@@ -121,13 +121,6 @@ def costly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     passwords._nobody.cache_clear()
     yield
     passwords._nobody.cache_clear()
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -29,10 +29,10 @@ from archive.ledger.bodies import commitment as opened_by
 from archive.services import commitment_check, deliveries
 from archive.services import commitments as commitments_module
 from archive.services.commitments import Reference, Report
-from tests.conftest import free_port
 from tests.dimse.clinic import EXPLICIT, IMPLICIT, Clinic, clinic, listen
 from tests.dimse.fakes import eventually
 from tests.dimse.test_scu import listening
+from tests.ports import free_port
 from tests.services.archives import CT, instance, the_console
 
 SOP_CLASS, WELL_KNOWN = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"

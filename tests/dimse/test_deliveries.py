@@ -21,7 +21,6 @@ from archive.dimse.forward import Courier
 from archive.services import deliveries
 from archive.services.commitments import Reference
 from archive.services.deliveries import LEASE, Claimed, Deliveries, LeaseLost
-from tests.conftest import free_port
 from tests.dimse.clinic import EXPLICIT, IMPLICIT, Clinic, Receiver, received
 from tests.dimse.fakes import eventually
 from tests.dimse.test_commitment import (  # noqa: F401 # fixture, and tests that run here on PostgreSQL
@@ -43,6 +42,7 @@ from tests.dimse.test_forward import (  # noqa: F401 # fixture, and tests that r
     test_threads_of_two_processes_send_each_once,
 )
 from tests.dimse.test_scu import listening
+from tests.ports import free_port
 from tests.services.archives import CT, instance, the_console
 
 

@@ -23,10 +23,10 @@ from archive.ledger.audit import Kind
 from archive.services import deliveries as deliveries_module
 from archive.services import forwarding as forwarding_module
 from archive.services.forward_rules import Conditions, closed_until
-from tests.conftest import free_port
 from tests.dimse.clinic import IMPLICIT, Clinic, Receiver, clinic, received
 from tests.dimse.fakes import eventually
 from tests.dimse.test_scu import listening
+from tests.ports import free_port
 from tests.services.archives import CT, instance, store, the_console
 
 EVERYTHING = Target("everything")

@@ -23,7 +23,6 @@ from archive.ledger.audit import Kind
 from archive.services import sending as sending_module
 from archive.services.sending import Selected
 from archive.services.signin import SignedIn
-from tests.conftest import free_port
 from tests.dimse.clinic import (
     EXPLICIT,
     IMPLICIT,
@@ -38,6 +37,7 @@ from tests.dimse.clinic import (
 )  # fmt: skip
 from tests.dimse.fakes import eventually
 from tests.dimse.test_scu import listening
+from tests.ports import free_port
 from tests.services.archives import PASSWORD, instance, the_console
 from tests.services.ward import Clock
 

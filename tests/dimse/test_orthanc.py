@@ -13,10 +13,10 @@ from typing import Any
 import pydicom
 
 from archive.access.grants import Target
-from tests.conftest import free_port
 from tests.dimse.clinic import clinic
 from tests.dimse.fakes import eventually
 from tests.dimse.test_scu import listening
+from tests.ports import free_port
 from tests.services.archives import instance
 
 

@@ -16,9 +16,9 @@ import pytest
 from pynetdicom.acse import ACSE
 
 from archive.dimse.scu import EchoResult, call, echo
-from tests.conftest import free_port
 from tests.dimse.conftest import Identity, Pki, Running, archive_with
 from tests.dimse.fakes import eventually
+from tests.ports import free_port
 
 
 def listening(port: int) -> bool:

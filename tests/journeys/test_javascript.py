@@ -22,10 +22,11 @@ from PIL import Image
 from pydicom.uid import CTImageStorage
 
 from archive.access.grants import Target
-from tests.conftest import absent, free_port
+from tests.conftest import absent
 from tests.dimse.test_worklist import entry
 from tests.journeys import doors
 from tests.journeys.running import ROOT, RunningArchive
+from tests.ports import free_port
 from tests.web.samples import STUDY, instance
 
 SCRIPTS = ROOT / "tests" / "js"

@@ -17,10 +17,11 @@ import requests
 from archive.access.grants import Target
 from archive.config import load
 from archive.services import setup
-from tests.conftest import absent, free_port
+from tests.conftest import absent
 from tests.dimse.fakes import eventually
 from tests.dimse.test_scu import listening
 from tests.journeys.running import RunningArchive
+from tests.ports import free_port
 from tests.services import archives
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

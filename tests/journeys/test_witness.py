@@ -20,6 +20,7 @@ from archive.keys.keyring import Keyring
 from archive.ledger import notes
 from archive.witness import memory
 from tests.journeys.running import RunningArchive
+from tests.ports import free_port
 from tests.services.archives import instance
 
 
@@ -29,7 +30,7 @@ class Program:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.key = str(memory.make(folder, "nas.example/witness"))
-        self.port = 0
+        self.port = free_port()
 
     @contextmanager
     def running(self, log: str) -> Iterator[str]:
@@ -39,7 +40,7 @@ class Program:
             assert process.stdout is not None
             try:
                 process.stdout.readline()
-                self.port = int(process.stdout.readline().rpartition(":")[2])
+                assert int(process.stdout.readline().rpartition(":")[2]) == self.port
                 yield f"http://127.0.0.1:{self.port}"
             finally:
                 process.terminate()

@@ -21,7 +21,7 @@ from archive.config import Archive, Config, Http
 from archive.errors import InvalidRequest, KeysUnavailable
 from archive.keys import ca
 from archive.keys.keyring import Keyring
-from tests.conftest import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture

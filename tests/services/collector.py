@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from tests.ports import free_port
+
 Manner = Literal["takes", "resets", "silent", "refuses", "leaves"]
 
 
@@ -28,7 +30,7 @@ class Collector:
         if ask_of is not None:
             self._context.verify_mode = ssl.CERT_REQUIRED
             self._context.load_verify_locations(ask_of)
-        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server = socket.create_server(("127.0.0.1", free_port()))
         self.port = self._server.getsockname()[1]
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

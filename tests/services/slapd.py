@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.ports import free_port
+
 BASE = "dc=clinic,dc=example"
 PEOPLE, GROUPS = f"ou=people,{BASE}", f"ou=groups,{BASE}"
 SERVICE, SERVICE_PASSWORD = f"cn=archive,{BASE}", "looks-people-up"
@@ -116,12 +118,6 @@ def certificate(folder: Path, name: str = "127.0.0.1") -> None:
     ))
 
 
-def _free() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @contextmanager
 def running(folder: Path) -> Iterator[Directory]:
     """Run it, or skip where it is not installed."""
@@ -136,7 +132,7 @@ def running(folder: Path) -> Iterator[Directory]:
     conf, ldif = folder / "slapd.conf", folder / "people.ldif"
     conf.write_text(CONF.format(folder=folder, base=BASE, manager=MANAGER, password=MANAGER_PASSWORD))
     ldif.write_text(LDIF)
-    ldaps, ldap = f"ldaps://127.0.0.1:{_free()}", f"ldap://127.0.0.1:{_free()}"
+    ldaps, ldap = f"ldaps://127.0.0.1:{free_port()}", f"ldap://127.0.0.1:{free_port()}"
     subprocess.run([program.replace("slapd", "slapadd"), "-f", str(conf), "-l", str(ldif)], check=True, capture_output=True, timeout=60)
     # -d keeps it in the foreground, as the test's own process.
     with (folder / "log").open("wb") as log:

@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from archive.services.outgoing import Undeliverable
 from archive.services.witness_calls import MAX_ANSWER_BYTES, Line
 from archive.witness import memory, service
+from tests.ports import free_port
 
 
 @contextmanager
@@ -82,9 +83,7 @@ def test_one_that_answers_byte_by_byte_is_not_waited_for() -> None:
 
 
 def test_nobody_there_and_nonsense() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    for url in (f"http://127.0.0.1:{port}", "http://no-such-host.invalid"):
+    for url in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid"):
         with pytest.raises(Undeliverable):
             Line(url).add_checkpoint(b"")
     for nonsense in (b"", b"nonsense\r\n\r\n"):

@@ -14,6 +14,7 @@ from archive.config import Witness as Settings
 from archive.ledger.notes import Verifier
 from archive.node import Node
 from archive.witness import memory, service
+from tests.ports import free_port
 from tests.services import archives
 
 NAME = "nas.example/witness"
@@ -26,7 +27,7 @@ class Witness:
         self.key = memory.make(folder, NAME)
         self.folder, self.clock = folder, clock
         self.logs: list[str] = []
-        self.port = 0
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -40,7 +41,6 @@ class Witness:
         keys = [Verifier.parse(one) for one in self.logs if not one.split("+")[0].endswith("/instance")]
         server = service.Server(("127.0.0.1", self.port), service.Witness(held, keys, self.clock))
         server.rate.take = lambda _address, _now: True  # type: ignore[method-assign]
-        self.port = server.server_address[1]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:

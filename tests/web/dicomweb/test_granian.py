@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dicomweb_client.api import DICOMwebClient
 
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT
+from tests.ports import free_port
 from tests.web.dicomweb.test_wado import ANY
 from tests.web.peer import LARGE_BYTES, LARGE_COUNT, LARGE_STUDY
 from tests.web.samples import STUDY, instance, multipart
