@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from pynetdicom import AE
 
 from archive.access import passwords
 from archive.db.engine import Database
-from archive.dimse import turns
 from tests import databases
+from tests.dimse import library
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,18 +37,8 @@ passwords.MEMORY_KIB, passwords.ITERATIONS = 64, 1  # of thousands of passwords,
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("suite", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("suite")
-associate = AE.associate
+library.guard()
 EXTRA_PATH = ("/usr/sbin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/15/bin")
-
-
-def settled(ae: AE, *arguments: Any, **options: Any) -> Any:
-    """As `AE.associate`: on a busy machine the library takes one answer in some hundred away from whoever waits for it."""
-    association = associate(ae, *arguments, **options)
-    turns.settle(association)
-    return association
-
-
-AE.associate = settled  # type: ignore[method-assign]
 
 
 def pytest_collection(session: pytest.Session) -> None:

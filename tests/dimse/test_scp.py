@@ -16,6 +16,7 @@ from archive.dimse import contexts
 from archive.dimse.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 from archive.dimse.turns import settle
 from archive.errors import InvalidInstance
+from tests.conftest import ROOT
 from tests.dimse import rawpeer
 from tests.dimse.conftest import Running, StartNode
 from tests.dimse.fakes import eventually
@@ -26,7 +27,7 @@ Program = Callable[[str, str], str]
 
 
 def run(*argv: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT)
 
 
 def tls_options(node: Running) -> list[str]:
@@ -134,7 +135,8 @@ def test_pynetdicom_stores_files_unchanged(
 
 def test_the_application_storescu_with_required_contexts(node: Running, corpus: Path) -> None:
     files = sorted((corpus / "neurolabusc__dcm_qa_nih").rglob("*.dcm"))[:3]
-    done = run(sys.executable, "-m", "pynetdicom", "storescu", "127.0.0.1", str(node.plain_port), *map(str, files), "-cx", "-aet", "CT1")
+    program = [sys.executable, "-m", "tests.dimse.library", "storescu"]
+    done = run(*program, "127.0.0.1", str(node.plain_port), *map(str, files), "-cx", "-aet", "CT1")
     assert done.returncode == 0, done.stderr
     assert [kept.data for kept in node.store.kept] == [image.data_set for f in files if (image := sendable(f))]
 

@@ -17,6 +17,8 @@ import pydicom
 import pynetdicom._config
 from pynetdicom import AE, association
 
+from tests.dimse import library
+
 MOST_CONTEXTS = 128
 ORIGINAL = association.split_dataset
 
@@ -39,6 +41,7 @@ def context(certificates: Path) -> ssl.SSLContext:
 def main(host: str, port: str, certificates: str, title: str) -> None:
     """Send the files named on standard input."""
     warnings.simplefilter("ignore")
+    library.guard()
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     pynetdicom._config.STORE_SEND_CHUNKED_DATASET = True
     association.split_dataset = as_the_data_set_says  # type: ignore[assignment]
