@@ -202,7 +202,7 @@ class FakeLog:
         """Nothing waits."""
 
 
-def eventually(condition: object, timeout_s: float = 10.0) -> bool:
+def eventually(condition: object, timeout_s: float = 60.0) -> bool:
     """Wait until `condition()` holds."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -48,7 +48,7 @@ def records(made: Clinic, count: int, **asked: Any) -> list[dict[str, Any]]:
         found[:] = log.search(the_console(made.node), **asked)
         return len(found) >= count
 
-    assert eventually(there, 8), found
+    assert eventually(there), found
     return found
 
 
@@ -83,13 +83,13 @@ def test_every_end(made: Clinic) -> None:
         if name == "abort":
             association.abort()
         elif name == "idle":
-            assert eventually(lambda: not association.is_established, 10)  # noqa: B023 # called at once
+            assert eventually(lambda: not association.is_established)  # noqa: B023 # called at once
         else:
             if name == "lost":
                 connection.shutdown(socket.SHUT_RDWR)
             else:
                 connection.sendall(b"\x0f\0\0\0\0\4abcd")
-            assert eventually(lambda: not association.is_established, 10)  # noqa: B023
+            assert eventually(lambda: not association.is_established)  # noqa: B023
         association.kill()
         connection.close()
     found = records(made, 4)

@@ -441,7 +441,7 @@ def test_two_processes_do_not_send_at_once(it: Clinic, listener: Listener) -> No
     for one in threads:
         one.start()
     try:
-        assert eventually(lambda: states(it) == [("reported", 0)] * 5, 20)
+        assert eventually(lambda: states(it) == [("reported", 0)] * 5)
     finally:
         for one in threads:
             one.stop()
@@ -555,7 +555,7 @@ def test_orthanc_asks_for_commitment(tmp_path: Path, program: Callable[[str, str
         command = [program("Orthanc", "orthanc"), str(tmp_path / "orthanc.json")]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                assert eventually(lambda: listening(http) and listening(dicom), 20)
+                assert eventually(lambda: listening(http) and listening(dicom))
                 key = ask("/instances", instance(1, study="1.2.3"))["ID"]
                 other = ask("/instances", instance(2, study="1.2.3"))["ID"]
                 ask("/modalities/ours/store", [key])
@@ -564,7 +564,7 @@ def test_orthanc_asks_for_commitment(tmp_path: Path, program: Callable[[str, str
                     transaction = ask("/modalities/ours/storage-commitment", {"Resources": keys})["ID"]
                     run(it)
                     path = f"/storage-commitment/{transaction}"
-                    assert eventually(lambda path=path: ask(path)["Status"] != "Pending", 10)
+                    assert eventually(lambda path=path: ask(path)["Status"] != "Pending")
                     found.append(ask(path))
             finally:
                 process.terminate()

@@ -16,7 +16,7 @@ from tests.dimse.test_worker import FakeNode
 
 def refused(address: tuple[str, int]) -> bool:
     try:
-        socket.create_connection(address, timeout=2).close()
+        socket.create_connection(address, timeout=30).close()
     except ConnectionRefusedError:
         return True
     return False

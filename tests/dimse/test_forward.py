@@ -110,7 +110,7 @@ def test_storescp_of_dcmtk(it: Clinic, program: Callable[[str, str], str], tmp_p
     command = [program("storescp", "dcmtk"), "-aet", "DST", "-od", str(folder), "-uf", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            assert eventually(lambda: listening(port), 10)
+            assert eventually(lambda: listening(port))
             it.plain_peer("DST", port=port, target=EVERYTHING)
             it.put(*(instance(n, study="1.2.3") for n in (1, 2, 3)))
             rule(it)
@@ -686,7 +686,7 @@ def test_threads_of_two_processes_send_each_once(it: Clinic, receiver: Receiver)
         one.start()
     try:
         it.put(*(instance(n, study="1.2.3") for n in range(1, 21)))
-        assert eventually(lambda: queue(it) == [("done", 0, "")] * 20, 20)
+        assert eventually(lambda: queue(it) == [("done", 0, "")] * 20)
     finally:
         for one in running:
             one.stop()

@@ -24,7 +24,7 @@ FIND_COMMAND = rawpeer.command(
 )
 
 
-def echo_works(node: Running, within_s: float = 2.0) -> None:
+def echo_works(node: Running, within_s: float = 4.0) -> None:
     """A legitimate peer is served, promptly, on both listeners."""
     for connect in (node.connect, lambda: node.connect_tls(node.pki.ct1)):
         started = time.monotonic()
@@ -47,7 +47,7 @@ def test_a_silent_client_harms_nobody_and_is_dropped(start_node: StartNode, said
         started = time.monotonic()
         while not silent.at_end():
             pass
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 4.5
     assert eventually(lambda: node.listener.visitors == 0)
     if said:
         assert [reason for _, reason, _ in node.peers.away] == ["no TLS handshake in time"]
@@ -59,7 +59,7 @@ def test_a_hello_that_trickles_has_one_deadline_for_all_of_it(start_node: StartN
         started = time.monotonic()
         with pytest.raises(OSError):  # noqa: PT011 # reset or broken pipe
             slow.trickle(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), 0.2)
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
@@ -69,16 +69,16 @@ def test_a_request_that_trickles_has_one_deadline_for_all_of_it(start_node: Star
         started = time.monotonic()
         with pytest.raises(OSError):  # noqa: PT011 # reset or broken pipe
             slow.trickle(associate_rq(CONTEXTS), 0.2)
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 15
     echo_works(node)
 
 
 def test_nobody_speaks_after_the_handshake(start_node: StartNode) -> None:
     node = start_node(request_timeout_s=1)
+    started = time.monotonic()
     with RawPeer(node.connect_tls(node.pki.ct1)) as silent:
-        started = time.monotonic()
         assert silent.at_end()
-        assert 0.5 < time.monotonic() - started < 3
+    assert 0.9 < time.monotonic() - started < 8
 
 
 @pytest.mark.parametrize("port", ["tls_port", "plain_port"])
@@ -243,7 +243,7 @@ def test_a_flood_of_requests_without_reading_answers(start_node: StartNode) -> N
         with pytest.raises(OSError):  # noqa: PT011 # reset, broken pipe or time-out
             peer.flood(p_data(3, 3, rawpeer.echo_command()) * 50, 100_000)
     echo_works(node)
-    assert eventually(lambda: node.listener.associations == 0, 15)
+    assert eventually(lambda: node.listener.associations == 0)
 
 
 def test_seeded_fuzz_of_the_first_pdu(node: Running) -> None:

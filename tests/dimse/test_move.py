@@ -14,6 +14,7 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
+from pynetdicom import evt
 
 from archive.access.grants import Target
 from archive.dicom.transcode import ENCODERS, JPEG_2000, JPEG_LOSSLESS, JPEG_LS, RLE
@@ -228,13 +229,14 @@ def test_a_destination_that_never_answers(made: Clinic) -> None:
 
 
 def test_cancel(made: Clinic, destination: Callable[..., Receiver]) -> None:
-    go_on = threading.Event()
-    receiver = destination("DST", answers=lambda _event, n: 0 if n > 1 else 0 * go_on.wait(10))
-    with made.association("WS", MOVE) as association:
+    stopping, go_on = threading.Event(), threading.Event()
+    receiver = destination("DST", answers=lambda _event, n: 0 if n > 1 else 0 * go_on.wait(60))
+    handlers = [(evt.EVT_PDU_SENT, lambda _event: go_on.set() if stopping.is_set() else None)]
+    with made.association("WS", MOVE, evt_handlers=handlers) as association:
         answers = association.send_c_move(identifier("STUDY", StudyInstanceUID="1.2.3"), "DST", MOVE, msg_id=9)
         assert eventually(lambda: receiver.received)
+        stopping.set()
         association.send_c_cancel(9, query_model=MOVE)
-        threading.Timer(0.3, go_on.set).start()
         *_, (status, _) = answers
     assert status.Status == 0xFE00
     assert status.NumberOfCompletedSuboperations + status.NumberOfRemainingSuboperations == 7

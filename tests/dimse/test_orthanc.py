@@ -43,7 +43,7 @@ def test_orthanc_queries_and_retrieves(tmp_path: Path, program: Callable[[str, s
         command = [program("Orthanc", "orthanc"), str(tmp_path / "orthanc.json")]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                assert eventually(lambda: listening(http) and listening(dicom), 20)
+                assert eventually(lambda: listening(http) and listening(dicom))
                 asked = ask("/modalities/ours/query", {"Level": "Study", "Query": {"PatientName": "canary*", "ModalitiesInStudy": "CT"}})
                 answers = ask(f"{asked['Path']}/answers?expand&simplify")
                 assert [one["StudyInstanceUID"] for one in answers] == ["1.2.3"]

@@ -30,12 +30,12 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 def taken(stream: PduStream) -> int:
     started = time.monotonic()
     pdu_type, _ = stream.next()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     return pdu_type
 
 
 def test_a_part_of_a_pdu_is_not_ready(ends: tuple[socket.socket, socket.socket]) -> None:
-    stream = PduStream(ends[0], maximum_pdu_bytes=16384, timeout_s=5)
+    stream = PduStream(ends[0], maximum_pdu_bytes=16384, timeout_s=20)
     for at in range(len(WHOLE)):
         assert not stream.ready, at
         ends[1].sendall(WHOLE[at : at + 1])
@@ -49,7 +49,7 @@ def test_a_part_of_a_pdu_is_not_ready(ends: tuple[socket.socket, socket.socket])
 
 def test_a_part_of_a_record_is_not_ready(pair: Pair) -> None:  # noqa: F811
     """A C-FIND that listens for C-CANCEL goes on while half a record lies there."""
-    stream = PduStream(pair.secured, maximum_pdu_bytes=16384, timeout_s=5)
+    stream = PduStream(pair.secured, maximum_pdu_bytes=16384, timeout_s=20)
     sealed = pair.client.encrypted(WHOLE)
     for at in range(len(sealed)):
         assert not stream.ready, at
@@ -63,7 +63,7 @@ def test_a_part_of_a_record_is_not_ready(pair: Pair) -> None:  # noqa: F811
     "said", [b"", WHOLE[:9], b"\x09\0\0\0\0\x04", b"\x04\0\xff\xff\xff\xff"], ids=["end", "half", "no-pdu", "too-long"]
 )
 def test_what_ends_it_is_ready(ends: tuple[socket.socket, socket.socket], said: bytes) -> None:
-    stream = PduStream(ends[0], maximum_pdu_bytes=16384, timeout_s=5)
+    stream = PduStream(ends[0], maximum_pdu_bytes=16384, timeout_s=20)
     ends[1].sendall(said)
     if len(said) != 6:
         ends[1].shutdown(socket.SHUT_WR)
@@ -72,17 +72,15 @@ def test_what_ends_it_is_ready(ends: tuple[socket.socket, socket.socket], said: 
     with pytest.raises(Exception) as caught:  # noqa: PT011 # Closed or ProtocolError
         stream.next()
     assert type(caught.value).__name__ in {"Closed", "ProtocolError"}
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 def test_pdus_without_an_end_are_not_waited_for(ends: tuple[socket.socket, socket.socket]) -> None:
-    stream = PduStream(ends[0], maximum_pdu_bytes=16384, timeout_s=5)
+    stream = PduStream(ends[0], maximum_pdu_bytes=16384, timeout_s=20)
     ends[1].sendall(WHOLE * 3)
-    by = time.monotonic() + 0.1
-    assert stream.next(by=by)[0] == P_DATA_TF
-    time.sleep(0.2)
+    assert stream.next(by=time.monotonic() + 30)[0] == P_DATA_TF
     with pytest.raises(Silence):
-        stream.next(by=by)
+        stream.next(by=time.monotonic() - 0.001)
 
 
 @pytest.mark.parametrize("over_tls", [False, True])

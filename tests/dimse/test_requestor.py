@@ -28,14 +28,19 @@ def stored(message_id: int, status: int = 0) -> bytes:
 
 
 def whole(connection: socket.socket) -> tuple[int, bytes]:
-    head = b""
-    while len(head) < 6:
-        head += connection.recv(6 - len(head))
+    head = exactly(connection, 6)
     kind, length = struct.unpack(">BxL", head)
-    body = b""
-    while len(body) < length:
-        body += connection.recv(length - len(body))
-    return kind, head + body
+    return kind, head + exactly(connection, length)
+
+
+def exactly(connection: socket.socket, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        piece = connection.recv(count - len(found))
+        if not piece:
+            raise EOFError
+        found += piece
+    return found
 
 
 class Peer:
@@ -51,15 +56,14 @@ class Peer:
 
     def _serve(self) -> None:
         connection, _ = self._listening.accept()
-        with connection:
+        with connection, suppress(OSError, EOFError):
             _, request = whole(connection)
             connection.sendall(pdus.associate_ac(request, [Answered(1, CT, 0, EXPLICIT)], (), maximum_pdu_bytes=16384))
             while True:  # until the data set is there
                 kind, body = whole(connection)
                 if kind == pdus.RELEASE_RQ or (kind == pdus.P_DATA_TF and body[11] == pdus.LAST):
                     break
-            with suppress(OSError):
-                self._then(connection, self)
+            self._then(connection, self)
 
     def close(self) -> None:
         self.over.set()
@@ -71,9 +75,9 @@ class Peer:
 def peer() -> Iterator[Callable[[Callable[[socket.socket, Peer], None]], Requestor]]:
     made: list[Peer] = []
 
-    def start(then: Callable[[socket.socket, Peer], None]) -> Requestor:
+    def start(then: Callable[[socket.socket, Peer], None], answer_s: float = ANSWER_S) -> Requestor:
         made.append(Peer(then))
-        terms = Terms("127.0.0.1", made[-1].port, "STRONGROOM", "DST", None, None, 5, ANSWER_S, 16384)
+        terms = Terms("127.0.0.1", made[-1].port, "STRONGROOM", "DST", None, None, 30, answer_s, 16384)
         return Requestor(terms, (Proposed(1, CT, (EXPLICIT,)),))
 
     yield start
@@ -86,7 +90,7 @@ def store(association: Requestor) -> int:
 
 
 def test_an_answer(peer: Callable[..., Requestor]) -> None:
-    association = peer(lambda connection, _: connection.sendall(p_data(1, 3, stored(1, 0xA700))))
+    association = peer(lambda connection, _: connection.sendall(p_data(1, 3, stored(1, 0xA700))), 30)
     assert store(association) == 0xA700
     association.abort()
 

@@ -46,7 +46,7 @@ def storescp(program: Callable[[str, str], str], tmp_path: Path) -> Iterator[Cal
 
 def ask(port: int, **options: object) -> EchoResult:
     arguments: dict[str, object] = {
-        "host": "127.0.0.1", "port": port, "calling_ae_title": "STRONGROOM", "called_ae_title": "MODALITY", "files": None, "timeout_s": 5,
+        "host": "127.0.0.1", "port": port, "calling_ae_title": "STRONGROOM", "called_ae_title": "MODALITY", "files": None, "timeout_s": 30,
     }
     return call(**{**arguments, **options})  # type: ignore[arg-type]
 
@@ -117,11 +117,19 @@ def test_a_rejection_that_comes_at_once_is_explained(node: Running, monkeypatch:
     assert "rejected the association: it does not know this archive's AE title" in result.text
 
 
+@pytest.fixture
+def no_more_associations() -> Iterator[None]:
+    """What a test began has ended; what others left is theirs."""
+    before = set(threading.enumerate())
+    yield
+    assert eventually(lambda: not [t for t in set(threading.enumerate()) - before if "Association" in t.name])
+
+
+@pytest.mark.usefixtures("no_more_associations")
 def test_one_that_takes_connections_and_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         result = ask(mute.getsockname()[1], timeout_s=0.5)
     assert not result.answered
-    assert eventually(lambda: not [t for t in threading.enumerate() if "Association" in t.name])
 
 
 def test_to_ourselves_over_tls(node: Running) -> None:
@@ -142,6 +150,7 @@ def test_a_peer_of_the_table(node: Running, pki: Pki, tmp_path: Path) -> None:
     assert "no address" in echo(SimpleNamespace(config=config), peer | {"host": "", "port": None})["text"]
 
 
+@pytest.mark.usefixtures("no_more_associations")
 @pytest.mark.parametrize("part", [b"\x02\0\0", b"\x02\0\0\0\0\xff"], ids=["header", "body"])
 def test_one_that_says_half_of_something_is_not_waited_for(part: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as half:
@@ -165,4 +174,3 @@ def test_one_that_says_half_of_something_is_not_waited_for(part: bytes) -> None:
         for connection in taken:
             connection.close()
     assert not result.answered
-    assert eventually(lambda: not [t for t in threading.enumerate() if "Association" in t.name])

@@ -157,7 +157,7 @@ def test_a_record_that_trickles_has_an_end(pair: Pair, of_the_system: bool) -> N
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         pair.secured.recv(100)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
     stop.set()
     thread.join(10)
 

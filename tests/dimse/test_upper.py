@@ -18,10 +18,10 @@ def test_idle_associations_are_ended(start_node: StartNode) -> None:
     node = start_node(idle_timeout_s=1)
     with RawPeer(node.connect()) as peer:
         assert peer.associate([(VERIFICATION, [IMPLICIT])]) == AC
-        assert peer.echo() == 0
         started = time.monotonic()
+        assert peer.echo() == 0
         assert peer.read_pdu()[0] == rawpeer.ABORT
-        assert 0.5 < time.monotonic() - started < 5
+        assert 0.9 < time.monotonic() - started < 10
         assert peer.at_end()
     assert eventually(lambda: node.listener.associations == 0)
 
@@ -62,6 +62,7 @@ def test_associations_are_limited_per_peer_and_altogether(start_node: StartNode)
     assert peers[4].answer[1:] == bytes((2, 3, 2))
     peers[0].release()
     assert eventually(lambda: node.listener.associations == 2)
+    assert eventually(lambda: node.peers.slots[2] == 1)  # given back a moment later
     with RawPeer(node.connect()) as again:
         assert again.associate([(VERIFICATION, [IMPLICIT])]) == AC
         again.release()

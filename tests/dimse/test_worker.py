@@ -88,7 +88,7 @@ def test_two_workers_share_the_sockets_and_drain(pki: Pki, tmp_path: Path) -> No
 
 
 def test_of_two_that_share_a_socket_the_idle_one_is_first(pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("archive.dimse.listener._YIELD_S", 0.3)
+    monkeypatch.setattr("archive.dimse.listener._YIELD_S", 1.0)
     config = archive_with(pki, tmp_path)
     nodes = [FakeNode(config, FakeStore(), FakePeers([FakePeer(1, "CT1", ("CT1",))])) for _ in range(2)]
     stop = threading.Event()

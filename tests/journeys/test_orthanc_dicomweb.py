@@ -78,7 +78,7 @@ def orthanc(
 
     with subprocess.Popen([command, str(folder / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            assert eventually(lambda: listening(http), 30)
+            assert eventually(lambda: listening(http))
             yield ask
         finally:
             process.terminate()

@@ -285,7 +285,7 @@ def test_a_webhook_of_the_served_archive(archive: RunningArchive) -> None:
             headers={"Authorization": f"Bearer {TOKENS['ole']}", "Content-Type": "application/dicom"},
         )
         assert stored.status_code == 200
-        assert eventually(lambda: len(receiver.got) >= 2, 15)
+        assert eventually(lambda: len(receiver.got) >= 2)
         [change] = json.loads(receiver.got[1][1])["changes"]
         assert (change["kind"], change["sop_instance_uid"]) == ("stored", "1.2.77.1.1")
         assert eventually(lambda: [(row["state"], row["id"]) for row in hooks("GET").json()] == [("delivering", made["id"])])
