@@ -17,7 +17,7 @@ import msgspec
 
 from archive.config import Config
 from archive.errors import ArchiveError, KeysUnavailable
-from archive.keys import ca
+from archive.keys import ca, private_files
 from archive.keys.hygiene import harden_process
 from archive.keys.keyring import Keyring
 from archive.serve import allocator, logs, ports, state, supervisor
@@ -146,6 +146,8 @@ def prepare(config: Config, keyring: Keyring, first: Callable[[Any], Any]) -> tu
     from archive.services import setup
 
     setup.check_databases(config, keyring)
+    for path in (config.key_file, config.tls_dir / "server.key"):  # what opens the keyring now is not what goes
+        private_files.sweep(path)
     if config.http.tls != "off" or config.dimse.tls.enabled:
         ca.ensure_server_certificate(config, keyring, at=datetime.now(UTC))
     node = open_node(config, keyring=keyring, role="serve")

@@ -100,6 +100,7 @@ class Memory:
         key = self._key(folder)
         self.cosigner = Cosigner(key.name, base64.b64decode(key.seed))
         self._lock = self._hold(folder)
+        private_files.sweep(folder / _KEY)  # earlier releases gave the key a second name, which a crash left
         self._turn = threading.Lock()
         try:
             self._known = self._all(folder / _LOGS, lost)

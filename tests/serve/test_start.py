@@ -102,3 +102,14 @@ def test_nobody_writes_again_before_a_start_has_caught_up_with_what_was_acknowle
     hung_up(config, monkeypatch, work)
     with archives.opened(config):
         pass  # which says that nothing is held against it
+
+
+def test_a_second_name_of_a_private_key_that_an_earlier_release_left_goes_at_a_start(config: Config) -> None:
+    """Whoever has that file has the key, and who takes the key away from its place does not see it."""
+    start.prepare(config, Keyring.open(config), lambda _node: None)
+    kept = [config.key_file, config.tls_dir / "server.key"]
+    for path in kept:
+        path.with_name(f".{path.name}.0123456789ab").hardlink_to(path)
+    start.prepare(config, Keyring.open(config), lambda _node: None)
+    assert [path.stat().st_nlink for path in kept] == [1, 1]
+    assert not [left for path in kept for left in path.parent.glob(".*")]

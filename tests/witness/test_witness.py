@@ -258,6 +258,12 @@ def test_what_is_remembered_outlives_the_process(state: Path) -> None:
         _both(state)
 
 
+def test_a_second_name_of_its_key_that_an_earlier_release_left_goes(state: Path) -> None:
+    (state / ".key.json.0123456789ab").hardlink_to(state / "key.json")
+    memory.Memory(state).close()
+    assert not list(state.glob(".key.json*"))
+
+
 def _both(state: Path) -> None:
     first = memory.Memory(state)
     try:
