@@ -149,7 +149,8 @@ def contradiction(core: Core, tx: sa.Connection, given_up: frozenset[str]) -> st
             return "what the keystore remembers of the keyring does not read"
         remembered.append((int(number), its))
     events = said(core, tx, Kind.KEY_USED, Kind.KEY_CHANGED, Kind.CHECKPOINT_ACKNOWLEDGED)
-    remembered += [(one["generation"], one.get("mac", "")) for one in islice((one for _n, one in events if "generation" in one), 1)]
+    last = [(one["generation"], one.get("mac", "")) for one in islice((one for _n, one in events if "generation" in one), 1)]
+    remembered += last
     try:
         file = keyring_file.load(core.config.keys_dir / "keyring.json")
     except KeysUnavailable:
@@ -159,6 +160,8 @@ def contradiction(core: Core, tx: sa.Connection, given_up: frozenset[str]) -> st
             return f"keyring.json is an older copy, of generation {file.generation}: one of generation {generation} was in use"
         if file.generation == generation and mac not in ("", file.mac):
             return f"keyring.json is another of generation {generation} than was in use"
+    if (file.generation, file.mac) not in last and checkpoints.digest(_note(file.generation, file.mac)) in given_up:
+        return f"keyring.json is one of generation {file.generation} that was given up: another went on without it"
     return ""
 
 
@@ -178,13 +181,17 @@ def _which(core: Core) -> dict[str, Any]:
     return {"generation": core.keyring.generation, "mac": core.keyring.mac} if core.keyring.mac else {}
 
 
+def _note(generation: int, mac: str) -> bytes:
+    return f"{generation} {mac}".encode()
+
+
 def _remember(core: Core) -> None:
     """Let the keystore keep which keyring is the newest; a later one whose loss was acknowledged gives way."""
     keyring = core.keyring
     if core.read_only or not keyring.whole:
         return
     kept = core.keystore.anchor(ANCHOR)
-    note = f"{keyring.generation} {keyring.mac}".encode()
+    note = _note(keyring.generation, keyring.mac)
     if kept is not None and kept.note == note:
         return
     with core.database.read() as tx:

@@ -168,6 +168,33 @@ def test_what_was_acknowledged_counts_from_then_on(config: Config, tmp_path: Pat
     assert told(config) == ("", [])
 
 
+def test_one_that_was_given_up_is_not_the_newest_again_unnoticed(config: Config, tmp_path: Path) -> None:
+    """It may have more changes than what went on without it, and knows none of the keys that were made since."""
+    kept = lived(config, "kek", tmp_path)
+    with archives.opened(config) as node:
+        CHANGES["slot"](node, tmp_path)
+    lost = keyring(config).read_bytes()
+    shutil.copy(kept, keyring(config))
+    node = open_node(config)
+    node.oversight.acknowledge(archives.the_console(node), reason="the newest is lost")
+    node.close()
+    assert told(config) == ("", [])
+    newest = keyring(config).read_bytes()
+    keyring(config).write_bytes(lost)
+    why, found = told(config)
+    assert "given up" in why
+    assert len(found) == 1
+    keyring(config).write_bytes(newest)
+    assert told(config) == ("", [])
+    keyring(config).write_bytes(lost)
+    node = open_node(config)
+    node.oversight.acknowledge(archives.the_console(node), reason="it is found again")
+    node.close()
+    assert told(config) == ("", [])
+    keyring(config).write_bytes(newest)
+    assert "older copy" in told(config)[0]
+
+
 def test_a_restore_and_a_drill_are_no_rollback(config: Config, tmp_path: Path) -> None:
     target = tmp_path / "backup"
     with archives.opened(config) as node:
