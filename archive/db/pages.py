@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,13 @@ class Pages:
 
         with closing(dbapi.connect(str(path), isolation_level=None)) as connection:
             self.unlock(connection, key)
-            connection.execute("PRAGMA cipher_log_level = NONE").close()  # that it may be the other way is nothing to tell
             try:
-                connection.execute("PRAGMA schema_version").close()
+                with in_silence(connection):  # that it may be the other way is nothing to tell
+                    connection.execute("PRAGMA schema_version").close()
             except dbapi.DatabaseError as error:
                 if error.sqlite_errorcode != dbapi.SQLITE_NOTADB:
                     raise
                 return False
-            finally:
-                connection.execute("PRAGMA cipher_log_level = ERROR").close()
         return True
 
 
@@ -49,6 +48,16 @@ PRESENT = Pages(2048, "sha256")
 
 WAYS = (PRESENT, Pages(4096, "sha512"))
 """All that is read: the second is what SQLCipher does unasked, and how files were made before."""
+
+
+@contextmanager
+def in_silence(connection: Any) -> Iterator[None]:
+    """Let SQLCipher say nothing on the standard error of a file that a key does not open: that is what is asked."""
+    connection.execute("PRAGMA cipher_log_level = NONE").close()
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA cipher_log_level = ERROR").close()
 
 
 def of(path: Path, key: bytes) -> Pages:

@@ -102,7 +102,8 @@ def opens(path: Path, key: bytes) -> bool:
         return False
     connection = _opened(path, key)
     try:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        with pages.in_silence(connection):
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except dbapi.DatabaseError:
         return False
     finally:

@@ -61,6 +61,12 @@ def test_the_old_key_opens_nothing_any_more(config: Config) -> None:
     assert not [entry for entry in ring._entries if entry.secret == old]
 
 
+def test_a_key_that_does_not_open_it_is_an_answer_and_no_error(config: Config, capfd: pytest.CaptureFixture[str]) -> None:
+    assert not rekey.opens(config.index_path, os.urandom(32))
+    assert rekey.opens(config.index_path, Keyring.open(config).index_key)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_cut_short_before_and_after_the_file_changed(config: Config) -> None:
     ring = Keyring.open(config)
     old = ring.index_key
