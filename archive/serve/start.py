@@ -143,9 +143,11 @@ def prepare(config: Config, keyring: Keyring, first: Callable[[Any], Any]) -> tu
         DatabaseUnavailable, ConfigurationError, KeysUnavailable.
     """
     from archive.node import open_node
-    from archive.services import setup
+    from archive.services import health, setup
 
     setup.check_databases(config, keyring)
+    if (room := health.space(config)).state != "ok":
+        logging.getLogger("archive.serve").error(room.detail, extra={"remedy": room.remedy})
     for path in (config.key_file, config.tls_dir / "server.key"):  # what opens the keyring now is not what goes
         private_files.sweep(path)
     if config.http.tls != "off" or config.dimse.tls.enabled:

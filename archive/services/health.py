@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from archive.access import roles
 from archive.access.permissions import Permission
+from archive.config import Config
 from archive.db.tables import archive_state, checkpoint, credential, peer
 from archive.errors import ArchiveError, KeysUnavailable
 from archive.keys import ca, keyring_file
@@ -22,6 +23,18 @@ from archive.vault.disk import reserve_bytes
 
 WARN_AHEAD = timedelta(days=30)
 DRILL_EVERY = timedelta(days=90)
+
+
+def space(config: Config) -> Check:
+    """Return whether the disk has room for what comes."""
+    usage = shutil.disk_usage(config.storage_dir)
+    free, kept = f"{usage.free / 2**30:.1f} GiB free of {usage.total / 2**30:.1f}", reserve_bytes(config.storage.reserve, usage.total)
+    if kept >= usage.total > 0:
+        what = f'{free}: the reserve of "{config.storage.reserve}" is larger than the storage disk, every store is refused'
+        return Check("space", "problem", what, "lower [storage] reserve")
+    if usage.free > kept:
+        return Check("space", "ok", free)
+    return Check("space", "problem", f"{free}: the reserve is reached, stores are refused", "free space on the storage disk")
 
 
 class Health:
@@ -60,12 +73,7 @@ class Health:
         found = []
         if core.read_only:
             found.append(Check("read-only", "problem", core.read_only, "read docs/operate.md, then 'archive ledger acknowledge'"))
-        usage = shutil.disk_usage(core.config.storage_dir)
-        free = f"{usage.free / 2**30:.1f} GiB free of {usage.total / 2**30:.1f}"
-        if usage.free > reserve_bytes(core.config.storage.reserve, usage.total):
-            found.append(Check("space", "ok", free))
-        else:
-            found.append(Check("space", "problem", f"{free}: the reserve is reached, stores are refused", "free space on the storage disk"))
+        found.append(space(core.config))
         with core.database.read() as tx:
             backup = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == "last_backup_at")).scalar()
             drill = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == "last_drill_ok")).scalar()

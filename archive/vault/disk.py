@@ -160,10 +160,12 @@ def room_in(folder: Path, reserve: str, disk: Disk) -> int:
         free, total = disk.space(folder)
     except OSError as error:
         raise translated(error, "looking for free space") from error
-    room = free - reserve_bytes(reserve, total)
-    if room < 0:
+    kept = reserve_bytes(reserve, total)
+    if kept >= total > 0:
+        raise OutOfSpace("the reserve is larger than the storage disk", remedy="lower [storage] reserve")
+    if free < kept:
         raise OutOfSpace("the storage disk's reserve is reached", remedy="free space on the storage disk")
-    return room
+    return free - kept
 
 
 def translated(error: OSError, doing: str) -> Unavailable:

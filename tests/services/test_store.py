@@ -18,7 +18,9 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.db.tables import held, instance, ledger_leaf
 from archive.errors import ArchiveError, DatabaseUnavailable, Forbidden, InvalidInstance, OutOfSpace, ReadOnly
+from archive.keys.keyring import Keyring
 from archive.node import Node
+from archive.serve import start
 from archive.services.store import Incoming, Source
 from tests.services import archives
 
@@ -232,6 +234,20 @@ def test_below_the_reserve_stores_are_refused_and_reads_go_on(tmp_path: Path) ->
             archives.store(node, archives.instance(2))
         assert part10(node) == [data]
         assert archives.store(node, data).status == "duplicate"
+
+
+@pytest.mark.parametrize(("reserve", "said"), [("9000TiB", "larger than the storage disk"), ("99.999%", "reserve is reached")])
+def test_a_reserve_that_keeps_everything_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, reserve: str, said: str) -> None:
+    config = archives.made(tmp_path, storage={"reserve": reserve})
+    with caplog.at_level("ERROR"):
+        start.prepare(config, Keyring.open(config), lambda _node: None)
+    assert said in caplog.text
+    with archives.opened(config) as node:
+        [check] = [one for one in node.health.checks() if one.name == "space"]
+        assert check.state == "problem"
+        assert said in check.detail
+        with pytest.raises(OutOfSpace, match=said):
+            archives.store(node, archives.instance())
 
 
 def test_a_read_only_archive_stores_nothing(tmp_path: Path) -> None:
