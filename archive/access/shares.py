@@ -35,11 +35,10 @@ _COUNTS = (
     sa.or_(_P.kind == "user", _P.kind == "service"),
 )
 _FROM = share_link.join(principal, _P.id == _L.owner_id).join(datastore, datastore.c.id == _L.datastore_id)
-_BY_WORD = Prepared(
-    sa.select(*_LINK).select_from(_FROM).where(
-        _L.token_hmac == sa.bindparam("hmac"), *_COUNTS, sa.or_(_L.max_views.is_(None), _L.views < _L.max_views),
-    ).with_for_update(of=share_link)
+_WORDED = sa.select(*_LINK).select_from(_FROM).where(
+    _L.token_hmac == sa.bindparam("hmac"), *_COUNTS, sa.or_(_L.max_views.is_(None), _L.views < _L.max_views),
 )
+_BY_WORD, _IS_THERE = Prepared(_WORDED.with_for_update(of=share_link)), Prepared(_WORDED)
 _ALONE = Prepared(sa.select(_L.id).where(_L.id == sa.bindparam("id", type_=sa.BigInteger())).with_for_update())
 _BY_ID = Prepared(sa.select(*_LINK).select_from(_FROM).where(_L.id == sa.bindparam("id", type_=sa.BigInteger()), *_COUNTS))
 _BY_SESSION = Prepared(
@@ -116,6 +115,11 @@ def _insert(tx: sa.Connection, statement: sa.Insert) -> int:
 def kept(keyring: Keyring, word: str) -> bytes:
     """Return what the table keeps of a link's word."""
     return keyring.pseudonym("share-link", word)
+
+
+def is_there(tx: sa.Connection, keyring: Keyring, word: str, *, at: datetime) -> bool:
+    """Whether a word opens a link just now; nothing is held."""
+    return _FORM.fullmatch(word) is not None and _IS_THERE.first(tx, {"hmac": kept(keyring, word), "at": at}) is not None
 
 
 def find(tx: sa.Connection, keyring: Keyring, word: str, *, at: datetime) -> Link | None:

@@ -65,6 +65,7 @@ class ShareDoor:
         core = self._core
         core.require_writable()
         at, code = core.clock(), None
+        self._require(word, at)
         with core.database.begin() as tx:
             link = self._link(tx, word, at)
             if link.code_by == "mail" and share_codes.may_mail(tx, link.id, at=at):
@@ -94,6 +95,7 @@ class ShareDoor:
         core = self._core
         core.require_writable()
         at = core.clock()
+        self._require(word, at)
         with core.database.begin() as tx:  # commits a failed try too
             link = self._link(tx, word, at)
             who = recipient(core.keyring, link.recipient_email or link.recipient_name)
@@ -141,11 +143,16 @@ class ShareDoor:
             shares.end_session(tx, subject.share_session_id, at=at)
             core.ledger.record(tx, Event(Kind.SHARE_CLOSED, subject=subject), at=at)
 
+    def _require(self, word: str, at: datetime) -> None:
+        """Look at a word before the turn to write is taken, which is everybody's: strangers send what they like."""
+        with self._core.database.glance() as tx:
+            if not shares.is_there(tx, self._core.keyring, word, at=at):
+                raise _nothing()
+
     def _link(self, tx: sa.Connection, word: str, at: datetime) -> Link:
         found = shares.find(tx, self._core.keyring, word, at=at)
         if found is None:
-            message = "there is nothing here"
-            raise NotFound(message)
+            raise _nothing()
         return found
 
     def _visit(self, opened: Opened, address: str, user_agent: str) -> Visit:
@@ -155,6 +162,11 @@ class ShareDoor:
             opened.subject(who, address=address, user_agent=user_agent), link.owner, link.recipient_name or link.recipient_email,
             link.label, link.datastore, link.not_after, bool(link.permissions & Permission.ORIGINAL),
         )
+
+
+def _nothing() -> NotFound:
+    message = "there is nothing here"
+    return NotFound(message)
 
 
 def _hint(email: str) -> str:

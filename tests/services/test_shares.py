@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from archive.access import share_codes, shares
 from archive.access.grants import Target
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
+from archive.db.engine import Database
 from archive.db.tables import share_code, share_link, share_session
 from archive.errors import ArchiveError, Forbidden, InvalidRequest, NotFound, StateConflict, Unauthenticated, Unavailable
 from archive.services.shares import Wanted
@@ -175,6 +177,26 @@ def test_a_link_that_opens_nothing_tells_the_same_whatever_it_was(world: World) 
             told.add((refused.value.message, refused.value.remedy, refused.value.code))
     assert len(told) == 1
     assert world.door.ask(world.word(live)).code_by == "apart"
+
+
+def test_words_that_open_nothing_keep_nobody_from_writing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody sends them, as many as they like."""
+    live, revoked = world.create(), world.create()
+    world.shares.revoke(world.doc, revoked["id"])
+    begin, begun = Database.begin, []
+
+    def counted(database: Database, **options: Any) -> Any:
+        begun.append(True)
+        return begin(database, **options)
+
+    monkeypatch.setattr(Database, "begin", counted)
+    for word in ("", "x" * 42, "x" * 43, world.word(revoked)):
+        for act in (world.door.ask, lambda one: world.door.enter(one, "123456", **BROWSER)):
+            with pytest.raises(NotFound):
+                act(word)
+    assert not begun
+    world.door.ask(world.word(live))
+    assert begun
 
 
 @ONE_ENGINE
