@@ -231,23 +231,23 @@ class Workitems:
             with denials.recorded(core, subject):
                 with core.database.read() as tx:
                     scope, place = self._enter(tx, subject, datastore, at)
-                    planned = plan(tx, scope, place, at)
+                    planned, after = plan(tx, scope, place, at), rows.updated_at(tx, place, uid)
                     home = tx.execute(sa.select(datastores_table.c.uid).where(datastores_table.c.id == place)).scalar_one()
                 if planned.warning:
                     return planned.warning
 
-                def work(tx: sa.Connection, stored: StoredRef, planned: _Plan = planned) -> int:
+                def work(tx: sa.Connection, stored: StoredRef, planned: _Plan = planned, after: datetime = after) -> int:
                     scope, place = self._enter(tx, subject, datastore, at)
                     if planned.what != "created":
                         _taken(tx, scope, place, uid)
-                    if plan(tx, scope, place, at) != planned:
+                    if plan(tx, scope, place, at) != planned or rows.updated_at(tx, place, uid) != after:
                         raise _Moved
                     pk = keep(tx, place, uid, planned.dataset, planned.lock, by=subject.principal_id, final=planned.final, at=at)
                     return self._record(tx, subject, planned.what, planned.dataset, at, pk, planned.told, stored)
 
                 said = {
                     "datastore": bytes(home).hex(), "by": subject.principal_id, "uid": uid, "dataset": planned.dataset,
-                    "lock": planned.lock or "", "final": planned.final,
+                    "lock": planned.lock or "", "final": planned.final, "after": after.isoformat(),
                 }
                 about = next(iter(rules.studies_of(planned.dataset)), "")
                 try:
@@ -294,7 +294,8 @@ def redo(tx: sa.Connection, place: int, change: dict[str, Any], *, late: datetim
     if late is None and rules.text_of(change["dataset"], rules.STATE) == State.SCHEDULED:
         rows.forget(tx, place, change["uid"], rules.FINAL)  # its UID was free, so the one before was swept
     # In the ledger's order each came after the one before: of two at once the later may have been asked for first.
-    if late is None or rows.updated_at(tx, place, change["uid"]) <= late:
+    last = rows.updated_at(tx, place, change["uid"])
+    if late is None or last <= late or last.isoformat() == change.get("after"):  # the clock may have been set back between
         keep(tx, place, change["uid"], change["dataset"], change["lock"] or None, by=change["by"], final=change["final"], at=at)
 
 

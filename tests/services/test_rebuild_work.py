@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -47,18 +47,19 @@ def modality(node: Node) -> Subject:
     return device(node)
 
 
-@pytest.mark.parametrize("signed", [True, False], ids=["which the ledger knows", "after the last checkpoint"])
-def test_a_workitem_of_which_the_clock_was_set_back_is_what_it_became(tmp_path: Path, signed: bool) -> None:
+@pytest.mark.parametrize(("known", "signed"), [(True, True), (False, False), (True, False)],
+                         ids=["which the ledger knows", "after the last checkpoint", "of which the ledger knows the beginning"])
+def test_a_workitem_of_which_the_clock_was_set_back_is_what_it_became(tmp_path: Path, known: bool, signed: bool) -> None:
     config, clock = archives.made(tmp_path), Clock()
     with archives.opened(config, role="serve", clock=clock) as node:
         who = router(node)
         clock.at += timedelta(hours=2)
         made = node.workitems.create(who, "clinical", None, item(patient="P1", study="1.2.3")).uid
         node.upkeep.finish()
-        if not signed:
-            node.workitems.create(who, "clinical", "1.2.77", item(patient="P1", study="1.2.3"))
+        if not known:
+            made = node.workitems.create(who, "clinical", "1.2.77", item(patient="P1", study="1.2.3")).uid
         clock.at -= timedelta(hours=1)
-        node.workitems.change_state(who, "clinical", made if signed else "1.2.77", CLAIM)
+        node.workitems.change_state(who, "clinical", made, CLAIM)
         before = rows(node, "workitem")
         if signed:
             node.upkeep.checkpoint()
@@ -66,6 +67,35 @@ def test_a_workitem_of_which_the_clock_was_set_back_is_what_it_became(tmp_path: 
     assert rebuild(config).ok
     with archives.opened(config) as node:
         assert rows(node, "workitem") == before
+
+
+def test_what_became_of_no_workitem_stays_so_after_a_lost_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two changes at once the first to commit counts: the record of the other is of a workitem that there is no more."""
+    config, clock = archives.made(tmp_path), Clock()
+    with archives.opened(config, role="serve", clock=clock) as node:
+        who = router(node)
+        made = node.workitems.create(who, "clinical", None, item(patient="P1", study="1.2.3")).uid
+        clock.at += timedelta(minutes=1)
+        with monkeypatch.context() as patch:  # as a process that is killed before its transaction
+            patch.setattr(node.core.database, "group", _killed)
+            with pytest.raises(Killed):
+                node.workitems.request_cancel(who, "clinical", made, {})
+        clock.at += timedelta(minutes=1)
+        node.workitems.change_state(who, "clinical", made, CLAIM)
+        before = rows(node, "workitem")
+        node.upkeep.finish()
+    lose(config)
+    assert rebuild(config).ok
+    with archives.opened(config) as node:
+        assert rows(node, "workitem") == before
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def _killed(*_arguments: Any, **_options: Any) -> NoReturn:
+    raise Killed
 
 
 def test_what_has_the_uid_of_a_workitem_that_was_swept_is_no_finished_one(tmp_path: Path) -> None:
