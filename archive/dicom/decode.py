@@ -220,7 +220,13 @@ def _native(layout: Layout, frame: bytes, index: int) -> Frame:
 
 def _without_unused_bits(array: Array, shift: int) -> Array:
     """Return values of the stored bits only, the highest being the sign of signed ones (PS3.5 8.1.1)."""
-    return array if shift <= 0 else np.right_shift(np.left_shift(array, shift), shift)
+    if shift <= 0 or not array.size:
+        return array
+    highest = int(np.iinfo(array.dtype).max) >> shift
+    if array.max() <= highest and (array.dtype.kind == "u" or array.min() >= -1 - highest):
+        return array  # as nearly always: a large frame is not copied
+    kept: Array = np.left_shift(array, shift)
+    return np.right_shift(kept, shift, out=kept)
 
 
 def _rle(layout: Layout, frame: bytes) -> Frame:

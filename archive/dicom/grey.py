@@ -38,9 +38,12 @@ def eight_bits(layout: Layout, frame: Frame, header: Header, window: Window | No
 
 
 def _shades(stored: Array, seen: Seen, layout: Layout, photometric: str, header: Header, window: Window | None) -> Array:
+    # In place from here on: of a large frame every copy is some hundred megabytes.
     values = _modality(stored, layout, header)
-    grey = _voi(values, stored, seen, layout, header, window)
-    shades = np.clip(np.nan_to_num(grey, nan=0.0) * 255 + 0.5, 0, 255).astype(np.uint8)
+    grey = np.nan_to_num(_voi(values, stored, seen, layout, header, window), copy=False, nan=0.0)
+    grey *= 255
+    grey += 0.5
+    shades = np.clip(grey, 0, 255, out=grey).astype(np.uint8)
     return 255 - shades if photometric == "MONOCHROME1" or header.word("20500020") == "INVERSE" else shades
 
 
@@ -52,12 +55,13 @@ def _modality(stored: Array, layout: Layout, header: Header) -> Array:
     values: Array = stored.astype(np.float32 if layout.bits_allocated <= 16 else np.float64)
     slope, intercept = header.first("00281053", 1.0) or 1.0, header.first("00281052", 0.0) or 0.0
     if (slope, intercept) != (1.0, 0.0):
-        values = np.add(np.multiply(values, slope, dtype=values.dtype), intercept, dtype=values.dtype)
+        np.multiply(values, slope, out=values, dtype=values.dtype)
+        np.add(values, intercept, out=values, dtype=values.dtype)
     return values
 
 
 def _voi(values: Array, stored: Array, seen: Seen, layout: Layout, header: Header, window: Window | None) -> Array:
-    """Return grey between 0 and 1 (PS3.3 C.11.2)."""
+    """Return grey between 0 and 1 (PS3.3 C.11.2); what was in `values` may be gone."""
     if window is None and layout.bits_allocated > 1:
         lut = _lut(header.item("00283010"), header)
         if lut is not None:
@@ -71,19 +75,28 @@ def _voi(values: Array, stored: Array, seen: Seen, layout: Layout, header: Heade
     if window.function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - window.center) / window.width, -60, 60)))
     if window.function == "LINEAR_EXACT" or stored.dtype.kind == "f":  # LINEAR's half steps mean whole numbers
-        return (values - window.center) / window.width + 0.5
+        return _ramp(values, window.center, window.width, 0.5)
     if window.width <= 1:  # C.11.2.1.2.1: a threshold
         return (values > window.center - 0.5).astype(np.float32)
-    return (values - (window.center - 0.5)) / (window.width - 1) + 0.5
+    return _ramp(values, window.center - 0.5, window.width - 1, 0.5)
+
+
+def _ramp(values: Array, low: float, span: float, start: float = 0.0) -> Array:
+    """Turn values into `(values - low) / span + start`."""
+    values -= low
+    values /= span
+    values += start
+    return values
 
 
 def _unwindowed(values: Array, stored: Array, seen: Seen, layout: Layout, header: Header) -> Array:
     """Return grey where nothing says what is of interest: from the smallest to the largest value there is, padding aside."""
     if _is_picture(stored, layout, header):
-        return values / np.float32((1 << layout.bits_stored) - 1)
+        return _ramp(values, 0.0, (1 << layout.bits_stored) - 1)
     mask = seen()
     here, raw = (values, stored) if mask is None else (values[mask], stored[mask])
-    kept = here[np.isfinite(here)]
+    finite = np.isfinite(here)
+    kept = here if finite.all() else here[finite]
     padding = header.first("00280120")
     if padding is not None and stored.dtype.kind in "ui":
         limit = header.first("00280121", padding)
@@ -97,7 +110,7 @@ def _unwindowed(values: Array, stored: Array, seen: Seen, layout: Layout, header
         return values  # bit masks: 1 is white even where nothing else is
     if high <= low:
         low, high = low - 1, high + 1  # one value only: grey, and what is padding apart from it
-    return (values - low) / (high - low)
+    return _ramp(values, low, high - low)
 
 
 def _is_picture(stored: Array, layout: Layout, header: Header) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -354,3 +355,19 @@ def test_layouts_take_the_default_of_one_sample() -> None:
     del elements[0x00280002]
     layout = layout_of(scan(part10(dataset(elements))))
     assert (layout.samples, layout.pixels) == (1, 4)
+
+
+@pytest.mark.parametrize(("bits", "stored", "most"), [(16, 16, 1), (16, 12, 1), (32, 32, 4)])
+def test_a_picture_of_a_large_frame_is_made_beside_few_copies_of_it(bits: int, stored: int, most: int) -> None:
+    side = 2048
+    values = np.add.outer(np.arange(side), np.arange(side)).astype(f"<u{bits // 8}") % 4096
+    made = pixels(side, side, b"", bits=bits) | {0x00280101: us(0x00280101, stored), 0x7FE00010: el(0x7FE00010, "OW", values.tobytes())}
+    scanned = scan(data := part10(dataset(made)))
+    head, frame = data[: scanned.head_bytes], values.tobytes()
+    tracemalloc.start()
+    try:
+        render(head, scanned, frame, Recipe(form="jpeg"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < most * len(frame)
