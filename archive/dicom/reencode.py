@@ -16,7 +16,7 @@ from archive.dicom.metadata import past_fragments
 from archive.dicom.nesting import ENDLESS, KNOWN, OVER, item_end, past_delimiter, sequence_end
 from archive.dicom.pieces import Piece
 from archive.dicom.runs import UNDEFINED
-from archive.dicom.structure import FRAGMENTED, odd_header
+from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, odd_header
 from archive.dicom.values import LONG, SHORT, swapped
 
 _VRS = {code: code.decode("ascii") for code in SHORT | LONG}
@@ -78,8 +78,8 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
 ) -> Iterator[Piece]:
     """Yield the data set that begins at `start` in little endian, with VRs or (not `explicit`) without.
 
-    `replace` gives whole elements for tags of the data set itself (empty: left out); those it lacks are added in order. `words` is the
-    VR, US or SS, of what PixelRepresentation decides.
+    `replace` gives whole elements for tags of the data set itself (empty: left out), each once; those it lacks are added in order, and
+    pixel data come no sooner than their own. `words` is the VR, US or SS, of what PixelRepresentation decides.
     """
     order = "<" if little else ">"
     head, short, long = (struct.Struct(order + form).unpack_from for form in ("HH", "H", "I"))
@@ -141,12 +141,13 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
         vr = words if vr == "xs" else vr
         position += before
         if top is None:
-            while todo and todo[0] < tag:
+            while todo and todo[0] < tag and todo[0] not in PIXEL_TAGS:
                 yield from replace[todo.pop(0)]
         if length == UNDEFINED and vr in FRAGMENTED:
             position = past_fragments(buffer, position, stop, head, long)
-            if top is None and todo and todo[0] == tag:
-                yield from replace[todo.pop(0)]
+            if top is None and tag in todo:
+                todo.remove(tag)
+                yield from replace[tag]
             continue
         if length == UNDEFINED or vr == "SQ":
             inner, bound, over = sequence_end(position, length, stop, ENDLESS if top is None else top.bound)
@@ -158,8 +159,10 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
             position = stop
             continue
         at, position = position, position + length
-        if top is None and todo and todo[0] == tag:
-            yield from replace[todo.pop(0)]
+        if top is None and tag in replace:
+            if tag in todo:  # else it stands twice, or came sooner, as elements against the order of tags make it
+                todo.remove(tag)
+                yield from replace[tag]
         elif not number or group in (0x0000, 0x0002):
             continue
         elif length >= LONG_VALUE and (little or vr == "UN"):

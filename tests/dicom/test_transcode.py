@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import threading
 import time
@@ -28,7 +29,7 @@ from archive.dicom.pixels import decode_frame, frame_explicit_le
 from archive.dicom.transcode import ENCODERS, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, RLE, can_encode, frame_in
 from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from archive.errors import InvalidInstance, NotAcceptable
-from tests.dicom.conftest import UIDS, dataset, el, part10, to_explicit_le, to_syntax, us
+from tests.dicom.conftest import UIDS, dataset, el, part10, pixels, to_explicit_le, to_syntax, us
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:pydicom")
 
@@ -356,3 +357,19 @@ def test_frames_with_loss_are_of_8_bits_and_never_whole_instances() -> None:
 def test_a_frame_in_what_has_no_encoder_is_refused(syntax: str) -> None:
     with pytest.raises(NotAcceptable):
         frame_in(*one_frame(small()), syntax)
+
+
+def test_what_is_changed_stands_once_and_the_pixel_data_last_where_elements_are_out_of_order() -> None:
+    values = np.random.default_rng(1).integers(0, 255, (32, 32, 3), np.uint8)
+    made = pixels(32, 32, values.tobytes(), samples=3, photometric="RGB") | {0x00280006: us(0x00280006, 0)}
+    early = el(0x00321060, "LO", "Procedure") + el(0x7FE10010, "LO", "private ")
+    native = part10(dataset(made | {0x00280002: early + made[0x00280002]}))
+    scanned = scan(native)
+    for uid, photometric, planar in ((transcode.JPEG_2000, "YBR_RCT", 0), (RLE, "RGB", 1)):
+        data = to_syntax(native, scanned, uid)
+        again = read(data)
+        assert (again.PhotometricInterpretation, again.PlanarConfiguration) == (photometric, planar)
+        assert np.array_equal(samples(data), values)
+        assert [data.count(struct.pack("<HH2s", *tag)) for tag in ((0x28, 4, b"CS"), (0x28, 6, b"US"), (0x7FE0, 0x10, b"OB"))] == [1, 1, 1]
+        assert scan(data).attributes.keys() == scanned.attributes.keys()
+        assert scan(data).head_bytes > data.index(struct.pack("<HH2s", 0x28, 0x103, b"US"))
