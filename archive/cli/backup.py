@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -113,7 +114,8 @@ def restore(
         found.notes.append(f"the backup's configuration is now {session.config_path}: look at its addresses and paths")
     if recovery_kit is not None:
         found.notes.append(f"a key file opens it from now on, made where there was none: {session.config.key_file}")
-    return _answer(session, found, f"restored to {found.storage} as of {found.made_at:%Y-%m-%d %H:%M} UTC; next: archive serve")
+    serve = "archive serve" if to is None else f"archive --config {shlex.quote(str(session.config_path))} serve"
+    return _answer(session, found, f"restored to {found.storage} as of {found.made_at:%Y-%m-%d %H:%M} UTC; next: {serve}")
 
 
 def _way(

@@ -65,7 +65,7 @@ def list_(session: Session) -> None:
 @click.argument("name")
 @click.pass_obj
 def remove(session: Session, name: str) -> None:
-    """Remove rule NAME and what still waits by it."""
+    """Remove rule NAME and what still waits by it, unless another rule to the same destination sends that too."""
     session.node.forwarding.remove(session.subject, name)
     session.answer({"name": name, "removed": True}, f"{name} is removed")
 

@@ -157,7 +157,7 @@ class Health:
             networks = ", ".join(dimse.plain.networks)
             return [
                 Check("plain listener", "warning", f"DICOM without TLS is open to {networks}: names and images travel in clear there",
-                      "move modalities that can to TLS ('archive peer add NAME --issue DIR')")
+                      "move modalities that can to TLS ('archive peer add NAME --aet AET --issue DIR')")
             ]
         return []
 

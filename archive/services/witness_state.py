@@ -121,5 +121,6 @@ def _none(core: Core, settings: Witness) -> Standing:
         return Standing("ok", "no witness is set up; the newest checkpoint is mailed each day")
     return Standing(
         "warning", "nobody outside this machine remembers the ledger: a rollback of the whole disk would not show",
-        "run 'archive witness serve' on another machine and 'archive witness add' here; or print 'archive ledger page' from time to time",
+        "run 'archive witness serve' on another machine and 'archive witness add' here; or from time to time print what "
+        "'archive ledger page --out FILE' writes",
     )

@@ -250,5 +250,5 @@ def _without(note: bytes, key: Verifier) -> bytes:
 def _unreadable(path: Path) -> ConfigurationError:
     return ConfigurationError(
         f"{path} is missing or damaged", remedy="put it back from its backup; a witness that forgets is none. Where it is lost for good, "
-        "remove what is left of it and begin anew with that log: 'archive witness forget --origin ORIGIN'"
+        "remove what is left of it and begin anew with that log: 'archive witness forget --state DIR --origin ORIGIN'"
     )

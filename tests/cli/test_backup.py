@@ -80,6 +80,9 @@ def test_what_is_said_about_keys(home: Path, tmp_path: Path, capsys: pytest.Capt
     assert "can open every image" in capsys.readouterr().out
     assert run(["backup", "drill"], Session()) == 0
     assert "can be restored" in capsys.readouterr().out
+    elsewhere = tmp_path / "another place"
+    assert run(["restore", str(tmp_path / "backup"), "--to", str(elsewhere)], Session()) == 0
+    assert f"next: archive --config '{elsewhere}/config.toml' serve" in capsys.readouterr().out, "of that one, not of what lies here"
 
 
 def test_no_backup_and_no_drill(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
