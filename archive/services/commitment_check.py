@@ -150,13 +150,21 @@ class Checker:
         return self._sender(found) in self._own
 
     def _sender(self, found: Kept) -> int | None:
+        user: int | None = self._said(found).get("src", {}).get("user")
+        return user
+
+    def _came(self, found: Kept) -> int:
+        """Return the event by which it came; before all others where it was sealed anew, for nothing tells that event any more."""
+        return found.leaf if self._said(found).get("ver") == 1 else -1
+
+    def _said(self, found: Kept) -> dict[str, Any]:
+        """Return its signed statement; nothing where that does not verify."""
         if found.envelope is None:
-            return None
+            return {}
         try:
-            source: dict[str, Any] = statements.verify(found.envelope, self._keys)["src"]
+            return statements.verify(found.envelope, self._keys)
         except (IntegrityError, LedgerBroken):
-            return None
-        return source.get("user")
+            return {}
 
     def _sent_again(self, found: Kept, uid: str) -> bool:
         """Whether this peer sent the same bytes after somebody else had; others may have taken the place of what it sent."""
@@ -168,7 +176,7 @@ class Checker:
         kept = found.sha256.hex()
         for whose in ({self._subject.principal_id}, self._own):
             here = (found, *held.decided, *(one for _, one in held.waiting))
-            sent = [(one.leaf, one.sha256.hex()) for one in here if self._sender(one) in whose]
+            sent = [(self._came(one), one.sha256.hex()) for one in here if self._sender(one) in whose]
             sent += [(n, digest or kept) for (which, digest), n in self._sendings(found.study_instance_uid).items() if which == uid]
             if sent:
                 return max(sent)[1] != kept

@@ -69,3 +69,22 @@ def test_who_sent_what_was_replaced_is_not_told_that_the_others_are_theirs(tmp_p
         node.reconcile.accept(console, waiting["id"], reason="the modality corrected it")
         asked = Reference(archives.CT, "1.2.3.1.1")
         assert [Checker(node.core, who, 1).check(asked).reason for who in (first, corrector)] == [PROCESSING_FAILURE, COMMITTED]
+
+
+def test_a_study_that_is_sealed_anew_makes_nobody_the_sender_of_the_others_bytes(tmp_path: Path) -> None:
+    """Though the event of what is kept is the newest now; whoever sends it again is its sender."""
+    with archives.opened(archives.made(tmp_path)) as node:
+        console = archives.the_console(node)
+        node.accounts.add_user(console, "ct", roles=["technologist"], password=archives.PASSWORD)
+        ct, asked = archives.user(node, "ct"), Reference(archives.CT, "1.2.3.1.1")
+        archives.store(node, archives.instance(), subject=ct)
+        archives.store(node, archives.instance(StudyDescription="another"), subject=ct)
+        (waiting,) = node.reconcile.list(console)
+        node.reconcile.reject(console, waiting["id"], reason="not ours")
+        node.purge.run(console, study="1.2.3", reason="test")
+        assert Checker(node.core, ct, 1).check(asked).reason == PROCESSING_FAILURE
+        node.rekey.study(console, "1.2.3")
+        assert Checker(node.core, ct, 1).check(asked).reason == PROCESSING_FAILURE
+        archives.store(node, archives.instance(), subject=ct)
+        node.rekey.study(console, "1.2.3")
+        assert Checker(node.core, ct, 1).check(asked).reason == COMMITTED
