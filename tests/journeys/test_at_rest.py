@@ -53,11 +53,14 @@ PICTURES = (b"\x89PNG\r\n\x1a\n", b"\x00\x10JFIF\x00\x01")
 def in_clear(folder: Path) -> list[str]:
     """Name the files under a folder that hold a secret, or have one in their name."""
     found = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(Path(base) / name for base, folders, files in os.walk(folder) for name in (*folders, *files)):
         if any(text in str(path.relative_to(folder)) for text in SECRETS):
             found.append(f"{path} in its name")
         if path.is_file() and not path.is_symlink():
-            data = path.read_bytes()
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:  # of a process at work, which has removed it since
+                continue
             found += [f"{path}: {text} as {form!r}" for form, text in FORMS.items() if form in data]
             found += [f"{path}: a picture" for start in PICTURES if start in data]
     return found
@@ -237,7 +240,7 @@ def kill_in_the_middle(archive: Watched, asker: requests.Session) -> None:
             peer.send(b"\x04\0" + (len(piece) + 6).to_bytes(4, "big") + (len(piece) + 2).to_bytes(4, "big") + b"\x01\0" + piece)
         for role in ("dimse", "background"):
             os.kill(before[role], signal.SIGKILL)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         now: dict[str, Any] = {one["role"]: one["pid"] for one in archive.json("status")["processes"]}
         if set(now) == set(before) and all(now[role] != before[role] for role in ("dimse", "background")):
