@@ -7,7 +7,7 @@ import json
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -121,7 +121,7 @@ def mia(archive: RunningArchive) -> Door:
 
 
 def heard(channel: Channel) -> dict[str, Any]:
-    return dict(json.loads(channel.recv(timeout=10)))
+    return dict(json.loads(channel.recv(timeout=60)))
 
 
 def told(event: dict[str, Any]) -> tuple[str, int, str]:
@@ -133,7 +133,7 @@ def to_the_end(channel: Channel, *, chatter: int = 0) -> None:
     for _ in range(chatter):
         channel.send("x")
     while True:
-        channel.recv(timeout=15)
+        channel.recv(timeout=60)
 
 
 def quiet(channel: Channel, seconds: float = 1.2) -> None:
@@ -242,25 +242,27 @@ def test_a_revoked_token_ends_the_connection(archive: RunningArchive, mia: Door)
             to_the_end(channel)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1008
-        assert time.monotonic() - started < 12
+        assert time.monotonic() - started < 30
 
 
 def test_not_more_than_allowed_and_a_chatterer_is_cut_off(mia: Door) -> None:
     url = mia.subscribe(GLOBAL, "WATCH8")
-    with mia.listening(url), mia.listening(url), mia.listening(url) as third:
-        with pytest.raises(InvalidStatus), mia.listening(url):
-            pass
+    channels: list[Channel] = []
+    with ExitStack() as held:
+
+        def let_in() -> bool:
+            try:
+                channels.append(held.enter_context(mia.listening(url)))
+            except InvalidStatus:
+                return False
+            return True
+
+        for _ in range(3):
+            assert eventually(let_in), "whoever left before gives their place back a moment later"
+        assert not let_in()
         with pytest.raises(ConnectionClosed):
-            to_the_end(third, chatter=3000)
-
-    def let_in() -> bool:
-        try:
-            with mia.listening(url):
-                return True
-        except InvalidStatus:
-            return False
-
-    assert eventually(let_in), "a place is free again"
+            to_the_end(channels[-1], chatter=3000)
+        assert eventually(let_in), "a place is free again"
 
 
 def test_the_door_says_where_the_channel_is(mia: Door) -> None:
