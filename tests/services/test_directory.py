@@ -225,14 +225,14 @@ def test_a_password_never_goes_to_what_does_not_speak_tls(there: slapd.Directory
 
 def test_a_silent_server_is_not_waited_for(there: slapd.Directory) -> None:
     stop = threading.Event()
-    with serving(lambda sock: (stop.wait(8), None)[1]) as (url, _):
+    with serving(lambda sock: (stop.wait(20), None)[1]) as (url, _):
         begun = datetime.now(UTC)
-        asked = directory(there, url=url, starttls=True, timeout_s=1)
+        asked = directory(there, url=url, starttls=True, timeout_s=2)
         assert asked.check("mia", PASSWORD) is None
-        assert datetime.now(UTC) - begun < timedelta(seconds=6)
+        assert datetime.now(UTC) - begun < timedelta(seconds=15)
         begun = datetime.now(UTC)
         assert asked.check("mia", PASSWORD) is None
-        assert datetime.now(UTC) - begun < timedelta(milliseconds=500), "it is left alone for a while"
+        assert datetime.now(UTC) - begun < timedelta(seconds=1.5), "it is left alone for a while"
         stop.set()
 
 

@@ -56,7 +56,7 @@ def test_of_processes_that_were_killed(tmp_path: Path) -> None:
     config, at = archives.made(tmp_path), [utc_now()]
     with archives.opened(config, role="background", clock=lambda: at[0]) as node, archives.opened(config, role="web") as living:
         archives.store(living, archives.instance(1, study="1.2.9"))
-        told = [one for round_ in (1, 3) for one in killed_while_storing(config, round_, 0.1)]
+        told = [one for round_ in (1, 3) for one in killed_while_storing(config, round_, 0.1, least=3)]
         assert len(told) > 4
         assert states(node).count(("open", False)) >= 3
         minutes(node, at)

@@ -14,6 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout, ServiceUn
 
 from archive.web import body
 from archive.web.body import Body, Dropped, Slots, drain_refused, has_body, take_small
+from tests.dimse.fakes import eventually
 
 
 class Source(io.RawIOBase):
@@ -136,9 +137,10 @@ def test_too_many_stalled_senders_do_not_exhaust_the_process(monkeypatch: pytest
     held = Body(Source(iter([b"x"])), content_length=None, max_bytes=10)
     assert held.read() == b"x"
     assert held.read() == b""
+    assert eventually(lambda: body._readers._value == 1)  # its thread ends a moment later
 
     def blocks() -> Iterator[bytes]:
-        gate.wait(5)
+        gate.wait(60)
         yield b""
 
     stalled = Body(Source(blocks()), content_length=None, max_bytes=10)
@@ -223,10 +225,10 @@ def storing(slots: Slots, sources: list[Trickle], became: dict[int, object]) -> 
 
 
 def test_who_trickles_gives_their_place_to_who_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "STORE_GRACE_S", 0.3)
+    monkeypatch.setattr(body, "STORE_GRACE_S", 1.0)
     slots, became = Slots(4), dict[int, object]()
     fast, slow = Trickle(bytes(64 << 10), 0.01), Trickle(bytes(4 << 10), 0.1)
-    with storing(slots, [fast, slow], became), slots.store(10):
+    with storing(slots, [fast, slow], became), slots.store(60):
         assert isinstance(became.get(1), RequestTimeout)
         assert 0 not in became
         with pytest.raises(ServiceUnavailable), slots.store(0.5):
@@ -237,13 +239,13 @@ def test_who_trickles_gives_their_place_to_who_waits_for_one(monkeypatch: pytest
 def test_who_finds_no_place_while_another_waits_is_told_at_once() -> None:
     slots, came = Slots(3), list[float]()
     with slots.store():
-        waiting = threading.Thread(target=lambda: came.append(0) if _has_place(slots, 5) else None)
+        waiting = threading.Thread(target=lambda: came.append(0) if _has_place(slots, 60) else None)
         waiting.start()
-        time.sleep(0.3)
+        assert eventually(lambda: slots._stores._waited_for)
         begun = time.monotonic()
-        assert not _has_place(slots, 5)
-        assert time.monotonic() - begun < 1
-    waiting.join(10)
+        assert not _has_place(slots, 60)
+        assert time.monotonic() - begun < 10
+    waiting.join(60)
     assert came, "what became free is for who waits"
 
 

@@ -86,11 +86,11 @@ def test_a_refusal_waits_for_no_database() -> None:
     signin = SignIn(Unauthenticated("no"))
 
     async def all_of_them() -> None:
-        app = application(signin, admission_s=0.3)
+        app = application(signin, admission_s=1.5)
         answers = await asyncio.gather(*(knock(app) for _ in range(events.ADMITTING + 3)))
         assert [sent for sent, _ in answers] == [[{"type": "websocket.close", "code": LATER}]] * len(answers)
-        assert [took < 0.25 for _, took in answers].count(True) == 3
-        assert max(took for _, took in answers) < 5
+        assert [took < 1.2 for _, took in answers].count(True) == 3
+        assert max(took for _, took in answers) < 20
         signin.go.set()
         assert await asyncio.to_thread(eventually, lambda: signin.asked == events.ADMITTING)
         sent, _ = await knock(app)

@@ -87,9 +87,9 @@ def serve(folder: Path, *tls: Path) -> Iterator[Peer]:
         process = subprocess.Popen(argv, cwd=folder, env=environ, stdout=log, stderr=log)
     peer = Peer(f"{'https' if tls else 'http'}://127.0.0.1:{port}", port, tls[0] if tls else None, process)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while True:
-            with suppress(requests.ConnectionError):
+            with suppress(requests.RequestException):
                 if peer.session.get(f"{peer.url}/healthz", timeout=5).status_code == 200:
                     break
             assert process.poll() is None, (folder / "log").read_text()
@@ -340,8 +340,9 @@ def test_b21_a_large_study_streams_in_flat_memory(plain: Peer) -> None:
         first = next(blocks)
         early = time.monotonic() - started
         seen = len(first) + sum(len(block) for block in blocks)
+        took = time.monotonic() - started
         assert seen == int(answer.headers["Content-Length"]) > LARGE_COUNT * LARGE_BYTES
-    assert early < 2
+    assert early < took / 4
     assert plain.resident_kib() - before < 80_000
 
 

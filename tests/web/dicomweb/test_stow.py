@@ -312,10 +312,10 @@ def test_a35_a_client_that_stalls_mid_body(app: Flask, node: FakeNode, monkeypat
         def read(self, size: int | None = -1) -> bytes:
             block = super().read(size)
             if not block:
-                gate.wait(5)
+                gate.wait(60)
             return block
 
-    monkeypatch.setattr(body.Body.__init__, "__kwdefaults__", {**body.Body.__init__.__kwdefaults__, "patience_s": 0.2})
+    monkeypatch.setattr(body.Body.__init__, "__kwdefaults__", {**body.Body.__init__.__kwdefaults__, "patience_s": 1.0})
     answer = app.test_client().post(
         "/dicomweb/studies",
         input_stream=Stalling(data),
