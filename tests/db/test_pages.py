@@ -19,6 +19,7 @@ from archive.db.copies import copy_file
 from archive.db.engine import Database
 from archive.db.pages import PRESENT, WAYS, Pages
 from archive.errors import DatabaseUnavailable
+from tests import posix_locks
 from tests.vectors.make_databases import FOLDER, KEY, ROWS
 from tests.vectors.make_databases import WAYS as FROZEN
 
@@ -110,9 +111,7 @@ def test_finding_out_takes_no_lock_away(way: Pages, tmp_path: Path) -> None:
 
 def locks(path: Path) -> list[tuple[str, ...]]:
     """The locks this process holds on a database and its log's index."""
-    files = {str(Path(f"{path}{suffix}").stat().st_ino) for suffix in ("", "-shm")}
-    held = (line.split() for line in Path("/proc/locks").read_text().splitlines())
-    return sorted(tuple(parts[1:8]) for parts in held if parts[5].rpartition(":")[2] in files)
+    return posix_locks.held(Path(f"{path}{suffix}") for suffix in ("", "-shm"))
 
 
 @every_way

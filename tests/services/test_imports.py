@@ -24,6 +24,7 @@ from archive.services import batch
 from archive.services.core import Core
 from archive.services.imports import BATCH, Imports, Summary
 from archive.services.store import Incoming
+from tests import posix_locks
 from tests.services import archives
 
 
@@ -294,16 +295,10 @@ def test_the_archives_own_files_are_not_touched(node: Node, tmp_path: Path) -> N
     os.link(f"{config.keystore_path}-shm", tmp_path / "linked")
     with node.core.database.read() as tx:
         tx.execute(sa.select(job)).all()
-        files = {str(path.stat().st_ino) for path in config.storage_dir.glob("*.db*")}
-
-        def held() -> list[list[str]]:
-            lines = (line.split()[1:] for line in Path("/proc/locks").read_text(encoding="ascii").splitlines())
-            return sorted(line for line in lines if line[4].rpartition(":")[2] in files and line[3] == str(os.getpid()))
-
-        before = held()
+        before = posix_locks.held(config.storage_dir.glob("*.db*"))
         assert before
         summary, lines = run(node, tmp_path)
-        assert held() == before
+        assert posix_locks.held(config.storage_dir.glob("*.db*")) == before
     assert summary.stored == 1
     assert not [line for line in lines if str(config.storage_dir) in str(line["file"]) or "linked" in str(line["file"])]
     for path in (config.index_path, config.storage_dir, config.segments_dir, tmp_path / "linked.db"):
