@@ -99,11 +99,11 @@ def test_who_reads_a_little_now_and_then_is_as_good_as_gone(
     thread = threading.Thread(target=read)
     thread.start()
     started = time.monotonic()
-    stopping = threading.Timer(6, lambda: (stop.set(), connection.close()))
+    stopping = threading.Timer(20, lambda: (stop.set(), connection.close()))
     stopping.start()
     with pytest.raises(Closed):
         stream.send(bytes(8 << 20))
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 12
     stop.set()
     stopping.cancel()
     thread.join(10)

@@ -102,26 +102,26 @@ def test_something_else_for_ever_is_no_answer(peer: Callable[..., Requestor], sa
             connection.sendall(said)
 
     association = peer(go_on)
-    ending = threading.Timer(8, association.abort)
+    ending = threading.Timer(60, association.abort)
     ending.start()
     started = time.monotonic()
     with pytest.raises(Broken):
         store(association)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 15
     ending.cancel()
 
 
 def test_a_byte_now_and_then_is_no_answer(peer: Callable[..., Requestor]) -> None:
     def go_on(connection: socket.socket, it: Peer) -> None:
         for byte in p_data(1, 3, stored(1)):
-            if it.over.wait(0.1):
+            if it.over.wait(0.3):
                 return
             connection.sendall(bytes((byte,)))
 
     started = time.monotonic()
     with pytest.raises(Broken):
         store(peer(go_on))
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 15
 
 
 def test_who_does_not_let_us_go_is_left(peer: Callable[..., Requestor]) -> None:
@@ -130,9 +130,9 @@ def test_who_does_not_let_us_go_is_left(peer: Callable[..., Requestor]) -> None:
             connection.sendall(p_data(1, 0, b"xx"))
 
     association = peer(go_on)
-    ending = threading.Timer(12, association.abort)
+    ending = threading.Timer(60, association.abort)
     ending.start()
     started = time.monotonic()
     association.release()
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 20
     ending.cancel()

@@ -164,11 +164,11 @@ def test_one_that_says_half_of_something_is_not_waited_for(part: bytes) -> None:
         taken: list[socket.socket] = []
         thread = threading.Thread(target=answer)
         thread.start()
-        leaving = threading.Timer(8, lambda: [connection.close() for connection in taken])
+        leaving = threading.Timer(60, lambda: [connection.close() for connection in taken])
         leaving.start()
         started = time.monotonic()
         result = ask(half.getsockname()[1], timeout_s=0.5)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         leaving.cancel()
         thread.join(10)
         for connection in taken:

@@ -175,7 +175,7 @@ def test_who_is_interrupted_has_the_last_word(pair: Pair) -> None:
     started = time.monotonic()
     with pytest.raises(Closed):
         stream.next()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     stream.send(b"last words")
     assert pair.client.read(10) == b"last words"
 

@@ -65,7 +65,7 @@ def url(request: pytest.FixtureRequest, certificate: Path) -> Iterator[str]:
 
     thread = threading.Thread(target=serve)
     thread.start()
-    stopping = threading.Timer(8, over.set)
+    stopping = threading.Timer(60, over.set)
     stopping.start()
     yield f"{request.param}://127.0.0.1:{listening.getsockname()[1]}/"
     over.set()
@@ -79,4 +79,4 @@ def test_a_receiver_that_answers_byte_by_byte_is_not_waited_for(url: str, certif
     started = time.monotonic()
     with pytest.raises(Undeliverable):
         outgoing.post(url, b"{}", {}, Limits(("127.0.0.0/8",), str(certificate)))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20

@@ -69,12 +69,12 @@ def test_a_stalled_sender_is_given_up() -> None:
 
     def blocks() -> Iterator[bytes]:
         yield b"ab"
-        gate.wait(10)
+        gate.wait(60)
 
     started = time.monotonic()
     with pytest.raises(RequestTimeout):
         whole(Source(blocks()), 100, patience_s=0.2)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     gate.set()
 
 
@@ -88,12 +88,12 @@ def test_what_is_drained_is_bounded_in_size_and_time() -> None:
     gate = threading.Event()
 
     def blocks() -> Iterator[bytes]:
-        gate.wait(10)
+        gate.wait(60)
         yield b""
 
     started = time.monotonic()
     Body(Source(blocks()), content_length=None, max_bytes=1000).drain(for_s=0.2)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     gate.set()
 
 
