@@ -1,6 +1,6 @@
 """The locks that this process holds on files, as the system tells them of each descriptor.
 
-/proc/locks is a list of everybody's, told in pieces: what others take and give back meanwhile makes some of ours appear twice or not at all.
+/proc/locks is a list of everybody's, told in pieces: what others take and give back meanwhile makes some of ours appear twice or never.
 """
 
 from __future__ import annotations

@@ -284,10 +284,12 @@ def wait_until_it_works(
 
 
 def unread(connection: socket.socket) -> int:
-    """How many bytes of what was sent here over this connection lie at the other end, or on the way there."""
+    """How many bytes of what was sent here over this connection lie at the other end, or on the way there; -1 when it cannot be told."""
     here, there = (f"0100007F:{port:04X}" for _, port in (connection.getsockname(), connection.getpeername()))
     rows = map(str.split, Path("/proc/net/tcp").read_text().splitlines())
     queues = {(row[1], row[2]): [int(size, 16) for size in row[4].split(":")] for row in rows if ":" in row[4]}  # sent, received
+    if not {(here, there), (there, here)} <= queues.keys():  # told in pieces, while others come and go
+        return -1
     return queues[here, there][0] + queues[there, here][1]
 
 
