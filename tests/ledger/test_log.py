@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
-import time
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -238,26 +234,6 @@ class Nowhere:
 
     def close(self) -> None:
         pass
-
-
-def test_recording_costs_little_besides_sql(ledger: Ledger, subject: Subject, now: datetime) -> None:
-    """Recorded for every stored instance: 0.05 ms of processor time where a few hundred bytes of JSON and their hash take 0.008."""
-    tx: Any = Nowhere()
-    event = stored(subject)
-    runs = [(_seconds_each(lambda: ledger.record(tx, event, at=now)), _seconds_each(_plainly)) for _ in range(5)]
-    best, plainly = map(min, zip(*runs, strict=True))
-    assert best < 15 * plainly
-
-
-def _plainly() -> None:
-    hashlib.sha256(json.dumps({"a": list(range(40)), "b": "x" * 200}).encode()).hexdigest()
-
-
-def _seconds_each(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    for _ in range(200):
-        work()
-    return (time.process_time() - start) / 200
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
