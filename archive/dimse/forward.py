@@ -209,6 +209,9 @@ class Courier:
         except ArchiveError as error:
             queue.refused(due, error.message, for_good=not isinstance(error, Unavailable))
             return
+        except Exception as error:  # noqa: BLE001 # it would be the first again, for ever, and keep all behind it
+            queue.refused(due, _not_ready(error), for_good=False)
+            return
         try:
             code = association.store(context_id, one.sop_class_uid, one.sop_instance_uid, leaving, originator=None, between=holding)
         except Broken:
@@ -216,6 +219,10 @@ class Courier:
             raise
         except (IntegrityError, Unavailable) as error:  # half of it has left, and nothing else may follow that half
             queue.refused(due, error.message, for_good=isinstance(error, IntegrityError))
+            association.abort()
+            raise Broken from error
+        except Exception as error:
+            queue.refused(due, _not_ready(error), for_good=False)
             association.abort()
             raise Broken from error
         self._answered(due, code)
@@ -233,3 +240,8 @@ class Courier:
             to.host, to.port, dimse.ae_title, to.ae_title, self._files if to.tls else None, to.certificate_sha256,
             dimse.request_timeout_s, dimse.idle_timeout_s, dimse.max_pdu_bytes,
         )
+
+
+def _not_ready(error: Exception) -> str:
+    LOG.error("an instance could not be made ready for a destination", extra={"error": type(error).__name__})
+    return f"it could not be made ready: {type(error).__name__}"

@@ -23,6 +23,7 @@ from archive.ledger.audit import Kind
 from archive.services import deliveries as deliveries_module
 from archive.services import forwarding as forwarding_module
 from archive.services.forward_rules import Conditions, closed_until
+from archive.services.sending import Leaving
 from tests.dimse.clinic import IMPLICIT, Clinic, Receiver, clinic, received
 from tests.dimse.fakes import eventually
 from tests.dimse.test_scu import listening
@@ -303,6 +304,34 @@ def test_one_instance_that_breaks_the_association_does_not_stop_the_rest(it: Cli
     run(it)
     assert queue(it) == [("done", 0, ""), ("done", 0, ""), ("waiting", 1, "the association ended before the answer came")]
     receiver.close()
+
+
+@pytest.mark.parametrize("where", ["before it leaves", "while it leaves"])
+def test_one_instance_that_cannot_be_made_ready_does_not_stop_the_rest(
+    it: Clinic, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Whatever is raised for it: it would be the first again each time, and nothing behind it would ever go."""
+    opens = it.node.sending.open
+
+    def breaks(leaving: Leaving) -> Iterator[bytes | memoryview]:
+        yield next(leaving.pieces)[:10]
+        raise MemoryError
+
+    def fails(selection: Any, one: Any, syntax: str) -> Leaving:
+        leaving = opens(selection, one, syntax)
+        if one.sop_instance_uid != ONE:
+            return leaving
+        if where == "before it leaves":
+            raise MemoryError
+        return Leaving(leaving.length, breaks(leaving))
+
+    monkeypatch.setattr(it.node.sending, "open", fails)
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(*(instance(n, study="1.2.3") for n in (1, 2, 3)))
+    rule(it)
+    run(it)
+    assert uids(receiver) == ["1.2.3.1.2", "1.2.3.1.3"]
+    assert queue(it) == [("done", 0, "")] * 2 + [("waiting", 1, "it could not be made ready: MemoryError")]
 
 
 def test_a_destination_that_answers_nothing_holds_nobody_up(it: Clinic) -> None:
