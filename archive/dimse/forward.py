@@ -129,6 +129,11 @@ class Courier:
             LOG.warning("a destination cannot be reached", extra={"peer": claimed.peer_id, "reason": str(error)})
         except NotFound as error:
             queue.unreachable(claimed.peer_id, error.message)
+        except Unavailable:
+            raise  # it is the archive's own, and everything waits
+        except Exception as error:  # noqa: BLE001 # it would be the first again, for ever, and every other destination behind it
+            queue.unreachable(claimed.peer_id, f"deliveries to it go wrong: {type(error).__name__}")
+            LOG.error("deliveries to a destination go wrong", extra={"peer": claimed.peer_id, "error": type(error).__name__})
         finally:
             queue.release(claimed)
         return True

@@ -170,7 +170,7 @@ def _connected(terms: Terms) -> socket.socket:
     try:
         connection = socket.create_connection((terms.host, terms.port), timeout=terms.connect_timeout_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # of the second kind: what can be no host name
         message = "nothing accepts connections there"
         raise Unreachable(message) from error
     if terms.files is None:

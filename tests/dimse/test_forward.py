@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from archive.access.grants import Target
-from archive.db.tables import delivery, delivery_destination, forward_rule
+from archive.db.tables import delivery, delivery_destination, forward_rule, peer
 from archive.dimse.forward import Courier, Delivering
 from archive.errors import ArchiveError, InvalidRequest, NotFound
 from archive.ledger.audit import Kind
@@ -277,8 +277,6 @@ def test_a_destination_that_is_away(it: Clinic) -> None:
         due_now(it)
     receiver = Receiver("DST")
     with it.node.core.database.begin() as tx:
-        from archive.db.tables import peer
-
         tx.execute(sa.update(peer).where(peer.c.name == "DST").values(port=receiver.port))
     run(it)
     assert queue(it) == [("done", 0, "")] * 2
@@ -354,6 +352,35 @@ def test_a_destination_that_answers_nothing_holds_nobody_up(it: Clinic) -> None:
     assert (row["state"], row["waiting"]) == ("unreachable", 6)
     assert it.node.deliveries.claim() is None
     receiver.close()
+
+
+@pytest.mark.parametrize("what", ["an address that is none", "whatever it makes go wrong"])
+def test_a_destination_that_makes_something_go_wrong_holds_no_other_up(
+    it: Clinic, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It would be the one that waits longest each time."""
+    it.plain_peer("BAD", port=free_port(), target=EVERYTHING)
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    if what == "an address that is none":
+        with it.node.core.database.begin() as tx:
+            tx.execute(sa.update(peer).where(peer.c.name == "BAD").values(host="a..b"))
+    else:
+        batch = it.node.forwarding.batch
+
+        def fails(due: Any) -> Any:
+            if due[0].peer_id == 1:
+                raise RuntimeError
+            return batch(due)
+
+        monkeypatch.setattr(it.node.forwarding, "batch", fails)
+    it.put(instance(1, study="1.2.3"))
+    rule(it, "bad", "BAD")
+    rule(it, "good", "DST")
+    run(it)
+    assert uids(receiver) == [ONE]
+    assert {row["destination"]: row["state"] for row in it.node.forwarding.destinations(the_console(it.node))} == {
+        "BAD": "unreachable", "DST": "ready"}
+    assert queue(it) == [("done", 0, ""), ("waiting", 0, "")]
 
 
 def test_a_crash_loses_nothing(it: Clinic, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
