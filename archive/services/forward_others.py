@@ -64,17 +64,17 @@ def beginnings(core: Core, tx: sa.Connection, peer_id: int, leaving: int) -> dic
 
 
 def hand_over(
-    tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime, *, among: Collection[int] | None = None
+    tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime, *, among: Collection[int] | None = None,
+    states: Collection[str] = _OPEN,
 ) -> set[int]:
     """Let what a rule has not sent yet go on by the first of these other rules that would have queued it; return what of it stays.
 
-    With `among` those of these instances that wait.
+    With `among` those of these instances.
     """
     # Whoever looks by one of these rules meanwhile ends first, or looks again at what is queued.
     tx.execute(sa.select(_R.id).where(_R.peer_id == peer_id).order_by(_R.id).with_for_update()).all()
-    waits = sa.and_(_D.rule_id == leaving, _D.instance_pk.is_not(None), _D.state.in_(_OPEN))
-    if among is not None:
-        waits = sa.and_(_D.rule_id == leaving, _D.instance_pk.in_(among), _D.state == deliveries.WAITING)
+    which = _D.instance_pk.is_not(None) if among is None else _D.instance_pk.in_(among)
+    waits = sa.and_(_D.rule_id == leaving, which, _D.state.in_(states))
     left = set(tx.execute(sa.select(_D.instance_pk).where(waits)).scalars())
     for rule in tx.execute(ACTIVE.where(_R.peer_id == peer_id, _R.id.in_(begins)).order_by(_R.id)).all():
         author, to = sides(rule)
@@ -92,6 +92,12 @@ def hand_over(
                 ))
             left -= wanted.keys()
     return left
+
+
+def take_over(tx: sa.Connection, fresh: int, peer_id: int, at: datetime) -> None:
+    """Let what has failed by other rules to a destination go by a new one that is for what is there."""
+    for other in tx.execute(sa.select(_R.id).where(_R.peer_id == peer_id, _R.id != fresh).order_by(_R.id)).scalars().all():
+        hand_over(tx, other, peer_id, {fresh: 0}, at, states=(deliveries.FAILED,))
 
 
 def take_away(tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime) -> None:

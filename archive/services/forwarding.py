@@ -65,7 +65,7 @@ class Forwarding:
         self, subject: Subject, name: str, destination: str, *, on_behalf_of: str, conditions: Conditions, hours: str = "",
         quiet_s: int = 0, existing: bool = False, datastore_name: str = datastores.DEFAULT,
     ) -> dict[str, Any]:
-        """Add a rule; it counts for what arrives from now on, and with `existing` for what is there.
+        """Add a rule; it counts for what arrives from now on, and with `existing` for what is there, and has failed by others.
 
         Raises:
             Forbidden, InvalidRequest, NotFound.
@@ -90,6 +90,8 @@ class Forwarding:
             ))
             assert made.inserted_primary_key is not None
             deliveries.need_destination(tx, to.id)
+            if existing:
+                forward_others.take_over(tx, made.inserted_primary_key[0], to.id, at)
             self._record(tx, subject, at, "forward rule added", name, destination=destination, on_behalf_of=author["name"],
                          conditions=asdict(conditions), hours=hours, quiet_s=quiet_s, existing=existing, datastore=datastore_name)
             return _shown(tx.execute(_RULES.where(_R.name == name)).mappings().one())
@@ -303,7 +305,8 @@ class Forwarding:
                 begins = forward_others.beginnings(core, tx, peer_id, rule_id)
             if begins:
                 with core.database.begin(durable=False) as tx:
-                    stay = {None} | forward_others.hand_over(tx, rule_id, peer_id, begins, core.clock(), among=keys)
+                    waiting = (deliveries.WAITING,)
+                    stay = {None} | forward_others.hand_over(tx, rule_id, peer_id, begins, core.clock(), among=keys, states=waiting)
         for one in some:
             if one.instance_pk in stay:
                 self._queue.refused(one, reason, for_good=True)

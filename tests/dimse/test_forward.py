@@ -686,6 +686,26 @@ def test_what_another_rule_may_send_goes_by_that_one_when_the_right_ends_while_i
     receiver.close()
 
 
+def test_what_has_failed_goes_by_a_rule_that_is_added_for_what_is_there(it: Clinic, receiver: Receiver) -> None:
+    console = the_console(it.node)
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(instance(1, study="1.2.3"), instance(1, study="1.2.4", Modality="MR"))
+    rule(it)
+    it.node.forwarding.look()
+    it.grant("router", EVERYTHING, role="router", deny=True)
+    run(it)
+    assert [state for state, _, _ in queue(it)] == ["failed", "failed"]
+    it.node.accounts.add_user(console, "second", password="violet-otter-94-lantern")
+    it.grant("second", EVERYTHING, role="router")
+    for name, existing in (("new", False), ("other", True)):
+        run(it)
+        assert receiver.received == []
+        it.node.forwarding.add(console, name, "DST", on_behalf_of="second", conditions=Conditions(modality=("CT",)), existing=existing)
+    run(it)
+    assert uids(receiver) == [ONE]
+    assert [state for state, _, _ in queue(it)] == ["done", "failed"]
+
+
 def test_what_is_restored_goes_by_another_rule_when_the_first_counts_no_longer(it: Clinic, receiver: Receiver) -> None:
     console = the_console(it.node)
     two_users(it, receiver)
