@@ -118,7 +118,7 @@ def restore(folder: Path, config: Config, way: Way) -> Restored:
     report.storage = str(config.storage_dir)
     report.notes.append(
         f"who may what is as of {report.made_at:%Y-%m-%d %H:%M} UTC: grants, tokens, links, memberships and users that were ended later "
-        "count again until they are ended again"
+        "count again until they are ended again; so do rules of forwarding and webhooks, and what waited then is sent from here"
     )
     return report
 

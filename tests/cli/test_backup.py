@@ -63,6 +63,7 @@ def test_there_and_back(home: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     with mock.patch("os.fsync", noted):
         status, answer, _ = answered(capsys, *opened, "--full")
     assert (status, answer["ok"], answer["checked"]) == (0, True, 1)
+    assert any("rules of forwarding" in note and "grants" in note for note in answer["notes"])
     assert (other / "config.toml").stat().st_ino in synced
     assert answered(capsys, "--config", str(other / "config.toml"), "verify", "--full")[1]["ok"]
     status, _, error = answered(capsys, *opened)
