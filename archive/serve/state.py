@@ -15,7 +15,7 @@ import msgspec
 
 from archive import locks
 from archive.config import Config
-from archive.errors import Unavailable
+from archive.errors import Unavailable, VaultUnavailable
 from archive.serve import listeners
 
 LOCK = "serve.lock"
@@ -96,14 +96,17 @@ class RunLock:
 
 
 def beside_others(config: Config) -> int | None:
-    """Return a descriptor that keeps a rebuild away until it is closed; None where there is no archive yet.
+    """Return a descriptor that keeps a rebuild away until it is closed; None where there is no archive yet, or no room for a lock.
 
     Raises:
-        Unavailable: the index is being rebuilt. VaultUnavailable: the lock file cannot be written.
+        Unavailable: the index is being rebuilt.
     """
     if not config.run_dir.is_dir():
         return None
-    taken = locks.take(config.run_dir / COMMANDS, shared=True)
+    try:
+        taken = locks.take(config.run_dir / COMMANDS, shared=True)
+    except VaultUnavailable:
+        return None  # nor is there any for a rebuild
     if taken is None:
         message = "the index is being rebuilt"
         raise Unavailable(message, remedy="give the command again when 'archive rebuild-index' has ended")

@@ -10,9 +10,11 @@ from unittest import mock
 
 import pytest
 
+from archive import locks
 from archive.cli.main import run
 from archive.cli.session import Session
 from archive.config import load
+from archive.errors import VaultUnavailable
 from tests.services import archives
 
 
@@ -135,3 +137,17 @@ def test_no_command_is_at_work_beside_a_rebuild(home: Path, capsys: pytest.Captu
     assert (status, error["message"]) == (4, "the index is being rebuilt")
     assert checked["checks"][0]["detail"] == "the index is being rebuilt"
     assert answered(capsys, "verify")[0] == 0
+
+
+def test_on_a_full_disk_a_command_goes_on_without_its_lock(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebuild has no room there either; what an archive holds is still to be looked at."""
+    def full(path: Path) -> int:
+        message = f"{path} cannot be written: no space left"
+        raise VaultUnavailable(message)
+
+    monkeypatch.setattr(locks, "_opened", full)
+    working = Session()
+    working.config_path = home / "config.toml"
+    assert working.node.core.read_only == ""
+    monkeypatch.undo()
+    working.close()
