@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from archive.dicom.frames import SUBSAMPLED
+from archive.dicom.jpeg_header import coded_size
 from archive.dicom.part10 import Scanned
 from archive.dicom.structure import PIXEL_TAGS
 from archive.dicom.transfer import DEFLATED_FRAMES, EXPLICIT_BE, UNCOMPRESSED
@@ -208,6 +209,8 @@ def _native(layout: Layout, frame: bytes, index: int) -> Frame:
     flat = np.frombuffer(raw, stored, count=bits // layout.bits_allocated, offset=skipped // 8)
     flat = flat.astype(layout.dtype, copy=False)
     if subsampled(layout):
+        if layout.pixels % 6:
+            raise refused("no-shape")  # two pixels have their chroma together
         out = np.empty(layout.pixels, layout.dtype)
         out[0::6], out[3::6] = flat[0::4], flat[1::4]
         out[1::6] = out[4::6] = flat[2::4]
@@ -304,28 +307,11 @@ def _j2k(layout: Layout, frame: bytes) -> Frame:
     return Frame(_of_precision(layout, bytes(raw), precision, bool(frame[at + 42] & 0x80)), photometric)
 
 
-def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
-    """Return rows, columns, components and precision of a JPEG or JPEG-LS stream as its frame header says."""
-    at = 2
-    while at + 9 < len(frame):
-        if frame[at] != 0xFF:
-            at += 1
-            continue
-        marker = frame[at + 1]
-        if marker == 0xFF:
-            at += 1
-        elif 0xC0 <= marker <= 0xF7 and marker not in (0xC4, 0xC8, 0xCC, *range(0xD0, 0xF7)):
-            rows, columns = int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
-            return rows, columns, frame[at + 9], frame[at + 4]
-        elif marker in (0x01, *range(0xD0, 0xD9)):
-            at += 2
-        else:
-            at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    raise refused("damaged")
-
-
 def _sized(layout: Layout, frame: bytes) -> int:
-    rows, columns, components, precision = _jpeg_size(frame)
+    said = coded_size(frame)
+    if said is None:
+        raise refused("damaged")
+    rows, columns, components, precision = said
     if (rows, columns, components) != (layout.rows, layout.columns, layout.samples):
         raise refused("size-lies")
     return precision

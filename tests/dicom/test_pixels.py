@@ -360,6 +360,19 @@ def test_sizes_that_lie_are_refused_before_anything_is_allocated(hostile: Path, 
     assert peak < 20 << 20
 
 
+@pytest.mark.parametrize("photometric", ["YBR_FULL_422", "YBR_PARTIAL_422"])
+def test_chroma_of_pairs_where_one_pixel_has_no_other_makes_no_frame(photometric: str) -> None:
+    data = part10(dataset(pixels(3, 3, bytes(range(20)), samples=3, photometric=photometric)))
+    assert reason(data) == "no-shape"
+    head, scanned, frame = parts(data)
+    with pytest.raises(NotAcceptable):
+        render(head, scanned, frame, Recipe("png"))
+    for uid in ENCODERS:
+        with pytest.raises(NotAcceptable):
+            to_syntax(data, scanned, uid)
+    assert pydicom.dcmread(io.BytesIO(to_explicit_le(data, scanned))).PixelData == bytes(range(20))
+
+
 def test_other_refusals(hostile: Path) -> None:
     assert reason(part10(dataset(pixels(4, 4, bytes(8)))), frame=bytes(8)) == "short"
     assert reason(encapsulated(b"not a picture", "1.2.840.10008.1.2.4.50", 2, 2)) == "damaged"
