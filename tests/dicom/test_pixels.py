@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import subprocess
+import time
 import tracemalloc
 import warnings
 import zlib
@@ -371,6 +372,14 @@ def test_chroma_of_pairs_where_one_pixel_has_no_other_makes_no_frame(photometric
         with pytest.raises(NotAcceptable):
             to_syntax(data, scanned, uid)
     assert pydicom.dcmread(io.BytesIO(to_explicit_le(data, scanned))).PixelData == bytes(range(20))
+
+
+@pytest.mark.parametrize("content", [b"\0\0", b"\xff\xff", b"\xff\xd0"])
+def test_a_long_frame_without_a_header_is_refused_at_once(content: bytes) -> None:
+    data = encapsulated(b"\xff\xd8" + content * (16 << 20), "1.2.840.10008.1.2.4.50", 2, 2)
+    began = time.process_time()
+    assert reason(data) == "damaged"
+    assert time.process_time() - began < 2
 
 
 def test_other_refusals(hostile: Path) -> None:
