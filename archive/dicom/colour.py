@@ -87,6 +87,8 @@ def _unsegmented(raw: bytes, entries: int, bits: int) -> bytes:
         while len(out) < entries and at + 1 < len(codes):
             kind, count = codes[at : at + 2]
             at += 2
+            if not count and (repeats or kind == 2):
+                raise refused("no-image")  # what gives no entry could be repeated for ever
             if kind == 0:
                 out.extend(codes[at : at + count])
                 at += count

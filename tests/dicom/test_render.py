@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import struct
 import tracemalloc
 import warnings
@@ -241,6 +242,30 @@ def test_bit_masks_show_ones_as_white() -> None:
 
 
 # pydicom gives the palette of this big endian file with its bytes swapped; the little endian original is compared too.
+@pytest.mark.parametrize("codes", [
+    [2, 0, 0, 0],  # nothing, again and again
+    [0, 1, 7, 0, 0, 2, 0, 6, 0],
+    [0, 0] * 8000 + [2, 8000, 0, 0] * 8000,  # no end in sight
+])  # fmt: skip
+def test_segments_of_a_palette_that_never_fill_it_are_refused(codes: list[int]) -> None:
+    segments = struct.pack(f"<{len(codes)}H", *codes)
+    luts = {0x00281101 + n: el(0x00281101 + n, "US", struct.pack("<3H", 256, 0, 16)) for n in range(3)}
+    luts |= {0x00281221 + n: el(0x00281221 + n, "OW", segments) for n in range(3)}
+
+    def give_up(*_: object) -> None:
+        message = "it goes on and on"
+        raise AssertionError(message)
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 10)
+    try:
+        with pytest.raises(NotAcceptable):
+            shown(grey([0, 1], luts, bits=8, photometric="PALETTE COLOR"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 SWAPPED_PALETTE = "OBXXXX1A_expb.dcm"
 FUNCTIONAL = ("WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleSlope", "RescaleIntercept")
 
