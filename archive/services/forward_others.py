@@ -16,7 +16,7 @@ from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
-from archive.db.batches import batches
+from archive.db.batches import AT_ONCE
 from archive.db.tables import delivery, forward_rule, peer, principal
 from archive.index import arrivals
 from archive.ledger.audit import Kind
@@ -63,46 +63,72 @@ def beginnings(core: Core, tx: sa.Connection, peer_id: int, leaving: int) -> dic
     return {rule.id: begun(core, tx, rule) for rule in tx.execute(ACTIVE.where(_R.peer_id == peer_id, _R.id != leaving)).all()}
 
 
-def hand_over(
-    tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime, *, among: Collection[int] | None = None,
-    states: Collection[str] = _OPEN,
-) -> set[int]:
-    """Let what a rule has not sent yet go on by the first of these other rules that would have queued it; return what of it stays.
+def hand_over(tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime, among: Collection[int]) -> set[int]:
+    """Let what waits by a rule, of these instances, go on by the first other one that would have queued it; return what stays."""
+    waits = sa.and_(_D.rule_id == leaving, _D.instance_pk.in_(among), _D.state == deliveries.WAITING)
+    return _given(tx, sa.select(_D.instance_pk, _D.id).where(waits), peer_id, begins, at)[1]
 
-    With `among` those of these instances.
+
+def hand_over_some(
+    tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime, *, after: int, states: Collection[str] = _OPEN
+) -> int | None:
+    """Let some of what a rule has not sent yet, of the instances beyond an id, go on as with `hand_over`.
+
+    Returns:
+        Where to go on; None when there is no more.
     """
+    if not begins:
+        return None
+    # The sum leaves SQLite the index of the destination's instances: by that of the rule's it would sort all of them each time.
+    waits = sa.and_(_D.peer_id == peer_id, _D.rule_id + 0 == leaving, _D.instance_pk > after, _D.state.in_(states))
+    some = sa.select(_D.instance_pk, _D.id).where(waits).order_by(_D.instance_pk).limit(AT_ONCE)
+    return max(_given(tx, some, peer_id, begins, at)[0], default=None)
+
+
+def _given(tx: sa.Connection, some: sa.Select[Any], peer_id: int, begins: Mapping[int, int], at: datetime) -> tuple[set[int], set[int]]:
+    """Return the instances of these deliveries, and those that no other rule takes on."""
     # Whoever looks by one of these rules meanwhile ends first, or looks again at what is queued.
     tx.execute(sa.select(_R.id).where(_R.peer_id == peer_id).order_by(_R.id).with_for_update()).all()
-    which = _D.instance_pk.is_not(None) if among is None else _D.instance_pk.in_(among)
-    waits = sa.and_(_D.rule_id == leaving, which, _D.state.in_(states))
-    left = set(tx.execute(sa.select(_D.instance_pk).where(waits)).scalars())
+    left = {row.instance_pk: row.id for row in tx.execute(some)}
+    looked_at = set(left)
     for rule in tx.execute(ACTIVE.where(_R.peer_id == peer_id, _R.id.in_(begins)).order_by(_R.id)).all():
         author, to = sides(rule)
         scope, also = scope_of(author, Permission.SEND, at), scope_of(to, Permission.RECEIVE, at, prefix="receiver")
         conditions = Conditions.of(rule.conditions)
-        for some in batches(sorted(left)):
-            found = arrivals.arrived(
-                tx, scope, also, rule.datastore_id, peer_id=rule.peer_id, after=begins[rule.id], limit=len(some), among=some
-            )
-            wanted = {one.instance_pk: one.rejected for one in found if conditions.hold(one)}
-            for state in (deliveries.WAITING, deliveries.REJECTED):
-                keys = [key for key, rejected in wanted.items() if rejected == (state == deliveries.REJECTED)]
-                tx.execute(sa.update(delivery).where(waits, _D.instance_pk.in_(keys)).values(
-                    rule_id=rule.id, state=state, attempts=0, reason="", finished_at=None, run_at=at + timedelta(seconds=rule.quiet_s)
-                ))
-            left -= wanted.keys()
-    return left
+        found = arrivals.arrived(
+            tx, scope, also, rule.datastore_id, peer_id=peer_id, after=begins[rule.id], limit=len(left), among=left.keys()
+        )
+        wanted = {one.instance_pk: one.rejected for one in found if conditions.hold(one)}
+        for state in (deliveries.WAITING, deliveries.REJECTED):
+            ids = [left[key] for key, rejected in wanted.items() if rejected == (state == deliveries.REJECTED)]
+            tx.execute(sa.update(delivery).where(_D.id.in_(ids), _D.state != deliveries.DONE).values(
+                rule_id=rule.id, state=state, attempts=0, reason="", finished_at=None, run_at=at + timedelta(seconds=rule.quiet_s)
+            ))
+        left = {key: one for key, one in left.items() if key not in wanted}
+    return looked_at, set(left)
+
+
+def _hand_over_all(
+    tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime, *,
+    after: int = 0, states: Collection[str] = _OPEN,
+) -> None:
+    reached: int | None = after
+    while reached is not None:
+        reached = hand_over_some(tx, leaving, peer_id, begins, at, after=reached, states=states)
 
 
 def take_over(tx: sa.Connection, fresh: int, peer_id: int, at: datetime) -> None:
     """Let what has failed by other rules to a destination go by a new one that is for what is there."""
     for other in tx.execute(sa.select(_R.id).where(_R.peer_id == peer_id, _R.id != fresh).order_by(_R.id)).scalars().all():
-        hand_over(tx, other, peer_id, {fresh: 0}, at, states=(deliveries.FAILED,))
+        _hand_over_all(tx, other, peer_id, {fresh: 0}, at, states=(deliveries.FAILED,))
 
 
-def take_away(tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime) -> None:
-    """Take a rule away: what it has not sent goes on by the others, and what it has sent is remembered while there is another."""
-    hand_over(tx, leaving, peer_id, begins, at)
+def take_away(tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime, *, after: int = 0) -> None:
+    """Take a rule away: what it has not sent goes on by the others, and what it has sent is remembered while there is another.
+
+    What is up to the instance `after` has been handed over.
+    """
+    _hand_over_all(tx, leaving, peer_id, begins, at, after=after)
     heir = tx.execute(sa.select(sa.func.min(_R.id)).where(_R.peer_id == peer_id, _R.id != leaving)).scalar()
     if heir is not None:
         tx.execute(sa.update(delivery).where(_D.rule_id == leaving, _D.state == deliveries.DONE).values(rule_id=heir))

@@ -119,11 +119,18 @@ class Forwarding:
             there = tx.execute(sa.select(_R.id, _R.peer_id).where(_R.name == name)).first()
             begins = {} if there is None else forward_others.beginnings(core, tx, there.peer_id, there.id)
 
+        def some(tx: sa.Connection, at: datetime) -> int | None:
+            row = _rule(tx, name)
+            return forward_others.hand_over_some(tx, row.id, row.peer_id, begins, at, after=reached)
+
         def work(tx: sa.Connection, at: datetime) -> None:
             row = _rule(tx, name)
-            forward_others.take_away(tx, row.id, row.peer_id, begins, at)
+            forward_others.take_away(tx, row.id, row.peer_id, begins, at, after=reached)
             self._record(tx, subject, at, "forward rule removed", name)
 
+        reached = 0
+        while (now := self._change(subject, some)) is not None:  # of a long queue not all in one go: stores have their turn between
+            reached = now
         self._change(subject, work)
 
     def pause(self, subject: Subject, destination: str, *, paused: bool) -> None:
@@ -305,8 +312,7 @@ class Forwarding:
                 begins = forward_others.beginnings(core, tx, peer_id, rule_id)
             if begins:
                 with core.database.begin(durable=False) as tx:
-                    waiting = (deliveries.WAITING,)
-                    stay = {None} | forward_others.hand_over(tx, rule_id, peer_id, begins, core.clock(), among=keys, states=waiting)
+                    stay = {None} | forward_others.hand_over(tx, rule_id, peer_id, begins, core.clock(), among=keys)
         for one in some:
             if one.instance_pk in stay:
                 self._queue.refused(one, reason, for_good=True)

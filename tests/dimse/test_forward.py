@@ -21,6 +21,7 @@ from archive.dimse.forward import Courier, Delivering
 from archive.errors import ArchiveError, InvalidRequest, NotFound
 from archive.ledger.audit import Kind
 from archive.services import deliveries as deliveries_module
+from archive.services import forward_others
 from archive.services import forwarding as forwarding_module
 from archive.services.forward_rules import Conditions, closed_until
 from archive.services.sending import Leaving
@@ -634,6 +635,29 @@ def test_what_went_on_by_another_rule_does_not_fail_for_whoever_was_about_to_sen
     assert queue(it) == [("waiting", 0, "")]
     run(it)
     assert uids(receiver) == [ONE]
+
+
+def test_a_long_queue_goes_on_by_another_rule_a_part_at_a_time(it: Clinic, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one change, a queue of a million kept every store waiting for minutes."""
+    console, database = the_console(it.node), it.node.core.database
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(*(instance(n, study="1.2.3" if n % 2 else "1.2.4") for n in range(1, 8)))
+    rule(it)
+    rule(it, "some", conditions={"attributes": {"StudyInstanceUID": "1.2.3"}})
+    it.node.forwarding.look()
+    counts: list[int] = []
+
+    def counted(tx: sa.Connection) -> None:
+        taken = sa.select(sa.func.count()).where(delivery.c.rule_id == 2)
+        counts.append(tx.execute(taken).scalar_one())
+
+    monkeypatch.setattr(forward_others, "AT_ONCE", 2)
+    monkeypatch.setattr(database, "before_commit", counted)
+    it.node.forwarding.remove(console, "all")
+    assert counts == [1, 2, 3, 4, 4, 4]
+    monkeypatch.undo()
+    run(it)
+    assert uids(receiver) == [f"1.2.3.1.{n}" for n in (1, 3, 5, 7)]
 
 
 def test_what_another_rule_of_the_destination_may_not_send_goes_with_its_rule(it: Clinic, receiver: Receiver) -> None:
