@@ -101,7 +101,7 @@ class Keyring(OpenedKeys):
         if not path.exists():
             message = f"there is no keyring at {path}"
             raise KeysUnavailable(message, remedy="run 'archive init' for a new archive; of an old one, put it back from its backup, "
-                                  "or name its folder in keys.directory")
+                                  "or name its folder in keys.directory; give a restore that was cut short again")
         private_files.check_directory(config.keys_dir)
         file = keyring_file.load(path)
         archive = uuid.UUID(file.archive).bytes

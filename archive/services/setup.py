@@ -54,7 +54,7 @@ def initialise(
     """Make everything an archive needs; nothing that exists is overwritten.
 
     Raises:
-        ConfigurationError: it is initialised already, or data is there without keys.
+        ConfigurationError: it is initialised already, data is there without keys, or half of a restore.
         InvalidRequest: the password is too weak.
         KeysUnavailable, DatabaseUnavailable.
     """
@@ -62,6 +62,12 @@ def initialise(
         message = f"there is an archive at {config.storage_dir} already"
         raise ConfigurationError(message, remedy="start it with 'archive serve' or 'archive up'")
     if fresh := not (config.keys_dir / "keyring.json").exists():
+        from archive.services import restoring
+
+        if (stage := config.storage_dir / restoring.STAGE).exists():  # an empty archive here would pass for the one that was to be restored
+            message = f"a restore into {config.storage_dir} was cut short"
+            raise ConfigurationError(message, remedy="give 'archive restore' again, or name another storage folder; if nothing is to be "
+                                     f"restored, remove {stage} and what the restore put beside it")
         for path in (config.index_path, config.keystore_path, config.storage_dir / FIRST_WORD):
             if path.exists():
                 message = f"{path} is there but its keys are not at {config.keys_dir}"

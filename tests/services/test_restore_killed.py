@@ -16,7 +16,7 @@ from archive.db.tables import ledger_leaf
 from archive.errors import ConfigurationError, KeysUnavailable, OutOfSpace, Unavailable
 from archive.keys import private_files
 from archive.services import restore as restores
-from archive.services import restoring
+from archive.services import restoring, setup
 from archive.services.restore import restore
 from tests.services import archives, catalogs
 from tests.services.test_backup import Cut, back_up, elsewhere, way
@@ -75,6 +75,9 @@ def test_a_restore_that_is_killed_is_given_again_and_leaves_no_key_in_its_stage(
         with pytest.raises(ConfigurationError, match="not empty"):
             restore(folder, fresh, given)
     else:
+        with pytest.raises(ConfigurationError) as refused:  # 'archive up' would serve an empty archive where the clinic's was to be
+            setup.initialise(fresh, password=archives.PASSWORD)
+        assert "archive restore" in refused.value.remedy
         assert restore(folder, fresh, given).ok
     assert not stage.exists()
     assert not list(fresh.keys_dir.glob(".*"))
