@@ -46,6 +46,7 @@ def test_it_remembers_only_so_many() -> None:
 def test_too_much_is_refused_before_anything_is_looked_up() -> None:
     limited = Flask("limited")
     rate.register(limited, 1)
+    limited.extensions[rate.KEY]._clock = lambda: 0.0
     limited.add_url_rule("/", "root", lambda: "here")
     client = limited.test_client()
 
