@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -154,20 +155,19 @@ class Verify:
         for row in rows:
             if row.name != f"{bytes(row.id).hex()}.seg":
                 yield "V10", f"segment {row.name} has another id than its name"
-            path = core.config.segments_dir / row.name
+            path, hashed = core.config.segments_dir / row.name, hashes and row.sha256 is not None
             try:
-                size = path.stat().st_size
-            except FileNotFoundError:
+                size, digest = path.stat().st_size, _sha256(path) if hashed else b""
+            except FileNotFoundError:  # also one that was freed just now
                 if row.used or row.state == "open":
                     yield "V01", f"segment {row.name} is missing"
                 continue
             if row.state == "closed" and size != row.used:
                 yield "V02", f"segment {row.name} has {size} bytes, not {row.used}"
-            elif hashes and row.sha256 is not None:
+            elif hashed:
                 report.checked += 1
-                with path.open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").digest() != bytes(row.sha256):
-                        yield "V03", f"segment {row.name} is not what was closed"
+                if digest != bytes(row.sha256):
+                    yield "V03", f"segment {row.name} is not what was closed"
         for path in sorted(core.config.segments_dir.glob("*.seg")):
             if path.name not in known:
                 yield "V15", f"segment {path.name} is not in the index"
@@ -383,6 +383,11 @@ def _leaf(row: Any) -> dict[str, Any]:
         return dict(msgspec.json.decode(bytes(row.data)))
     except msgspec.DecodeError:
         return {}  # the ledger's own check has told
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 _NOWHERE = bytes(16)

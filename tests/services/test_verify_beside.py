@@ -66,6 +66,23 @@ def test_a_study_purged_meanwhile(node: Node, once: Once, mode: Mode) -> None:
     assert found(node, mode) == []
 
 
+def test_a_segment_freed_while_it_is_looked_at(node: Node, once: Once) -> None:
+    console, studies = archives.the_console(node), ("1.2.3", "1.2.4")
+    node.core.vault.segments.roll()
+    for _ in range(8):
+        node.upkeep.tick()  # until it is closed and hashed
+    for study in studies:
+        node.remove.reject(console, "clinical", "study", study, reason="sent by mistake")
+
+    def freed() -> None:
+        for study in studies:
+            node.purge.run(console, "clinical", study=study, reason="for good")
+        node.upkeep.tick()
+
+    once(Path, "open", freed)
+    assert found(node, "keyless") == []
+
+
 def test_what_is_wrong_with_the_row_as_it_is_now_is_told(node: Node, once: Once) -> None:
     def happens() -> None:
         node.rekey.study(archives.the_console(node), "1.2.4")
