@@ -146,7 +146,7 @@ def test_group_shares_a_commit(database: Database) -> None:
         commits += 1
 
     def slow(tx: sa.Connection) -> None:
-        gate.wait(10)
+        gate.wait(60)
 
     database.before_commit = count
     with ThreadPoolExecutor(9) as pool:
@@ -194,7 +194,7 @@ def test_a_group_is_durable_when_one_of_it_is(database: Database) -> None:
     seen: list[int] = []
     gate = threading.Event()
     with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(database.group, lambda _tx: gate.wait(10))
+        first = pool.submit(database.group, lambda _tx: gate.wait(60))
         while not database._leading or database._queue:  # until it has taken its own
             time.sleep(0.001)
         rest = [

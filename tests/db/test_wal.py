@@ -33,8 +33,8 @@ def test_a_reader_holds_up_no_writer_while_the_log_is_moved(database: Database) 
         assert not reading.execute(sa.select(archive_state)).all()
         database.group(put("first"))
         moved = pool.submit(database.checkpoint, patient=False)
-        assert moved.result(timeout=10) is False  # the reader's state is still needed
-        assert pool.submit(database.group, put("second")).result(timeout=10) == "second"
+        assert moved.result(timeout=25) is False  # the reader's state is still needed
+        assert pool.submit(database.group, put("second")).result(timeout=25) == "second"
         assert not reading.execute(sa.select(archive_state)).all()
     assert database.checkpoint(patient=False)
     assert database.log_bytes() == 0

@@ -162,12 +162,12 @@ def clinic(folder: Path, *, sections: dict[str, Any] | None = None, clock: Clock
             endpoints = [Endpoint(listening[0], tls=True), Endpoint(listening[1], tls=False)]
             worker = threading.Thread(target=run_worker, args=(node, endpoints, stop), kwargs={"ready": ready.set})
             worker.start()
-            assert ready.wait(20)
+            assert ready.wait(60)
             try:
                 yield Clinic(node, listening[0].getsockname()[1], listening[1].getsockname()[1], folder)
             finally:
                 stop.set()
-                worker.join(30)
+                worker.join(60)
             assert not worker.is_alive()
     finally:
         for one in listening:

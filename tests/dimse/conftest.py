@@ -129,15 +129,15 @@ class Running:
 
     def connect(self) -> socket.socket:
         """A plain TCP connection to the plain listener."""
-        return socket.create_connection(("127.0.0.1", self.plain_port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.plain_port), timeout=60)
 
     def connect_raw_tls(self) -> socket.socket:
         """A plain TCP connection to the TLS listener."""
-        return socket.create_connection(("127.0.0.1", self.tls_port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.tls_port), timeout=60)
 
     def connect_tls(self, identity: Identity | None) -> ssl.SSLSocket:
         """A TLS connection to the TLS listener."""
-        return self.pki.client_context(identity).wrap_socket(socket.create_connection(("127.0.0.1", self.tls_port), timeout=10))
+        return self.pki.client_context(identity).wrap_socket(socket.create_connection(("127.0.0.1", self.tls_port), timeout=60))
 
 
 StartNode = Callable[..., Running]
@@ -181,7 +181,7 @@ def start_node(pki: Pki, monkeypatch: pytest.MonkeyPatch, receiver: str) -> Iter
     yield start
     for stop, thread, listener, sockets in running:
         stop.set()
-        thread.join(20)
+        thread.join(60)
         listener.drain(1.0)
         for listening in sockets:
             listening.close()

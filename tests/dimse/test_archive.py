@@ -61,10 +61,10 @@ def served(tmp_path: Path) -> Iterator[Served]:
         endpoints = [Endpoint(listening[0], tls=True), Endpoint(listening[1], tls=False)]
         worker = threading.Thread(target=run_worker, args=(node, endpoints, stop), kwargs={"ready": ready.set})
         worker.start()
-        assert ready.wait(20)
+        assert ready.wait(60)
         yield Served(node, listening[0].getsockname()[1], listening[1].getsockname()[1], tmp_path)
         stop.set()
-        worker.join(30)
+        worker.join(60)
         assert not worker.is_alive()
     for one in listening:
         one.close()

@@ -472,7 +472,7 @@ def test_on_the_same_association(it: Clinic) -> None:
     with it.association("CT1", SOP_CLASS, evt_handlers=[(evt.EVT_N_EVENT_REPORT, take)]) as association:
         status, _ = association.send_n_action(asked("1.9.1", ONE, "1.2.77"), 1, SOP_CLASS, WELL_KNOWN)
         assert status.Status == 0
-        assert came.wait(10)
+        assert came.wait(60)
         assert eventually(lambda: states(it) == [("reported", 1)])
         status, _ = association.send_n_action(asked("1.9.2", ONE), 1, SOP_CLASS, WELL_KNOWN)
         assert eventually(lambda: len(reports) == 2)
@@ -568,6 +568,6 @@ def test_orthanc_asks_for_commitment(tmp_path: Path, program: Callable[[str, str
                     found.append(ask(path))
             finally:
                 process.terminate()
-                process.wait(20)
+                process.wait(60)
     assert [one["Status"] for one in found] == ["Success", "Failure"]
     assert [len(found[1]["Success"]), [one["FailureReason"] for one in found[1]["Failures"]]] == [1, [0x0112]]

@@ -71,7 +71,7 @@ def test_over_mutual_tls_to_the_holder_of_the_certificate(it: Clinic, program: C
                 run(it)
             finally:
                 process.terminate()
-                process.wait(10)
+                process.wait(60)
         assert (queue(it), len(received(out))) == (expected, files)
         state, = [row for row in it.node.deliveries.destinations() if row["destination"] == "SECURE"]
         assert bool(state["failures"]) is (certificate is other)
@@ -130,7 +130,7 @@ def elsewhere(of: Deliveries) -> Claimed | None:
     found: list[Claimed | None] = []
     thread = threading.Thread(target=lambda: found.append(of.claim()))
     thread.start()
-    thread.join(20)
+    thread.join(60)
     return found[0]
 
 

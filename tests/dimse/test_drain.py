@@ -31,8 +31,8 @@ def test_who_connects_while_a_worker_drains_is_refused_at_once(pki: Pki, tmp_pat
         target=run_worker, args=(node, [Endpoint(listening, tls=False)], stop), kwargs={"ready": ready.set, "drain_s": 10}, daemon=True,
     )
     worker.start()
-    assert ready.wait(10)
-    with RawPeer(socket.create_connection(address, timeout=10)) as peer:
+    assert ready.wait(60)
+    with RawPeer(socket.create_connection(address, timeout=60)) as peer:
         assert peer.associate([(CT, [IMPLICIT])]) == AC
         peer.send(p_data(1, 3, store_command(CT.encode(), b"1.2.3")))
         peer.send(p_data(1, 0, b"half"))
@@ -41,5 +41,5 @@ def test_who_connects_while_a_worker_drains_is_refused_at_once(pki: Pki, tmp_pat
         assert eventually(lambda: refused(address))
         peer.send(p_data(1, 2, b"rest"))
         assert peer.response()[0x0900] == b"\0\0"
-    worker.join(20)
+    worker.join(60)
     assert not worker.is_alive()

@@ -390,7 +390,7 @@ def test_cancel(made: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(query: Any, subject: Any, request: SearchRequest) -> Any:
         asked.append(request.offset)
         if request.offset == 1:
-            assert go_on.wait(10)
+            assert go_on.wait(60)
         return original(query, subject, request)
 
     monkeypatch.setattr(type(made.node.query), "find", slow)

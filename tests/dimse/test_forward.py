@@ -119,7 +119,7 @@ def test_storescp_of_dcmtk(it: Clinic, program: Callable[[str, str], str], tmp_p
             run(it)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
     assert queue(it) == [("done", 0, "")] * 3
     found = received(folder)
     for n in (1, 2, 3):

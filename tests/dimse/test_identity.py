@@ -73,7 +73,7 @@ def test_no_use_of_a_certificate_ends_in_an_alert(node: Running, certificate: st
     context = node.pki.client_context(identity(node, certificate) if certificate else None)
     context.maximum_version = version
     def attempt() -> None:
-        plain = socket.create_connection(("127.0.0.1", node.tls_port), timeout=10)
+        plain = socket.create_connection(("127.0.0.1", node.tls_port), timeout=60)
         with plain, context.wrap_socket(plain) as secured, RawPeer(secured) as peer:
             peer.associate(CONTEXTS, calling="OLD")
 
@@ -117,7 +117,7 @@ def test_other_ciphers_are_refused(node: Running, cipher: str) -> None:
     context = node.pki.client_context(node.pki.ct1)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(cipher)
-    plain = socket.create_connection(("127.0.0.1", node.tls_port), timeout=10)
+    plain = socket.create_connection(("127.0.0.1", node.tls_port), timeout=60)
     with plain, pytest.raises(ssl.SSLError):
         context.wrap_socket(plain)
 
@@ -127,7 +127,7 @@ def test_the_profile_of_tls_1_2(node: Running, cipher: str) -> None:
     context = node.pki.client_context(node.pki.ct1)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(cipher)
-    with RawPeer(context.wrap_socket(socket.create_connection(("127.0.0.1", node.tls_port), timeout=10))) as peer:
+    with RawPeer(context.wrap_socket(socket.create_connection(("127.0.0.1", node.tls_port), timeout=60))) as peer:
         assert peer.connection.cipher()[0] == cipher  # type: ignore[attr-defined]
         assert peer.associate(CONTEXTS) == AC
         peer.release()
@@ -149,7 +149,7 @@ def test_dcmtk_without_tls_to_the_tls_port(node: Running, program: Callable[[str
 
 def test_tls_to_the_plain_port_is_aborted(node: Running) -> None:
     context = node.pki.client_context(node.pki.ct1)
-    plain = socket.create_connection(("127.0.0.1", node.plain_port), timeout=10)
+    plain = socket.create_connection(("127.0.0.1", node.plain_port), timeout=60)
     with plain, pytest.raises(OSError):  # noqa: PT011 # an A-ABORT is no TLS record
         context.wrap_socket(plain)
 

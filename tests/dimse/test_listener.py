@@ -25,7 +25,7 @@ class Door:
         )
 
     def call(self) -> None:
-        self.callers.append(socket.create_connection(self.listening.getsockname(), timeout=10))
+        self.callers.append(socket.create_connection(self.listening.getsockname(), timeout=60))
 
     def say(self, caller: int, data: bytes) -> None:
         self.callers[caller].sendall(data)

@@ -20,7 +20,7 @@ WHOLE = p_data(1, 3, b"C-CANCEL")
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     listening = socket.create_server(("127.0.0.1", 0))
-    theirs = socket.create_connection(listening.getsockname(), timeout=10)
+    theirs = socket.create_connection(listening.getsockname(), timeout=60)
     ours, _ = listening.accept()
     listening.close()
     with ours, theirs:

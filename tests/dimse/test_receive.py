@@ -107,7 +107,7 @@ def test_success_only_after_the_store_has_finished(start_node: StartNode) -> Non
     with RawPeer(node.connect()) as peer:
         assert peer.associate([(CT, [IMPLICIT])]) == AC
         peer.message(1, rawpeer.store_command(CT.encode(), b"1.2.3"), b"data")
-        assert store.finishing.wait(10)
+        assert store.finishing.wait(60)
         peer.connection.settimeout(0.3)
         with pytest.raises(TimeoutError):
             peer.read_pdu()

@@ -74,7 +74,7 @@ class Pair:
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 def pair(pki: Pki, request: pytest.FixtureRequest) -> Iterator[Pair]:
     listening = socket.create_server(("127.0.0.1", 0))
-    theirs = socket.create_connection(listening.getsockname(), timeout=10)
+    theirs = socket.create_connection(listening.getsockname(), timeout=60)
     ours, _ = listening.accept()
     listening.close()
     context = pki.client_context(pki.ct1)
@@ -83,7 +83,7 @@ def pair(pki: Pki, request: pytest.FixtureRequest) -> Iterator[Pair]:
     thread = threading.Thread(target=client.shake)
     thread.start()
     secured = tls.handshake(ours, pki.files, timeout_s=10)
-    thread.join(10)
+    thread.join(60)
     secured.settimeout(10)
     with secured, theirs:
         yield Pair(secured, client)
@@ -115,7 +115,7 @@ def test_records_cut_anywhere(pair: Pair, seed: int) -> None:
     thread = threading.Thread(target=send)
     thread.start()
     assert received(pair.secured, len(data), iter(lambda: chance.choice([1, 6, 1000, 16384, 200_000]), 0)) == data
-    thread.join(10)
+    thread.join(60)
     pair.secured.sendall(data)
     assert pair.client.read(len(data)) == data
 
@@ -159,7 +159,7 @@ def test_a_record_that_trickles_has_an_end(pair: Pair, of_the_system: bool) -> N
         pair.secured.recv(100)
     assert time.monotonic() - started < 15
     stop.set()
-    thread.join(10)
+    thread.join(60)
 
 
 def test_silence_has_an_end(pair: Pair) -> None:

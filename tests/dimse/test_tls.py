@@ -37,7 +37,7 @@ def shake(pki: Pki, identity: Identity | None, version: ssl.TLSVersion) -> bytes
     except HandshakeFailed as failure:
         return failure
     finally:
-        thread.join(5)
+        thread.join(60)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -32,7 +32,7 @@ def test_a_store_that_takes_long_is_not_idle(start_node: StartNode) -> None:
     with RawPeer(node.connect()) as peer:
         assert peer.associate([(CT, [IMPLICIT])]) == AC
         peer.message(1, rawpeer.store_command(CT.encode(), b"1.2.3"), b"data")
-        assert store.finishing.wait(10)
+        assert store.finishing.wait(60)
         time.sleep(2.5)
         assert store.gate is not None
         store.gate.set()
@@ -77,7 +77,7 @@ def test_stopping_lets_a_running_instance_finish(start_node: StartNode) -> None:
     assert busy.associate([(CT, [IMPLICIT])]) == AC
     assert idle.associate([(VERIFICATION, [IMPLICIT])]) == AC
     busy.message(1, rawpeer.store_command(CT.encode(), b"1.2.3"), b"data")
-    assert store.finishing.wait(10)
+    assert store.finishing.wait(60)
     drained: list[bool] = []
     draining = threading.Thread(target=lambda: drained.append(node.listener.drain(10)))
     draining.start()

@@ -58,14 +58,14 @@ def test_two_workers_share_the_sockets_and_drain(pki: Pki, tmp_path: Path) -> No
         theirs.close()
         workers.append((process, ours))
     for _, pipe in workers:
-        assert pipe.poll(20)
+        assert pipe.poll(60)
         assert pipe.recv() == "ready"
     for _ in range(10):
-        with RawPeer(socket.create_connection(plain.getsockname(), timeout=10)) as peer:
+        with RawPeer(socket.create_connection(plain.getsockname(), timeout=60)) as peer:
             assert peer.associate([(VERIFICATION, [IMPLICIT])]) == AC
             assert peer.echo() == 0
             peer.release()
-    secured = pki.client_context(pki.ct1).wrap_socket(socket.create_connection(tls.getsockname(), timeout=10))
+    secured = pki.client_context(pki.ct1).wrap_socket(socket.create_connection(tls.getsockname(), timeout=60))
     with RawPeer(secured) as peer:
         assert peer.associate([(CT, [IMPLICIT])]) == AC
         assert peer.store(1, CT, "1.2.3", b"data") == 0
@@ -77,11 +77,11 @@ def test_two_workers_share_the_sockets_and_drain(pki: Pki, tmp_path: Path) -> No
     tls.close()
     stored = 0
     for process, pipe in workers:
-        assert pipe.poll(20)
+        assert pipe.poll(60)
         orderly, kept, swept = pipe.recv()
         assert (orderly, swept) == (True, 1)
         stored += kept
-        process.join(20)
+        process.join(60)
         assert process.exitcode == 0
         pipe.close()
     assert stored == 1
@@ -99,15 +99,15 @@ def test_of_two_that_share_a_socket_the_idle_one_is_first(pki: Pki, tmp_path: Pa
             args, more = (node, [Endpoint(listening.dup(), tls=False)], stop), {"ready": ready.set, "shared": True, "drain_s": 5}
             threads.append(threading.Thread(target=run_worker, args=args, kwargs=more))
             threads[-1].start()
-            assert ready.wait(10)
+            assert ready.wait(60)
         for number in range(4):
-            peer = held.enter_context(RawPeer(socket.create_connection(listening.getsockname(), timeout=10)))
+            peer = held.enter_context(RawPeer(socket.create_connection(listening.getsockname(), timeout=60)))
             assert peer.associate([(CT, [IMPLICIT])]) == AC
             assert peer.store(1, CT, f"1.2.{number}", b"data") == 0
         assert [len(node.store.kept) for node in nodes] == [2, 2]
         stop.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
 
 
 def test_the_event_stops_it_as_well(pki: Pki, tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_the_event_stops_it_as_well(pki: Pki, tmp_path: Path) -> None:
             )
         )
         thread.start()
-        assert ready.wait(10)
-        with RawPeer(socket.create_connection(listening.getsockname(), timeout=10)) as peer:
+        assert ready.wait(60)
+        with RawPeer(socket.create_connection(listening.getsockname(), timeout=60)) as peer:
             assert peer.associate([(VERIFICATION, [IMPLICIT])]) == AC
             peer.release()
         stop.set()
-        thread.join(10)
+        thread.join(60)
     assert ended == [True]
     assert eventually(lambda: len(node.peers.swept) == 1)
 

@@ -29,7 +29,7 @@ pytestmark = [
 
 def test_it_ends_with_its_result() -> None:
     child = Forked(lambda: 7)
-    assert child.wait(10) == 7
+    assert child.wait(60) == 7
     assert child.poll() == 7
 
 
@@ -38,7 +38,7 @@ def test_a_signal_ends_it() -> None:
     assert child.poll() is None
     time.sleep(0.1)
     child.terminate()
-    assert child.wait(10) == -signal.SIGTERM
+    assert child.wait(60) == -signal.SIGTERM
     child.terminate()
 
 
@@ -46,8 +46,8 @@ def test_an_exception_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
     def fail() -> int:
         raise RuntimeError("x")
 
-    assert Forked(fail).wait(10) == 1
-    assert Forked(lambda: sys.exit(5)).wait(10) == 5
+    assert Forked(fail).wait(60) == 1
+    assert Forked(lambda: sys.exit(5)).wait(60) == 5
     assert "RuntimeError" in capfd.readouterr().err
 
 
@@ -64,7 +64,7 @@ def test_it_takes_along_what_it_is_handed_and_nothing_else(tmp_path: Path) -> No
 
     child = Forked(look, keep=(kept.fileno(),))
     assert other.recv(10) == b"here"
-    assert child.wait(10) == 0
+    assert child.wait(60) == 0
     mine = {int(number) for number in list_of.read_text().split()}
     assert len(mine - {0, 1, 2, kept.fileno()}) <= 1, "more than the listing's own descriptor"
     for one in (kept, other):
@@ -100,7 +100,7 @@ def test_a_child_told_to_end_before_it_runs_ends(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(os, "fork", told_at_once)
     try:
-        assert Forked(lambda: 7).wait(20) == -signal.SIGTERM
+        assert Forked(lambda: 7).wait(60) == -signal.SIGTERM
         os.kill(os.getpid(), signal.SIGTERM)
         assert heard == [signal.SIGTERM], "the parent hears its own again"
     finally:

@@ -31,7 +31,7 @@ def test_worker_gets_what_was_handed_over(tmp_path: Path) -> None:
     payload = Handover(keyring=os.urandom(5000), config=Config(base=str(tmp_path)), read_only="V14")
     door, accepted, thread = given(tmp_path / "node.sock", payload)
     link = Link(tmp_path / "node.sock")
-    thread.join(5)
+    thread.join(60)
     assert link.handover == payload
     assert accepted[0] is not None
     connection, pid = accepted[0]
@@ -58,7 +58,7 @@ def test_another_user_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         caller.connect(str(tmp_path / "node.sock"))
         caller.settimeout(5)
         assert caller.recv(100) == b""
-    thread.join(5)
+    thread.join(60)
     assert accepted == [None]
     door.close()
 
@@ -68,7 +68,7 @@ def test_path_longer_than_a_socket_address(tmp_path: Path) -> None:
     folder.mkdir()
     door, accepted, thread = given(folder / "node.sock", Handover(keyring=b"k", config=Config()))
     link = Link(folder / "node.sock")
-    thread.join(5)
+    thread.join(60)
     assert link.handover.keyring == b"k"
     assert accepted[0] is not None
     accepted[0][0].close()
@@ -89,7 +89,7 @@ def test_supervisor_that_hangs_up(tmp_path: Path) -> None:
     thread.start()
     with pytest.raises(Unavailable):
         Link(tmp_path / "node.sock")
-    thread.join(5)
+    thread.join(60)
     listener.close()
 
 
@@ -100,7 +100,7 @@ def test_worker_ends_when_its_supervisor_is_gone(tmp_path: Path) -> None:
         "link = Link(pathlib.Path(sys.argv[1])); link.watch(); link.ready(); time.sleep(60)"
     )
     worker = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "node.sock")])
-    thread.join(20)
+    thread.join(60)
     assert accepted[0] is not None
     connection, pid = accepted[0]
     assert pid == worker.pid

@@ -64,7 +64,7 @@ class Provider:
     def visit(self, address: str) -> dict[str, str]:
         """What a browser that goes to `address` comes back with."""
         with pytest.raises(urllib.error.HTTPError) as answer:
-            urllib.request.build_opener(_Stay).open(address, timeout=10)
+            urllib.request.build_opener(_Stay).open(address, timeout=60)
         assert answer.value.code == 302
         place = answer.value.headers["Location"]
         answer.value.close()

@@ -203,7 +203,7 @@ def test_a_record_that_failed_is_wiped_from_between_others(tmp_path: Path, now: 
         def pwrite(self, fd: int, data: memoryview, offset: int) -> None:
             super().pwrite(fd, data, offset)
             if offset == 2 * BLOCK:
-                after.wait(10)
+                after.wait(60)
                 raise OSError(5, "Input/output error")
 
     store = DiskSegments(tmp_path / "s", disk=Failing(), reserve="0B", first_bytes=MIB)

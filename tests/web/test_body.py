@@ -215,13 +215,13 @@ def storing(slots: Slots, sources: list[Trickle], became: dict[int, object]) -> 
     for thread in threads:
         thread.start()
     try:
-        assert all(begun.acquire(timeout=10) for _ in threads)
+        assert all(begun.acquire(timeout=60) for _ in threads)
         yield
     finally:
         for source in sources:
             source.over.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
 
 
 def test_who_trickles_gives_their_place_to_who_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
