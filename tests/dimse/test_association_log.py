@@ -30,8 +30,9 @@ VERIFICATION = "1.2.840.10008.1.1"
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Iterator[Clinic]:
-    with clinic(tmp_path, idle_timeout_s=2) as it:
+def made(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Clinic]:
+    """A served archive; its parameter is how long an association may be idle."""
+    with clinic(tmp_path, idle_timeout_s=getattr(request, "param", 60)) as it:
         it.put(instance(1))
         it.plain_peer("WS", target=Target("everything"))
         yield it
@@ -72,6 +73,7 @@ def test_what_was_agreed_and_done(made: Clinic) -> None:
     assert row["opened_at"] <= row["at"]
 
 
+@pytest.mark.parametrize("made", [3], indirect=True)
 def test_every_end(made: Clinic) -> None:
     for name in ("abort", "lost", "idle", "rubbish"):
         ae = AE(ae_title="WS")

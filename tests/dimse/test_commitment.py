@@ -70,7 +70,7 @@ class Listener:
 
 @pytest.fixture
 def it(tmp_path: Path) -> Iterator[Clinic]:
-    with clinic(tmp_path, idle_timeout_s=5) as made:
+    with clinic(tmp_path) as made:
         yield made
 
 

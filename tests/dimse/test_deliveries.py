@@ -48,7 +48,7 @@ from tests.services.archives import CT, instance, the_console
 
 @pytest.fixture
 def it(tmp_path: Path, postgresql_url: str) -> Iterator[Clinic]:
-    with forwarding(tmp_path, sections={"database": {"url": postgresql_url}}, idle_timeout_s=5) as made:
+    with forwarding(tmp_path, sections={"database": {"url": postgresql_url}}) as made:
         yield made
 
 
@@ -121,7 +121,7 @@ def test_a_report_over_mutual_tls(it: Clinic) -> None:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
-    with forwarding(tmp_path_factory.mktemp("quiet"), idle_timeout_s=3) as made:
+    with forwarding(tmp_path_factory.mktemp("quiet")) as made:
         yield made
 
 

@@ -49,14 +49,14 @@ def forwarding(folder: Path, **options: Any) -> Iterator[Clinic]:
 
 @pytest.fixture
 def it(tmp_path: Path) -> Iterator[Clinic]:
-    with forwarding(tmp_path, idle_timeout_s=3) as made:
+    with forwarding(tmp_path) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
     """Two instances nobody sent and one that CT1 did."""
-    with forwarding(tmp_path_factory.mktemp("stocked"), idle_timeout_s=3) as made:
+    with forwarding(tmp_path_factory.mktemp("stocked")) as made:
         made.put(
             instance(1, study="1.2.3", StationName="ROOM 1", StudyDescription="Head"),
             instance(1, study="1.2.4", Modality="MR", StudyDescription="The CHEST [1]"),
@@ -481,7 +481,7 @@ def test_what_is_rejected_when_its_turn_comes_goes_once_it_is_restored(
     tmp_path: Path, receiver: Receiver, engine: str, request: pytest.FixtureRequest
 ) -> None:
     sections = {} if engine == "sqlite" else {"database": {"url": request.getfixturevalue("postgresql_url")}}
-    with forwarding(tmp_path, idle_timeout_s=3, sections=sections) as it:
+    with forwarding(tmp_path, sections=sections) as it:
         console, remove = the_console(it.node), it.node.remove
         it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
         it.put(*(instance(1, study=study) for study in ("1.2.3", "1.2.4", "1.2.5")))

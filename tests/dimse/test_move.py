@@ -48,7 +48,7 @@ EVERYTHING = Target("everything")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
     """Two patients; WS sees and may send all."""
-    with clinic(tmp_path_factory.mktemp("move"), idle_timeout_s=3) as it:
+    with clinic(tmp_path_factory.mktemp("move")) as it:
         it.put(
             *(instance(n, study="1.2.3") for n in range(1, 6)),
             *(instance(n, study="1.2.3", series="1.2.3.9", SeriesNumber=2) for n in (1, 2)),
