@@ -131,9 +131,7 @@ class Text:
                 out.append(chr(byte))
                 g0, width0, g1 = ("shift_jis" if self.codec == "shift_jis" else "ascii"), 1, initial1 or g1
             elif byte < 0x7F and width0 == 1:
-                stop = next((n for n, code in enumerate(piece) if code in delimiters), None)
-                if stop is not None:
-                    piece = piece[: stop + 1]
+                if any(code in piece for code in delimiters):
                     # A G1 set stays when the first value names none: writers forget to repeat the escape after ^ and =.
                     g1 = initial1 or g1
                 out.append(piece.decode("ascii"))

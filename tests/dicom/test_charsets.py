@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,3 +93,10 @@ def test_nothing_makes_it_raise_and_no_escape_survives(term: bytes, raw: bytes) 
     decoded.encode("utf-8")
     if term.startswith((b"\\", b"ISO 2022")):
         assert "\x1b" not in decoded
+
+
+@pytest.mark.parametrize("name", [False, True])
+def test_values_without_number_are_read_in_the_time_of_their_bytes(name: bool) -> None:
+    began = time.process_time()
+    assert repertoire(b"ISO 2022 IR 100").decode(b"\x1b(B" + b"\\" * 200_000, name=name) == "\\" * 200_000
+    assert time.process_time() - began < 5
