@@ -29,6 +29,8 @@ from tests.services import archives
 from tests.web import real
 from tests.web.real import ABSENT, HIDDEN, ORIGIN, SEEN, Place
 
+pytestmark = pytest.mark.timeout(900)  # thousands of requests before the first test: twenty seconds, minutes where others work too
+
 GOLDEN = Path(__file__).parent / "golden" / "matrix.tsv"
 WHO = ("anonymous", "no-role", *BUILTIN_ROLES)
 ABOUT = {"granted": SEEN, "not-granted": HIDDEN, "absent": ABSENT}
