@@ -15,25 +15,25 @@ from tests.dimse.rawpeer import AC, CT, IMPLICIT, RawPeer
 
 
 def test_idle_associations_are_ended(start_node: StartNode) -> None:
-    node = start_node(idle_timeout_s=1)
+    node = start_node(idle_timeout_s=3)
     with RawPeer(node.connect()) as peer:
         assert peer.associate([(VERIFICATION, [IMPLICIT])]) == AC
         started = time.monotonic()
         assert peer.echo() == 0
         assert peer.read_pdu()[0] == rawpeer.ABORT
-        assert 0.9 < time.monotonic() - started < 10
+        assert 2.9 < time.monotonic() - started < 30
         assert peer.at_end()
     assert eventually(lambda: node.listener.associations == 0)
 
 
 def test_a_store_that_takes_long_is_not_idle(start_node: StartNode) -> None:
     store = FakeStore(gate=threading.Event())
-    node = start_node(store=store, idle_timeout_s=1)
+    node = start_node(store=store, idle_timeout_s=2)
     with RawPeer(node.connect()) as peer:
         assert peer.associate([(CT, [IMPLICIT])]) == AC
         peer.message(1, rawpeer.store_command(CT.encode(), b"1.2.3"), b"data")
         assert store.finishing.wait(60)
-        time.sleep(2.5)
+        time.sleep(4)
         assert store.gate is not None
         store.gate.set()
         assert peer.response()[0x0900] == b"\0\0"
