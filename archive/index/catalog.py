@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, Literal
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
@@ -130,35 +128,11 @@ _LOCK_STUDY = Prepared(
     .where(study.c.datastore_id == bindparam("datastore"), study.c.study_instance_uid == bindparam("study"))
     .with_for_update()
 )
-
-
-@lru_cache(maxsize=256)
-def _read(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.json.decode(text)
-    return found
-
-
-class _ReadOnce(sa.types.TypeDecorator[dict[str, Any]]):
-    """A JSON document that stands unchanged while its instances come: read once. Nobody changes what comes out of it."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> dict[str, Any] | None:  # noqa: ARG002 # SQLAlchemy's signature
-        """Return the document."""
-        return None if value is None else _read(value)
-
-
-def _once(document: sa.Column[Any], name: str) -> sa.ColumnElement[Any]:
-    # A driver that knows JSON would read it first, were it not text.
-    return sa.type_coerce(sa.cast(document, sa.Text), _ReadOnce()).label(name)
-
-
 _FIND_PLACE = Prepared(
     sa.select(
-        study.c.id, study.c.key_id, study.c.patient_pk, study.c.study_date, _once(study.c.attributes, "attributes"), patient.c.synthetic,
+        study.c.id, study.c.key_id, study.c.patient_pk, study.c.study_date, study.c.attributes, patient.c.synthetic,
         series.c.id.label("series_pk"), series.c.study_pk.label("series_study_pk"), series.c.n_instances,
-        _once(series.c.attributes, "series_attributes"),
+        series.c.attributes.label("series_attributes"),
     )
     .select_from(datastore)
     .outerjoin(study, (study.c.datastore_id == datastore.c.id) & (study.c.study_instance_uid == bindparam("study")))
