@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,9 +78,15 @@ def orthanc(
             found = answer.read()
         return found if path.endswith("/file") else json.loads(found)
 
+    def knows() -> bool:  # it listens before its plugin has read which servers there are
+        with contextlib.suppress(urllib.error.URLError):
+            return "ours" in ask("/dicom-web/servers")
+        return False
+
     with subprocess.Popen([command, str(folder / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             assert eventually(lambda: listening(http))
+            assert eventually(knows)
             yield ask
         finally:
             process.terminate()
