@@ -111,7 +111,7 @@ class MessageExchange(DIMSEServiceProvider):
             self.abandon()
             self._upper.event_queue.put("Evt19")
         finally:
-            self._upper.busy = False
+            self._upper.listen_again()
 
     def abandon(self) -> None:
         """Give up the message that was being received."""

@@ -223,6 +223,11 @@ class UpperLayer(DULServiceProvider):
         """Whether the peer has been silent too long; never while an instance is being stored."""
         return not self.busy and bool(super().idle_timer_expired())
 
+    def listen_again(self) -> None:
+        """Say that what had come is dealt with: the peer's silence begins now, however long that took."""
+        self._idle_timer.restart()
+        self.busy = False
+
     def send_pdu(self, primitive: Any) -> None:
         """Queue a primitive and wake the reactor."""
         super().send_pdu(primitive)

@@ -28,7 +28,7 @@ def test_idle_associations_are_ended(start_node: StartNode) -> None:
 
 def test_a_store_that_takes_long_is_not_idle(start_node: StartNode) -> None:
     store = FakeStore(gate=threading.Event())
-    node = start_node(store=store, idle_timeout_s=2)
+    node = start_node(store=store, idle_timeout_s=3)
     with RawPeer(node.connect()) as peer:
         assert peer.associate([(CT, [IMPLICIT])]) == AC
         peer.message(1, rawpeer.store_command(CT.encode(), b"1.2.3"), b"data")
@@ -37,6 +37,7 @@ def test_a_store_that_takes_long_is_not_idle(start_node: StartNode) -> None:
         assert store.gate is not None
         store.gate.set()
         assert peer.response()[0x0900] == b"\0\0"
+        time.sleep(1.3)  # the peer's silence begins with the answer
         peer.release()
 
 
