@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 
 from archive.access import passwords
 from archive.db.engine import Database
+from archive.node import Node
 from tests import databases
 from tests.dimse import library
 from tests.ports import free_port
@@ -38,6 +39,7 @@ settings.register_profile("explore", deadline=None, suppress_health_check=[Healt
 settings.register_profile("suite", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("suite")
 library.guard()
+THROWN_AWAY = "-c fsync=off -c full_page_writes=off -c autovacuum=off"  # a database that lives as long as the run
 EXTRA_PATH = ("/usr/sbin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/15/bin")
 
 
@@ -52,6 +54,14 @@ def pytest_collection(session: pytest.Session) -> None:
         for module in [*modules[first:], *modules[:first]]:
             with suppress(Exception, pytest.skip.Exception):  # told of when it is collected
                 importlib.import_module(module)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Close the archives of fixtures, which nobody opens again, without a last signed head and snapshot."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Node, "_last_checkpoint", lambda _: None)
+        yield
 
 
 def pytest_collection_finish() -> None:
@@ -134,7 +144,7 @@ def own_postgresql() -> Iterator[str]:
         settings = ("-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
         run(str(bin_dir / "initdb"), "-D", str(base / "data"), *settings)
         port = free_port()
-        options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={base} -c fsync=off -c max_connections=200"
+        options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={base} -c max_connections=200 {THROWN_AWAY}"
         run(str(bin_dir / "pg_ctl"), "-D", str(base / "data"), "-w", "-l", str(base / "log"), "-o", options, "start")
         try:
             yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/"

@@ -27,8 +27,8 @@ from archive.services.store import Outcome, Source
 from archive.vault.disk import DISK
 from tests.services import archives, crowd
 
-KILLS = int(os.environ.get("ARCHIVE_TEST_KILLS", "15"))
-STRIDE = 1 if os.environ.get("ARCHIVE_TEST_EVERY_STEP") == "1" else 3
+KILLS = int(os.environ.get("ARCHIVE_TEST_KILLS", "12"))
+STRIDE = 1 if os.environ.get("ARCHIVE_TEST_EVERY_STEP") == "1" else 5
 FORK = multiprocessing.get_context("fork")
 LARGE = {"rows": 1600}  # 5 MiB of pixels: a segment of its own
 DIED = 9
