@@ -8,7 +8,7 @@ Source: PS3.5 7.1, 7.5, A.1, A.2.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from archive.dicom.dictionary import vr_of
@@ -27,6 +27,9 @@ _SEQUENCE_END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 LONG_VALUE = 64 << 10
 """From here on a value is a piece of its own, and lies where it was."""
+
+Changed = Mapping[int, Iterable[Piece]]
+"""Whole elements by tag; empty: left out."""
 
 
 @dataclass(slots=True)
@@ -74,18 +77,21 @@ def _long(tag: int, vr: str, value: memoryview, *, explicit: bool) -> Iterator[P
 
 
 def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
-    buffer: bytes, start: int, implicit: bool, little: bool, replace: Mapping[int, Iterable[Piece]], words: str, *, explicit: bool = True
-) -> Iterator[Piece]:
-    """Yield the data set that begins at `start` in little endian, with VRs or (not `explicit`) without.
+    buffer: bytes, start: int, implicit: bool, little: bool, replace: Changed, words: str, *, explicit: bool = True,
+    behind: int = 0,
+) -> Generator[Piece, None, int]:
+    """Yield the data set that begins at `start` in little endian, with VRs or (not `explicit`) without; return its greatest tag.
 
-    `replace` gives whole elements for tags of the data set itself (empty: left out), each once; those it lacks are added in order, and
-    pixel data come no sooner than their own. `words` is the VR, US or SS, of what PixelRepresentation decides.
+    `replace` gives elements for tags of the data set itself, each once; those it lacks are added in order, and pixel data come no sooner
+    than their own. `words` is the VR, US or SS, of what PixelRepresentation decides. `behind` is the greatest tag so far where the pixel
+    data have been passed: behind them, what cannot be an element ends the data set, as it did for the scanner.
     """
     order = "<" if little else ">"
     head, short, long = (struct.Struct(order + form).unpack_from for form in ("HH", "H", "I"))
-    todo = sorted(replace)
+    of_root = sorted(replace)
     stack: list[_Open] = []
     position, end = start, len(buffer)
+    last, past = behind, behind > 0
     while True:
         top = stack[-1] if stack else None
         stop = top.stop if top is not None else end
@@ -110,7 +116,7 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
             continue
         if group == 0xFFFE:
             if top is None:
-                if number == 0xE000:
+                if number == 0xE000 or past:
                     break
                 position += 8
                 continue
@@ -134,22 +140,29 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
             break
         elif now_implicit:
             vr, before = vr_of(tag), 8
+            if top is None and past and tag <= last and vr == "UN":
+                break
+        elif top is None and past:
+            break
         else:
             vr, length, before, now_implicit, _ = odd_header(tag, buffer[position + 4 : position + 6], short(buffer, position + 6)[0])
             if length < 0:
                 length = long(buffer, position + (8 if before == 12 else 4))[0] if position + 12 <= stop else 0
         vr = words if vr == "xs" else vr
         position += before
+        changed, todo = (replace, of_root) if top is None else ({}, [])
+        while todo and todo[0] < tag and todo[0] not in PIXEL_TAGS:
+            yield from changed[todo.pop(0)]
+        items = vr == "SQ" or (length == UNDEFINED and vr not in FRAGMENTED)
         if top is None:
-            while todo and todo[0] < tag and todo[0] not in PIXEL_TAGS:
-                yield from replace[todo.pop(0)]
-        if length == UNDEFINED and vr in FRAGMENTED:
+            last, past = max(last, tag), past or (tag in PIXEL_TAGS and not items)
+        if length == UNDEFINED and not items:
             position = past_fragments(buffer, position, stop, head, long)
-            if top is None and tag in todo:
+            if tag in todo:
                 todo.remove(tag)
-                yield from replace[tag]
+                yield from changed[tag]
             continue
-        if length == UNDEFINED or vr == "SQ":
+        if items:
             inner, bound, over = sequence_end(position, length, stop, ENDLESS if top is None else top.bound)
             un = vr == "UN"
             stack.append(_Open(False, inner, bound, OVER if over else KNOWN, now_implicit or un, loose or un))
@@ -159,10 +172,10 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
             position = stop
             continue
         at, position = position, position + length
-        if top is None and tag in replace:
+        if tag in changed:
             if tag in todo:  # else it stands twice, or came sooner, as elements against the order of tags make it
                 todo.remove(tag)
-                yield from replace[tag]
+                yield from changed[tag]
         elif not number or group in (0x0000, 0x0002):
             continue
         elif length >= LONG_VALUE and (little or vr == "UN"):
@@ -170,5 +183,6 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
         else:
             value = buffer[at:position]
             yield element(tag, vr, value if little or vr == "UN" else swapped(vr, value), explicit=explicit)
-    while todo:
-        yield from replace[todo.pop(0)]
+    while of_root:
+        yield from replace[of_root.pop(0)]
+    return last

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from archive.dicom.pixels import (
     stored_layout,
 )
 from archive.dicom.reencode import element, header, little_endian
+from archive.dicom.structure import PIXEL_TAGS, odd_header
 from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from archive.dicom.values import swapped
 from archive.errors import InvalidInstance
@@ -116,17 +118,28 @@ def _dataset(
     words = "SS" if scanned.number("PixelRepresentation") == 1 else "US"
     head = stream.read(0, stream.length) if whole else _head(stream, scanned)
     implicit, little = encoding(head, scanned)
-    yield from little_endian(head, scanned.dataset_offset, implicit, little, changed, words, explicit=explicit)
+    last = yield from little_endian(head, scanned.dataset_offset, implicit, little, changed, words, explicit=explicit)
     if len(head) < stream.length:
-        yield from little_endian(_tail(stream, scanned, head, little), 0, implicit, little, {}, words, explicit=explicit)
+        there = dict.fromkeys(changed, ())  # already, whatever stands behind the pixel data
+        tail = _tail(stream, scanned, head)
+        yield from little_endian(tail, 0, implicit, little, there, words, explicit=explicit, behind=last)
 
 
-def _tail(stream: Stream, scanned: Scanned, head: bytes, little: bool) -> bytes:
+def _value_bytes(head: bytes, scanned: Scanned) -> int:
+    """Return how long the native pixel data are whose header ends `head`."""
+    implicit, little = encoding(head, scanned)
+    order: Literal["little", "big"] = "little" if little else "big"
+    tag = int.from_bytes(head[-8:-6], order) << 16 | int.from_bytes(head[-6:-4], order)
+    short = not implicit and tag in PIXEL_TAGS and odd_header(tag, head[-4:-2], 1)[1] > 0
+    return int.from_bytes(head[-2:] if short else head[-4:], order)
+
+
+def _tail(stream: Stream, scanned: Scanned, head: bytes) -> bytes:
     """Return what lies behind the pixel data."""
     table = scanned.frames
     assert table is not None
     if table.kind == "native":
-        end = len(head) + int.from_bytes(head[-4:], "little" if little else "big")
+        end = len(head) + _value_bytes(head, scanned)
         return stream.read(end, max(0, stream.length - end))
     at, length = table.fragments[-1] if table.fragments else (len(head), 0)
     rest = stream.read(at + length, stream.length - at - length)
@@ -155,16 +168,16 @@ def _pixel_element(tag: int, vr: str, frames: list[bytes], *, explicit: bool) ->
 
 def _swapped(stream: Stream, scanned: Scanned, table: FrameTable, *, explicit: bool) -> dict[int, Iterable[Piece]]:
     """Return native pixel data of big endian, in little endian."""
-    tag, vr = pixel_element(_head(stream, scanned), scanned)
+    head = _head(stream, scanned)
+    tag, vr = pixel_element(head, scanned)
     layout = layout_of(scanned, tag, vr)
-    bits = table.frame_bits * table.count
-    end = table.offset + (bits + 15) // 16 * 2
+    end = table.offset + _value_bytes(head, scanned)
     blocks = []
     for at in range(table.offset, end, _SWAPPED_BYTES):
         raw, _ = stored_bytes(layout, stream.read(at, min(_SWAPPED_BYTES, end - at)), 0)
         if layout.dtype.itemsize > 1:
             raw = swapped({2: "OW", 4: "OL", 8: "OV"}[layout.dtype.itemsize], raw)
-        blocks.append(raw[: table.offset + (bits + 7) // 8 - at])
+        blocks.append(raw)
     kind = {0x7FE00008: "OF", 0x7FE00009: "OD"}.get(tag, vr)
     return {tag: _pixel_element(tag, kind, blocks, explicit=explicit)}
 
