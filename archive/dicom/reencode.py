@@ -8,8 +8,8 @@ Source: PS3.5 7.1, 7.5, A.1, A.2.
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from archive.dicom.dictionary import vr_of
 from archive.dicom.metadata import past_fragments
@@ -30,6 +30,10 @@ LONG_VALUE = 64 << 10
 
 Changed = Mapping[int, Iterable[Piece]]
 """Whole elements by tag; empty: left out."""
+OfIcon = Callable[[bytes, int, int], Changed]
+"""Given buffer, start and end of an item of an Icon Image Sequence in explicit little endian, returns what changes of it."""
+
+_ICONS = 0x00880200
 
 
 @dataclass(slots=True)
@@ -42,6 +46,9 @@ class _Open:
     kind: int
     implicit: bool
     loose: bool
+    tag: int = 0  # of a sequence
+    changed: Changed = field(default_factory=dict)  # of an item
+    todo: list[int] = field(default_factory=list)
 
 
 def element(tag: int, vr: str, value: bytes, *, explicit: bool = True) -> bytes:
@@ -78,7 +85,7 @@ def _long(tag: int, vr: str, value: memoryview, *, explicit: bool) -> Iterator[P
 
 def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
     buffer: bytes, start: int, implicit: bool, little: bool, replace: Changed, words: str, *, explicit: bool = True,
-    behind: int = 0,
+    icon: OfIcon | None = None, behind: int = 0,
 ) -> Generator[Piece, None, int]:
     """Yield the data set that begins at `start` in little endian, with VRs or (not `explicit`) without; return its greatest tag.
 
@@ -107,7 +114,11 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
         if top is not None and not top.is_item:
             if group == 0xFFFE and number == 0xE000:
                 position += 8
-                stack.append(_Open(True, *item_end(position, length, stop, top.bound), top.implicit, top.loose))
+                place = item_end(position, length, stop, top.bound)
+                inside: Changed = {}
+                if top.tag == _ICONS and icon is not None and little and not top.implicit:
+                    inside = icon(buffer, position, place[0])
+                stack.append(_Open(True, *place, top.implicit, top.loose, 0, inside, sorted(inside)))
                 yield _ITEM
                 continue
             position = position + 8 if group == 0xFFFE and number == 0xE0DD and top.kind != OVER else stop
@@ -150,7 +161,7 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
                 length = long(buffer, position + (8 if before == 12 else 4))[0] if position + 12 <= stop else 0
         vr = words if vr == "xs" else vr
         position += before
-        changed, todo = (replace, of_root) if top is None else ({}, [])
+        changed, todo = (replace, of_root) if top is None else (top.changed, top.todo)
         while todo and todo[0] < tag and todo[0] not in PIXEL_TAGS:
             yield from changed[todo.pop(0)]
         items = vr == "SQ" or (length == UNDEFINED and vr not in FRAGMENTED)
@@ -165,7 +176,7 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
         if items:
             inner, bound, over = sequence_end(position, length, stop, ENDLESS if top is None else top.bound)
             un = vr == "UN"
-            stack.append(_Open(False, inner, bound, OVER if over else KNOWN, now_implicit or un, loose or un))
+            stack.append(_Open(False, inner, bound, OVER if over else KNOWN, now_implicit or un, loose or un, tag))
             yield header(tag, "SQ", UNDEFINED, explicit=explicit)
             continue
         if position + length > stop:

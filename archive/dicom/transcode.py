@@ -20,6 +20,7 @@ import numpy as np
 from archive.dicom.decode import Array, Layout, decode, layout_of, pixel_element, refused, stored_bytes, subsampled
 from archive.dicom.encode import ENCODERS, JPEG_2000, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, LOSSY, RLE, Encoder, encode, require
 from archive.dicom.frames import FrameTable
+from archive.dicom.icons import Icons
 from archive.dicom.metadata import encoding, past_fragments
 from archive.dicom.part10 import STORED_LIMITS, Limits, Scanned, inflate, meta
 from archive.dicom.pieces import Piece, Stream, gathered, given_up
@@ -118,11 +119,12 @@ def _dataset(
     words = "SS" if scanned.number("PixelRepresentation") == 1 else "US"
     head = stream.read(0, stream.length) if whole else _head(stream, scanned)
     implicit, little = encoding(head, scanned)
-    last = yield from little_endian(head, scanned.dataset_offset, implicit, little, changed, words, explicit=explicit)
+    icon = Icons(scanned, explicit=explicit).changed
+    last = yield from little_endian(head, scanned.dataset_offset, implicit, little, changed, words, explicit=explicit, icon=icon)
     if len(head) < stream.length:
         there = dict.fromkeys(changed, ())  # already, whatever stands behind the pixel data
         tail = _tail(stream, scanned, head)
-        yield from little_endian(tail, 0, implicit, little, there, words, explicit=explicit, behind=last)
+        yield from little_endian(tail, 0, implicit, little, there, words, explicit=explicit, icon=icon, behind=last)
 
 
 def _value_bytes(head: bytes, scanned: Scanned) -> int:
