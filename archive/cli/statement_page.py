@@ -27,8 +27,8 @@ _FRAMES = (
     "Endian, or encoded without loss in the media type asked for, in its own transfer syntax where none is named; with loss by name alone, "
     "in 8 bits, and single frames only. Whole instances too are encoded without loss, for retrieves, C-GET, C-MOVE and forwarding; "
     "encapsulated icons (0088,0200) are decoded in these up to 8 MiB together; other encapsulated data than their pixel data, and bytes "
-    "behind the data set, are left out. What has no decoder, or would lose pixels, answers 406 with the reason; as stored it can be had "
-    "always."
+    "behind the data set, are left out. What has no decoder, would lose pixels, has another number of frames than NumberOfFrames says, or "
+    "is encapsulated in an uncompressed transfer syntax answers 406 with the reason; as stored it can be had always."
 )
 _KEPT = "The proposer's first that is in the list is accepted, and instances are kept as they come."
 _WORKLIST = (

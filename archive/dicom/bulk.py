@@ -107,11 +107,11 @@ def find(read: Read, length: int, scanned: Scanned, path: str) -> Value:
     """Return where the value of `path` lies in the stream of that length; one encapsulated frame without its items.
 
     Raises:
-        NotFound: no such value, or pixel data of several encapsulated frames, which are served frame by frame.
+        NotFound: no such value, or pixel data of several encapsulated frames, which are served frame by frame, or said to be native.
     """
     table = scanned.frames
     if table is not None and table.kind == "encapsulated" and path in PIXEL_PATHS:
-        if table.count != 1:
+        if table.count != 1 or scanned.mislabelled:
             raise NotFound("pixel data of several frames are served frame by frame")
         return Value(table.pieces(0))
     start = scanned.dataset_offset

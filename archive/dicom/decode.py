@@ -40,6 +40,8 @@ REFUSALS = {
     "no-image": "pixels of this kind cannot be shown as an image",
     "no-frames": "the boundaries of the frames are not known",
     "few-frames": "there are fewer frames than the instance is said to have",
+    "more-frames": "there are more frames than the instance is said to have",
+    "mislabelled": "the pixel data are encapsulated, and their transfer syntax says that they are not",
 }
 """Every reason a frame is refused for (NotAcceptable.reason)."""
 
@@ -47,6 +49,16 @@ REFUSALS = {
 def refused(reason: str) -> NotAcceptable:
     """Return the error for one of REFUSALS."""
     return NotAcceptable(REFUSALS[reason], reason=reason)
+
+
+def require_label(scanned: Scanned) -> None:
+    """Refuse encapsulated pixel data that are said to be native: a code stream would pass for samples.
+
+    Raises:
+        NotAcceptable: mislabelled.
+    """
+    if scanned.mislabelled:
+        raise refused("mislabelled")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def bulk_value(part10: bytes, scanned: Scanned, path: str) -> bytes:
     """Return the value that a BulkDataURI of this path stands for, in little endian; one encapsulated frame without its items.
 
     Raises:
-        NotFound: no such value, or pixel data of several encapsulated frames, which are served frame by frame.
+        NotFound: no such value, or pixel data of several encapsulated frames, which are served frame by frame, or said to be native.
     """
     found: list[bytes] = []
 
@@ -107,7 +107,7 @@ def bulk_value(part10: bytes, scanned: Scanned, path: str) -> bytes:
 
     table = scanned.frames
     if table is not None and table.kind == "encapsulated" and path in PIXEL_PATHS:
-        if table.count != 1:
+        if table.count != 1 or scanned.mislabelled:
             raise NotFound("pixel data of several frames are served frame by frame")
         return b"".join(part10[offset : offset + length] for offset, length in table.pieces(0))
     try:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from archive.dicom.attributes import BY_KEYWORD
 from archive.dicom.frames import FrameTable
-from archive.dicom.transfer import DEFLATED, EXPLICIT_BE, IMPLICIT_LE
+from archive.dicom.transfer import DEFLATED, EXPLICIT_BE, IMPLICIT_LE, UNCOMPRESSED
 from archive.dicom.values import Element, plain
 from archive.errors import InvalidInstance
 
@@ -89,6 +89,11 @@ class Scanned:
     def deflated(self) -> bool:
         """Whether the data set is one deflate stream; frame offsets then count in `inflate`'s answer."""
         return self.transfer_syntax_uid in DEFLATED
+
+    @property
+    def mislabelled(self) -> bool:
+        """Whether the pixel data are encapsulated in a transfer syntax that has none that are: their bytes are no samples."""
+        return self.frames is not None and self.frames.kind == "encapsulated" and self.transfer_syntax_uid in UNCOMPRESSED
 
     @property
     def overfull(self) -> bool:

@@ -24,6 +24,7 @@ from archive.dicom.decode import (
     native_bits,
     pixel_element,
     refused,
+    require_label,
     stored_bytes,
 )
 from archive.dicom.part10 import Scanned
@@ -52,6 +53,7 @@ def stored_layout(part10_head: bytes, scanned: Scanned) -> Layout:
     """
     if scanned.frames is None:
         raise refused("no-pixels")
+    require_label(scanned)
     # Of a deflated instance `head_bytes` is how long it was deflated.
     end = scanned.frames.offset if scanned.deflated else scanned.head_bytes
     return layout_of(scanned, *pixel_element(part10_head[:end], scanned))
@@ -136,14 +138,15 @@ def bytes_of(layout: Layout, frame: Frame) -> bytes:
 
 
 def require_frames(scanned: Scanned, count: int) -> None:
-    """Refuse an instance that lacks frames it says it has: made into another form it would pass for whole.
+    """Refuse an instance that lacks frames it says it has, or has others besides: made into another form it would pass for whole.
 
     Raises:
-        NotAcceptable: few-frames.
+        NotAcceptable: few-frames, more-frames.
     """
     said = scanned.number("NumberOfFrames")
-    if count < (1 if said is None else said):
-        raise refused("few-frames")
+    wanted = 1 if said is None else said
+    if count != wanted or wanted < 1:
+        raise refused("few-frames" if 0 <= count < wanted else "more-frames")
 
 
 def render(part10_head: bytes, scanned: Scanned, frame: bytes, recipe: Recipe, index: int = 0) -> bytes:

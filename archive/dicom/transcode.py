@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from archive.dicom.decode import Array, Layout, decode, layout_of, pixel_element, refused, stored_bytes, subsampled
+from archive.dicom.decode import Array, Layout, decode, layout_of, pixel_element, refused, require_label, stored_bytes, subsampled
 from archive.dicom.encode import ENCODERS, JPEG_2000, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, LOSSY, RLE, Encoder, encode, require
 from archive.dicom.frames import FrameTable
 from archive.dicom.icons import Icons
@@ -37,7 +37,7 @@ from archive.dicom.reencode import element, header, little_endian
 from archive.dicom.structure import PIXEL_TAGS, odd_header
 from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from archive.dicom.values import swapped
-from archive.errors import InvalidInstance
+from archive.errors import InvalidInstance, NotAcceptable
 
 _PIXEL_DATA, _PLANAR, _PHOTOMETRIC = 0x7FE00010, 0x00280006, 0x00280004
 _EXTENDED_TABLES = (0x7FE00001, 0x7FE00002)
@@ -60,10 +60,16 @@ OFFERED = frozenset({EXPLICIT_LE, *ENCODERS})
 
 def can_encode(scanned: Scanned, transfer_syntax_uid: str) -> bool:
     """Whether an instance that can be decoded can also be had in that transfer syntax; its pixels may still say no."""
-    encoder = ENCODERS.get(transfer_syntax_uid)
+    encoder, table = ENCODERS.get(transfer_syntax_uid), scanned.frames
+    if table is not None and (encoder is not None or table.kind == "encapsulated"):
+        try:
+            require_label(scanned)
+            require_frames(scanned, table.count)
+        except NotAcceptable:
+            return False
     if encoder is None:
         return transfer_syntax_uid in (EXPLICIT_LE, IMPLICIT_LE)
-    if scanned.frames is None:
+    if table is None:
         return False
     allocated, samples = scanned.number("BitsAllocated"), scanned.number("SamplesPerPixel") or 1
     smallest = min(scanned.number("Rows") or 0, scanned.number("Columns") or 0)
@@ -155,6 +161,7 @@ def _uncompressed(stream: Stream, scanned: Scanned, limits: Limits, *, explicit:
     table = scanned.frames
     if table is None and scanned.head_bytes != stream.length and scanned.transfer_syntax_uid not in (IMPLICIT_LE, EXPLICIT_LE):
         raise refused("no-frames")
+    require_label(scanned)
     plain = _plain(stream, scanned, limits)
     if table is None or (table.kind == "native" and scanned.transfer_syntax_uid != EXPLICIT_BE):
         return _dataset(plain, scanned, {}, explicit=explicit, whole=True)
@@ -272,7 +279,10 @@ def _compressed(stream: Stream, scanned: Scanned, transfer_syntax_uid: str, enco
     if table is None:
         raise refused("no-pixels")
     require_frames(scanned, table.count)
-    encoding = _Encoding.of(_head(stream, scanned), scanned, transfer_syntax_uid)
+    head = _head(stream, scanned)
+    if table.kind == "native" and _value_bytes(head[: table.offset], scanned) * 8 // table.frame_bits > table.count:
+        raise refused("more-frames")
+    encoding = _Encoding.of(head, scanned, transfer_syntax_uid)
     layout = _bounded(encoding.full, table)
     frames = [encoding.frame(frame, n) for n, frame in enumerate(_frames(stream, table))]
     changed: dict[int, Iterable[Piece]] = dict.fromkeys(_EXTENDED_TABLES, ())

@@ -20,7 +20,7 @@ from archive.access.subject import Subject
 from archive.dicom import pixels, transcode
 from archive.dicom.bulk import Chunks, Read
 from archive.dicom.bulk import find as find_value
-from archive.dicom.decode import DECODABLE, Layout
+from archive.dicom.decode import DECODABLE, Layout, require_label
 from archive.dicom.part10 import Limits, Scanned, inflate
 from archive.dicom.pieces import Stream
 from archive.dicom.transfer import DEFLATED, EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
@@ -175,11 +175,13 @@ class Retrieve:
         """Whether `transcoded` has the codecs for it, and memory: a data set that inflates beyond the limit goes out as it is stored."""
         if found.transfer_syntax_uid in DEFLATED and self._scanned(found).overfull:
             return False
-        if transfer_syntax_uid == EXPLICIT_LE and found.transfer_syntax_uid in AS_STORED | DECODABLE:
+        if transfer_syntax_uid == EXPLICIT_LE and found.transfer_syntax_uid in AS_STORED:
             return True
-        if transfer_syntax_uid not in transcode.OFFERED:
+        if transfer_syntax_uid not in transcode.OFFERED or found.transfer_syntax_uid not in DECODABLE:
             return False
         scanned = self._scanned(found)
+        if scanned.frames is None and scanned.head_bytes != found.part10_bytes:
+            return False  # pixel data, and nobody knows where their frames lie
         return pixels.can_decode(scanned) and transcode.can_encode(scanned, transfer_syntax_uid)
 
     def metadata(
@@ -211,6 +213,7 @@ class Retrieve:
 
         Raises:
             NotFound: the instance, or one of the frames.
+            NotAcceptable: their transfer syntax is not what they are in.
             Unavailable.
         """
         found, record = self._located(
@@ -232,6 +235,7 @@ class Retrieve:
         if table is None or any(not 1 <= number <= table.count for number in numbers):
             message = "there is no such frame"
             raise NotFound(message)
+        require_label(scanned)
 
         head, stored = self._frames(found, scanned)
         if len(numbers) == 1:  # read now, while the access is being recorded
