@@ -9,7 +9,7 @@ Source: PS3.18 8.3.5 and F.2.6, PS3.5 7.5.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from archive.dicom.dictionary import vr_of
 from archive.dicom.metadata import LEFT_OUT, PIXEL_PATHS, encoding
@@ -17,7 +17,7 @@ from archive.dicom.nesting import ENDLESS, OPEN, item_end, past_delimiter, seque
 from archive.dicom.part10 import Scanned
 from archive.dicom.runs import READ, UNDEFINED
 from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, odd_header
-from archive.dicom.values import BINARY, LONG, SHORT, WIDTH, swapped
+from archive.dicom.values import BINARY, LONG, SHORT, WIDTH, sample_vr, swapped
 from archive.errors import NotFound
 
 WINDOW_BYTES = 256 << 10
@@ -119,6 +119,8 @@ def find(read: Read, length: int, scanned: Scanned, path: str) -> Value:
     found = _walk(_Window(read, length), start, *encoding(first, scanned), path)
     if found is None:
         raise NotFound("there is no such bulk data")
+    if path in PIXEL_PATHS and found.swap:
+        return replace(found, swap=sample_vr(found.swap, scanned.number("BitsAllocated")))
     return found
 
 

@@ -22,7 +22,7 @@ from archive.dicom.repeats import Repeats
 from archive.dicom.runs import READ, UNDEFINED
 from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, odd_header
 from archive.dicom.usual import usual_json
-from archive.dicom.values import BINARY, LONG, SHORT, Element, element_json, swapped
+from archive.dicom.values import BINARY, LONG, SHORT, Element, element_json, sample_vr, swapped
 from archive.errors import InvalidInstance, NotFound
 
 Binary = Callable[[str, str, bytes, int, int], Element | None]
@@ -102,7 +102,8 @@ def bulk_value(part10: bytes, scanned: Scanned, path: str) -> bytes:
     def binary(at: str, vr: str, buffer: bytes, start: int, stop: int) -> Element | None:
         if at == path:
             raw = buffer[start:stop]
-            found.append(swapped(vr[1:], raw) if vr.startswith("=") else raw)
+            swap = sample_vr(vr[1:], scanned.number("BitsAllocated")) if path in PIXEL_PATHS else vr[1:]
+            found.append(swapped(swap, raw) if vr.startswith("=") else raw)
         return {"vr": vr}
 
     table = scanned.frames

@@ -133,6 +133,11 @@ def _binary(vr: str, raw: bytes, little: bool, text: Text) -> str:  # noqa: ARG0
     return binascii.b2a_base64(raw if little else swapped(vr, raw), newline=False).decode("ascii")
 
 
+def sample_vr(vr: str, bits: int | None) -> str:
+    """Return the VR as which pixel data of so many bits a sample are swapped: a sample as a whole, whatever VR they have."""
+    return {16: "OW", 32: "OL", 64: "OV"}.get(bits or 0, vr)
+
+
 def swapped(vr: str, raw: bytes) -> bytes:
     """Return a value with its bytes in the other order; what does not fill a word at the end stays."""
     width = WIDTH.get(vr, 1)
