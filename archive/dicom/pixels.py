@@ -22,6 +22,7 @@ from archive.dicom.decode import (
     decode,
     layout_of,
     native_bits,
+    packed_pairs,
     pixel_element,
     refused,
     require_label,
@@ -108,6 +109,18 @@ def native_le(layout: Layout, frame: bytes, index: int) -> bytes:
     if layout.transfer_syntax_uid == EXPLICIT_BE and layout.dtype.itemsize > 1:
         return swapped({2: "OW", 4: "OL", 8: "OV"}[layout.dtype.itemsize], raw)
     return raw
+
+
+def native_alone(layout: Layout, frame: bytes, index: int) -> bytes:
+    """Return one uncompressed frame as it is stored, but from its own first byte on: it may begin and end within bytes of others.
+
+    Raises:
+        NotAcceptable: one of decode.REFUSALS.
+    """
+    if not packed_pairs(layout):
+        return native_le(layout, frame, index) if native_bits(layout) % 8 else frame
+    ordered = native_le(layout, frame, index)
+    return swapped("OW", ordered + bytes(len(ordered) % 2))
 
 
 def frame_layout(part10_head: bytes, scanned: Scanned) -> Layout:

@@ -258,7 +258,11 @@ class Retrieve:
         def encoded(number: int, transfer_syntax_uid: str) -> bytes:
             return transcode.frame_in(head(), attributes(), stored(number), transfer_syntax_uid, number - 1)
 
-        return FramesAnswer(found, found.transfer_syntax_uid, stored, explicit_le, encoded)
+        def alone(number: int) -> bytes:
+            return pixels.native_alone(layout(), stored(number), number - 1)
+
+        shares = table.kind == "native" and table.frame_bits % table.word_bits
+        return FramesAnswer(found, found.transfer_syntax_uid, alone if shares else stored, explicit_le, encoded)
 
     def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> BulkAnswer:
         """Return the value of an instance's element at `path` ("00420011", "60031010/1/60031011"), read as far as it is taken.

@@ -41,7 +41,8 @@ def more_frames(number: int) -> bytes:
 
 def one_bit(number: int) -> bytes:
     packed = np.packbits(BITS.ravel(), bitorder="little").tobytes()
-    return one(number, rows=3, NumberOfFrames=FRAMES, BitsAllocated=1, BitsStored=1, HighBit=0, PixelData=packed + b"\0" * (len(packed) & 1))
+    bits = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}
+    return one(number, rows=3, NumberOfFrames=FRAMES, **bits, PixelData=packed + b"\0" * (len(packed) & 1))
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,12 @@ def test_an_instance_with_more_frames_than_it_says_is_refused_before_the_first_b
         assert answer.status_code == 406
     frame = place.ask("GET", f"{PATH}/instances/{SERIES}.2/frames/3", headers={"Accept": OCTETS})
     assert parts(frame)[0][1] == bytes(16 * 16 * 2)
+
+
+@pytest.mark.parametrize("accept", [OCTETS, f"{OCTETS}; transfer-syntax=*", f"{OCTETS}; transfer-syntax={EXPLICIT_LE}"])
+def test_frames_of_single_bits_hold_no_bits_of_others_however_they_are_asked_for(place: Place, accept: str) -> None:
+    for n in range(FRAMES):
+        answer = place.ask("GET", f"{PATH}/instances/{SERIES}.3/frames/{n + 1}", headers={"Accept": accept})
+        assert parts(answer)[0][1] == np.packbits(BITS[n].ravel(), bitorder="little").tobytes()
+    several = place.ask("GET", f"{PATH}/instances/{SERIES}.3/frames/2,5", headers={"Accept": accept})
+    assert [body for _, body in parts(several)] == [np.packbits(BITS[n].ravel(), bitorder="little").tobytes() for n in (1, 4)]
