@@ -76,6 +76,8 @@ class Layout:
     photometric: str
     vr: str  # of native pixel data
     dtype: np.dtype[Any]  # of one sample, in the machine's byte order
+    low: int = 0  # unused bits below the stored ones (High Bit)
+    whole: bool = False  # whether words are wanted as they are, with what is in their unused bits
 
     @property
     def pixels(self) -> int:
@@ -103,6 +105,8 @@ def layout_of(scanned: Scanned, pixel_tag: int = 0x7FE00010, vr: str = "OW") -> 
     samples = scanned.number("SamplesPerPixel")
     samples = 1 if samples is None else samples
     stored = scanned.number("BitsStored") or allocated
+    stored = stored if 0 < stored <= allocated else allocated
+    high = scanned.number("HighBit") or 0
     if rows <= 0 or columns <= 0 or samples not in (1, 3, 4) or (allocated != 1 and (allocated % 8 or not 0 < allocated <= 64)):
         raise refused("no-shape")
     if rows * columns * samples * max(allocated, 8) // 8 > MAX_FRAME_BYTES:
@@ -117,12 +121,13 @@ def layout_of(scanned: Scanned, pixel_tag: int = 0x7FE00010, vr: str = "OW") -> 
         columns,
         samples,
         allocated,
-        stored if 0 < stored <= allocated else allocated,
+        stored,
         signed,
         scanned.number("PlanarConfiguration") == 1,
         scanned.text("PhotometricInterpretation"),
         vr,
         np.dtype(f"{'f' if float_bits else 'i' if signed else 'u'}{size}"),
+        high + 1 - stored if stored <= high < allocated and not float_bits else 0,
     )
 
 
@@ -229,16 +234,31 @@ def _native(layout: Layout, frame: bytes, index: int) -> Frame:
         out[2::6] = out[5::6] = flat[3::4]
         return Frame(_shaped(layout, out, planar=False), "YBR_FULL" if layout.photometric == "YBR_FULL_422" else layout.photometric)
     if layout.dtype.kind != "f":
-        flat = _without_unused_bits(flat, layout.bits_allocated - layout.bits_stored)
+        flat = _stored_values(layout, flat)
     return Frame(_shaped(layout, flat, planar=layout.planar), layout.photometric)
+
+
+def _stored_values(layout: Layout, words: Array, precision: int = 64) -> Array:
+    """Return what is stored in words, of which a code stream holds the lowest `precision` bits (PS3.5 8.1.1)."""
+    if layout.whole:
+        return _without_unused_bits(words, layout.bits_allocated - precision)
+    unused = layout.bits_allocated - layout.bits_stored
+    if layout.low and precision >= layout.low + layout.bits_stored and words.size:
+        below = int(np.bitwise_or.reduce(words, axis=None)) & ((1 << layout.low) - 1)
+        if not below or not _fits(words, unused):  # else they lie lowest, and it is High Bit that is wrong
+            words = np.right_shift(words, layout.low)
+    return _without_unused_bits(words, unused)
+
+
+def _fits(array: Array, unused: int) -> bool:
+    """Whether values would be the same without their highest bits."""
+    highest = int(np.iinfo(array.dtype).max) >> unused
+    return bool(array.max() <= highest and (array.dtype.kind == "u" or array.min() >= -1 - highest))
 
 
 def _without_unused_bits(array: Array, shift: int) -> Array:
     """Return values of the stored bits only, the highest being the sign of signed ones (PS3.5 8.1.1)."""
-    if shift <= 0 or not array.size:
-        return array
-    highest = int(np.iinfo(array.dtype).max) >> shift
-    if array.max() <= highest and (array.dtype.kind == "u" or array.min() >= -1 - highest):
+    if shift <= 0 or not array.size or _fits(array, shift):
         return array  # as nearly always: a large frame is not copied
     kept: Array = np.left_shift(array, shift)
     return np.right_shift(kept, shift, out=kept)
@@ -276,7 +296,7 @@ def _rle(layout: Layout, frame: bytes) -> Frame:
         flat[n // size, :, size - 1 - n % size] = segment[:area]
     values = flat.reshape(-1).view(layout.dtype.newbyteorder("<")).astype(layout.dtype, copy=False)
     if layout.bits_allocated > 1:
-        values = _without_unused_bits(values, layout.bits_allocated - layout.bits_stored)
+        values = _stored_values(layout, values)
     return Frame(_shaped(layout, values, planar=True), layout.photometric)
 
 
@@ -289,7 +309,7 @@ def _deflated(layout: Layout, frame: bytes) -> Frame:
         flat = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
     else:
         flat = np.frombuffer(raw, layout.dtype.newbyteorder("<"), count=layout.pixels).astype(layout.dtype, copy=False)
-        flat = _without_unused_bits(flat, layout.bits_allocated - layout.bits_stored)
+        flat = _stored_values(layout, flat)
     return Frame(_shaped(layout, flat, planar=layout.planar), layout.photometric)
 
 
@@ -300,7 +320,10 @@ def _of_precision(layout: Layout, raw: bytes, precision: int, coded_signed: bool
     shift = 8 * size - precision
     if shift and coded_signed != layout.signed and layout.samples == 1:
         flat = np.right_shift(np.left_shift(flat, shift), shift)
-    return _shaped(layout, flat.astype(layout.dtype, copy=False), planar=planar)
+    flat = flat.astype(layout.dtype, copy=False)
+    if layout.low and not layout.whole:
+        flat = _stored_values(layout, flat, precision)
+    return _shaped(layout, flat, planar=planar)
 
 
 def _j2k(layout: Layout, frame: bytes) -> Frame:
@@ -340,7 +363,10 @@ def _jls(layout: Layout, frame: bytes) -> Frame:
     if layout.signed:
         # JPEG-LS knows no sign: the stored bits are the number's own.
         flat = _without_unused_bits(flat, 8 * size - precision)
-    return Frame(_shaped(layout, flat.astype(layout.dtype, copy=False), planar=planar), layout.photometric)
+    flat = flat.astype(layout.dtype, copy=False)
+    if layout.low and not layout.whole:
+        flat = _stored_values(layout, flat, precision)
+    return Frame(_shaped(layout, flat, planar=planar), layout.photometric)
 
 
 def _jpeg(layout: Layout, frame: bytes, fit: tuple[int, int] | None = None) -> Frame:
@@ -380,7 +406,7 @@ def _isolated(layout: Layout, frame: bytes) -> Frame:
     if not raw:
         raise refused("damaged")
     flat = np.frombuffer(raw, layout.dtype.newbyteorder("<")).astype(layout.dtype, copy=False)
-    flat = _without_unused_bits(flat, layout.bits_allocated - layout.bits_stored)
+    flat = _stored_values(layout, flat, max(precision, layout.bits_stored))
     return Frame(_shaped(layout, flat, planar=layout.planar), layout.photometric)
 
 

@@ -1,6 +1,7 @@
 """One frame from its native samples into a compressed transfer syntax, by the libraries that can.
 
-What an encoder would not keep bit by bit (bits outside Bits Stored, samples of one bit, floating point) is refused rather than altered.
+What an encoder would not keep bit by bit (bits outside Bits Stored, samples of one bit, floating point) is refused rather than altered,
+and so are stored bits that do not lie lowest in their words, where no code stream has them.
 The one lossy encoder makes single frames alone: an instance that lost something would be another instance (PS3.3 C.7.6.1.1.5).
 
 Source: PS3.5 8.2, G; PS3.3 C.7.6.3.1.
@@ -49,7 +50,7 @@ class Encoder:
         kept = layout.bits_allocated in self.bits and layout.dtype.kind != "f" and layout.samples in (1, 3)
         large = min(layout.rows, layout.columns) >= self.smallest
         shown = layout.photometric in self.photometric & (_GREYS if layout.samples == 1 else _COLOURS)
-        return kept and large and shown and not (self.whole and (layout.signed or layout.bits_stored != layout.bits_allocated))
+        return kept and large and shown and not layout.low and not (self.whole and (layout.signed or layout.bits_stored != layout.bits_allocated))
 
 
 def _colour_by_pixel(layout: Layout, frame: bytes) -> bytes:

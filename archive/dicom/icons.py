@@ -59,7 +59,7 @@ class Icons:
             return _NOTHING
         attributes, coded = found
         try:
-            layout = layout_of(replace(self._scanned, attributes=attributes))
+            layout = replace(layout_of(replace(self._scanned, attributes=attributes)), whole=True)
             size = layout.pixels * layout.dtype.itemsize
             if size > self._left:
                 return _NOTHING

@@ -89,7 +89,7 @@ def explicit_le(layout: Layout, frame: bytes, index: int) -> bytes:
     """
     if layout.transfer_syntax_uid in UNCOMPRESSED:
         return native_le(layout, frame, index)
-    return bytes_of(layout, decode(layout, frame, index))
+    return bytes_of(layout, decode(replace(layout, whole=True), frame, index))
 
 
 def native_le(layout: Layout, frame: bytes, index: int) -> bytes:

@@ -16,7 +16,7 @@ from archive.dicom.header import Header
 from archive.dicom.recipe import Recipe, Viewport, Window
 from archive.errors import InvalidRequest
 
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 """Grows when the same recipe of the same frame would give another picture: pictures kept by an older one are made again."""
 
 

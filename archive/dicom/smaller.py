@@ -42,4 +42,4 @@ def jpeg_2000(layout: Layout, frame: bytes, fit: tuple[int, int] | None) -> Fram
 def _plain(layout: Layout) -> bool:
     """Whether samples are shades, which may be averaged, and Pillow gives them unchanged."""
     shades = layout.samples == 1 and layout.photometric in {"MONOCHROME1", "MONOCHROME2"} and layout.bits_allocated in (8, 16)
-    return shades and not layout.signed and layout.transfer_syntax_uid in JPEG_2000
+    return shades and not layout.signed and not layout.low and layout.transfer_syntax_uid in JPEG_2000

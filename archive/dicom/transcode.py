@@ -193,7 +193,7 @@ def _swapped(stream: Stream, scanned: Scanned, table: FrameTable, *, explicit: b
 
 def _decoded(stream: Stream, scanned: Scanned, table: FrameTable, *, explicit: bool) -> dict[int, Iterable[Piece]]:
     """Return the elements that differ once encapsulated pixel data are native."""
-    layout = _bounded(layout_of(scanned), table)
+    layout = replace(_bounded(layout_of(scanned), table), whole=True)
     photometric = layout.photometric
     frames = []
     bits = _Bits()
@@ -270,7 +270,7 @@ class _Encoding:
     def frame(self, frame: bytes, index: int) -> bytes:
         samples = explicit_le(self.stored, frame, index)
         if self.full is not self.native:
-            samples = decode(self.native, samples).array.astype(self.native.dtype.newbyteorder("<"), copy=False).tobytes()
+            samples = decode(replace(self.native, whole=True), samples).array.astype(self.native.dtype.newbyteorder("<"), copy=False).tobytes()
         return encode(self.full, samples, self.transfer_syntax_uid)
 
 
