@@ -83,7 +83,7 @@ class InvalidRequest(Rejected):
 
 
 class NotAcceptable(Rejected):
-    """No representation the caller asked for can be made; `reason` is one of the words of REFUSALS in dicom.decode, or empty."""
+    """No representation the caller asked for can be made; `reason` is one of the words of REFUSALS in dicom.layout, or empty."""
 
     code = "not-acceptable"
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from archive.dicom.decode import Array, Frame, Layout, refused
+from archive.dicom.decode import Array, Frame
 from archive.dicom.header import Header
+from archive.dicom.layout import Layout, refused
 
 _RGB = frozenset({"RGB", "YBR_ICT", "YBR_RCT", ""})  # a decoder has undone ICT and RCT
 _YBR_FULL = frozenset({"YBR_FULL", "YBR_FULL_422"})

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archive.dicom.decode import Layout
+from archive.dicom.layout import Layout
 from archive.errors import NotAcceptable
 
 RLE, JPEG_LS, JPEG_2000 = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"
@@ -50,7 +50,8 @@ class Encoder:
         kept = layout.bits_allocated in self.bits and layout.dtype.kind != "f" and layout.samples in (1, 3)
         large = min(layout.rows, layout.columns) >= self.smallest
         shown = layout.photometric in self.photometric & (_GREYS if layout.samples == 1 else _COLOURS)
-        return kept and large and shown and not layout.low and not (self.whole and (layout.signed or layout.bits_stored != layout.bits_allocated))
+        whole = not layout.signed and layout.bits_stored == layout.bits_allocated
+        return kept and large and shown and not layout.low and (whole or not self.whole)
 
 
 def _colour_by_pixel(layout: Layout, frame: bytes) -> bytes:

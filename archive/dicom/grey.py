@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from archive.dicom.decode import Array, Frame, Layout
+from archive.dicom.decode import Array, Frame
 from archive.dicom.header import Document, Header
+from archive.dicom.layout import Layout
 from archive.dicom.recipe import Window
 
 Seen = Callable[[], Array | None]

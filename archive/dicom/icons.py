@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from archive.dicom.charsets import Text
-from archive.dicom.decode import Frame, Layout, decode, layout_of
+from archive.dicom.decode import Frame, decode
+from archive.dicom.layout import Layout, layout_of
 from archive.dicom.part10 import Scanned
 from archive.dicom.pieces import Piece
 from archive.dicom.pixels import bytes_of

@@ -14,12 +14,9 @@ import numpy as np
 
 from archive.dicom import header
 from archive.dicom import render as _render
-from archive.dicom.decode import (
-    DECODABLE,
-    Array,
-    Frame,
+from archive.dicom.decode import DECODABLE, Array, Frame, decode
+from archive.dicom.layout import (
     Layout,
-    decode,
     layout_of,
     native_bits,
     packed_pairs,
@@ -27,6 +24,8 @@ from archive.dicom.decode import (
     refused,
     require_label,
     stored_bytes,
+    subsampled,
+    value_bytes,
 )
 from archive.dicom.part10 import Scanned
 from archive.dicom.recipe import Recipe
@@ -50,21 +49,35 @@ def stored_layout(part10_head: bytes, scanned: Scanned) -> Layout:
     """Return the layout of frames as they are stored.
 
     Raises:
-        NotAcceptable: one of decode.REFUSALS.
+        NotAcceptable: one of layout.REFUSALS.
     """
     if scanned.frames is None:
         raise refused("no-pixels")
     require_label(scanned)
     # Of a deflated instance `head_bytes` is how long it was deflated.
     end = scanned.frames.offset if scanned.deflated else scanned.head_bytes
-    return layout_of(scanned, *pixel_element(part10_head[:end], scanned))
+    head = part10_head[:end]
+    layout = layout_of(scanned, *pixel_element(head, scanned))
+    if subsampled(layout) and scanned.frames.kind == "native":
+        _require_halved(layout, value_bytes(head, scanned), scanned.number("NumberOfFrames") or 1)
+    return layout
+
+
+def _require_halved(layout: Layout, length: int, frames: int) -> None:
+    """Refuse native pixel data with all of the chroma that they say they hold half of: each frame would begin in another.
+
+    Raises:
+        NotAcceptable: more-samples.
+    """
+    if length >= layout.pixels * layout.bits_allocated // 8 * frames:
+        raise refused("more-samples")
 
 
 def decode_frame(part10_head: bytes, scanned: Scanned, frame: bytes, index: int = 0) -> Array:
     """Return one frame as (rows, columns) or (rows, columns, samples); colours as PhotometricInterpretation says.
 
     Raises:
-        NotAcceptable: one of decode.REFUSALS.
+        NotAcceptable: one of layout.REFUSALS.
     """
     return decode(stored_layout(part10_head, scanned), frame, index).array
 
@@ -76,7 +89,7 @@ def frame_explicit_le(part10_head: bytes, scanned: Scanned, frame: bytes, index:
     YBR_RCT become RGB. A 1-bit frame begins at the first byte's lowest bit.
 
     Raises:
-        NotAcceptable: one of decode.REFUSALS.
+        NotAcceptable: one of layout.REFUSALS.
     """
     return explicit_le(stored_layout(part10_head, scanned), frame, index)
 
@@ -85,7 +98,7 @@ def explicit_le(layout: Layout, frame: bytes, index: int) -> bytes:
     """Return one frame of that stored layout as `frame_explicit_le` does.
 
     Raises:
-        NotAcceptable: one of decode.REFUSALS.
+        NotAcceptable: one of layout.REFUSALS.
     """
     if layout.transfer_syntax_uid in UNCOMPRESSED:
         return native_le(layout, frame, index)
@@ -115,7 +128,7 @@ def native_alone(layout: Layout, frame: bytes, index: int) -> bytes:
     """Return one uncompressed frame as it is stored, but from its own first byte on: it may begin and end within bytes of others.
 
     Raises:
-        NotAcceptable: one of decode.REFUSALS.
+        NotAcceptable: one of layout.REFUSALS.
     """
     if not packed_pairs(layout):
         return native_le(layout, frame, index) if native_bits(layout) % 8 else frame
@@ -127,7 +140,7 @@ def frame_layout(part10_head: bytes, scanned: Scanned) -> Layout:
     """Return the layout of what `frame_explicit_le` gives.
 
     Raises:
-        NotAcceptable: one of decode.REFUSALS.
+        NotAcceptable: one of layout.REFUSALS.
     """
     return explicit_layout(stored_layout(part10_head, scanned))
 
@@ -168,7 +181,7 @@ def render(part10_head: bytes, scanned: Scanned, frame: bytes, recipe: Recipe, i
     The VOI transformation is the recipe's, else the data set's (functional groups too), else the range of the frame's values.
 
     Raises:
-        NotAcceptable: one of decode.REFUSALS.
+        NotAcceptable: one of layout.REFUSALS.
         InvalidRequest: the viewport's region lies outside the image.
     """
     layout = stored_layout(part10_head, scanned)

@@ -11,8 +11,9 @@ import math
 from PIL import Image
 
 from archive.dicom import colour, grey
-from archive.dicom.decode import Frame, Layout, refused
+from archive.dicom.decode import Frame
 from archive.dicom.header import Header
+from archive.dicom.layout import Layout, refused
 from archive.dicom.recipe import Recipe, Viewport, Window
 from archive.errors import InvalidRequest
 

@@ -9,7 +9,8 @@ import io
 
 import numpy as np
 
-from archive.dicom.decode import Frame, Layout
+from archive.dicom.decode import Frame
+from archive.dicom.layout import Layout
 
 JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 

@@ -13,28 +13,19 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
-from archive.dicom.decode import Array, Layout, decode, layout_of, pixel_element, refused, require_label, stored_bytes, subsampled
+from archive.dicom.decode import Array, decode
 from archive.dicom.encode import ENCODERS, JPEG_2000, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, LOSSY, RLE, Encoder, encode, require
 from archive.dicom.frames import FrameTable
 from archive.dicom.icons import Icons
+from archive.dicom.layout import Layout, layout_of, pixel_element, refused, require_label, stored_bytes, subsampled, value_bytes
 from archive.dicom.metadata import encoding, past_fragments
 from archive.dicom.part10 import STORED_LIMITS, Limits, Scanned, inflate, meta
 from archive.dicom.pieces import Piece, Stream, gathered, given_up
-from archive.dicom.pixels import (
-    bytes_of,
-    can_decode,
-    explicit_layout,
-    explicit_le,
-    require_frames,
-    samples,
-    stored_layout,
-)
+from archive.dicom.pixels import bytes_of, can_decode, explicit_layout, explicit_le, require_frames, samples, stored_layout
 from archive.dicom.reencode import element, header, little_endian
-from archive.dicom.structure import PIXEL_TAGS, odd_header
 from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from archive.dicom.values import swapped
 from archive.errors import InvalidInstance, NotAcceptable
@@ -80,7 +71,7 @@ def to_syntax(stream: Stream, scanned: Scanned, transfer_syntax_uid: str, limits
     """Return the whole instance in that transfer syntax, in pieces: its file meta information is the first, the others its data set.
 
     Raises:
-        NotAcceptable: one of decode.REFUSALS; there is no encoder, or it would not keep every bit.
+        NotAcceptable: one of layout.REFUSALS; there is no encoder, or it would not keep every bit.
     """
     with _one_large if max(stream.length, _decoded_bytes(scanned)) > LARGE_BYTES else nullcontext():
         encoder = ENCODERS.get(transfer_syntax_uid)
@@ -133,21 +124,12 @@ def _dataset(
         yield from little_endian(tail, 0, implicit, little, there, words, explicit=explicit, icon=icon, behind=last)
 
 
-def _value_bytes(head: bytes, scanned: Scanned) -> int:
-    """Return how long the native pixel data are whose header ends `head`."""
-    implicit, little = encoding(head, scanned)
-    order: Literal["little", "big"] = "little" if little else "big"
-    tag = int.from_bytes(head[-8:-6], order) << 16 | int.from_bytes(head[-6:-4], order)
-    short = not implicit and tag in PIXEL_TAGS and odd_header(tag, head[-4:-2], 1)[1] > 0
-    return int.from_bytes(head[-2:] if short else head[-4:], order)
-
-
 def _tail(stream: Stream, scanned: Scanned, head: bytes) -> bytes:
     """Return what lies behind the pixel data."""
     table = scanned.frames
     assert table is not None
     if table.kind == "native":
-        end = len(head) + _value_bytes(head, scanned)
+        end = len(head) + value_bytes(head, scanned)
         return stream.read(end, max(0, stream.length - end))
     at, length = table.fragments[-1] if table.fragments else (len(head), 0)
     rest = stream.read(at + length, stream.length - at - length)
@@ -180,7 +162,7 @@ def _swapped(stream: Stream, scanned: Scanned, table: FrameTable, *, explicit: b
     head = _head(stream, scanned)
     tag, vr = pixel_element(head, scanned)
     layout = layout_of(scanned, tag, vr)
-    end = table.offset + _value_bytes(head, scanned)
+    end = table.offset + value_bytes(head, scanned)
     blocks = []
     for at in range(table.offset, end, _SWAPPED_BYTES):
         raw, _ = stored_bytes(layout, stream.read(at, min(_SWAPPED_BYTES, end - at)), 0)
@@ -241,7 +223,7 @@ def frame_in(part10_head: bytes, scanned: Scanned, frame: bytes, transfer_syntax
     """Return one frame in a transfer syntax of ENCODERS or LOSSY; `part10_head` and `frame` as in `pixels`.
 
     Raises:
-        NotAcceptable: one of decode.REFUSALS; there is no encoder, or it would not keep every bit.
+        NotAcceptable: one of layout.REFUSALS; there is no encoder, or it would not keep every bit.
     """
     return _Encoding.of(part10_head, scanned, transfer_syntax_uid).frame(frame, index)
 
@@ -270,7 +252,8 @@ class _Encoding:
     def frame(self, frame: bytes, index: int) -> bytes:
         samples = explicit_le(self.stored, frame, index)
         if self.full is not self.native:
-            samples = decode(replace(self.native, whole=True), samples).array.astype(self.native.dtype.newbyteorder("<"), copy=False).tobytes()
+            spread = decode(replace(self.native, whole=True), samples).array
+            samples = spread.astype(self.native.dtype.newbyteorder("<"), copy=False).tobytes()
         return encode(self.full, samples, self.transfer_syntax_uid)
 
 
@@ -280,7 +263,7 @@ def _compressed(stream: Stream, scanned: Scanned, transfer_syntax_uid: str, enco
         raise refused("no-pixels")
     require_frames(scanned, table.count)
     head = _head(stream, scanned)
-    if table.kind == "native" and _value_bytes(head[: table.offset], scanned) * 8 // table.frame_bits > table.count:
+    if table.kind == "native" and value_bytes(head[: table.offset], scanned) * 8 // table.frame_bits > table.count:
         raise refused("more-frames")
     encoding = _Encoding.of(head, scanned, transfer_syntax_uid)
     layout = _bounded(encoding.full, table)

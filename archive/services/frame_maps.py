@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from archive.db.location import RecordRef
-from archive.dicom.decode import Layout
+from archive.dicom.layout import Layout
 from archive.dicom.part10 import Scanned
 
 MOST_FRAGMENTS = 1 << 16

@@ -19,7 +19,8 @@ from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
 from archive.dicom import pixels
-from archive.dicom.decode import DECODABLE, refused
+from archive.dicom.decode import DECODABLE
+from archive.dicom.layout import refused
 from archive.dicom.part10 import Limits, Scanned, inflate
 from archive.dicom.recipe import Recipe, thumbnail
 from archive.errors import ArchiveError, InvalidInstance, NotFound, Unavailable

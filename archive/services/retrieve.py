@@ -20,10 +20,10 @@ from archive.access.subject import Subject
 from archive.dicom import pixels, transcode
 from archive.dicom.bulk import Chunks, Read
 from archive.dicom.bulk import find as find_value
-from archive.dicom.decode import DECODABLE, Layout, require_label
+from archive.dicom.decode import DECODABLE
 from archive.dicom.part10 import Limits, Scanned, inflate
 from archive.dicom.pieces import Stream
-from archive.dicom.transfer import DEFLATED, EXPLICIT_LE, IMPLICIT_LE, UNCOMPRESSED
+from archive.dicom.transfer import DEFLATED, EXPLICIT_LE, IMPLICIT_LE
 from archive.errors import ArchiveError, InvalidInstance, NotFound, Unavailable
 from archive.index import locate
 from archive.ledger.audit import Event, Kind, ObjectRef
@@ -31,6 +31,7 @@ from archive.services import datastores, named, packs
 from archive.services.asking import Asking
 from archive.services.core import Core
 from archive.services.frame_maps import FrameMaps
+from archive.services.framing import Framing
 from archive.services.meanwhile import Recorder
 from archive.services.packs import MetadataAnswer
 from archive.services.records import decode
@@ -213,7 +214,7 @@ class Retrieve:
 
         Raises:
             NotFound: the instance, or one of the frames.
-            NotAcceptable: their transfer syntax is not what they are in.
+            NotAcceptable: their transfer syntax is not what they are in, or they are not as long as it is said.
             Unavailable.
         """
         found, record = self._located(
@@ -227,7 +228,6 @@ class Retrieve:
         kept = self._maps.find(ref)
         if kept is None:
             scanned = self._scanned(found)
-            self._maps.keep(ref, scanned)
         else:
             scanned = kept.scanned
             named.require_same(found.row, scanned)
@@ -235,34 +235,13 @@ class Retrieve:
         if table is None or any(not 1 <= number <= table.count for number in numbers):
             message = "there is no such frame"
             raise NotFound(message)
-        require_label(scanned)
-
         head, stored = self._frames(found, scanned)
         if len(numbers) == 1:  # read now, while the access is being recorded
             stored = partial(_of_one, stored, numbers[0], stored(numbers[0]))
-        attributes = cache(lambda: scanned if kept is None else self._scanned(found))
-
-        @cache
-        def layout() -> Layout:
-            if kept is not None and kept.layout is not None:
-                return kept.layout
-            found_layout = pixels.stored_layout(head(), attributes())
-            self._maps.keep(ref, scanned, found_layout)
-            return found_layout
-
-        def explicit_le(number: int) -> bytes:
-            if scanned.transfer_syntax_uid in UNCOMPRESSED:
-                return pixels.native_le(layout(), stored(number), number - 1)
-            return pixels.frame_explicit_le(head(), attributes(), stored(number), number - 1)
-
-        def encoded(number: int, transfer_syntax_uid: str) -> bytes:
-            return transcode.frame_in(head(), attributes(), stored(number), transfer_syntax_uid, number - 1)
-
-        def alone(number: int) -> bytes:
-            return pixels.native_alone(layout(), stored(number), number - 1)
-
-        shares = table.kind == "native" and table.frame_bits % table.word_bits
-        return FramesAnswer(found, found.transfer_syntax_uid, alone if shares else stored, explicit_le, encoded)
+        whole = (lambda: scanned) if kept is None else partial(self._scanned, found)
+        framing = Framing(self._maps, ref, kept, scan=whole, head=head, read=stored)
+        framing.require_boundaries()
+        return FramesAnswer(found, found.transfer_syntax_uid, framing.stored, framing.explicit_le, framing.encoded)
 
     def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> BulkAnswer:
         """Return the value of an instance's element at `path` ("00420011", "60031010/1/60031011"), read as far as it is taken.

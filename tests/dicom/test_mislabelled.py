@@ -71,3 +71,34 @@ def test_encapsulated_pixel_data_that_are_said_to_be_native_are_no_samples(said_
             ask()
         assert refused.value.reason == "mislabelled"
     assert not can_encode(scanned, EXPLICIT_LE)
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL_422", "YBR_PARTIAL_422"])
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("syntax", [EXPLICIT_LE, "1.2.840.10008.1.2.1.99"])
+def test_native_chroma_of_every_pixel_is_not_taken_for_that_of_every_second(photometric: str, frames: int, syntax: str) -> None:
+    """What decompresses without looking leaves the photometric interpretation of the code stream: frames would begin in one another."""
+    whole = small(bits=8, stored=8, samples_per_pixel=3, photometric=photometric, frames=frames)
+    halved = whole.replace(
+        el(0x7FE00010, "OB", b"", length=40 * 40 * 3 * frames), el(0x7FE00010, "OB", b"", length=40 * 40 * 2 * frames))
+    halved = halved[: len(halved) - 40 * 40 * frames]
+    for data, right in ((whole, False), (halved, True)):
+        if syntax != EXPLICIT_LE:
+            deflate, body = zlib.compressobj(wbits=-zlib.MAX_WBITS), data[scan(data).dataset_offset :]
+            data = part10(deflate.compress(body) + deflate.flush(), syntax)
+        scanned = scan(data)
+        assert scanned.frames is not None
+        read_all = inflate(data, scanned)
+        head = read_all if scanned.deflated else read_all[: scanned.head_bytes]
+        frame = b"".join(read_all[at : at + length] for at, length in scanned.frames.pieces(0))
+        asked = [partial(ask, head, scanned, frame) for ask in (decode_frame, frame_explicit_le)]
+        asked += [partial(render, head, scanned, frame, Recipe("png"))]
+        asked += [partial(to_syntax, data, scanned, RLE)] if photometric == "YBR_FULL_422" else []
+        for ask in asked:
+            if right:
+                assert len(ask())
+                continue
+            with pytest.raises(NotAcceptable) as refused:
+                ask()
+            assert refused.value.reason in {"more-samples", "more-frames"}
+        assert read(to_syntax(data, scanned, IMPLICIT_LE)).PixelData == read(data).PixelData

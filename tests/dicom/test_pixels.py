@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.pixels import pixel_array
 
-from archive.dicom.decode import REFUSALS, refused
+from archive.dicom.layout import REFUSALS, refused
 from archive.dicom.part10 import Scanned, inflate, scan
 from archive.dicom.pixels import can_decode, decode_frame, frame_explicit_le, render
 from archive.dicom.recipe import Recipe

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 
-from archive.dicom.decode import layout_of
+from archive.dicom.layout import layout_of
 from archive.dicom.part10 import scan
 from archive.dicom.pixels import decode_frame, render
 from archive.dicom.recipe import Recipe, Viewport, Window, thumbnail

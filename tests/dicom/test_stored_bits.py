@@ -52,8 +52,8 @@ def code_stream(raw: bytes, syntax: str) -> bytes:
     if syntax == DEFLATED_FRAMES:
         deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         return deflate.compress(raw) + deflate.flush()
-    layout = {"rows": SIDE, "columns": SIDE, "samples": 1, "photometric": "MONOCHROME2", "bits_allocated": 16, "bits_stored": 16, "signed": 0}
-    return codec.encode(layout, raw)
+    samples = {"samples": 1, "photometric": "MONOCHROME2", "bits_allocated": 16, "bits_stored": 16, "signed": 0}
+    return codec.encode({"rows": SIDE, "columns": SIDE} | samples, raw)
 
 
 def shown(data: bytes) -> np.ndarray[Any, Any]:

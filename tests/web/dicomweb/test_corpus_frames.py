@@ -24,7 +24,8 @@ from werkzeug.test import TestResponse
 
 from archive.access.grants import Target
 from archive.dicom import pixels
-from archive.dicom.decode import DECODABLE, REFUSALS
+from archive.dicom.decode import DECODABLE
+from archive.dicom.layout import REFUSALS
 from archive.dicom.part10 import Scanned, scan
 from archive.dicom.transfer import EXPLICIT_LE
 from archive.errors import ArchiveError, InvalidInstance

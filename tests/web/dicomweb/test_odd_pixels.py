@@ -39,6 +39,12 @@ def more_frames(number: int) -> bytes:
     return to_syntax(native, scan(native), RLE).replace(el(0x00280008, "IS", "3"), el(0x00280008, "IS", "2"))
 
 
+def whole_chroma(number: int) -> bytes:
+    colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_FULL_422", "PlanarConfiguration": 0}
+    bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+    return one(number, NumberOfFrames=2, **colour, **bits, PixelData=bytes(16 * 16 * 3 * 2))
+
+
 def one_bit(number: int) -> bytes:
     packed = np.packbits(BITS.ravel(), bitorder="little").tobytes()
     bits = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}
@@ -49,7 +55,7 @@ def one_bit(number: int) -> bytes:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with archives.opened(real.config(tmp_path_factory.mktemp("odd"))) as node:
         made = real.place(node)
-        for data in (mislabelled(1), more_frames(2), one_bit(3)):
+        for data in (mislabelled(1), more_frames(2), one_bit(3), whole_chroma(4)):
             archives.store(node, data)
         yield made
 
@@ -94,3 +100,11 @@ def test_frames_of_single_bits_hold_no_bits_of_others_however_they_are_asked_for
         assert parts(answer)[0][1] == np.packbits(BITS[n].ravel(), bitorder="little").tobytes()
     several = place.ask("GET", f"{PATH}/instances/{SERIES}.3/frames/2,5", headers={"Accept": accept})
     assert [body for _, body in parts(several)] == [np.packbits(BITS[n].ravel(), bitorder="little").tobytes() for n in (1, 4)]
+
+
+@pytest.mark.parametrize("accept", [OCTETS, f"{OCTETS}; transfer-syntax=*", f"{OCTETS}; transfer-syntax={EXPLICIT_LE}"])
+def test_frames_that_do_not_begin_where_they_seem_to_are_refused_however_they_are_asked_for(place: Place, accept: str) -> None:
+    for frame in (1, 2, 1):
+        answer = place.ask("GET", f"{PATH}/instances/{SERIES}.4/frames/{frame}", headers={"Accept": accept})
+        assert answer.status_code == 406
+    assert place.ask("GET", f"{PATH}/instances/{SERIES}.4/rendered").status_code == 406
