@@ -25,6 +25,8 @@ W = workitem.alias("w")
 _TAKEN_IN, _ST, _PT = workitem_study.alias("taken_in"), study.alias("named_study"), patient.alias("named_patient")
 _SE, _ALLOW, _DENY = series.alias("of_study"), grants.alias("allow_all"), grants.alias("deny_unseen")
 _BATCH = 200
+NEVER = datetime.min.replace(tzinfo=UTC)
+"""When a workitem that is not there last changed."""
 
 
 @lru_cache(maxsize=64)
@@ -142,7 +144,7 @@ def key_of(tx: sa.Connection, datastore_id: int, uid: str) -> int:
 def updated_at(tx: sa.Connection, datastore_id: int, uid: str) -> datetime:
     """Return when a workitem last changed; of none, the beginning of time."""
     found: datetime | None = tx.execute(_named(workitem.c.updated_at, datastore_id, uid)).scalar()
-    return found or datetime.min.replace(tzinfo=UTC)
+    return found or NEVER
 
 
 def forget(tx: sa.Connection, datastore_id: int, uid: str, states: Iterable[str]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -25,7 +24,8 @@ from archive.services.arrival_order import never_backwards
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.history import apply_change
-from archive.services.records import RecordMeta, decode
+from archive.services.late_order import Late, in_order, of_change
+from archive.services.records import decode
 from archive.services.rekey import Unknown
 from archive.services.segment_rows import FIRST_RECORD
 from archive.services.state_events import decode_change, is_known, keep_statement
@@ -45,15 +45,6 @@ class CaughtUp:
     instances: int = 0
     changes: int = 0
     damaged: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Late:
-    at: datetime
-    record: FoundRecord
-    meta: RecordMeta | None = None
-    envelope: bytes = b""
-    change: dict[str, Any] = field(default_factory=dict)
 
 
 def set_due(tx: sa.Connection) -> None:
@@ -79,7 +70,7 @@ class CatchUp:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive."""
         self._core = core
-        self._again: set[str] = set()  # the UIDs of what was done again: what comes next of it is newer, whatever its time
+        self._again: set[tuple[bytes, str]] = set()  # what was done again, by datastore and UID: what comes next of it is newer
 
     def run(self) -> CaughtUp:
         """Do what is due, once; again after an interruption does the rest.
@@ -101,15 +92,14 @@ class CatchUp:
             for one in self._segment(bytes(row.id), row.replay_from, done)
         ]
         late.sort(key=lambda one: one.at)
-        rekeyed = Unknown((places[one.record.ref.datastore], one.change, one.at) for one in late if one.change)
+        rekeyed = Unknown((places[one.record.ref.datastore], one.rekeyed, one.at) for one in late if one.rekeyed)
         late = [one for one in late if not self._dropped(one, rekeyed)]
-        late.sort(key=lambda one: rekeyed.after(one.change) or one.at)
         with core.database.begin() as tx:
             rekeyed.keys(tx)
-        for one in late:
+        for one in in_order(late, lambda one: rekeyed.after(one.rekeyed) or one.at):
             try:
-                if one.meta is not None:
-                    self._arrival(one, one.meta, places, rekeyed)
+                if one.record.ref.kind != Kind.EVENT:
+                    self._arrival(one, places, rekeyed)
                     done.instances += 1
                 else:
                     self._change(one, places[one.record.ref.datastore])
@@ -126,7 +116,7 @@ class CatchUp:
             core.ledger.record(tx, Event(EventKind.REPLAYED, detail=detail), at=core.clock())
         return done
 
-    def _segment(self, segment_id: bytes, start: int, done: CaughtUp) -> list[_Late]:
+    def _segment(self, segment_id: bytes, start: int, done: CaughtUp) -> list[Late]:
         core, late = self._core, []
         try:
             for found in core.vault.scan(segment_id, start):
@@ -140,7 +130,7 @@ class CatchUp:
             done.damaged.append(error.verdict)
         return [replace(one, at=at) for one, at in zip(late, never_backwards([one.at for one in late]), strict=True)]
 
-    def _dropped(self, one: _Late, rekeyed: Unknown) -> bool:
+    def _dropped(self, one: Late, rekeyed: Unknown) -> bool:
         """Sweep what a re-keying that never ended left under its key."""
         ref = one.record.ref
         if ref.kind == Kind.EVENT or rekeyed.meant(ref.key_id) or self._core.keystore.state(ref.key_id) != "coming":
@@ -148,56 +138,61 @@ class CatchUp:
         self._core.vault.forget([ref])
         return True
 
-    def _late(self, found: FoundRecord) -> _Late:
+    def _late(self, found: FoundRecord) -> Late:
+        core = self._core
         if found.ref.kind == Kind.EVENT:
-            payload = self._core.vault.read_range(found.ref, 0, found.ref.part10_bytes)
-            change = decode_change(payload)
-            return _Late(datetime.fromisoformat(change["at"]), found, envelope=payload, change=change)
-        sections = self._core.vault.sections(found.ref)
-        meta = decode(sections.meta)
-        at = datetime.fromisoformat(meta.received["at"])
+            change = decode_change(core.vault.read_range(found.ref, 0, found.ref.part10_bytes))
+            return of_change(datetime.fromisoformat(change["at"]), found, change)
+        sections = core.vault.sections(found.ref)
+        at = datetime.fromisoformat(decode(sections.meta).received["at"])
         with suppress(ArchiveError):  # told when its turn comes
-            signed = statements.verify(sections.statement, self._core.keyring.public_keys())
+            signed = statements.verify(sections.statement, core.keyring.public_keys())
             at = parse_instant(signed["recv"]) if signed["prev"] else at  # sealed again: its place is after what changed before
-        return _Late(at, found, meta, sections.statement)
+        return Late(at, found)
 
-    def _arrival(self, one: _Late, meta: RecordMeta, places: dict[bytes, Datastore], rekeyed: Unknown) -> None:
+    def _arrival(self, one: Late, places: dict[bytes, Datastore], rekeyed: Unknown) -> None:
         core, ref = self._core, one.record.ref
-        if statements.verify(one.envelope, core.keyring.public_keys())["sha256"] != one.record.sha256.hex():
+        sections = core.vault.sections(ref)
+        meta = decode(sections.meta)
+        if statements.verify(sections.statement, core.keyring.public_keys())["sha256"] != one.record.sha256.hex():
             message = "a record's bytes are not the ones its statement signs"
             raise DigestMismatch(message, verdict="V08")
         arrival = Arrival(
-            place=places[ref.datastore], scanned=meta.scanned, ref=ref, sha256=one.record.sha256, issuer=meta.issuer, envelope=one.envelope,
-            at=datetime.fromisoformat(meta.received["at"]), replayed=True,
+            place=places[ref.datastore], scanned=meta.scanned, ref=ref, sha256=one.record.sha256, issuer=meta.issuer,
+            envelope=sections.statement, at=datetime.fromisoformat(meta.received["at"]), replayed=True,
         )
         if rekeyed.taken(core, arrival):
             return
         if not adopt(core, arrival, None, door=meta.received["via"]).kept:
             core.vault.forget([ref])
 
-    def _change(self, one: _Late, place: Datastore) -> None:
+    def _change(self, one: Late, place: Datastore) -> None:
         core, ref = self._core, one.record.ref
-        change = one.change
+        envelope = core.vault.read_range(ref, 0, ref.part10_bytes)
+        change = decode_change(envelope)
         kind = _KINDS.get(change["change"]) or working.KINDS.get(change["change"])
         if kind is None:
             message = "a change of state of a kind this release does not know"
             raise DigestMismatch(message, verdict="V11")
         purge = {} if kind is not EventKind.PURGED else {
-            "payload": statements.digest(one.envelope).hex(), "keys": len(change["keys"]),
+            "payload": statements.digest(envelope).hex(), "keys": len(change["keys"]),
             "segments": sorted({f"{place[0]}.seg" for place in change["places"]}),
         }
-        stored = StoredRef(statements.digest(one.envelope), ref.object_id, ref.location.record_bytes)
+        stored = StoredRef(statements.digest(envelope), ref.object_id, ref.location.record_bytes)
         event = Event(
             kind, objects=(ObjectRef("study", change["study"]),) if change["study"] else (), instances=len(change["objects"]),
             detail={"reason": change["reason"], "replayed": 1, **purge, **working.detail(change)}, stored=stored,
         )
+        named = (ref.datastore, change.get("uid", ""))
+        # Earlier releases did not say what a workitem was made of.
+        newer = named in self._again and "after" not in change
         with core.database.begin() as tx:
             if kind in (EventKind.PURGED, EventKind.REJECTED) and "fresh" not in change:
                 self._require_no_hold(tx, place, change["study"], one.at)
             leaf = core.ledger.record(tx, event, at=core.clock())
-            keep_statement(core, tx, ref, leaf, one.envelope)
-            apply_change(core, tx, change, by=None, leaf=leaf, late=None if change.get("uid") in self._again else one.at)
-        self._again |= {change["uid"]} if "uid" in change else set()
+            keep_statement(core, tx, ref, leaf, envelope)
+            apply_change(core, tx, change, by=None, leaf=leaf, late=None if newer else one.at)
+        self._again |= {named} if named[1] else set()
 
     def _require_no_hold(self, tx: sa.Connection, place: Datastore, study_instance_uid: str, at: datetime) -> None:
         """Refuse what a hold forbids: its record is written before the transaction that may refuse it, and a copy may have just that."""

@@ -226,8 +226,8 @@ class Workitems:
         """
         core = self._core
         core.require_writable()
-        at = core.clock()
         for _ in range(_ATTEMPTS):
+            at = core.clock()  # anew: what it is planned with has changed since, and a catch-up goes by these times
             with denials.recorded(core, subject):
                 with core.database.read() as tx:
                     scope, place = self._enter(tx, subject, datastore, at)
@@ -236,7 +236,7 @@ class Workitems:
                 if planned.warning:
                     return planned.warning
 
-                def work(tx: sa.Connection, stored: StoredRef, planned: _Plan = planned, after: datetime = after) -> int:
+                def work(tx: sa.Connection, stored: StoredRef, planned: _Plan = planned, after: datetime = after, at: datetime = at) -> int:
                     scope, place = self._enter(tx, subject, datastore, at)
                     if planned.what != "created":
                         _taken(tx, scope, place, uid)
@@ -289,14 +289,15 @@ def keep(
 
 
 def redo(tx: sa.Connection, place: int, change: dict[str, Any], *, late: datetime | None) -> None:
-    """Do again what a sealed record says a workitem became; what comes `late`, unless it is that or more by now."""
-    at = datetime.fromisoformat(change["at"])
-    if late is None and rules.text_of(change["dataset"], rules.STATE) == State.SCHEDULED:
-        rows.forget(tx, place, change["uid"], rules.FINAL)  # its UID was free, so the one before was swept
+    """Do again what a sealed record says a workitem became; what comes `late`, unless it became something else by now."""
+    at, uid = datetime.fromisoformat(change["at"]), change["uid"]
+    made_of = datetime.fromisoformat(change["after"]) if "after" in change else late
+    if (late is None or made_of == rows.NEVER) and rules.text_of(change["dataset"], rules.STATE) == State.SCHEDULED:
+        rows.forget(tx, place, uid, rules.FINAL)  # its UID was free, so the one before was swept
     # In the ledger's order each came after the one before: of two at once the later may have been asked for first.
-    last = rows.updated_at(tx, place, change["uid"])
-    if late is None or last <= late or last.isoformat() == change.get("after"):  # the clock may have been set back between
-        keep(tx, place, change["uid"], change["dataset"], change["lock"] or None, by=change["by"], final=change["final"], at=at)
+    last = rows.updated_at(tx, place, uid)
+    if late is None or made_of is None or last <= made_of:
+        keep(tx, place, uid, change["dataset"], change["lock"] or None, by=change["by"], final=change["final"], at=at)
 
 
 def change(core: Core, subject: Subject, datastore: str, work: Callable[[sa.Connection, Scope, int, datetime], T]) -> T:

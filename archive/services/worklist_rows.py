@@ -32,7 +32,7 @@ def put(tx: sa.Connection, place: int, entry: DataSet, source: str, at: datetime
         "patient_id": scheduled.text(entry, "00100020"), "accession_number": scheduled.text(entry, "00080050"),
         "attributes": entry, "source": source[:64], "updated_at": at,
     }
-    study, number = scheduled.text(entry, "0020000D"), scheduled.text(step, "00400009")
+    study, number = name_of(entry)
     w = worklist_entry.c
     there = tx.execute(_named(place, study, number).with_for_update()).mappings().first()
     if there is None:
@@ -73,8 +73,13 @@ def redo(tx: sa.Connection, place: int, change: dict[str, Any], *, late: datetim
         move(tx, row, "cancelled", at)
 
 
+def name_of(entry: DataSet) -> tuple[str, str]:
+    """Return what names an entry of one step in its datastore: StudyInstanceUID and ScheduledProcedureStepID."""
+    return scheduled.text(entry, "0020000D"), scheduled.text(scheduled.items(entry, STEPS)[0], "00400009")
+
+
 def _forget(tx: sa.Connection, place: int, entry: DataSet) -> None:
-    study, number = scheduled.text(entry, "0020000D"), scheduled.text(scheduled.items(entry, STEPS)[0], "00400009")
+    study, number = name_of(entry)
     w = worklist_entry.c
     tx.execute(sa.delete(worklist_entry).where(w.datastore_id == place, w.study_instance_uid == study, w.procedure_step_id == number))
 
