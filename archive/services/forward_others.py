@@ -6,7 +6,6 @@ An instance is queued once for each destination, by the rule that comes first; t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +20,7 @@ from archive.db.tables import delivery, forward_rule, peer, principal
 from archive.index import arrivals
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter
-from archive.services import deliveries, forward_places
+from archive.services import deliveries, forward_places, retrace
 from archive.services.core import Core
 from archive.services.forward_rules import Conditions
 
@@ -47,14 +46,11 @@ def sides(rule: Any) -> tuple[Subject, Subject]:
 
 def begun(core: Core, tx: sa.Connection, rule: Any) -> int:
     """Return the id beyond which a rule was to look at instances when it was added: 0 when it was to look at all."""
-    before: int | None = None
     moment = AuditFilter(kinds=(Kind.CONFIGURED,), since=rule.created_at, until=rule.created_at + timedelta(microseconds=1))
-    while rows := core.ledger.search(tx, replace(moment, before=before)):
-        before = rows[-1].n
-        for event in rows:
-            said = {} if event.body is None else event.body["detail"]
-            if said.get("what") == "forward rule added" and said["name"] == rule.name:
-                return 0 if said["existing"] else min(rule.seen, forward_places.seen(tx, policy.system("verify"), event.n + 1))
+    for event in retrace.bodies(core, tx, moment):  # one that was changed is told by verify, and keeps nothing else from going on
+        said = {} if event.body is None else event.body["detail"]
+        if said.get("what") == "forward rule added" and said["name"] == rule.name:
+            return 0 if said["existing"] else min(rule.seen, forward_places.seen(tx, policy.system("verify"), event.n + 1))
     return 0  # nothing says: what both sides may is asked all the same
 
 

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db.tables import datastore, delivery, instance
+from archive.db.tables import audit_event, datastore, delivery, instance
 from archive.dicom import scheduled
 from archive.errors import DigestMismatch, SealBroken
 from archive.keys import sealing
@@ -190,6 +190,22 @@ def test_what_another_rule_sends_too_waits_for_that_one_after_a_lost_index(tmp_p
         found = node.forwarding.queue(archives.the_console(node))
         assert sorted((row["state"], row["kind"]) for row in found) == before
         assert {row["rule"] for row in found if row["kind"] == "forward"} == {"other"}
+
+
+def test_an_event_that_was_changed_keeps_no_rule_from_being_removed(tmp_path: Path) -> None:
+    """It says from when on another rule was to look; verify tells that it was changed."""
+    archives.made(tmp_path)
+    with archives.opened(archives.configured(tmp_path)) as node:
+        filled(node)
+        console = archives.the_console(node)
+        node.forwarding.add(console, "other", "DST", on_behalf_of="router", conditions=Conditions())
+        with node.core.database.begin() as tx:
+            last = sa.select(sa.func.max(audit_event.c.n)).where(audit_event.c.kind == "configured").scalar_subquery()
+            tx.execute(sa.update(audit_event).where(audit_event.c.n == last).values(body=bytes(60)))
+        node.forwarding.remove(console, "all")
+        assert [row["name"] for row in node.forwarding.list(console)] == ["other"]
+        assert len([row for row in node.forwarding.queue(console) if row["rule"] == "other"]) == 3
+        assert "V12" in {one.code for one in node.verify.run(console, "quick").findings}
 
 
 VECTORS = json.loads(FILE.read_text())
