@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -22,7 +20,7 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.subject import Subject
-from archive.db.tables import datastore, held, instance, ledger_leaf, patient, purged, segment, series, statement, study
+from archive.db.tables import datastore, held, instance, ledger_leaf, patient, purged, series, statement, study
 from archive.errors import ArchiveError
 from archive.index import catalog
 from archive.ledger import statements
@@ -41,6 +39,7 @@ from archive.services import (
     purge_check,
     retrace,
     rules_check,
+    segment_check,
     standing,
 )
 from archive.services.core import Core
@@ -81,7 +80,6 @@ class Report:
 
 
 Progress = Callable[[int, int], None]
-SETTLE_S = 1.0
 
 
 class Verify:
@@ -138,39 +136,11 @@ class Verify:
     # ------------------------------------------------------------------------------------------------------------------------------
 
     def _segments(self, report: Report, *, hashes: bool) -> None:
-        found = list(self._look_at_segments(report, hashes=hashes))
-        if found:
-            # Beside a serving archive a file and its row come and go one after the other: what still stands after a while counts.
-            time.sleep(SETTLE_S)
-            again = set(self._look_at_segments(Report(report.mode), hashes=hashes))
-            found = [one for one in found if one in again]
-        for code, detail in found:
-            report.add(code, detail)
+        def hashed() -> None:
+            report.checked += 1
 
-    def _look_at_segments(self, report: Report, *, hashes: bool) -> Iterator[tuple[str, str]]:
-        core = self._core
-        with core.database.read() as tx:
-            rows = tx.execute(sa.select(segment).order_by(segment.c.created_at)).all()
-        known = {row.name for row in rows}
-        for row in rows:
-            if row.name != f"{bytes(row.id).hex()}.seg":
-                yield "V10", f"segment {row.name} has another id than its name"
-            path, hashed = core.config.segments_dir / row.name, hashes and row.sha256 is not None
-            try:
-                size, digest = path.stat().st_size, _sha256(path) if hashed else b""
-            except FileNotFoundError:  # also one that was freed just now
-                if row.used or row.state == "open":
-                    yield "V01", f"segment {row.name} is missing"
-                continue
-            if row.state == "closed" and size != row.used:
-                yield "V02", f"segment {row.name} has {size} bytes, not {row.used}"
-            elif hashed:
-                report.checked += 1
-                if digest != bytes(row.sha256):
-                    yield "V03", f"segment {row.name} is not what was closed"
-        for path in sorted(core.config.segments_dir.glob("*.seg")):
-            if path.name not in known:
-                yield "V15", f"segment {path.name} is not in the index"
+        for code, detail in segment_check.wrong(self._core, hashes=hashes, hashed=hashed):
+            report.add(code, detail)
 
     def _ledger(self, report: Report) -> None:
         report.findings += [Finding(found.code, found.detail) for found in verify_ledger(self._core).findings]
@@ -383,11 +353,6 @@ def _leaf(row: Any) -> dict[str, Any]:
         return dict(msgspec.json.decode(bytes(row.data)))
     except msgspec.DecodeError:
         return {}  # the ledger's own check has told
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 _NOWHERE = bytes(16)

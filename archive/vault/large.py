@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from archive.errors import OutOfSpace
 from archive.vault.disk import BLOCK, Disk, padded, translated
@@ -17,11 +15,11 @@ class LargeFile:
     """A segment_store.LargeRecord in a file."""
 
     def __init__(
-        self, segment: OpenSegment, path: Path, disk: Disk, *, grow_bytes: int,
+        self, segment: OpenSegment, disk: Disk, *, grow_bytes: int,
         room: Callable[[], int], on_close: Callable[[bytes, int], None], on_drop: Callable[[bytes], None],
     ) -> None:
         """Take over a fresh segment; `room()` returns the bytes above the reserve or raises."""
-        self._segment, self._path, self._disk, self._grow_bytes = segment, path, disk, grow_bytes
+        self._segment, self._disk, self._grow_bytes = segment, disk, grow_bytes
         self._room, self._on_close, self._on_drop = room, on_close, on_drop
         self._open = True
 
@@ -65,10 +63,14 @@ class LargeFile:
         if not self._open:
             return
         self._open = False
-        os.close(self._segment.fd)
-        self._segment.progress.closed = True
-        self._segment.progress.settle(BLOCK)
-        with contextlib.suppress(OSError):  # then it keeps its row, and the next start removes both
-            self._disk.unlink(self._path)
-            self._disk.sync_folder(self._path.parent)  # a file that comes back would have no row
-            self._on_drop(self._segment.segment_id)
+        segment = self._segment
+        try:
+            self._disk.truncate(segment.fd, BLOCK)  # what is left of a file without a row would be one that nobody wrote
+            self._disk.fdatasync(segment.fd)
+            self._on_drop(segment.segment_id)
+        except OSError:
+            pass  # then it keeps its row, and the next start removes both
+        finally:
+            segment.progress.closed = True
+            segment.progress.settle(BLOCK)
+            os.close(segment.fd)

@@ -49,8 +49,9 @@ class DiskSegments:
         """Use `folder`, made if absent.
 
         `on_open(segment_id, name)` comes before a segment's first record and must be durable when it returns; if it raises there is
-        no segment. `on_close(segment_id, used, replay_from)` and `on_drop(segment_id)` come after, and the next start makes up for
-        what they miss. The three run in the thread that appends or removes, so neither is done inside a database transaction.
+        no segment. `on_close(segment_id, used, replay_from)` comes after one was cut and `on_drop(segment_id)` before its file goes; what
+        they miss the next start makes up for. The three run in the thread that appends or removes, so neither is done inside a database
+        transaction.
 
         Raises:
             VaultUnavailable.
@@ -217,21 +218,19 @@ class DiskSegments:
         """Cut and close a segment nobody writes to any more."""
         cut = False
         with contextlib.suppress(OSError):
-            if segment.used == BLOCK:
-                self._disk.unlink(self._path(segment.segment_id))
-            else:
-                self._disk.truncate(segment.fd, segment.used)
-                self._disk.fdatasync(segment.fd)
-                cut = True
+            self._disk.truncate(segment.fd, segment.used)
+            self._disk.fdatasync(segment.fd)
+            cut = True
         segment.progress.end = segment.used
         segment.progress.closed = True
         try:
-            if segment.used == BLOCK:
-                self._gone(segment.segment_id)
-            elif cut:
+            if not cut:
+                log.warning("a segment could not be cut to its length; it is done later")
+            elif segment.used > BLOCK:
                 self._closed(segment.segment_id, segment.used)
             else:
-                log.warning("a segment could not be cut to its length; it is done later")
+                with contextlib.suppress(OSError):
+                    self._drop(segment.segment_id)
         finally:
             segment.progress.keep_lock(segment.fd)
 
@@ -242,12 +241,20 @@ class DiskSegments:
         except ArchiveError as error:
             log.warning("a closed segment could not be noted (%s); it is noted later", error.code)
 
-    def _gone(self, segment_id: bytes) -> None:
+    def _drop(self, segment_id: bytes) -> None:
+        """Take a segment away in which nothing is left: first its row, so that a row without a file is a segment that was lost.
+
+        Raises:
+            OSError: the file stays, empty; the next start takes it away.
+        """
         self._readers.forget(segment_id)
         try:
             self._on_drop(segment_id)
         except ArchiveError as error:
-            log.warning("a removed segment could not be noted (%s); the next start notes it", error.code)
+            log.warning("an empty segment could not be taken away (%s); it is done later", error.code)
+            return
+        self._disk.unlink(self._path(segment_id))
+        self._disk.sync_folder(self._folder)
 
     def begin_large(self, *, at: datetime) -> LargeRecord:
         """Open a segment of its own; see SegmentStore."""
@@ -256,8 +263,7 @@ class DiskSegments:
         segment = self._create(BLOCK + self._grow_bytes, at)
         segment.take(0)
         return LargeFile(
-            segment, self._path(segment.segment_id), self._disk,
-            grow_bytes=self._grow_bytes, room=self._room, on_close=self._closed, on_drop=self._gone,
+            segment, self._disk, grow_bytes=self._grow_bytes, room=self._room, on_close=self._closed, on_drop=self._drop,
         )
 
     # --- reading ---------------------------------------------------------------------------------------------------------------
@@ -318,21 +324,18 @@ class DiskSegments:
                 self._disk.fdatasync(fd)
             progress = self._progress.get(location.segment_id)
             ours = progress is not None and progress.locked
-            alone = location.offset == BLOCK and size <= BLOCK + length and (ours or not in_use(fd))
-            if not alone and length:  # a hole of nothing is EINVAL
+            if length:  # a hole of nothing is EINVAL
                 self._disk.punch(fd, location.offset, length)
                 self._disk.fdatasync(fd)
-                alone = erase and _empty(fd) and (ours or not in_use(fd))
+            alone = (location.offset == BLOCK and size <= BLOCK + length) or (erase and length > 0 and _empty(fd))
+            alone = alone and (ours or not in_use(fd))
+            self.settle(location)
             if alone:
-                self._disk.unlink(path)
-                self._disk.sync_folder(self._folder)
+                self._drop(location.segment_id)
         except OSError as error:
             raise translated(error, "removing a record") from error
         finally:
             os.close(fd)
-        self.settle(location)
-        if alone:
-            self._gone(location.segment_id)
 
     def open_segment(self) -> SegmentFile | None:
         """Return the open segment; see SegmentStore."""

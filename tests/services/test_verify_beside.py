@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.tables import instance
+from archive.errors import InvalidInstance
 from archive.node import Node, open_node
 from archive.services import oversight
 from archive.services.verify import Mode
@@ -81,6 +82,55 @@ def test_a_segment_freed_while_it_is_looked_at(node: Node, once: Once) -> None:
 
     once(Path, "open", freed)
     assert found(node, "keyless") == []
+
+
+@pytest.fixture
+def beside(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What another process finds each time a segment gets or loses its row, before and after."""
+    told: list[tuple[str, str]] = []
+    other = open_node(node.config)
+
+    def around(name: str) -> None:
+        real = getattr(node.core.vault.segments, name)
+
+        def looked_at(*arguments: Any) -> None:
+            told.extend(found(other, "keyless"))
+            real(*arguments)
+            told.extend(found(other, "keyless"))
+            told.append(("", name))
+
+        monkeypatch.setattr(node.core.vault.segments, name, looked_at)
+
+    for name in ("_on_open", "_on_drop"):
+        around(name)
+    return told
+
+
+def test_a_segment_that_is_made_or_taken_away_meanwhile(node: Node, beside: list[tuple[str, str]]) -> None:
+    """However long it takes until its row comes or goes."""
+    console = archives.the_console(node)
+    node.core.vault.segments.roll()
+    archives.store(node, archives.instance(1, study="1.2.5", rows=1600))  # a segment of its own
+    with pytest.raises(InvalidInstance):
+        archives.store(node, archives.instance(1, study="1.2.6", rows=1600)[:-8])  # begun and given up
+    for study in ("1.2.3", "1.2.4", "1.2.5"):
+        node.remove.reject(console, "clinical", "study", study, reason="sent by mistake")
+    for study in ("1.2.3", "1.2.4", "1.2.5"):
+        node.purge.run(console, "clinical", study=study, reason="for good")
+    assert [what for code, what in beside if not code].count("_on_drop") >= 2
+    assert [one for one in beside if one[0]] == []
+
+
+def test_what_is_put_among_the_segments(node: Node) -> None:
+    """But for what is as empty as one that is just being made."""
+    folder, other = node.config.segments_dir, b"o" * 16
+    path = folder / f"{other.hex()}.seg"
+    for data, told in ((b"", []), (bytes(4096), []), (b"x", ["V15"]), (bytes(4096) + b"x", ["V15"])):
+        path.write_bytes(data)
+        assert [code for code, _ in found(node, "quick")] == told
+    path.write_bytes(b"")
+    (folder / f"{other.hex().upper()}.seg").write_bytes(b"x")
+    assert [code for code, _ in found(node, "quick")] == ["V15"]
 
 
 def test_what_is_wrong_with_the_row_as_it_is_now_is_told(node: Node, once: Once) -> None:

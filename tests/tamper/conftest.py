@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from archive.services import verify
 from tests.tamper import world
 from tests.tamper.world import World
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else is at work here: what a first look finds stands."""
-    monkeypatch.setattr(verify, "SETTLE_S", 0.0)
 
 
 @pytest.fixture(scope="session")
