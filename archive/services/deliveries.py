@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db import guard, upsert
-from archive.db.tables import commitment, delivery, delivery_destination, forward_rule, instance, peer
+from archive.db.tables import commitment, delivery, delivery_destination, forward_rule, instance, peer, statement
 from archive.errors import NotFound, Unavailable
 from archive.services import forward_places
 from archive.services.core import Core
@@ -36,6 +36,7 @@ MAXIMUM_ATTEMPTS = 12
 KEEP_DONE = timedelta(days=30)
 
 _D, _T, _R = delivery.c, delivery_destination.c, forward_rule.c
+_FORWARDS = _D.kind == FORWARD
 
 
 def backoff(failures: int) -> timedelta:
@@ -67,16 +68,6 @@ class Due:
     rule_id: int | None
     instance_pk: int | None
     attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """What the queue is about, said so that it outlasts a rebuild."""
-
-    about: dict[int, bytes] = field(default_factory=dict)
-    """The object of each delivery."""
-    unseen: dict[int, int] = field(default_factory=dict)
-    """The event from which on each rule has not looked at every arrival."""
 
 
 class Deliveries:
@@ -243,25 +234,30 @@ def finish(tx: sa.Connection, one: int, at: datetime) -> None:
     tx.execute(sa.update(delivery).where(_D.id == one).values(state=DONE, finished_at=at, reason=""))
 
 
-def captured(tx: sa.Connection, token: guard.Token) -> Captured:
-    """Return what is to be known of the queue again once a rebuild has given instances other numbers."""
-    query = sa.select(_D.id, instance.c.object_id).join(instance, instance.c.id == _D.instance_pk)
-    about = {row.id: bytes(row.object_id) for row in policy.run_as(tx, token, query)}
-    rules = tx.execute(sa.select(_R.id, _R.seen)).all()
-    return Captured(about, {row.id: forward_places.first_unseen(tx, token, row.seen) for row in rules})
+def set_aside(tx: sa.Connection, token: guard.Token) -> None:
+    """Let deliveries and rules say by events, below zero, what they are about: a rebuild gives instances other numbers.
+
+    In their rows, for there may be one of every instance and destination; what is about nothing any more is forgotten.
+    """
+    arrived = sa.select(-1 - instance.c.leaf).where(instance.c.id == _D.instance_pk).scalar_subquery()
+    policy.run_as(tx, token, sa.update(delivery).where(_FORWARDS).values(instance_pk=arrived))
+    tx.execute(sa.delete(delivery).where(_FORWARDS, _D.instance_pk.is_(None)))
+    for rule in tx.execute(sa.select(_R.id, _R.seen)).all():
+        unseen = forward_places.first_unseen(tx, token, rule.seen)
+        tx.execute(sa.update(forward_rule).where(_R.id == rule.id).values(seen=-1 - unseen))
 
 
-def put_back(tx: sa.Connection, token: guard.Token, kept: Captured) -> None:
-    """Let deliveries be about the same objects again, and rules go on with what arrived after their last look."""
-    tx.execute(sa.update(delivery).where(_D.kind == FORWARD).values(instance_pk=None, study_pk=None))
-    for one, object_id in kept.about.items():
-        query = sa.select(instance.c.id, instance.c.study_pk).where(instance.c.object_id == object_id)
-        found = policy.run_as(tx, token, query).first()
-        if found is not None:
-            tx.execute(sa.update(delivery).where(_D.id == one).values(instance_pk=found.id, study_pk=found.study_pk))
-    tx.execute(sa.delete(delivery).where(_D.kind == FORWARD, _D.instance_pk.is_(None)))
-    for rule, first_unseen in kept.unseen.items():
-        tx.execute(sa.update(forward_rule).where(_R.id == rule).values(seen=forward_places.seen(tx, token, first_unseen)))
+def put_back(tx: sa.Connection, token: guard.Token) -> None:
+    """Let deliveries be about the same instances again, and rules go on with what arrived after their last look."""
+    there = sa.select(instance.c.id).join(statement, statement.c.object_id == instance.c.object_id).where(
+        statement.c.leaf == -1 - _D.instance_pk
+    )
+    policy.run_as(tx, token, sa.update(delivery).where(_FORWARDS).values(instance_pk=there.scalar_subquery()))
+    tx.execute(sa.delete(delivery).where(_FORWARDS, _D.instance_pk.is_(None)))
+    of = sa.select(instance.c.study_pk).where(instance.c.id == _D.instance_pk).scalar_subquery()
+    policy.run_as(tx, token, sa.update(delivery).where(_FORWARDS).values(study_pk=of))
+    for rule in tx.execute(sa.select(_R.id, _R.seen)).all():
+        tx.execute(sa.update(forward_rule).where(_R.id == rule.id).values(seen=forward_places.seen(tx, token, -1 - rule.seen)))
 
 
 def bring_near(tx: sa.Connection, at: datetime) -> None:

@@ -12,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from archive.access import policy
+from archive.db.batches import batches
 from archive.db.tables import audit_event, datastore, held, instance, ledger_leaf, statement
 from archive.errors import ArchiveError, DigestMismatch, InstanceConflict
 from archive.index import catalog
@@ -54,16 +55,11 @@ class History:
         """Take records from where the survey found them."""
         self._core, self._tx, self._found = core, tx, found
         self._places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
-        self._payloads: dict[int, tuple[bytes, bytes]] = {}
         self._purged: set[bytes] = set()
         self._lost: dict[bytes, list[int]] = {}  # objects whose record is not there, by the events that name them
         self.working = False  # whether worklist, steps, workitems and commitments are to be made again too
         self._keyless: dict[str, int] = {}  # studies whose key was destroyed, by which event
         self.done = Done()
-
-    def remember(self, leaf: int, object_id: bytes, payload: bytes) -> None:
-        """Keep what a change said, should its record be gone."""
-        self._payloads[leaf] = (object_id, payload)
 
     def run(self, progress: Progress) -> None:
         """Do everything the ledger says of instances, oldest first."""
@@ -110,14 +106,8 @@ class History:
         )
         for row in self._tx.execute(events).all():
             leaf = _parsed(row.data)
-            record = self._record(leaf) if "obj" in leaf else None
-            if record is not None and record.ref.kind == Kind.EVENT:
-                payload = self._core.vault.read_range(record.ref, 0, record.ref.part10_bytes)
-                self._payloads[row.n] = (record.ref.object_id, payload)
-            if row.n not in self._payloads:
-                continue
-            payload = self._payloads[row.n][1]
-            if not hmac.compare_digest(statements.digest(payload).hex(), str(leaf.get("stmt"))):
+            payload = self._said(row.n, leaf) if "obj" in leaf else None
+            if payload is None or not hmac.compare_digest(statements.digest(payload).hex(), str(leaf.get("stmt"))):
                 continue  # told when its turn comes
             change = decode_change(payload)
             self._purged.update(bytes.fromhex(one) for one in change["objects"])
@@ -168,19 +158,23 @@ class History:
             return False  # what let it in then is missing now
         return True
 
-    def _change(self, n: int, leaf: dict[str, Any], by: int | None) -> None:
-        record = self._record(leaf)
+    def _said(self, n: int, leaf: dict[str, Any]) -> bytes | None:
+        """Return what a change said, by its record, which is kept beside its leaf then, or by what was kept before; None of neither."""
+        tx, record = self._tx, self._record(leaf)
         if record is not None and record.ref.kind == Kind.EVENT:
             payload = self._core.vault.read_range(record.ref, 0, record.ref.part10_bytes)
-            keep_statement(self._core, self._tx, record.ref, n, payload)
-        elif n in self._payloads:
-            object_id, payload = self._payloads[n]
-            keep_payload(self._tx, object_id, n, payload)
-        elif any(n < self._keyless.get(one, 0) for one in leaf.get("ob", ())):
-            return  # sealed under the study's key, as earlier releases did, and gone with all it was about
-        else:
-            self.done.missing.append((n, "V01"))
-            return
+            tx.execute(sa.delete(statement).where((statement.c.leaf == n) | (statement.c.object_id == record.ref.object_id)))
+            keep_statement(self._core, tx, record.ref, n, payload)
+            return payload
+        kept = tx.execute(sa.select(statement.c.envelope).where(statement.c.leaf == n)).scalar()
+        return None if kept is None else bytes(kept)
+
+    def _change(self, n: int, leaf: dict[str, Any], by: int | None) -> None:
+        payload = self._said(n, leaf)
+        if payload is None:
+            if not any(n < self._keyless.get(one, 0) for one in leaf.get("ob", ())):
+                self.done.missing.append((n, "V01"))
+            return  # else sealed under the study's key, as earlier releases did, and gone with all it was about
         if not hmac.compare_digest(statements.digest(payload).hex(), str(leaf.get("stmt"))):
             message = "a change of state is not the one the ledger commits to"
             raise DigestMismatch(message, verdict="V11")
@@ -195,9 +189,23 @@ class History:
             self.done.changes += 1
 
 
-def keep_payload(tx: sa.Connection, object_id: bytes, leaf: int, payload: bytes) -> None:
-    """Keep what a change said beside its leaf, though its record is gone."""
-    tx.execute(sa.insert(statement), {"object_id": object_id, "leaf": leaf, "envelope": payload})
+def forget_arrivals(tx: sa.Connection) -> None:
+    """Forget what was kept beside leaves, but for what changes said that their leaves name."""
+    changes = sa.select(audit_event.c.n).where(audit_event.c.kind.in_(CHANGES))
+    tx.execute(sa.delete(statement).where(statement.c.leaf.not_in(changes)))
+    kept = (
+        sa.select(statement.c.leaf, statement.c.object_id, ledger_leaf.c.data).outerjoin(ledger_leaf, ledger_leaf.c.n == statement.c.leaf)
+        .where(statement.c.leaf > sa.bindparam("last")).order_by(statement.c.leaf).limit(_PAGE)
+    )
+    last = -1
+    while rows := tx.execute(kept, {"last": last}).all():
+        last = rows[-1].leaf
+        for some in batches([row.leaf for row in rows if not _names(_parsed(row.data or b"{}"), bytes(row.object_id))]):
+            tx.execute(sa.delete(statement).where(statement.c.leaf.in_(some)))
+
+
+def _names(leaf: dict[str, Any], object_id: bytes) -> bool:
+    return leaf.get("k") in CHANGES and leaf.get("obj") == object_id.hex()
 
 
 def apply_change(

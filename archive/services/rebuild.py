@@ -37,7 +37,6 @@ from archive.db.tables import (
     segment,
     series,
     series_pack,
-    statement,
     study,
     study_name_fts,
 )
@@ -59,7 +58,7 @@ from archive.services import (
 )
 from archive.services.core import Core
 from archive.services.ended import apply_later
-from archive.services.history import CHANGES, Done, History
+from archive.services.history import Done, History, forget_arrivals
 from archive.services.replay import Replay
 from archive.services.segment_rows import FIRST_RECORD
 from archive.services.snapshot import Snapshot
@@ -97,8 +96,6 @@ class Rebuild:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive; its index may be empty."""
         self._core = core
-        self._changes: list[tuple[int, bytes, bytes]] = []
-        self._deliveries = deliveries.Captured()
         self._known = 0  # how many events of a lost ledger were brought back
 
     def run(self, *, lost: bool, damaged: Database | None = None, operator: str = "", progress: Progress = lambda *_args: None) -> Rebuilt:
@@ -116,8 +113,6 @@ class Rebuild:
             self._require_alone(found)  # nobody opens a segment from here on: that is a transaction too
             kept = self._bring_back(tx, report, damaged, progress) if lost else self._clear(tx)
             history = History(core, tx, found)
-            for row in self._changes:
-                history.remember(*row)
             history.working = lost
             if lost:
                 self._segments(tx)
@@ -125,9 +120,10 @@ class Rebuild:
             if lost:
                 working.reported(core, tx)
             self._resolve(tx, kept, report)
-            deliveries.put_back(tx, _TOKEN, self._deliveries)
             if lost:
                 self._work(tx, report, damaged)
+            else:
+                deliveries.put_back(tx, _TOKEN)
             derived.refill(tx, core.clock())
             if lost:
                 self._replay_from(tx, found)
@@ -157,21 +153,16 @@ class Rebuild:
     # --- where the index opens -----------------------------------------------------------------------------------------------------
 
     def _clear(self, tx: sa.Connection) -> dict[sa.Table, dict[int, Placed]]:
-        """Empty the catalog and return what grants are about; of what changes said, what is not sealed any more is kept in mind."""
+        """Empty the catalog and return what grants are about; what changes said stays, for some of it may not be sealed any more."""
         kept = targets.captured(tx)
         self._from_ledger(tx, kept)
-        self._changes = [
-            (row.leaf, bytes(row.object_id), bytes(row.envelope)) for row in tx.execute(
-                sa.select(statement.c.leaf, statement.c.object_id, statement.c.envelope)
-                .join(audit_event, audit_event.c.n == statement.c.leaf).where(audit_event.c.kind.in_(CHANGES))
-            )
-        ]
-        self._deliveries = deliveries.captured(tx, _TOKEN)
+        deliveries.set_aside(tx, _TOKEN)
         for table in CATALOG:
             policy.run_as(tx, _TOKEN, sa.delete(table))
         if tx.dialect.name == "sqlite":
             policy.run_as(tx, _TOKEN, sa.delete(study_name_fts))
-        for other in (statement, purged, purged_key):
+        forget_arrivals(tx)
+        for other in (purged, purged_key):
             tx.execute(sa.delete(other))
         return kept
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,10 @@ from archive.node import Node
 from archive.services import work_snapshot, working
 from archive.services.commitments import Reference
 from archive.services.forward_rules import Conditions
+from archive.services.history import History
 from archive.services.restore import restore
 from tests.dimse.test_mpps import begun, ended
+from tests.dimse.test_worklist import entry
 from tests.services import archives
 from tests.services.everything import CLINICAL, EVERY, ORDERS, device, filled, rows
 from tests.services.test_backup import back_up, put_back, way
@@ -106,6 +109,39 @@ def test_a_lost_index_loses_nothing_that_was_acknowledged(folder: Path) -> None:
     assert again.ok, again.problems
     with archives.opened(config) as node:
         assert rows(node, "mpps")["mpps"][-1] == last
+
+
+def test_a_rebuild_holds_neither_what_waits_nor_what_was_entered_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be a delivery of every instance to every destination, and a change of state for every day's worklist."""
+    held, run = [], History.run
+
+    def measured(history: History, progress: Any) -> None:
+        held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        run(history, progress)
+
+    monkeypatch.setattr(History, "run", measured)
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        filled(node)
+    for more in (0, 100):
+        with archives.opened(config) as node:
+            for number in range(more):
+                dataset = entry(100 + number, step={"ScheduledProcedureStepStartTime": "090000"}, PatientComments="x" * 10_000)
+                node.worklist.add(archives.the_console(node), dataset)
+            with node.core.database.begin() as tx:
+                row = tx.execute(sa.select(delivery).where(delivery.c.kind == "forward").limit(1)).mappings().one()
+                made = [{**row, "id": 1000 + number, "peer_id": 1000 + number} for number in range(100 * more)]
+                if made:
+                    tx.execute(sa.insert(delivery), made)
+            before, known = waiting(node), rows(node, "worklist_entry")
+        tracemalloc.start()
+        assert rebuild(config).ok
+    assert held[1] < held[0] + (1 << 20)
+    with archives.opened(config) as node:
+        assert waiting(node) == before
+        assert rows(node, "worklist_entry") == known
+        assert node.verify.run(archives.the_console(node), "quick").findings == []
 
 
 def test_what_waits_to_be_restored_is_forwarded_after_a_lost_index(tmp_path: Path) -> None:
