@@ -6,6 +6,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ P = Permission
 DEFAULT_ROLES = ("modality",)
 ORDINARY_ROLES = {"modality", "workstation"}
 """What whoever manages peers may give them; any other role needs role-manage besides."""
+_PORT = re.compile(r"[0-9]{1,5}")
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_LONGEST_NAME = 253
 
 
 class Peers(Doorkeeper):
@@ -266,10 +270,27 @@ def _address(text: str) -> tuple[str, int]:
     """Read HOST:PORT, [IPv6]:PORT."""
     host, _, port = text.strip().rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
         message = "an address is HOST:PORT"
         raise InvalidRequest(message, remedy="for example 192.0.2.7:104")
+    if not _is_host(host):
+        message = "that can be neither an IP address nor the name of a host"
+        raise InvalidRequest(message, remedy="for example 192.0.2.7:104 or pacs.example.org:104")
     return host, int(port)
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is an IP address, or can be a name: one that ends in a number would be read as an address, and is none."""
+    with suppress(ValueError):
+        ipaddress.ip_address(text)
+        return True
+    if not 0 < len(text) <= _LONGEST_NAME:
+        return False
+    try:
+        labels = text.encode("idna").decode("ascii").removesuffix(".").split(".")
+    except UnicodeError:
+        return False
+    return sum(len(one) + 1 for one in labels) <= _LONGEST_NAME + 1 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdecimal()
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

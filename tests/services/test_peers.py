@@ -327,6 +327,28 @@ def test_what_cannot_be_a_peer_leaves_nothing(world: World, options: dict[str, o
         assert principals.listed(tx, ("device",)) == []
 
 
+@pytest.mark.parametrize("host", [
+    "a..b", "-a.example", "a-.example", "pacs example", "pacs/x", "x" * 64 + ".example", "a." * 127 + "a", "300.1.2.3", "10.1", "pacs.1", ".", "[]",
+    "é" * 64, "\u2024", "pacs\0x",
+])  # fmt: skip
+def test_what_can_be_no_host_is_told_when_a_peer_is_added(world: World, host: str) -> None:
+    for options in ({"networks": ["192.0.2.0/24"]}, {"plain": True}):
+        with pytest.raises(InvalidRequest):
+            world.peers.add(world.console, "X", ["X"], address=f"{host}:104", **options)  # type: ignore[arg-type]
+    assert world.peers.list(world.console) == []
+
+
+@pytest.mark.parametrize("host", [
+    "pacs", "pacs.example", "pacs.example.", "pacs_1.example", "3d.example", "192.0.2.7", "2001:db8::7", "fe80::1%eth0", "röntgen.example",
+    ".".join(["x" * 63] * 3),
+])  # fmt: skip
+def test_what_can_be_a_host_may_be_a_peers(world: World, host: str) -> None:
+    assert world.peers.add(world.console, "X", ["X"], address=f"{host}:104", networks=["192.0.2.0/24"])["host"] == host
+    for port in ("1" * 5000, "-1", "1٠", ""):
+        with pytest.raises(InvalidRequest):
+            world.peers.add(world.console, "Y", ["Y"], address=f"{host}:{port}", networks=["198.51.100.0/24"])
+
+
 def test_an_expired_certificate_is_not_taken(world: World) -> None:
     with pytest.raises(InvalidRequest, match="expired"):
         world.peers.add(world.console, "X", ["X"], certificate=foreign(days=-1))
