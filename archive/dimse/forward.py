@@ -110,9 +110,9 @@ class Courier:
         self._files = TlsFiles.of(node.config)
 
     def look(self, stopped: Callable[[], bool]) -> bool:
-        """Check one commitment that waits, and queue what rules say has to go on."""
+        """Check one commitment that waits, and queue some of what rules say has to go on."""
         checked = not stopped() and self._node.commitments.check_next()
-        queued = not stopped() and self._node.forwarding.look() > 0
+        queued = not stopped() and (self._node.forwarding.look() > 0 or self._node.forwarding.behind)
         return checked or queued
 
     def deliver(self, stopped: Callable[[], bool]) -> bool:

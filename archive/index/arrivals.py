@@ -36,11 +36,11 @@ class Arrived:
 
 def arrived(
     tx: sa.Connection, scope: Scope, also: Scope, datastore_id: int, *, peer_id: int, after: int, limit: int,
-    among: Collection[int] | None = None,
+    upto: int | None = None, among: Collection[int] | None = None,
 ) -> list[Arrived]:
     """Return instances beyond an id, not queued for that peer yet, in order: inside both scopes, rejected ones as if they were not.
 
-    With `among` those of these, queued or not.
+    With `upto` none beyond that id; with `among` those of these, queued or not.
     """
     queued = sa.select(1).where(delivery.c.peer_id == peer_id, delivery.c.instance_pk == _IM.c.id)
     query = (
@@ -55,7 +55,7 @@ def arrived(
         .where(
             _IM.c.id > after, _IM.c.datastore_id == datastore_id,
             predicate.series_condition(_ANY, scope.shape), predicate.series_condition(_ANY, also.shape),
-            sa.not_(sa.exists(queued)) if among is None else _IM.c.id.in_(among),
+            sa.not_(sa.exists(queued)) if among is None else _IM.c.id.in_(among), *([] if upto is None else [_IM.c.id <= upto]),
         )
         .order_by(_IM.c.id).limit(limit)
     )
@@ -80,12 +80,19 @@ def come_back(tx: sa.Connection, scope: Scope, peer_id: int, others: Collection[
     )).scalars())
 
 
-def newest(tx: sa.Connection, scope: Scope, *, before: Any = None) -> int:
-    """Return the highest id there is, or was before a time, whoever may see it; 0 when there is none."""
-    query = sa.select(sa.func.max(_IM.c.id))
+def newest(tx: sa.Connection, scope: Scope, *, after: int = 0, upto: int | None = None, before: Any = None) -> int:
+    """Return the highest id there is of those beyond one, up to one, or stored before a time, whoever may see it; `after` for none."""
+    query = sa.select(sa.func.max(_IM.c.id)).where(_IM.c.id > after, *([] if upto is None else [_IM.c.id <= upto]))
     if before is not None:
         query = query.where(_IM.c.stored_at < before)
-    return int(scope.run(tx, query).scalar() or 0)
+    return int(scope.run(tx, query).scalar() or after)
+
+
+def reach(tx: sa.Connection, scope: Scope, *, after: int, limit: int) -> tuple[int, bool]:
+    """Return the id that ends the next `limit` instances beyond an id, whoever may see them, and whether there are as many."""
+    some = sa.select(_IM.c.id).where(_IM.c.id > after).order_by(_IM.c.id).limit(limit).subquery("some")
+    last, count = scope.run(tx, sa.select(sa.func.max(some.c.id), sa.func.count())).one()
+    return int(last or after), count == limit
 
 
 def among(tx: sa.Connection, scope: Scope, also: Scope, keys: Collection[int]) -> Sequence[Selected]:

@@ -17,14 +17,14 @@ from archive.access import policy, principals
 from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
-from archive.db.tables import audit_event, datastore, delivery, forward_rule, peer, principal
+from archive.db.tables import datastore, delivery, forward_rule, peer, principal
 from archive.errors import InvalidRequest, NotFound
 from archive.index import arrivals
-from archive.ledger import nodes
 from archive.ledger.audit import Event, Kind
 from archive.services import datastores, deliveries, denials, forward_others
 from archive.services.core import Core
 from archive.services.deliveries import Deliveries, Due
+from archive.services.forward_look import Looking
 from archive.services.forward_others import ACTIVE
 from archive.services.forward_rules import Conditions, check, closed_until
 from archive.services.sending import Destination, Selected, Selection, Sending
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 BATCH = 2000
 SETTLE = timedelta(seconds=10)
-"""How long an id may come after a higher one: until then instances are looked at again."""
+"""How long an id may come after a higher one: what is older is looked at once more, and then no more."""
 _D, _R = delivery.c, forward_rule.c
 
 
@@ -56,8 +56,7 @@ class Forwarding:
         self._core = core
         self._sending = sending
         self._queue = queue
-        self._looked_at: datetime | None = None
-        self._leaves: dict[int, int] = {}  # how many there were at each rule's last look
+        self._looking = Looking(core)
 
     # --- rules --------------------------------------------------------------------------------------------------------------------
 
@@ -183,75 +182,17 @@ class Forwarding:
     # --- what rules make of what arrives ------------------------------------------------------------------------------------------
 
     def look(self) -> int:
-        """Queue what has arrived since the last look; return how many deliveries that made.
+        """Queue what has arrived since the last look, of each rule so much at a time; return how many deliveries that made.
 
         Raises:
             DatabaseUnavailable.
         """
-        core = self._core
-        if core.read_only:
-            return 0
-        at = core.clock()
-        if self._looked_at is None or at < self._looked_at:
-            with core.database.begin(durable=False) as tx:
-                deliveries.bring_near(tx, at)
-        self._looked_at = at
-        with core.database.read() as tx:
-            rules = tx.execute(ACTIVE).all()
-            size = nodes.size(tx)
-        made = 0
-        for rule in rules:
-            others = [other.id for other in rules if other.id != rule.id]
-            made += self._look(rule, others, since=self._leaves.get(rule.id))
-            self._leaves[rule.id] = size
-        return made
+        return self._looking.look(limit=BATCH, settle=SETTLE)
 
-    def _look(self, rule: Any, others: Sequence[int], *, since: int | None) -> int:
-        """Queue what arrived for a rule, and what came back for it or for one that counts no longer; `others` look for themselves."""
-        core = self._core
-        at = core.clock()
-        author, to = forward_others.sides(rule)
-        conditions = Conditions.of(rule.conditions)
-        scope, also = scope_of(author, Permission.SEND, at), scope_of(to, Permission.RECEIVE, at, prefix="receiver")
-        with core.database.read() as tx:
-            found = arrivals.arrived(
-                tx, scope, also, rule.datastore_id, peer_id=rule.peer_id, after=rule.seen, limit=BATCH
-            )
-            settled = arrivals.newest(tx, scope, before=at - SETTLE) if arrivals.newest(tx, scope) > rule.seen else rule.seen
-            back = arrivals.come_back(tx, scope, rule.peer_id, others, deliveries.REJECTED) if _restored(tx, since) else []
-        if len(found) == BATCH:
-            settled = min(settled, found[-1].instance_pk)
-        wanted = [one for one in found if conditions.hold(one)]
-        if not wanted and not back and settled <= rule.seen:
-            return 0
-        run_at = at + timedelta(seconds=rule.quiet_s)
-        with core.database.begin() as tx:
-            if tx.execute(sa.select(_R.id).where(_R.id == rule.id).with_for_update()).first() is None:
-                return 0  # removed meanwhile
-            known = set()
-            for start in range(0, len(wanted), 500):  # another process may have looked too
-                keys = [one.instance_pk for one in wanted[start : start + 500]]
-                known |= set(tx.execute(sa.select(_D.instance_pk).where(_D.peer_id == rule.peer_id, _D.instance_pk.in_(keys))).scalars())
-            rows = [
-                {"kind": deliveries.FORWARD, "peer_id": rule.peer_id, "rule_id": rule.id, "run_at": run_at, "created_at": at,
-                 "state": deliveries.REJECTED if one.rejected else deliveries.WAITING, "instance_pk": one.instance_pk,
-                 "study_pk": one.study_pk}
-                for one in wanted if one.instance_pk not in known
-            ]
-            if rows:
-                tx.execute(sa.insert(delivery), rows)
-            count = len(rows)
-            for start in range(0, len(back), 500):
-                again = sa.and_(_D.id.in_(back[start : start + 500]), _D.state == deliveries.REJECTED)
-                count += tx.execute(sa.update(delivery).where(again).values(state=deliveries.WAITING, run_at=run_at)).rowcount
-            if rows and rule.quiet_s:
-                for study_pk in {row["study_pk"] for row in rows}:
-                    tx.execute(sa.update(delivery).where(
-                        _D.rule_id == rule.id, _D.state == deliveries.WAITING, _D.study_pk == study_pk, _D.attempts == 0
-                    ).values(run_at=run_at))
-            if settled > rule.seen:
-                tx.execute(sa.update(forward_rule).where(_R.id == rule.id).values(seen=settled))
-        return count
+    @property
+    def behind(self) -> bool:
+        """Whether the last look left something that it could have looked at."""
+        return self._looking.behind
 
     # --- what is sent -------------------------------------------------------------------------------------------------------------
 
@@ -347,13 +288,6 @@ def _shown(row: Any) -> dict[str, Any]:
         "conditions": {name: value for name, value in asdict(conditions).items() if value}, "hours": row["hours"],
         "quiet_s": row["quiet_s"], "enabled": bool(row["enabled"]), "created_at": row["created_at"],
     }
-
-
-def _restored(tx: sa.Connection, since: int | None) -> bool:
-    """Whether anything may have been restored since the ledger had so many leaves: itself, or by what was let in to its place."""
-    e = audit_event.c
-    later = sa.select(e.n).where(e.n >= (since or 0), e.kind.in_([Kind.RESTORED.label, Kind.RECONCILED.label])).limit(1)
-    return since is None or tx.execute(later).first() is not None
 
 
 def _rule(tx: sa.Connection, name: str) -> Any:
