@@ -209,7 +209,11 @@ class Courier:
             queue.refused(due, "the destination takes neither its SOP class as stored nor uncompressed", for_good=True)
             return
         except NotFound as error:
-            node.forwarding.lost(node.forwarding.withheld(batch.selection.subject, (due,)), error.message)
+            assert batch.selection.to is not None
+            lost = node.forwarding.withheld(batch.selection.subject, batch.selection.to, (due,))
+            node.forwarding.lost(lost, error.message)
+            if not lost:  # where it may go by now: soon, and not for ever
+                queue.refused(due, error.message, for_good=False)
             return
         except ArchiveError as error:
             queue.refused(due, error.message, for_good=not isinstance(error, Unavailable))

@@ -67,9 +67,9 @@ def arrived(
 
 
 def rejected(tx: sa.Connection, scope: Scope, keys: Collection[int]) -> set[int]:
-    """Return those of these instances that are rejected; none of them is restored before the transaction ends."""
-    query = sa.select(_IM.c.id).where(_IM.c.id.in_(keys), _IM.c.rejected_at.is_not(None))
-    return set(scope.run(tx, query.with_for_update(read=True)).scalars())
+    """Return those of these instances that are rejected; none of them all is restored or rejected before the transaction ends."""
+    query = sa.select(_IM.c.id, _IM.c.rejected_at).where(_IM.c.id.in_(keys)).order_by(_IM.c.id).with_for_update(read=True)
+    return {key for key, rejected_at in scope.run(tx, query) if rejected_at is not None}
 
 
 def come_back(tx: sa.Connection, scope: Scope, peer_id: int, others: Collection[int], state: str) -> list[int]:

@@ -229,20 +229,25 @@ class Forwarding:
         if chosen:
             self._sending.record_forward(author, to, chosen, rule=rule.name)
         found = {one.instance_pk: by_key[one.instance_pk] for one in chosen}
-        lost = self.withheld(author, [one for key, one in by_key.items() if key not in found])
+        lost = self.withheld(author, to, [one for key, one in by_key.items() if key not in found])
         return Batch(rule.name, Selection(author, Permission.SEND, to, tuple(chosen)), found, lost)
 
-    def withheld(self, author: Subject, some: Sequence[Due]) -> tuple[Due, ...]:
-        """Let those of these wait whose instances are rejected, until they are restored; return the others."""
+    def withheld(self, author: Subject, to: Destination, some: Sequence[Due]) -> tuple[Due, ...]:
+        """Let those of these wait whose instances are rejected, until they are restored; return those of the others that may not go.
+
+        What may go by now, because it was restored a moment ago, waits as it did.
+        """
         if not some:
             return ()
         core = self._core
-        scope = scope_of(author, Permission.SEND, core.clock())
+        at, keys = core.clock(), [one.instance_pk for one in some if one.instance_pk is not None]
+        scope, also = scope_of(author, Permission.SEND, at), scope_of(to.subject, Permission.RECEIVE, at, prefix="receiver")
         with core.database.begin(durable=False) as tx:
-            gone = arrivals.rejected(tx, scope, [one.instance_pk for one in some if one.instance_pk is not None])
+            gone = arrivals.rejected(tx, scope, keys)
             ids = [one.id for one in some if one.instance_pk in gone]
             tx.execute(sa.update(delivery).where(_D.id.in_(ids), _D.state == deliveries.WAITING).values(state=deliveries.REJECTED))
-        return tuple(one for one in some if one.instance_pk not in gone)
+            stay = gone | {one.instance_pk for one in arrivals.among(tx, scope, also, keys)}
+        return tuple(one for one in some if one.instance_pk not in stay)
 
     def lost(self, some: Sequence[Due], reason: str) -> None:
         """Let what one rule may not send, nor ever will, go on by another to the same destination that may; the others have failed."""

@@ -19,6 +19,7 @@ from archive.access.grants import Target
 from archive.db.tables import delivery, delivery_destination, forward_rule, peer
 from archive.dimse.forward import Courier, Delivering
 from archive.errors import ArchiveError, InvalidRequest, NotFound
+from archive.index import arrivals
 from archive.ledger.audit import Kind
 from archive.services import deliveries as deliveries_module
 from archive.services import forward_others
@@ -518,6 +519,39 @@ def test_what_is_rejected_while_it_is_sent_goes_once_it_is_restored(it: Clinic) 
     run(it)
     assert uids(receiver) == [ONE, "1.2.3.1.2", "1.2.3.1.3"]
     receiver.close()
+
+
+@pytest.mark.parametrize("when", ["its turn comes", "it is opened"])
+def test_what_is_restored_a_moment_later_has_not_failed(
+    it: Clinic, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Between the question what may go and the one what is rejected."""
+    console, remove = the_console(it.node), it.node.remove
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(instance(1, study="1.2.3"), instance(1, study="1.2.4"))
+    rule(it)
+    it.node.forwarding.look()
+    asked = arrivals.among if when == "its turn comes" else it.node.sending.open
+
+    def restored(*of: Any) -> Any:
+        monkeypatch.setattr(arrivals, "among", among)
+        monkeypatch.setattr(it.node.sending, "open", opens)
+        remove.reject(console, "clinical", "study", "1.2.3", reason="test")
+        try:
+            return asked(*of)  # type: ignore[operator]
+        finally:
+            remove.restore(console, "clinical", "study", "1.2.3", reason="test")
+
+    among, opens = arrivals.among, it.node.sending.open
+    if when == "its turn comes":
+        monkeypatch.setattr(arrivals, "among", restored)
+    else:
+        monkeypatch.setattr(it.node.sending, "open", restored)
+    run(it)
+    assert {state for state, _, _ in queue(it)} <= {"done", "waiting"}
+    due_now(it)
+    run(it)
+    assert uids(receiver) == [ONE, "1.2.4.1.1"]
 
 
 def test_what_is_let_in_in_the_place_of_what_is_rejected_is_forwarded(it: Clinic, receiver: Receiver) -> None:
