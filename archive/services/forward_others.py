@@ -119,14 +119,22 @@ def take_over(tx: sa.Connection, fresh: int, peer_id: int, at: datetime) -> None
         _hand_over_all(tx, other, peer_id, {fresh: 0}, at, states=(deliveries.FAILED,))
 
 
+def remember_some(tx: sa.Connection, leaving: int, peer_id: int) -> bool:
+    """Let another rule to a destination remember some of what a rule has sent, where there is one; return whether there is more."""
+    heir = tx.execute(sa.select(sa.func.min(_R.id)).where(_R.peer_id == peer_id, _R.id != leaving)).scalar()
+    some = sa.select(_D.id).where(_D.rule_id == leaving, _D.state == deliveries.DONE).limit(AT_ONCE)
+    ids = [] if heir is None else list(tx.execute(some).scalars())
+    tx.execute(sa.update(delivery).where(_D.id.in_(ids)).values(rule_id=heir))
+    return len(ids) == AT_ONCE
+
+
 def take_away(tx: sa.Connection, leaving: int, peer_id: int, begins: Mapping[int, int], at: datetime, *, after: int = 0) -> None:
     """Take a rule away: what it has not sent goes on by the others, and what it has sent is remembered while there is another.
 
     What is up to the instance `after` has been handed over.
     """
     _hand_over_all(tx, leaving, peer_id, begins, at, after=after)
-    heir = tx.execute(sa.select(sa.func.min(_R.id)).where(_R.peer_id == peer_id, _R.id != leaving)).scalar()
-    if heir is not None:
-        tx.execute(sa.update(delivery).where(_D.rule_id == leaving, _D.state == deliveries.DONE).values(rule_id=heir))
+    while remember_some(tx, leaving, peer_id):
+        pass
     tx.execute(sa.delete(delivery).where(_D.rule_id == leaving))
     tx.execute(sa.delete(forward_rule).where(_R.id == leaving))

@@ -118,18 +118,22 @@ class Forwarding:
             there = tx.execute(sa.select(_R.id, _R.peer_id).where(_R.name == name)).first()
             begins = {} if there is None else forward_others.beginnings(core, tx, there.peer_id, there.id)
 
-        def some(tx: sa.Connection, at: datetime) -> int | None:
+        def some(tx: sa.Connection, at: datetime) -> bool:
+            nonlocal reached, handed
             row = _rule(tx, name)
-            return forward_others.hand_over_some(tx, row.id, row.peer_id, begins, at, after=reached)
+            if not handed:
+                now = forward_others.hand_over_some(tx, row.id, row.peer_id, begins, at, after=reached)
+                reached, handed = now or reached, now is None
+            return not handed or forward_others.remember_some(tx, row.id, row.peer_id)
 
         def work(tx: sa.Connection, at: datetime) -> None:
             row = _rule(tx, name)
             forward_others.take_away(tx, row.id, row.peer_id, begins, at, after=reached)
             self._record(tx, subject, at, "forward rule removed", name)
 
-        reached = 0
-        while (now := self._change(subject, some)) is not None:  # of a long queue not all in one go: stores have their turn between
-            reached = now
+        reached, handed = 0, False
+        while self._change(subject, some):  # of many deliveries not all in one go: stores have their turn between
+            pass
         self._change(subject, work)
 
     def pause(self, subject: Subject, destination: str, *, paused: bool) -> None:

@@ -694,6 +694,28 @@ def test_a_long_queue_goes_on_by_another_rule_a_part_at_a_time(it: Clinic, recei
     assert uids(receiver) == [f"1.2.3.1.{n}" for n in (1, 3, 5, 7)]
 
 
+def test_what_a_rule_has_sent_is_remembered_by_another_a_part_at_a_time(
+    it: Clinic, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, database = the_console(it.node), it.node.core.database
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(*(instance(n, study="1.2.3") for n in range(1, 8)))
+    rule(it)
+    run(it)
+    rule(it, "later", existing=False)
+    counts: list[int] = []
+
+    def counted(tx: sa.Connection) -> None:
+        remembered = sa.select(sa.func.count()).where(delivery.c.rule_id == 2, delivery.c.state == "done")
+        counts.append(tx.execute(remembered).scalar_one())
+
+    monkeypatch.setattr(forward_others, "AT_ONCE", 2)
+    monkeypatch.setattr(database, "before_commit", counted)
+    it.node.forwarding.remove(console, "all")
+    assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) == 2
+    assert queue(it) == [("done", 0, "")] * 7
+
+
 def test_what_another_rule_of_the_destination_may_not_send_goes_with_its_rule(it: Clinic, receiver: Receiver) -> None:
     console, forwarding = the_console(it.node), it.node.forwarding
     it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
