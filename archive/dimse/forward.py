@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from archive.config import Config
 from archive.dimse import commitment, status
 from archive.dimse.move import choose, needed
-from archive.dimse.requestor import Broken, Requestor, Terms, Unreachable
+from archive.dimse.requestor import Broken, Declined, Requestor, Terms, Unreachable
 from archive.dimse.retrieve import NotSent
 from archive.dimse.tls import TlsFiles
 from archive.errors import ArchiveError, IntegrityError, NotFound, Unavailable
@@ -142,25 +142,38 @@ class Courier:
 
     def _reports(self, claimed: Claimed, stopped: Callable[[], bool]) -> None:
         node = self._node
+        declined: set[str] = set()
         for due in node.deliveries.due(claimed, REPORT, limit=BATCH):
             if stopped() or not node.deliveries.keep(claimed):
                 return
-            report = None if due.commitment_id is None else node.commitments.report(due.commitment_id)
-            if report is None:
-                node.deliveries.done(due.id)
+            if due.ae_title in declined:
                 continue
-            to = node.sending.address(due.peer_id, due.ae_title) or node.sending.address(due.peer_id)
-            if to is None:
-                raise Unreachable(_NO_ADDRESS)
             try:
-                commitment.send(self._terms(to), report)
+                self._report(due)
             except commitment.NotTaken as error:
                 node.deliveries.refused(due, str(error), for_good=False)
             except Broken:
                 node.deliveries.refused(due, "the association ended before the answer came", for_good=False)
-            else:
-                node.commitments.reported(report.commitment_id)
-                node.deliveries.reached(claimed.peer_id)
+            except Declined as error:  # under the title that asked; instances go under the first one
+                node.deliveries.put_off(due, str(error))
+                declined.add(due.ae_title)
+            except (Unreachable, Unavailable):
+                raise
+            except Exception as error:  # noqa: BLE001 # it would be the first again, for ever, and keep all behind it
+                node.deliveries.refused(due, _not_ready(error), for_good=False)
+
+    def _report(self, due: Due) -> None:
+        node = self._node
+        report = None if due.commitment_id is None else node.commitments.report(due.commitment_id)
+        if report is None:
+            node.deliveries.done(due.id)
+            return
+        to = node.sending.address(due.peer_id, due.ae_title) or node.sending.address(due.peer_id)
+        if to is None:
+            raise Unreachable(_NO_ADDRESS)
+        commitment.send(self._terms(to), report)
+        node.commitments.reported(report.commitment_id)
+        node.deliveries.reached(due.peer_id)
 
     # --- instances ----------------------------------------------------------------------------------------------------------------
 
@@ -252,5 +265,5 @@ class Courier:
 
 
 def _not_ready(error: Exception) -> str:
-    LOG.error("an instance could not be made ready for a destination", extra={"error": type(error).__name__})
+    LOG.error("a delivery could not be made ready", extra={"error": type(error).__name__})
     return f"it could not be made ready: {type(error).__name__}"

@@ -39,6 +39,10 @@ class Unreachable(Exception):
     """No association could be had; the message says why in words of our own."""
 
 
+class Declined(Unreachable):
+    """Somebody is there and gives no association, perhaps not to these titles."""
+
+
 class Broken(Exception):
     """The association ended before the answer came."""
 
@@ -79,7 +83,7 @@ class Requestor:
         except (OSError, struct.error, IndexError) as error:
             self._connection.close()
             message = "the association request was not answered"
-            raise Unreachable(message) from error
+            raise Declined(message) from error
         except Unreachable:
             self._connection.close()
             raise
@@ -196,11 +200,11 @@ def _accepted(connection: socket.socket, deadline: float) -> bytes:
     pdu_type, length = _HEADER.unpack(_exactly(connection, _HEADER.size, deadline))
     if length > MAXIMUM_REQUEST_BYTES:
         message = "not a DICOM peer"
-        raise Unreachable(message)
+        raise Declined(message)
     body = _exactly(connection, length, deadline)
     if pdu_type != pdus.ASSOCIATE_AC:
         message = "the association was rejected" if pdu_type == pdus.ASSOCIATE_RJ else "the association was aborted"
-        raise Unreachable(message)
+        raise Declined(message)
     return body
 
 

@@ -167,6 +167,17 @@ class Deliveries:
         with self._core.database.begin(durable=False) as tx:
             tx.execute(sa.update(delivery).where(_D.id == one.id, _D.state == WAITING, same).values(values))
 
+    def put_off(self, one: Due, reason: str) -> None:
+        """What is due for one title of a destination waits for as long again as its oldest has waited; none of it has failed."""
+        at = self._core.clock()
+        same = sa.and_(
+            _D.peer_id == one.peer_id, _D.kind == one.kind, _D.ae_title == one.ae_title, _D.state == WAITING, _D.run_at <= at
+        )
+        with self._core.database.begin(durable=False) as tx:
+            since = tx.execute(sa.select(sa.func.min(_D.created_at)).where(same)).scalar() or at
+            wait = min(max(at - since, FIRST_WAIT), LONGEST_WAIT)
+            tx.execute(sa.update(delivery).where(same).values(run_at=at + wait, reason=reason))
+
     def reached(self, peer_id: int) -> None:
         """A destination was reached."""
         with self._core.database.begin(durable=False) as tx:
