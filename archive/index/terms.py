@@ -6,6 +6,7 @@ patient names a trigram index narrows first and never decides.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause
 
+from archive.db.batches import AT_ONCE
 from archive.db.tables import study, study_name_fts
 from archive.dicom.attributes import BY_KEYWORD, Attribute
 from archive.dicom.matching import Empty, Range, Single, UidList, Universal, Wildcard
@@ -51,7 +53,7 @@ def condition(
         raise InvalidQuery(message)
     name, slot = attribute.column, slot or Slot(term)
     if name in UID_COLUMNS:
-        return _listed(row.c[name], term, slot) if isinstance(term, UidList) else sa.false()
+        return _listed(row.c[name], term, slot, sqlite=sqlite) if isinstance(term, UidList) else sa.false()
     if isinstance(term, Empty):
         return _empty(attribute, row, sqlite=sqlite)
     met = _present(attribute, term, row, slot, sqlite=sqlite, datastore_id=datastore_id)
@@ -112,7 +114,12 @@ def _start(term: Wildcard) -> str:
     return _WILD.split(term.pattern, maxsplit=1)[0]
 
 
-def _listed(column: ColumnElement[str], term: UidList, slot: Slot) -> ColumnElement[bool]:
+def _listed(column: ColumnElement[str], term: UidList, slot: Slot, *, sqlite: bool) -> ColumnElement[bool]:
+    if len(term.values) > AT_ONCE:  # more than may be parameters of a statement
+        if sqlite:
+            each = sa.func.json_each(sa.literal(json.dumps(term.values), sa.Text())).table_valued("value", name=f"listed_{slot.number}")
+            return column.in_(sa.select(each.c.value))
+        return column == sa.func.any(sa.literal(list(term.values), sa.ARRAY(sa.Text())))
     if slot.slots is None:
         return column.in_(term.values)
     return column.in_([slot(f"uid_{n}", _nth(n)) for n in range(len(term.values))])
@@ -184,7 +191,7 @@ def _meets(attribute: Attribute, term: Term, value: ColumnElement[str], slot: Sl
     if isinstance(term, Range):
         ends = [value >= slot("low", lambda one: one.low)] if term.low else []
         return sa.and_(*ends, *([value <= slot("high", lambda one: one.high)] if term.high else []))
-    return _listed(value, term, slot) if isinstance(term, UidList) else sa.false()
+    return _listed(value, term, slot, sqlite=sqlite) if isinstance(term, UidList) else sa.false()
 
 
 def _name(name: ColumnElement[str], term: Single | Wildcard, slot: Slot, sqlite: bool) -> ColumnElement[bool]:

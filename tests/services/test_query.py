@@ -88,6 +88,14 @@ def test_a_name_of_hundreds_of_words_is_refused_and_not_asked_of_the_database(de
     assert desk.find(desk.reader, keys={"PatientName": "can a " * 170}, fuzzy=True).total == 1  # the same words again say nothing more
 
 
+@pytest.mark.parametrize("level", [Level.STUDY, Level.SERIES])
+def test_a_list_of_very_many_uids_is_asked_for_like_a_short_one(desk: Desk, level: Level) -> None:
+    """As many as an identifier holds: more than PostgreSQL takes as parameters of one statement."""
+    many = "\\".join(str(number) for number in range(70_000))
+    assert desk.find(desk.reader, level, keys={"StudyInstanceUID": f"{many}\\1.1", "SeriesInstanceUID": ""}).total == 1
+    assert desk.find(desk.reader, level, keys={"StudyInstanceUID": many}).total == 0
+
+
 @pytest.mark.parametrize(
     ("keyword", "text"),
     [("StudyDate", "-"), ("StudyInstanceUID", "a"), ("PatientName", "a\0b"), ("PatientID", "\ud800")],
