@@ -66,7 +66,7 @@ def _network(config: Config) -> Row:
         "maximum_associations": dimse.max_associations, "maximum_associations_per_peer": dimse.max_associations_per_peer,
         "association_request_timeout_s": dimse.request_timeout_s, "idle_timeout_s": dimse.idle_timeout_s,
         "asynchronous_operations": "one operation at a time",
-        "extended_negotiation": "relational queries and retrieves, fuzzy person names; SCP/SCU role selection",
+        "extended_negotiation": "relational queries and retrieves, fuzzy person names, timezone query adjustment; SCP/SCU role selection",
         "application_context_name": "1.2.840.10008.3.1.1.1",
     }
 

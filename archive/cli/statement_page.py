@@ -20,6 +20,9 @@ _QUERIES = (
     '(`""`), keys in sequences. '
     "A date and time (DT) with an offset from UTC is matched by the instant with those that have one, of their own or of their data set "
     "(0008,0201), and with all others as written. "
+    "TimezoneOffsetFromUTC in a query is never matched: it says where the clock of whoever asks hangs. Times (TM), dates (DA) whose times "
+    "are asked about too, and dates and times (DT) without an offset of their own are then matched by what that clock showed, of data "
+    "sets without an offset as written; so it is with a worklist query. Answers are as stored, with their own offset. "
     "A = answered unasked, F = without regard to case and accents, C = computed, never stored."
 )
 _FRAMES = (

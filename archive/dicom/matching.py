@@ -156,8 +156,8 @@ def normal(attribute: Attribute, value: str) -> str:
     return fold(text) if attribute.folded else text
 
 
-def parse(attribute: Attribute, text: str) -> Match:  # noqa: PLR0911 # one branch for each kind of matching
-    """Read the value of a query key.
+def parse(attribute: Attribute, text: str, zone: str = "") -> Match:  # noqa: PLR0911 # one branch for each kind of matching
+    """Read the value of a query key; `zone` is the offset from UTC of a date and time (DT) that has none of its own.
 
     Raises:
         InvalidQuery: a value this attribute cannot be matched with; the message names the attribute, never the value.
@@ -172,7 +172,7 @@ def parse(attribute: Attribute, text: str) -> Match:  # noqa: PLR0911 # one bran
     if attribute.vr == "UI":
         return _uids(attribute, text)
     if attribute.vr in {"DA", "TM", "DT"}:
-        return _range(attribute, text)
+        return _range(attribute, text, zone if attribute.vr == "DT" else "")
     if attribute.vr in {"IS", "US", "UL", "SS", "SL"}:
         if not re.fullmatch(r"[+-]?\d{1,12}", text):
             raise _invalid(attribute, "a whole number")
@@ -213,11 +213,11 @@ def _uids(attribute: Attribute, text: str) -> Match:
     return UidList(uids)
 
 
-def _range(attribute: Attribute, text: str) -> Match:
+def _range(attribute: Attribute, text: str, zone: str) -> Match:
     expected = {"DA": "a date YYYYMMDD or a range of dates", "TM": "a time HHMMSS or a range of times"}.get(attribute.vr, "a date and time")
     whole = _bounds(attribute, text)
     if whole is not None:
-        zone = _zone_of(attribute, text)
+        zone = _zone_of(attribute, text) or zone
         return Single(whole[0]) if whole[0] == whole[1] and not zone else Range(*whole, zone, zone)
     for at, character in enumerate(text):
         if character != "-":
@@ -228,7 +228,8 @@ def _range(attribute: Attribute, text: str) -> Match:
         first = _bounds(attribute, low) if low else ("", "")
         last = _bounds(attribute, high) if high else ("", "")
         if first is not None and last is not None:
-            return Range(first[0], last[1], _zone_of(attribute, low), _zone_of(attribute, high))
+            zones_of = [(_zone_of(attribute, end) or zone) if end else "" for end in (low, high)]
+            return Range(first[0], last[1], *zones_of)
     raise _invalid(attribute, expected)
 
 

@@ -34,6 +34,8 @@ class Key:
     vr: str
     text: str = ""
     items: tuple[tuple[Key, ...], ...] = ()
+    zone: str = ""
+    """The offset from UTC of a date and time that has none of its own."""
 
     @property
     def tag_hex(self) -> str:
@@ -64,7 +66,7 @@ def check(key: Key) -> None:
 def _terms(key: Key) -> list[Match]:
     attribute = _attribute(key)
     parts = key.text.split("\\") if attribute.vr in LISTED else [key.text]
-    return [parse(attribute, part) for part in parts if part.strip(" \0") or len(parts) == 1]
+    return [parse(attribute, part, key.zone) for part in parts if part.strip(" \0") or len(parts) == 1]
 
 
 def _attribute(key: Key) -> Attribute:

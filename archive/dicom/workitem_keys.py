@@ -44,8 +44,8 @@ class Key:
         return matches(self.match, self.attribute, values, next(iter(_values(dataset, (f"{TIMEZONE_OFFSET:08X}",))), ""))
 
 
-def key(name: str, text: str, *, fuzzy: bool = False) -> Key:
-    """Read one parameter.
+def key(name: str, text: str, *, fuzzy: bool = False, zone: str = "") -> Key:
+    """Read one parameter; `zone` is the offset from UTC of a date and time that has none of its own.
 
     Raises:
         InvalidQuery: names the attribute, never the value.
@@ -57,7 +57,7 @@ def key(name: str, text: str, *, fuzzy: bool = False) -> Key:
         message = f"{registry.keyword_of(tag) or path[-1]} takes text"
         raise InvalidQuery(message)
     attribute = Attribute(registry.keyword_of(tag) or path[-1], tag, vr, Level.STUDY, None, returned=True, folded=vr == "PN")
-    match: Match = Universal() if vr == "SQ" and not text.strip() else parse(attribute, text)
+    match: Match = Universal() if vr == "SQ" and not text.strip() else parse(attribute, text, zone)
     wanted = text if fuzzy and vr == "PN" and not isinstance(match, Universal) and fuzzy_words(text) and fold_group(text) else ""
     return Key(path, attribute, match, text, wanted)
 

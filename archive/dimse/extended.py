@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from archive.dimse.models import CLASSES, FIND_CLASSES
 
-_RELATIONAL, _FUZZY = 0, 2
+_RELATIONAL, _FUZZY, _TIMEZONE = 0, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Extended:
 
 
 def agree(asked: Mapping[str, bytes], accepted: frozenset[str]) -> tuple[Extended, ...]:
-    """Return what is agreed: relational queries and retrieves and fuzzy names when asked for, nothing else."""
+    """Return what is agreed: relational queries and retrieves, fuzzy names and times of the asker's clock when asked for, nothing else."""
     agreed = []
     for uid, information in asked.items():
         if uid in CLASSES & accepted:
             given = bytearray(len(information[:8]))
-            for at in (_RELATIONAL, _FUZZY) if uid in FIND_CLASSES else (_RELATIONAL,):
+            for at in (_RELATIONAL, _FUZZY, _TIMEZONE) if uid in FIND_CLASSES else (_RELATIONAL,):
                 if information[at : at + 1] == b"\1":
                     given[at] = 1
             agreed.append(Extended(uid, bytes(given)))

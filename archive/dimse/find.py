@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from archive.dicom import compose
+from archive.dicom import clocks, compose
 from archive.dicom.attributes import BY_TAG, Attribute, Level
 from archive.dicom.matching import parse
-from archive.dicom.row_keys import LISTED, Key, check, cut, is_instant, meets, zone_of
+from archive.dicom.row_keys import LISTED, Key, check, cut, is_instant
+from archive.dicom.zones import TIMEZONE_OFFSET
 from archive.dimse.identifiers import Identifier
 from archive.dimse.models import SERIES_UID, STUDY_UID, Model, single_uid
-from archive.services.query import SearchRequest
+from archive.services.query import SearchRequest, holds
 
 if TYPE_CHECKING:
     from archive.access.subject import Subject
@@ -68,13 +69,15 @@ class Search:
         include: list[Attribute] = []
         filters: list[Key] = []
         unsupported = False
-        for tag, key in sorted(identifier.keys.items()):
-            attribute = BY_TAG.get(tag)
+        zone = clocks.asked(identifier.text(TIMEZONE_OFFSET))
+        by_clock = clocks.moving(identifier.keys.values()) if zone else frozenset()
+        for tag, asked in sorted(identifier.keys.items()):
+            attribute, key = BY_TAG.get(tag), clocks.timed(asked, zone)
             if key.universal or tag in _NEVER_MATCHED:
                 include += [attribute] if attribute is not None else []
             elif attribute is None or tag == _RETRIEVE_URL:
                 unsupported = True
-            elif key.items or _by_row(attribute, key.text):
+            elif key.items or _by_row(attribute, key) or (tag in by_clock and _RANK[attribute.level] <= _RANK[level]):
                 if _RANK[attribute.level] > _RANK[level]:
                     unsupported = True
                     keys += [(attribute, key.text)] if attribute.vr == "DT" else []  # narrows, and does not decide
@@ -92,6 +95,7 @@ class Search:
             level, datastore, tuple(keys), include=tuple(include), limit=PAGE_ROWS, fuzzy=fuzzy, total=False, usual=False,
             study_instance_uid=study if below_study and single_uid(study) else None,
             series_instance_uid=series if below_series and single_uid(study) and single_uid(series) else None, also=tuple(filters),
+            zone=zone,
         )
         return cls(request, identifier, tuple(filters), unsupported)
 
@@ -104,7 +108,7 @@ class Search:
         offset = 0
         while True:
             found = query.find(subject, replace(self.request, offset=offset)).rows
-            yield [row for row in found if all(meets(key, row.get(key.tag_hex), zone_of(row)) for key in self.filters)]
+            yield [row for row in found if holds(row, self.filters, self.request.zone)]
             offset += len(found)
             if len(found) < PAGE_ROWS:
                 return
@@ -121,10 +125,10 @@ class Search:
         return compose.dataset(made, explicit=explicit, declared=self.identifier.declared)
 
 
-def _by_row(attribute: Attribute, text: str) -> bool:
+def _by_row(attribute: Attribute, key: Key) -> bool:
     """Whether a key is matched against rows: counts, instants, and several values of which any may fit."""
     if attribute.computed and attribute.keyword not in _MATCHED_BY_SQL:
         return attribute.vr in _COUNTS
     if attribute.vr == "DT":
-        return is_instant(parse(attribute, text))
-    return attribute.vr in LISTED and "\\" in text.strip("\\")
+        return is_instant(parse(attribute, key.text, key.zone))
+    return attribute.vr in LISTED and "\\" in key.text.strip("\\")

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from archive.dicom import compose, row_keys, scheduled
+from archive.dicom import clocks, compose, row_keys, scheduled
 from archive.dicom.attributes import BY_KEYWORD, Attribute, Level
 from archive.dicom.matching import Match, Range, Single, Universal, normal, parse
 from archive.dicom.row_keys import Key
+from archive.dicom.zones import TIMEZONE_OFFSET
 from archive.dimse.identifiers import Identifier
 from archive.services.worklist import WorklistRequest
 from archive.services.worklist_rows import STEPS
@@ -46,7 +47,10 @@ class Search:
         Raises:
             InvalidQuery: a value that cannot be matched.
         """
-        keys = [key for tag, key in sorted(identifier.keys.items()) if not _asks_nothing(key) and tag not in _NEVER_MATCHED]
+        zone = clocks.asked(identifier.text(TIMEZONE_OFFSET))
+        keys = [
+            clocks.timed(key, zone) for tag, key in sorted(identifier.keys.items()) if not _asks_nothing(key) and tag not in _NEVER_MATCHED
+        ]
         span = _span(identifier)
         if span is not None:
             keys = [_without_start(key) if key.tag == _STEPS else key for key in keys]
@@ -54,12 +58,15 @@ class Search:
         for key in keys:
             row_keys.check(key)
         dates = _start(identifier, _START_DATE, _DATE)
-        first, last = _ends(dates)
+        first, last = _ends(clocks.wide(dates) if zone and not isinstance(_start(identifier, _START_TIME, _TIME), Universal) else dates)
+        asked = list(identifier.keys.values())
 
         def meets(entry: Mapping[str, Any]) -> bool:
+            there = row_keys.zone_of(entry)
+            entry = clocks.shown(entry, asked, there, zone)
             if span is not None and not any(_within(step, *span) for step in scheduled.items(entry, STEPS)):
                 return False
-            return all(row_keys.meets(key, entry.get(key.tag_hex), row_keys.zone_of(entry)) for key in keys)
+            return all(row_keys.meets(key, entry.get(key.tag_hex), there) for key in keys)
 
         return cls(WorklistRequest(
             datastore, meets, first_date=first, last_date=last, patient_id=_exactly(identifier, _PATIENT_ID),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
 from archive.db.engine import Database
+from archive.dicom import clocks
 from archive.dicom.attributes import BY_TAG, Attribute, Level
 from archive.dicom.matching import Universal, parse, rough
 from archive.dicom.row_keys import Key, certain, is_instant, meets, zone_of
@@ -53,8 +54,11 @@ class SearchRequest:
     """Keys that SQL cannot match: rows that match all else are held against them here."""
     also: tuple[Key, ...] = ()
     """Keys that whoever asks holds the rows against; the event names them."""
+    zone: str = ""
+    """The offset from UTC of the clock whose times are asked about, where that is said."""
 
 
+_RANK = {Level.PATIENT: 0, Level.STUDY: 1, Level.SERIES: 2, Level.IMAGE: 3}
 HELD_ROWS = 500
 """How many rows are in memory at a time where they are held against filters."""
 
@@ -85,18 +89,18 @@ class Query:
             NotFound: no such datastore, or none the subject has a right in.
             Unavailable: the search could not be recorded, so nothing is answered.
         """
-        asked = _instants_apart(request)
+        asked = _clocks_apart(request)
         page = self._filtered(subject, asked) if asked.filters else self._page(subject, asked)
         self._record(subject, request, page)
         return SearchAnswer(page.rows, page.total)
 
     def _page(self, subject: Subject, request: SearchRequest) -> search.SearchPage:
-        keys: list[tuple[Attribute, Term]] = [(key, _term(key, text, fuzzy=request.fuzzy)) for key, text in request.keys]
+        keys: list[tuple[Attribute, Term]] = [
+            (key, _term(key, text, fuzzy=request.fuzzy, zone=request.zone)) for key, text in request.keys
+        ]
         # Of sequences SQL says where there are items that may meet a key: of a whole archive that may be none.
         keys += [(BY_TAG[key.tag], Items(certain(key))) for key in request.also if key.items and key.tag in BY_TAG]
-        # Of instants it says what a clock may have shown then; the row says where it hung.
-        instants = [(BY_TAG[key.tag], _term(BY_TAG[key.tag], key.text, fuzzy=False)) for key in request.also if key.vr == "DT"]
-        keys += [*instants, (BY_TAG[TIMEZONE_OFFSET], Universal())] if instants else []
+        keys += _clocks(request.also, request.zone)
         at = self._clock()
         # The connection that commits the audit still has the pages of the search before; any other deciphers them again.
         with self._database.glance() as tx, nullcontext() if tx.in_transaction() else tx.begin():
@@ -117,7 +121,7 @@ class Query:
         plain = replace(request, filters=(), also=request.filters, offset=0, limit=HELD_ROWS, total=False)
         while True:
             rows = self._page(subject, plain).rows
-            kept += [row for row in rows if all(meets(key, row.get(key.tag_hex), zone_of(row)) for key in request.filters)]
+            kept += [row for row in rows if holds(row, request.filters, request.zone)]
             ended = len(rows) < HELD_ROWS
             if ended or (wanted is not None and len(kept) >= wanted):
                 return search.SearchPage(kept[request.offset : wanted], len(kept) if ended and request.total else None)
@@ -135,6 +139,8 @@ class Query:
             "offset": request.offset,
             "found": len(page.rows),
         }
+        if request.zone:
+            detail["zone"] = request.zone
         if request.also:
             detail["also"] = [path for path, text in _told(request.also) if text.strip(" \0*")]
         event = Event(Kind.SEARCHED, subject=subject, objects=tuple(objects), detail=detail)
@@ -188,19 +194,45 @@ def _told(filters: Iterable[Key], path: str = "") -> Iterator[tuple[str, str]]:
             yield f"{path}{key.tag_hex}", key.text
 
 
-def _term(attribute: Attribute, text: str, *, fuzzy: bool) -> Term:
+def holds(row: Mapping[str, Mapping[str, Any]], keys: Sequence[Key], zone: str) -> bool:
+    """Say whether a row meets keys about times of a clock with that offset."""
+    there = zone_of(row)
+    row = clocks.shown(row, keys, there, zone)
+    return all(meets(key, row.get(key.tag_hex), there) for key in keys)
+
+
+def _term(attribute: Attribute, text: str, *, fuzzy: bool, zone: str = "") -> Term:
     # Neither can be stored, and PostgreSQL does not even take the question.
     if "\0" in text.strip(" \0") or any("\ud800" <= character < "\ue000" for character in text):
         message = f"{attribute.keyword} takes text"
         raise InvalidQuery(message)
-    match = rough(parse(attribute, text))
+    match = rough(parse(attribute, text, zone))
     return Fuzzy.of(attribute, text, match) if fuzzy else match
 
 
-def _instants_apart(request: SearchRequest) -> SearchRequest:
-    """Return the request with keys as filters that rows meet by the instant they say."""
-    apart = [(key, text) for key, text in request.keys if key.vr == "DT" and key.level is request.level and is_instant(parse(key, text))]
-    if not apart:
-        return request
-    filters = tuple(Key(key.tag, key.vr, text) for key, text in apart)
-    return replace(request, keys=tuple(one for one in request.keys if one not in apart), filters=(*request.filters, *filters))
+def _clocks(keys: Sequence[Key], zone: str) -> list[tuple[Attribute, Term]]:
+    """Return what SQL says of keys about clocks: what one may have shown then. The row says where it hung."""
+    by_clock = clocks.moving(keys) if zone else frozenset()
+    found: list[tuple[Attribute, Term]] = []
+    for key in keys:
+        if key.vr == "DT":
+            found.append((BY_TAG[key.tag], _term(BY_TAG[key.tag], key.text, fuzzy=False, zone=zone)))
+        elif key.vr == "DA" and key.tag in by_clock:
+            found.append((BY_TAG[key.tag], clocks.wide(parse(BY_TAG[key.tag], key.text))))
+    told = {*by_clock, TIMEZONE_OFFSET} if found or by_clock else set()
+    return found + [(BY_TAG[tag], Universal()) for tag in sorted(told - {one.tag for one, _ in found}) if tag in BY_TAG]
+
+
+def _clocks_apart(request: SearchRequest) -> SearchRequest:
+    """Return the request with keys as filters that rows meet by the instant they say, or by what another clock showed then."""
+    keys = [Key(key.tag, key.vr, text, zone=request.zone) for key, text in request.keys if _RANK[key.level] <= _RANK[request.level]]
+    by_clock = clocks.moving(keys) if request.zone else frozenset()
+    filters = tuple(
+        key for key in keys
+        if key.tag in by_clock or (
+            key.vr == "DT" and BY_TAG[key.tag].level is request.level and is_instant(parse(BY_TAG[key.tag], key.text, request.zone))
+        )
+    )
+    apart = {key.tag for key in filters}
+    kept = tuple((key, text) for key, text in request.keys if key.tag not in apart)
+    return replace(request, keys=kept, filters=(*request.filters, *filters)) if apart else request

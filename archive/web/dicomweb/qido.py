@@ -12,7 +12,9 @@ from collections.abc import Iterable
 import msgspec
 from flask import Response, request
 
+from archive.dicom import clocks
 from archive.dicom.attributes import BY_TAG, Attribute, Level, lookup
+from archive.dicom.zones import TIMEZONE_OFFSET
 from archive.errors import InvalidQuery
 from archive.services.query import SearchAnswer, SearchRequest
 from archive.web.context import archive, subject
@@ -85,8 +87,12 @@ def parse(
         if attribute.tag in keys:
             raise _twice(name)
         keys[attribute.tag] = (attribute, _value(attribute, values[0]))
-    filters = query_paths.keys(paths)
+    # Where the clock of whoever asks hangs: how its times are meant, not what is looked for.
+    there = keys.pop(TIMEZONE_OFFSET, None)
+    zone = "" if there is None else clocks.asked(there[1])
+    filters = tuple(clocks.timed(key, zone) for key in query_paths.keys(paths))
     if include is not None:
+        include |= {} if there is None else {TIMEZONE_OFFSET: there[0]}
         include |= {path[0]: BY_TAG[path[0]] for path in paths}
         include |= {tag: attribute for tag, (attribute, _) in keys.items() if not attribute.returned}
     limit = _number("limit", single["limit"], lowest=1) if "limit" in single else MAX_ROWS
@@ -94,7 +100,7 @@ def parse(
         level=level, datastore=datastore, keys=tuple(keys.values()), study_instance_uid=study, series_instance_uid=series,
         include="all" if include is None else tuple(include.values()), limit=min(limit, MAX_ROWS),
         offset=_number("offset", single["offset"], lowest=0) if "offset" in single else 0,
-        fuzzy=_flag("fuzzymatching", single.get("fuzzymatching", "false")), filters=filters,
+        fuzzy=_flag("fuzzymatching", single.get("fuzzymatching", "false")), filters=filters, zone=zone,
     )
 
 

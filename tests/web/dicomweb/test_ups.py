@@ -193,7 +193,9 @@ def test_g08_a_start_is_found_by_its_instant(place: Place) -> None:
     here = made(place, patient="S2", x00404005=el("DT", "20270101080000+0100"))
     there = made(place, patient="S2", x00404005=el("DT", "20270101080000"), x00080201=el("SH", "-0500"))
     for query, expected in (("2027010108%2B0100", [here]), ("2027010107%2B0000", [here]), ("2027010114%2B0100", [there]),
-                            ("20270101075959-0500-", [there]), ("20270101080000", [here, there]), ("20270101070000", [])):
+                            ("20270101075959-0500-", [there]), ("20270101080000", [here, there]), ("20270101070000", []),
+                            ("20270101070000&TimezoneOffsetFromUTC=%2B0000", [here]),
+                            ("-2027010109&00080201=-0500", [here, there])):
         assert found(place, f"PatientID=S2&ScheduledProcedureStepStartDateTime={query}") == expected, query
 
 
