@@ -271,7 +271,7 @@ class Database:
             raise
         finally:
             self._pass_on()
-            for item in batch:
+            for item in reversed(batch):  # a thread waits for the first of its own, and may queue others of them anew
                 item.tell()
 
     def _take_queue(self) -> list[Queued[Any]]:

@@ -12,7 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +308,47 @@ def test_a_group_that_loses_a_deadlock_is_run_again(postgresql_index: str) -> No
     assert len(runs) == 2
     for database in both:
         database.close()
+
+
+def test_what_is_run_again_while_its_leader_still_tells_is_waited_for(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread wakes with the first of its works, queues the second anew, and must not take what is said of the first run for it."""
+    tell, gate, again = Queued.tell, threading.Event(), threading.Event()
+    runs: list[int] = []
+    theirs: list[Queued[Any]] = []
+    others: list[Future[Any]] = []
+
+    def slowly(item: Queued[Any]) -> None:
+        if item in theirs and not others:  # somebody else writes when they come again
+            others.append(pool.submit(database.group, lambda _tx: again.wait(30)))
+            while not database._leading or database._queue:
+                time.sleep(0.001)
+        tell(item)
+        if item in theirs:
+            time.sleep(0.2)
+
+    def twice(tx: sa.Connection) -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            raise failures.Conflict("busy")
+        return put("second")(tx)
+
+    monkeypatch.setattr(Queued, "tell", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(database.group, lambda _tx: gate.wait(30))
+        while not database._leading or database._queue:
+            time.sleep(0.001)
+        leads = pool.submit(database.group, put("led"))
+        while not database._queue:
+            time.sleep(0.001)
+        both = pool.submit(database.group_all, [put("first"), twice])
+        while len(database._queue) < 3:
+            time.sleep(0.001)
+        theirs += database._queue[1:]
+        gate.set()
+        assert (first.result(60), leads.result(60)) == (True, "led")
+        again.set()
+        assert [one.get() for one in both.result(60)] == ["first", "second"]
+    assert names(database) == ["first", "led", "second"]
 
 
 def test_a_conflict_that_does_not_end_is_unavailable(database: Database) -> None:
