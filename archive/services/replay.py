@@ -71,7 +71,7 @@ class Replay:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive."""
         self._core = core
-        self._purged_at: datetime | None = None
+        self._purge: sa.Row[Any] | None = None
 
     def run(self) -> Replayed:
         """Adopt or sweep everything past the replay positions; a second run changes nothing.
@@ -101,7 +101,7 @@ class Replay:
         files = {file.segment_id: file.file_bytes for file in core.vault.segments.files()}
         with core.database.read() as tx:
             noted = {bytes(one) for one in tx.execute(sa.select(segment.c.id)).scalars()}
-            self._purged_at = tx.execute(_PURGED_AT).scalar()
+            self._purge = tx.execute(_PURGE).first()
             places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
         if only is not None:
             rows = [row for row in rows if bytes(row.id) in only]
@@ -183,13 +183,19 @@ class Replay:
             _damaged(error, looked, done)
             return
         at = datetime.fromisoformat(meta.received["at"])
-        if self._purged_at is not None and at + UNSETTLED_AT_MOST < self._purged_at:
+        if self._purge is not None and at + UNSETTLED_AT_MOST < self._purge.at and not self._set_back(self._purge):
             # A purge is committed with FULL, and every commit before it with it: this one was never acknowledged. Its sender was told
             # that nobody knows, may have sent it again, and that may be what was purged.
             self._core.vault.forget([found.ref])
             done.swept += 1
         else:
             looked.unnamed.append(_Unnamed(at, found, looked))
+
+    def _set_back(self, purge: sa.Row[Any]) -> bool:
+        """Whether the clock was set back since a purge: then what was sealed after it may be dated before it."""
+        earlier = sa.select(audit_event.c.n).where(audit_event.c.n > purge.n, audit_event.c.at < purge.at - UNSETTLED_AT_MOST)
+        with self._core.database.read() as tx:
+            return self._core.clock() < purge.at or tx.execute(earlier.limit(1)).first() is not None
 
     def _settle(self, one: _Unnamed, places: dict[bytes, Datastore], done: Replayed) -> None:
         try:
@@ -284,7 +290,7 @@ def _damaged(error: ArchiveError, looked: _Looked, done: Replayed) -> None:
     looked.whole = False
 
 
-_PURGED_AT = sa.select(audit_event.c.at).where(audit_event.c.n == sa.select(sa.func.max(purged.c.leaf)).scalar_subquery())
+_PURGE = sa.select(audit_event.c.n, audit_event.c.at).where(audit_event.c.n == sa.select(sa.func.max(purged.c.leaf)).scalar_subquery())
 _NAMED = [
     sa.select(table.c.id).where(
         table.c.segment_id == sa.bindparam("segment"), table.c.record_offset < sa.bindparam("stop"),

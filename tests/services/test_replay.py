@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -368,3 +369,29 @@ def test_what_nobody_was_promised_does_not_come_back_after_a_purge(
         expected = [archives.instance(1)] if purged_after > replay.UNSETTLED_AT_MOST else [archives.instance(1), archives.instance(2)]
         assert visible(node) == expected
         assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+@pytest.mark.parametrize(("between", "later"), [(True, timedelta(hours=3)), (False, timedelta(minutes=5))])
+def test_what_was_acknowledged_after_a_purge_is_taken_in_though_the_clock_was_set_back(
+    tmp_path: Path, between: bool, later: timedelta
+) -> None:
+    """It was hours ahead at the purge, so that by it the record is older; the power went before its rows were synced."""
+    config, at = archives.made(tmp_path), [utc_now() + timedelta(hours=2)]
+    node = archives.open_node(config, clock=lambda: at[0])
+    console = archives.the_console(node)
+    archives.store(node, archives.instance(1, study="1.2.9"))
+    node.remove.reject(console, "clinical", "study", "1.2.9", reason="another patient")
+    node.purge.run(console, "clinical", study="1.2.9", reason="another patient")
+    at[0] -= timedelta(hours=2)
+    if between:
+        node.accounts.add_user(console, "mia")
+    node.core.database.checkpoint()
+    shutil.copy(config.index_path, tmp_path / "synced.db")
+    assert archives.store(node, archives.instance(1)).status == "stored"
+    abandon(node)
+    for path in config.storage_dir.glob("index.db*"):
+        path.unlink()
+    shutil.copy(tmp_path / "synced.db", config.index_path)
+    at[0] += later
+    with archives.opened(config, clock=lambda: at[0]) as node:
+        assert visible(node) == [archives.instance(1)]
