@@ -30,7 +30,7 @@ def upgrade(database: Database, *, keystore: bool = False) -> None:
     """Bring an empty or older database to the revision of this release; nothing happens when it is there.
 
     Raises:
-        DatabaseUnavailable: it cannot be written, or a newer release wrote it.
+        DatabaseUnavailable: it cannot be written, a newer release wrote it, or it is a new one that cannot hold every text.
     """
     from alembic import command  # a third of a second, for one command in a release's life
 
@@ -40,7 +40,9 @@ def upgrade(database: Database, *, keystore: bool = False) -> None:
             tx.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
             tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         present = _present(tx)
-        if present is not None and present not in _known(keystore=keystore)[0]:
+        if present is None:
+            _require_unicode(tx)
+        elif present not in _known(keystore=keystore)[0]:
             raise _unknown(present)
         config = _config(keystore=keystore)
         config.attributes["connection"] = tx
@@ -67,6 +69,13 @@ def check(database: Database, *, keystore: bool = False) -> None:
         raise _unknown(present)
     message = f"the database is at revision {present or 'none'}, this release needs {head}"
     raise DatabaseUnavailable(message, remedy="run 'archive db upgrade'")
+
+
+def _require_unicode(tx: sa.Connection) -> None:
+    """Refuse a server's database in which names of patients would not find room once they come."""
+    if tx.dialect.name == "postgresql" and (encoding := tx.execute(sa.text("SHOW server_encoding")).scalar_one()) != "UTF8":
+        message = f"the database's encoding is {encoding}"
+        raise DatabaseUnavailable(message, remedy="make one with CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0")
 
 
 def _unknown(present: str) -> DatabaseUnavailable:

@@ -188,6 +188,25 @@ def test_durable_is_full_and_the_rest_normal(database: Database) -> None:
             assert tx.execute(sa.text("PRAGMA synchronous")).scalar_one() == expected
 
 
+def test_what_a_servers_own_settings_would_take_away_is_kept(postgresql_url: str) -> None:
+    """A commit that is answered lies on the disk, and who waited for a lock sees what was committed meanwhile."""
+    database = Database(postgresql_url)
+    with database.begin() as tx:
+        for setting in ("synchronous_commit = off", "default_transaction_isolation = 'repeatable read'", "client_encoding = 'LATIN1'"):
+            tx.execute(sa.text(f'ALTER DATABASE "{database.url.database}" SET {setting}'))
+    database.close()
+
+    def said(tx: sa.Connection) -> list[str]:
+        return [tx.execute(sa.text(f"SHOW {name}")).scalar_one() for name in ("synchronous_commit", "transaction_isolation")]
+
+    with database.read() as tx:
+        assert said(tx) == ["on", "repeatable read"]
+        assert tx.execute(sa.text("SELECT convert_from('\\xe5b1b1', 'UTF8')")).scalar_one() == "\u5c71"
+    with database.begin() as tx:
+        assert said(tx) == ["on", "read committed"]
+    database.close()
+
+
 def test_a_group_is_durable_when_one_of_it_is(database: Database) -> None:
     if not database.sqlite:
         pytest.skip("asked of SQLite's pragma")

@@ -142,6 +142,25 @@ def test_second_upgrade_changes_nothing(empty: Database) -> None:
     assert schema(empty) == before
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_does_not_hold_every_name_is_refused(postgresql_server: str, encoding: str) -> None:
+    admin = Database(f"{postgresql_server}postgres")
+    raw = admin.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with raw.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {encoding} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"))
+    other = Database(f"{postgresql_server}{encoding.lower()}")
+    try:
+        with pytest.raises(DatabaseUnavailable, match=encoding) as refused:
+            migrate.upgrade(other)
+        assert "UTF8" in refused.value.remedy
+        assert migrate.revision(other) is None
+    finally:
+        other.close()
+        with raw.connect() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {encoding}"))
+        admin.close()
+
+
 def test_upgrade_is_all_or_nothing(empty: Database) -> None:
     def cut(_tx: sa.Connection) -> None:
         raise DatabaseUnavailable("cut")
