@@ -115,10 +115,15 @@ _OURS = (
 )
 
 
+_GONE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+"""A server's machine that is gone ends no connection: after a minute without a sign of it who waits is told."""
+
+
 def postgresql(url: sa.URL) -> sa.Engine:
-    """Return an engine of a PostgreSQL server."""
+    """Return an engine of a PostgreSQL server; how long it is waited for the address may say otherwise."""
+    patience = {name: value for name, value in {"connect_timeout": 10, **_GONE}.items() if name not in url.query}
     return sa.create_engine(
         url, pool_size=16, max_overflow=64, pool_pre_ping=True, hide_parameters=True,
-        connect_args={"options": _OURS, "client_encoding": "UTF8", "connect_timeout": 10},
+        connect_args={"options": _OURS, "client_encoding": "UTF8", **patience},
         json_serializer=_encode, json_deserializer=msgspec.json.decode,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import threading
 import time
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -205,6 +207,21 @@ def test_what_a_servers_own_settings_would_take_away_is_kept(postgresql_url: str
     with database.begin() as tx:
         assert said(tx) == ["on", "read committed"]
     database.close()
+
+
+@pytest.mark.parametrize("said", ["", "?keepalives_idle=7"])
+def test_a_server_whose_machine_is_gone_is_waited_for_a_minute(postgresql_url: str, said: str) -> None:
+    """Its packets just end: unasked, the system waits for an answer for two hours, and all who want to write behind who does."""
+    database = Database(f"{postgresql_url}{said}")
+    with database.read() as tx:
+        driven: Any = tx.connection.driver_connection
+        with socket.socket(fileno=os.dup(driven.fileno())) as made:
+            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+            idle, every, times, unanswered_ms = (made.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names)
+    database.close()
+    assert idle == (7 if said else 30)
+    assert idle + every * times <= 60
+    assert 0 < unanswered_ms <= 60_000
 
 
 def test_a_group_is_durable_when_one_of_it_is(database: Database) -> None:
