@@ -35,6 +35,9 @@ def begin(tx: sa.Connection, keyring: Keyring, name: str, address: str, *, at: d
     a = login_attempt.c
     tx.execute(sa.delete(login_attempt).where(a.account_hmac == account, a.at <= at - REMEMBERED))
     tx.execute(sa.delete(login_attempt).where(a.network_hmac == network, a.at <= at - REMEMBERED))
+    # Else nobody is let in until a clock that was set back is where it was.
+    either = sa.or_(a.account_hmac == account, a.network_hmac == network)
+    tx.execute(sa.update(login_attempt).where(either, a.at > at).values(at=at))
     here = sa.and_(a.account_hmac == account, a.network_hmac == network)
     for which, free, forgiven in (
         (here, FREE_HERE, True), (a.account_hmac == account, FREE_ACCOUNT, True), (a.network_hmac == network, FREE_NETWORK, False),

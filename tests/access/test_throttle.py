@@ -75,6 +75,22 @@ def test_signing_in_forgives_and_a_day_forgets(database: Database, keyring: Keyr
         assert tx.execute(sa.select(sa.func.count()).select_from(tables.login_attempt)).scalar() == 1
 
 
+@pytest.mark.parametrize("other", ["ada", "bob"])
+def test_nobody_is_locked_out_by_failures_under_a_clock_that_was_set_back(
+    database: Database, keyring: Keyring, now: datetime, other: str
+) -> None:
+    """Of the account, or of the network at any account."""
+    ahead = now + timedelta(days=400)
+    with database.begin() as tx:
+        for n in range(throttle.FREE_NETWORK):
+            with suppress(Unauthenticated):
+                throttle.begin(tx, keyring, "ada" if other == "ada" else f"user{n}", "192.0.2.7", at=ahead)
+    [looked] = attempts(database, keyring, other, "192.0.2.7", now, 1)
+    assert looked - now <= throttle.LONGEST
+    with database.begin() as tx, pytest.raises(Unauthenticated):
+        throttle.begin(tx, keyring, other, "192.0.2.7", at=looked)
+
+
 def test_of_many_at_once_no_more_pass_than_one_after_the_other(database: Database, keyring: Keyring, now: datetime) -> None:
     """Of one account from one network, of one account from anywhere, of one network at any account."""
     ways = {
