@@ -32,7 +32,9 @@ from tests.services import archives, crowd
 KILLS = int(os.environ.get("ARCHIVE_TEST_SERVED_KILLS", "2"))
 SENDERS, EACH = 4, 60
 SETTINGS = '[dimse.plain]\nenabled = true\nport = 0\n[storage]\nsegment_bytes = 8388608\nreserve = "0%"\n'
-ANSWER = re.compile(r"INCOMING DIMSE MESSAGE.*?Affected SOP Instance UID\s*: ([0-9.]+).*?DIMSE Status\s*: 0x0000", re.DOTALL)
+ANSWER = re.compile(
+    r"INCOMING DIMSE MESSAGE(?:(?!INCOMING).)*?Affected SOP Instance UID\s*: ([0-9.]+)(?:(?!INCOMING).)*?DIMSE Status\s*: 0x0000", re.DOTALL
+)
 
 
 def processes(root: int) -> dict[int, str]:
