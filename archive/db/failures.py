@@ -14,16 +14,19 @@ import sqlalchemy as sa
 from archive.errors import DatabaseUnavailable, OutOfSpace
 
 REMEDY = "run 'archive doctor'"
+SERVER = "see that the database's server runs and can be reached as database.url says; its own log says more"
+AGAIN = f"try again; if it stays so, {REMEDY}"
 _CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock (PostgreSQL, appendix A)
 _FULL = ("53100", "is full", "no space left")
+_LOST = "the connection to the database was lost"
 _MESSAGES = (
-    (("08", "57P"), "the connection to the database was lost"),  # connection exceptions; shut down, crashed, starting
-    (("53300", "55P03", "57014", "locked", "busy"), "the database is busy"),  # too many connections, no lock in time, cancelled
-    (("25006", "readonly", "read-only"), "the database's disk is read-only"),
-    (("not a database",), "the database does not open with this key"),
-    (("disk i/o error",), "the database's disk reports an error"),
-    (("malformed",), "the database's file is damaged"),
-    (("unable to open",), "the database's file cannot be opened"),
+    (("08", "57P"), _LOST, SERVER),  # connection exceptions; shut down, crashed, starting
+    (("53300", "55P03", "57014", "locked", "busy"), "the database is busy", AGAIN),  # too many connections, no lock in time, cancelled
+    (("25006", "readonly", "read-only"), "the database's disk is read-only", REMEDY),
+    (("not a database",), "the database does not open with this key", REMEDY),
+    (("disk i/o error",), "the database's disk reports an error", REMEDY),
+    (("malformed",), "the database's file is damaged", REMEDY),
+    (("unable to open",), "the database's file cannot be opened", REMEDY),
 )
 _BROKEN_FILE = ("disk i/o error", "malformed", "not a database", "unable to open")
 
@@ -49,9 +52,9 @@ def translate(error: Exception) -> Exception:
     if isinstance(error, sa.exc.DBAPIError):
         return _driver(error)
     if isinstance(error, sa.exc.TimeoutError):
-        return DatabaseUnavailable("the database is busy", remedy="try again; if it stays so, run 'archive doctor'")
+        return DatabaseUnavailable("the database is busy", remedy=AGAIN)
     if isinstance(error, sa.exc.PendingRollbackError | sa.exc.ResourceClosedError):
-        return DatabaseUnavailable("the connection to the database was lost", remedy=REMEDY)
+        return DatabaseUnavailable(_LOST, remedy=REMEDY)
     if isinstance(error, OSError):
         return DatabaseUnavailable(f"the database cannot be used: {error.strerror}", remedy=REMEDY)
     return error
@@ -59,17 +62,20 @@ def translate(error: Exception) -> Exception:
 
 def _driver(error: sa.exc.DBAPIError) -> Exception:
     state: str | None = getattr(error.orig, "sqlstate", None)
+    unanswered = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+    if unanswered and state is None and hasattr(error.orig, "sqlstate"):  # PostgreSQL's driver alone has states
+        return DatabaseUnavailable(_LOST if error.connection_invalidated else "the database's server does not answer", remedy=SERVER)
     # SQLite has no states, and its texts quote no row.
     said = str(error.orig).lower() if state is None else state
     if _says(said, state, _FULL):
         return OutOfSpace("the database's disk is full", remedy="free space on the storage disk")
     if state in _CONFLICTS:
         return Conflict("the database is busy", remedy="try again")
-    for words, message in _MESSAGES:
+    for words, message, remedy in _MESSAGES:
         if _says(said, state, words):
-            return DatabaseUnavailable(message, remedy=REMEDY)
+            return DatabaseUnavailable(message, remedy=remedy)
     if error.connection_invalidated:
-        return DatabaseUnavailable(_MESSAGES[0][1], remedy=REMEDY)
+        return DatabaseUnavailable(_LOST, remedy=REMEDY)
     what = type(error.orig).__name__ + (f" ({state})" if state else "")
     return DatabaseUnavailable(f"the database cannot be used: {what}", remedy=REMEDY)
 

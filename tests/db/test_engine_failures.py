@@ -457,6 +457,7 @@ def test_a_server_that_ends_and_comes_back_is_lost_and_found(postgresql_index: s
             also.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
         tx.execute(sa.insert(archive_state), {"name": "CANARY", "value": "CANARY"})
     assert lost.value.__cause__ is None
+    assert "server runs" in lost.value.remedy
     assert database.group(put("back")) == "back"
     database.close()
     other.close()

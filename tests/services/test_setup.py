@@ -11,6 +11,7 @@ import pytest
 from archive.errors import ConfigurationError, DatabaseUnavailable
 from archive.keys.keyring import Keyring
 from archive.services import setup
+from tests.ports import free_port
 from tests.services import archives
 
 
@@ -35,6 +36,16 @@ def test_a_database_that_does_not_open_is_named(tmp_path: Path, name: str) -> No
         setup.check_databases(config, Keyring.open(config))
     assert str(path) in refused.value.message
     assert "backup" in refused.value.remedy
+
+
+def test_nobody_is_told_to_make_an_index_anew_whose_server_is_only_down(tmp_path: Path) -> None:
+    archives.made(tmp_path)
+    config = archives.configured(tmp_path, database={"url": f"postgresql+psycopg://CANARY@127.0.0.1:{free_port()}/strongroom"})
+    with pytest.raises(DatabaseUnavailable, match="the database's server does not answer") as refused:
+        setup.check_databases(config, Keyring.open(config))
+    assert "server runs" in refused.value.remedy
+    assert "rebuild-index" not in refused.value.remedy
+    assert "CANARY" not in f"{refused.value.message} {refused.value.remedy}"
 
 
 class Killed(BaseException):
