@@ -17,7 +17,10 @@ DEPTH = 400
 
 _GROUPS = frozenset({"Alphabetic", "Ideographic", "Phonetic"})
 _PARTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
+MOST = 4_000_000
+"""Elements of a document, and its values: each takes some two hundred bytes of memory, where eight are enough to write it."""
 _PLACES = 1_000_000
+"""Values that a document leaves out before others: a number of seven digits makes as many."""
 
 
 class _Reader:
@@ -32,8 +35,14 @@ class _Reader:
         self._text: list[str] = []
         self._number = 0
         self._depth = 0
+        self._left = MOST
+        self._places = _PLACES
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
+        self._left -= 1
+        if self._left < 0:
+            message = "the metadata have more elements than are read of them"
+            raise InvalidInstance(message, reason="too-large")
         self._depth += 1
         if self._depth > DEPTH:
             message = "sequences lie too deep in each other"
@@ -89,7 +98,9 @@ class _Reader:
         """Put a value where its number says; those left out between are empty."""
         values = self._elements[-1].setdefault("Value", [])
         number = self._number or len(values) + 1
-        if number > len(values) + _PLACES:
+        left_out = max(0, number - 1 - len(values))
+        self._places -= left_out
+        if self._places < 0:
             raise _malformed()
         values += [None] * (number - len(values))
         values[number - 1] = value

@@ -178,3 +178,19 @@ def test_xml() -> None:
 def test_unsound_xml_is_refused(text: str) -> None:
     with pytest.raises(InvalidInstance):
         native_model.to_json(text.encode())
+
+
+def test_what_is_left_empty_is_bounded_for_all_of_a_document() -> None:
+    """A number in a few bytes makes a list as long as it says."""
+    attribute = '<DicomAttribute tag="0009{:04X}" vr="CS"><Value number="600000">x</Value></DicomAttribute>'
+    once, twice = (f"<NativeDicomModel>{''.join(attribute.format(n) for n in range(count))}</NativeDicomModel>" for count in (1, 2))
+    assert len(native_model.to_json(once.encode())[0]["00090000"]["Value"]) == 600_000
+    with pytest.raises(InvalidInstance):
+        native_model.to_json(twice.encode())
+
+
+def test_the_elements_of_a_document_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_model, "MOST", 100)
+    assert len(native_model.to_json(b"<a>" + b"<NativeDicomModel/>" * 99 + b"</a>")) == 99
+    with pytest.raises(InvalidInstance):
+        native_model.to_json(b"<a>" + b"<NativeDicomModel/>" * 100 + b"</a>")
