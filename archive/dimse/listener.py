@@ -140,6 +140,7 @@ class Listener:
         self._log = log
         self._selector = selectors.DefaultSelector()
         self._lobby = Lobby(lobby_connections)
+        self._parting = Lobby(lobby_connections)  # who was refused, and has not gone yet
         self._lock = threading.Lock()
         self._associations: set[Association] = set()
         self._threads: set[threading.Thread] = set()
@@ -361,8 +362,12 @@ class Listener:
             "an association was rejected",
             extra={"association": visitor.name, "address": visitor.address, "reason": rejection.why},
         )
-        time.sleep(_REJECTED_AFTER_S)
-        pdus.part(visitor.connection, rejection.encoded, linger_s=_LINGER_S)
+        self._parting.enter(visitor)
+        try:
+            time.sleep(_REJECTED_AFTER_S)
+            pdus.part(visitor.connection, rejection.encoded, linger_s=_LINGER_S)
+        finally:
+            self._parting.leave(visitor)
 
     def _record(self, visitor: Visitor, why: str, certificate: bytes | None) -> None:
         """Leave a trace of a handshake that failed: no request will ever tell who it was."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import struct
@@ -114,6 +115,19 @@ def test_a_full_lobby_drops_whoever_waits_longest(start_node: StartNode) -> None
         late.release()
     for peer in waiting:
         peer.connection.close()
+
+
+def test_the_refused_who_stay_are_bounded(start_node: StartNode) -> None:
+    """Whoever is told no has a little time to read it, and no thread beyond the lobby's number."""
+    node = start_node(lobby_connections=8)
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            peer = stack.enter_context(RawPeer(node.connect()))
+            peer.send(associate_rq(CONTEXTS, calling="NOBODY"))
+            assert peer.read_pdu()[0] == rawpeer.RJ
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("dimse-")]
+        assert len(threads) < 20
+        echo_works(node)
 
 
 # --- malformed PDUs ------------------------------------------------------------------------------------------------------------------
