@@ -6,6 +6,7 @@ line break after the last boundary, quoted or bare boundaries of odd characters,
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ HEADER_BYTES = 16 << 10
 HEADER_LINES = 64
 PART_HEADER_BYTES = 1000
 """dcmjs-based clients never answer when a part's headers are longer."""
+
+_AFTER = re.compile(rb"(?P<last>--)|[ \t]*(?P<line>\r?\n)|(?:-|[ \t]*\r?)\Z").match
+"""What may follow a boundary: the end of the body, that of a line, or something that the next block shows to be one of these."""
 
 
 class Malformed(InvalidRequest):
@@ -44,6 +48,7 @@ class Reader:
         self._dash = b"--" + boundary.encode("latin-1", "replace")
         self._delimiter = b"\r\n" + self._dash
         self._buffer = b""
+        self._at = 0  # how far of the buffer is read
         self._in_part = False
         self._closed = False
 
@@ -64,26 +69,23 @@ class Reader:
 
     def _content(self) -> Iterator[memoryview]:
         """Yield the bytes of the current part up to its delimiter; all state is in the reader, so it can be taken up again."""
-        start = 0
         while self._in_part:
-            found = self._buffer.find(self._delimiter, start)
-            if found < 0:
-                keep = len(self._delimiter) - 1
-                whole = self._buffer
-                if len(whole) > keep:
-                    self._buffer = whole[-keep:]
-                    yield memoryview(whole)[:-keep]
-                start = 0
-                self._more()
+            at = start = self._at
+            after = None
+            while after is None and (found := self._buffer.find(self._delimiter, start)) >= 0:
+                after, start = self._after(found + len(self._delimiter)), found + 1  # data may only look like it
+            whole = self._buffer
+            if after is not None:
+                self._at, self._in_part = after, False
+                if found > at:
+                    yield memoryview(whole)[at:found]
                 continue
-            after = self._after(found + len(self._delimiter))
-            if after is None:
-                start = found + 1  # data that only looks like it
-                continue
-            whole, self._buffer = self._buffer, self._buffer[after:]
-            self._in_part = False
-            if found:
-                yield memoryview(whole)[:found]
+            stop = max(at, len(whole) - len(self._delimiter) + 1)
+            self._at = stop
+            self._forget()
+            if stop > at:
+                yield memoryview(whole)[at:stop]
+            self._more()
 
     # ------------------------------------------------------------------------------------------------------------------------------
 
@@ -92,6 +94,10 @@ class Reader:
         if not block:
             raise Dropped
         self._buffer += block
+
+    def _forget(self) -> None:
+        """Keep only what is not read: once a block, not once a part, of which a block may hold thousands."""
+        self._buffer, self._at = self._buffer[self._at :], 0
 
     def _preamble(self) -> None:
         """Go to the first delimiter line, which also tells how this client ends its lines."""
@@ -115,44 +121,41 @@ class Reader:
                 continue
             if not self._closed and self._buffer[after - 2 : after] != b"\r\n":
                 self._delimiter = b"\n" + self._dash
-            self._buffer = self._buffer[after:]
+            self._at = after
             return
 
     def _after(self, end: int) -> int | None:
         """Return where the line of a delimiter ends (`end`: where its boundary does); None when it is not a delimiter after all."""
         while True:
-            rest = self._buffer[end : end + HEADER_BYTES]
-            if rest.startswith(b"--"):
+            found = _AFTER(self._buffer, end)
+            if found is None or found.end() - end > HEADER_BYTES:
+                return None
+            if found["last"]:
                 self._closed = True
                 return len(self._buffer)
-            padding = len(rest) - len(rest.lstrip(b" \t"))
-            told = rest[padding : padding + 2]
-            if told == b"\r\n":
-                return end + padding + 2
-            if told[:1] == b"\n":
-                return end + padding + 1
-            if len(rest) == HEADER_BYTES or (told not in {b"", b"\r"} and rest != b"-"):
-                return None
+            if found["line"]:
+                return found.end()
             self._more()
 
     def _headers(self) -> dict[str, str]:
         """Consume the header lines of a part and the blank line after them."""
         lines: list[bytes] = []
-        used_bytes = 0
+        start = self._at
         while True:
-            end = self._buffer.find(b"\n")
+            end = self._buffer.find(b"\n", start)
             if end < 0:
-                if len(self._buffer) + used_bytes > HEADER_BYTES:
+                if len(self._buffer) - self._at > HEADER_BYTES:
                     break
+                start -= self._at
+                self._forget()
                 self._more()
                 continue
-            line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
-            used_bytes += end + 1
-            line = line.removesuffix(b"\r")
-            if not line:
-                return _fields(lines)
-            if len(lines) >= HEADER_LINES or used_bytes > HEADER_BYTES:
+            line, start = self._buffer[start:end].removesuffix(b"\r"), end + 1
+            if start - self._at > HEADER_BYTES or (line and len(lines) >= HEADER_LINES):
                 break
+            if not line:
+                self._at = start
+                return _fields(lines)
             lines.append(line)
         message = "the headers of a part are too long"
         raise Malformed(message)

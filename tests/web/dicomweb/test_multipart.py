@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -81,6 +82,15 @@ def test_headers_are_bounded() -> None:
         parts(b"--b\r\nX: " + b"x" * (HEADER_BYTES + 10), size=1000)
     with pytest.raises(Malformed):
         parts(b"--b\r\n" + b"X: y\r\n" * 100 + b"\r\n", size=1000)
+
+
+@pytest.mark.parametrize("part", [b"\n--b\n" + b"a:\n" * 60 + b"\n", b"\n--b\n\n" + b"\n--bx" * 36], ids=["headers", "content"])
+def test_parts_are_read_in_the_time_of_their_bytes(part: bytes) -> None:
+    count = 2_000_000 // len(part)
+    left = iter([part * count + b"\n--b--"])  # of which each line must not be a copy
+    began = time.process_time()
+    assert sum(1 for _ in Reader(lambda: next(left, b""), "b")) == count
+    assert time.process_time() - began < 12
 
 
 def test_a_preamble_is_bounded() -> None:
