@@ -30,6 +30,10 @@ DICOM_XML = "application/dicom+xml"
 METADATA_TYPES = frozenset({DICOM_JSON, DICOM_XML})
 HELD_BYTES = 128 << 20
 """What the parts of one request may come to; larger instances are sent as application/dicom, which streams."""
+MADE_BYTES = 16 * HELD_BYTES
+"""What the instances of one request may come to where several name the same bulk data."""
+MOST_BRACKETS = 4_000_000
+"""Of the metadata of one request, those that open something: it takes some two hundred bytes of memory, where two can write it."""
 AT_ONCE = 2
 TURNS = threading.BoundedSemaphore(AT_ONCE)
 _PART_BYTES = 500  # what a part takes in memory besides its bytes
@@ -95,11 +99,19 @@ class Parcel:
 
     def instances(self, base: str) -> Iterator[tuple[object, Iterator[bytes] | InvalidInstance]]:
         """Yield each data set, and its Part 10 file in pieces or why it has none."""
+        taken, before = 0, 0
 
         def lookup(uri: str) -> Bulk | None:
-            return self.bulk.get(uri) or self.bulk.get(urljoin(base, uri))
+            nonlocal taken
+            found = self.bulk.get(uri) or self.bulk.get(urljoin(base, uri))
+            taken += sum(_PART_BYTES + len(piece) for piece in found.pieces) if found is not None else 0
+            if taken - before > HELD_BYTES or taken > MADE_BYTES:
+                message = "the same bulk data are named so often that they come to more than one request may hold"
+                raise InvalidInstance(message, reason="too-large")
+            return found
 
         for document in self.documents:
+            before = taken
             try:
                 yield document, assemble.part10(document, lookup)
             except InvalidInstance as error:
@@ -113,7 +125,7 @@ def read(parts: Sequence[Received], default: str, base: str, *, most: int) -> Pa
         Malformed: the metadata cannot be read, or there are none.
         RequestEntityTooLarge.
     """
-    parcel = Parcel()
+    parcel, brackets = Parcel(), 0
     for headers, data in parts:
         told = parameters.parse(headers.get("content-type", ""))
         where = headers.get("content-location", "").strip()
@@ -121,7 +133,12 @@ def read(parts: Sequence[Received], default: str, base: str, *, most: int) -> Pa
         if len(parcel.documents) + len(parcel.bulk) >= most:
             raise RequestEntityTooLarge
         if name in _JSON | _XML and "content-id" not in headers:
+            brackets += sum(map(data.count, (b"<",) if name in _XML else (b"{", b"[")))
+            if brackets > MOST_BRACKETS:
+                raise RequestEntityTooLarge
             parcel.documents += _documents(data, xml=name in _XML)
+            if len(parcel.documents) > most:
+                raise RequestEntityTooLarge
             continue
         called = [where, urljoin(base, where)] if where else []
         content_id = headers.get("content-id", "").strip().strip("<>")

@@ -297,6 +297,44 @@ def test_the_names_of_parts_count_too(client: FlaskClient, monkeypatch: pytest.M
     assert post(client, metadata(document), *(bulk(f"{n}" + "x" * 10_000, b"") for n in range(12))).status_code == 413
 
 
+def test_bulk_data_that_is_named_again_and_again_is_bounded(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, node: FakeNode
+) -> None:
+    """What comes once must not fill the memory by being asked for a thousand times."""
+    document, (pixels,) = taken_apart(instance(1), "a")
+    named = document | {f"0009{n:04X}": {"vr": "OB", "BulkDataURI": "a"} for n in range(0x1000, 0x1020)}
+    monkeypatch.setattr(stow_metadata, "HELD_BYTES", len(json.dumps([named])) + 20 * len(pixels))
+    answer = post(client, metadata(named), bulk("a", pixels))
+    assert (answer.status_code, failures(answer)) == (409, [(stow.CANNOT_UNDERSTAND, f"{STUDY}.1.1.1")])
+    assert post(client, metadata(document), bulk("a", pixels)).status_code == 200
+
+
+def test_what_one_request_makes_of_its_bulk_data_is_bounded(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, node: FakeNode
+) -> None:
+    documents = [taken_apart(instance(n), "a")[0] for n in range(1, 6)]
+    _, (pixels,) = taken_apart(instance(1), "a")
+    monkeypatch.setattr(stow_metadata, "MADE_BYTES", 3 * (len(pixels) + 600))
+    answer = post(client, metadata(*documents), bulk("a", pixels))
+    assert answer.status_code == 202
+    assert set(node.kept) == {f"{STUDY}.1.1.{n}" for n in (1, 2, 3)}
+
+
+def test_data_sets_are_counted_as_parts_are(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow, "MAX_PARTS", 10)
+    assert post(client, metadata(*[{}] * 10)).status_code == 409
+    assert post(client, metadata(*[{}] * 11)).status_code == 413
+    assert post(client, metadata(*[{}] * 6), metadata(*[{}] * 6)).status_code == 413
+
+
+def test_what_takes_far_more_memory_than_it_has_bytes_is_not_read(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stow_metadata, "MOST_BRACKETS", 1000)
+    assert post(client, metadata({"00100020": {"vr": "LO", "Value": [[]] * 900}})).status_code == 409
+    assert post(client, metadata({"00100020": {"vr": "LO", "Value": [[]] * 1100}})).status_code == 413
+    half = metadata({"00100020": {"vr": "LO", "Value": [[]] * 600}})
+    assert post(client, half, half).status_code == 413
+
+
 XML_DOCUMENT = """<?xml version="1.0"?><NativeDicomModel>{}
 <DicomAttribute tag="7FE00010" vr="OW"><BulkData uri="b"/></DicomAttribute></NativeDicomModel>"""
 
