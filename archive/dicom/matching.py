@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from archive.dicom import zones
 from archive.dicom.attributes import Attribute
+from archive.dicom.marks import bounded
 from archive.errors import InvalidQuery
 
 
@@ -86,7 +87,7 @@ def fold(text: str) -> str:
     """
     if text.isascii():
         return " ".join(_CONTROL.sub(" ", text).lower().split())
-    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", bounded(text)).casefold())
     kept = []
     for character in apart:
         category = unicodedata.category(character)
@@ -94,7 +95,7 @@ def fold(text: str) -> str:
             kept.append(" ")
         elif category not in {"Mn", "Cf", "Me"} or character in _KANA_MARKS:
             kept.append(character)
-    return " ".join(unicodedata.normalize("NFC", "".join(kept)).split())
+    return " ".join(unicodedata.normalize("NFC", bounded("".join(kept))).split())
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import time
 from datetime import datetime
 
 import pytest
@@ -281,3 +282,18 @@ def test_any_text_is_parsed_or_refused(keyword: str, text: str) -> None:
 @given(st.text(min_size=1, max_size=40).filter(lambda text: not set(text) & set('*?"=\\＊？') and bool(m.fold_group(text))))
 def test_a_name_finds_itself(name: str) -> None:
     assert says("PatientName", name, name)
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0f73", "\uff9e\u0301", "\u302e\u1b44", "\u200d\u302e\u200d\u1b44"])
+def test_folding_takes_the_time_of_the_characters(marks: str) -> None:
+    """Whatever they are: Unicode's own order of marks takes the square of their number, and nobody else does anything meanwhile."""
+    began = time.process_time()
+    assert m.fold("a" + marks * (100_000 // len(marks)) + "z").startswith("a")
+    assert time.process_time() - began < 5
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("a\u0301\u0316\u3099\u309a\u30ab\u302e\u1b44\u0f73"),
+                        max_size=25), min_size=12, max_size=40))
+def test_long_texts_are_folded_as_short_ones_are(words: list[str]) -> None:
+    """A space lies between the words, so none has more marks than are looked at."""
+    assert m.fold(" ".join(words)) == " ".join(filter(None, map(m.fold, words)))
