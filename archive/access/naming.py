@@ -10,6 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from archive.dicom.marks import bounded
+
 
 def alike(tx: sa.Connection, column: sa.Column[Any], name: str, *which: sa.ColumnElement[bool]) -> list[int]:
     """Return the ids of the rows that have a name in a column, in whatever case; no index is about that."""
@@ -19,4 +21,4 @@ def alike(tx: sa.Connection, column: sa.Column[Any], name: str, *which: sa.Colum
 
 
 def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    return unicodedata.normalize("NFC", bounded(name)).casefold()

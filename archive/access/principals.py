@@ -17,6 +17,8 @@ from archive.errors import InvalidRequest, NotFound
 Kind = Literal["user", "service", "device", "group", "console"]
 CONSOLE = "console"
 NAME_CHARACTERS = 64
+LONGEST_TYPED = 16 * NAME_CHARACTERS
+"""So much of a name as typed is looked at: composed it is longer than any. What is nothing but accents takes the square of its length."""
 
 
 def add(tx: sa.Connection, kind: Kind, name: str, *, at: datetime, full_name: str = "", email: str = "") -> int:
@@ -42,7 +44,7 @@ def check_name(name: str) -> str:
     Raises:
         InvalidRequest.
     """
-    name = unicodedata.normalize("NFC", name.strip())
+    name = unicodedata.normalize("NFC", name.strip()[:LONGEST_TYPED])
     odd = any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in ":/\\" for character in name)
     if not 1 <= len(name) <= NAME_CHARACTERS or odd or name.isdecimal():
         message = "that cannot be a name"
@@ -57,7 +59,7 @@ def find(tx: sa.Connection, ref: str | int, kinds: tuple[Kind, ...] = ("user", "
     Raises:
         NotFound.
     """
-    wanted = principal.c.name == unicodedata.normalize("NFC", str(ref).replace("\0", "").strip())
+    wanted = principal.c.name == unicodedata.normalize("NFC", str(ref).replace("\0", "").strip()[:LONGEST_TYPED])
     if str(ref).isdecimal() and len(str(ref)) < 19:
         wanted = principal.c.id == int(ref)
     query = sa.select(principal).where(wanted, principal.c.kind.in_(kinds), principal.c.removed_at.is_(None))

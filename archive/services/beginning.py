@@ -186,4 +186,5 @@ def _still(tx: sa.Connection, begun: Half) -> tuple[str, str] | None:
 
 def plain(name: str) -> str:
     """Return a name as typed, without what no name holds and some database or encoder would choke on."""
-    return unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode().replace("\0", "").strip())[:200]
+    shown = name.encode("utf-8", "replace").decode().replace("\0", "").strip()
+    return unicodedata.normalize("NFC", shown[: principals.LONGEST_TYPED])[:200]

@@ -42,7 +42,7 @@ class Present:
 
 def plain(name: str) -> str:
     """Return a name as the tables hold it."""
-    return unicodedata.normalize("NFC", name.strip())
+    return unicodedata.normalize("NFC", name.strip()[: principals.LONGEST_TYPED])
 
 
 def read(tx: sa.Connection, at: datetime) -> Present:

@@ -18,6 +18,7 @@ from archive.access.roles import names
 from archive.access.shares import CodeBy
 from archive.access.subject import Subject
 from archive.db.tables import series, study
+from archive.dicom.marks import bounded
 from archive.errors import Forbidden, InvalidRequest, NotFound
 from archive.ledger.audit import Event, Kind, ObjectRef, secret_digest
 from archive.services import datastores
@@ -308,7 +309,7 @@ def _seen(tx: sa.Connection, scope: Scope, keys: list[int]) -> Rows:
 
 def plain(text: str) -> str:
     """Return a line as people typed it, without what would steer a page or a mail."""
-    shown = "".join(" " if unicodedata.category(one)[0] == "C" else one for one in unicodedata.normalize("NFC", text))
+    shown = "".join(" " if unicodedata.category(one)[0] == "C" else one for one in unicodedata.normalize("NFC", bounded(text)))
     return " ".join(shown.split())[:100]
 
 

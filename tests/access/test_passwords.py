@@ -106,3 +106,11 @@ def test_two_are_hashed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in threads:
         thread.join()
     assert most == 2
+
+
+def test_a_password_of_nothing_but_accents_costs_no_more_than_another() -> None:
+    began = time.process_time()
+    for account in (passwords.seal("a password that somebody has"), None):
+        with pytest.raises(Unauthenticated):
+            passwords.verify("a" + "\u0301\u0316" * 60_000, account)
+    assert time.process_time() - began < 5

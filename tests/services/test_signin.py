@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -75,6 +76,13 @@ def test_every_failure_says_the_same_and_names_are_sealed(office: Office) -> Non
         everything = leaves + repr(tx.execute(sa.select(tables.login_attempt)).all()).encode()
     assert b"quux" not in everything
     assert all(rows.PASSWORD not in str(event.body) for event in office.events())
+
+
+def test_a_name_of_nothing_but_accents_is_answered_as_any_other(office: Office) -> None:
+    """Strangers may send one as long as a form may be; to compose it takes the square of its length."""
+    began = time.process_time()
+    assert refusal(lambda: sign_in(office, "a" + "\u0301\u0316" * 60_000)) == refusal(lambda: sign_in(office, "b"))
+    assert time.process_time() - began < 5
 
 
 def test_failures_slow_down_and_the_answer_stays_the_same(office: Office) -> None:
