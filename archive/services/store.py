@@ -102,6 +102,9 @@ class Store:
             Forbidden, NotFound, ReadOnly, DatabaseUnavailable, InvalidInstance.
         """
         incoming = self._start(subject, datastore, source, Expected(sop_class_uid, sop_instance_uid), alike)
+        if not sop_instance_uid:
+            message = "the request names no SOP Instance UID"
+            raise InvalidInstance(message, reason="uid-mismatch")
         incoming.begin(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
         return incoming
 

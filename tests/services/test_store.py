@@ -82,6 +82,16 @@ def test_a_data_set_is_kept_byte_for_byte_and_meta_is_the_same_from_any_peer(nod
     assert send("CT2") == "duplicate"
 
 
+def test_a_request_that_names_no_instance_makes_no_file_that_names_none(node: Node) -> None:
+    """What is kept has file meta information made of the request; without a SOP Instance UID there it is no Part 10 file."""
+    with pytest.raises(InvalidInstance) as refusal:
+        node.store.open_dataset(
+            archives.the_console(node), "clinical", Source("dimse"), sop_class_uid=archives.CT, sop_instance_uid="",
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+        )
+    assert refusal.value.reason == "uid-mismatch"
+
+
 def test_same_data_set_under_other_file_meta_is_a_duplicate(node: Node) -> None:
     data = archives.instance()
     archives.store(node, data)
