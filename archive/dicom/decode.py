@@ -213,13 +213,15 @@ def _sized(layout: Layout, frame: bytes) -> int:
 
 
 def _jls(layout: Layout, frame: bytes) -> Frame:
-    import jpeg_ls
+    from archive.dicom.isolated import codec
 
     precision = _sized(layout, frame)
-    raw, info = jpeg_ls.decode_pixel_data(frame)
-    planar = info["components"] > 1 and info["interleave_mode"] == 0
+    request = {"rows": layout.rows, "columns": layout.columns, "samples": layout.samples, "bits_allocated": layout.bits_allocated}
+    raw, planar = codec.jpeg_ls(request, frame)
+    if not raw:
+        raise refused("damaged")
     size = 1 if precision <= 8 else 2
-    flat = np.frombuffer(bytes(raw), f"<{'i' if layout.signed else 'u'}{size}")
+    flat = np.frombuffer(raw, f"<{'i' if layout.signed else 'u'}{size}")
     if layout.signed:
         # JPEG-LS knows no sign: the stored bits are the number's own.
         flat = _without_unused_bits(flat, 8 * size - precision)

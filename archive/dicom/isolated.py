@@ -1,10 +1,13 @@
-"""JPEG frames, lossless or of 12 bits, by GDCM in a process of its own, because GDCM aborts the process on damaged code streams.
+"""JPEG frames, lossless or of 12 bits, by GDCM, and JPEG-LS ones by CharLS, in a process of its own.
+
+GDCM aborts the process on damaged code streams, and CharLS goes on for many seconds where one ends too soon, while no other thread runs.
 
 One helper process serves its parent's threads in turn. It is started at the first frame, started again after it died, and ends when
-its standard input closes. Nothing is written to disk; its memory is limited.
+its standard input closes. Nothing is written to disk; its memory is limited, and so is its processor time for each frame.
 
 Request: 4-byte length and JSON layout, 8-byte length and code stream. Answer: 8-byte length and samples; an empty one means damaged. With
-"encode" in the layout the request holds samples, the answer the code stream of lossless JPEG with the first predictor (ISO/IEC 10918-1 H).
+"encode" in the layout the request holds samples, the answer the code stream of lossless JPEG with the first predictor (ISO/IEC 10918-1 H);
+with "jpeg_ls" the samples end with a byte that says whether they are by plane.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from typing import IO, Any
 TIMEOUT_S = 60.0
 """How long one frame may take."""
 MEMORY_BYTES = 4 << 30
+LEAST_CPU_S = 3
+BYTES_A_CPU_S = 4 << 20
+"""A frame may take that much processor time, and a second more for so many bytes of its samples; every codec is ten times as fast."""
 
 
 class CodecProcess:
@@ -38,6 +44,11 @@ class CodecProcess:
     def decode(self, layout: dict[str, Any], frame: bytes) -> bytes:
         """Return the samples of one frame, empty when it cannot be decoded."""
         return self._ask(layout, frame)
+
+    def jpeg_ls(self, layout: dict[str, Any], frame: bytes) -> tuple[bytes, bool]:
+        """Return the samples of one JPEG-LS frame and whether they are by plane; empty when it cannot be decoded."""
+        answer = self._ask({**layout, "jpeg_ls": True}, frame)
+        return answer[:-1], answer[-1:] == b"\1"
 
     def encode(self, layout: dict[str, Any], samples: bytes) -> bytes:
         """Return lossless JPEG of one frame's samples, colour by pixel; empty when it cannot be made."""
@@ -135,6 +146,13 @@ def _gdcm(layout: dict[str, Any], frame: bytes) -> bytes:
     return samples
 
 
+def _charls(frame: bytes) -> bytes:
+    import jpeg_ls
+
+    samples, told = jpeg_ls.decode_pixel_data(frame)
+    return bytes(samples) + bytes([told["components"] > 1 and told["interleave_mode"] == 0])
+
+
 def _lossless_jpeg(layout: dict[str, Any], samples: bytes) -> bytes:
     import gdcm
 
@@ -157,6 +175,15 @@ def _lossless_jpeg(layout: dict[str, Any], samples: bytes) -> bytes:
     return encoded
 
 
+def _limit_time(layout: dict[str, Any]) -> None:
+    """End this process where the next frame takes too much processor time."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    samples = layout["rows"] * layout["columns"] * layout["samples"] * (layout["bits_allocated"] + 7) // 8
+    until = int(used.ru_utime + used.ru_stime) + 1 + LEAST_CPU_S + samples // BYTES_A_CPU_S
+    hardest = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (until if hardest < 0 else min(until, hardest), hardest))
+
+
 def _serve() -> None:
     """Answer requests until standard input closes."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -170,7 +197,11 @@ def _serve() -> None:
         except EOFError:
             return
         try:
-            answer = _lossless_jpeg(layout, frame) if layout.get("encode") else _gdcm(layout, frame)
+            _limit_time(layout)
+            if layout.get("encode"):
+                answer = _lossless_jpeg(layout, frame)
+            else:
+                answer = _charls(frame) if layout.get("jpeg_ls") else _gdcm(layout, frame)
         except Exception:  # noqa: BLE001 # whatever it raises, the frame is damaged
             answer = b""
         answers.write(struct.pack("<Q", len(answer)) + answer)

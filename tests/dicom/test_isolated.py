@@ -87,3 +87,40 @@ def test_closing_is_safe(times: int) -> None:
     process = CodecProcess()
     for _ in range(times):
         process.close()
+
+
+# Ten by ten pixels; each of these ends where more bits are wanted, and its decoder goes on reading none.
+ENDLESS = [
+    "ffd8fff7001108000a000a03011100021100031100ffda000c0301000200030000020001596657ff7f57e94ad47f952bff7c2109944ccfff7fe56d5fff7fff7f088bc0ff0000",
+    "ffd8fff7001108000a000a03011100021100031100ffda000c0301000200030000020001596657ff7f57e94aff7f952bff7c21095e4ccfff7fe56d5fff7fff7f088b",
+    "ffd8fff7001108000a000a03011100021100031100ffda000c03010002000300000200d8596657ff7f57e9",
+]
+
+
+@pytest.mark.parametrize("stream", ENDLESS)
+def test_a_code_stream_cut_short_costs_seconds_and_holds_up_nobody_else(corpus: Path, stream: str) -> None:
+    data = next(corpus.rglob("sm_image_jpegls.dcm")).read_bytes()
+    scanned = scan(data)
+    assert scanned.frames is not None
+    good = b"".join(data[offset : offset + length] for offset, length in scanned.frames.pieces(0))
+    head = data[: scanned.head_bytes]
+    decode_frame(head, scanned, good)
+    moments, done = [time.monotonic()], threading.Event()
+
+    def beat() -> None:
+        while not done.wait(0.02):
+            moments.append(time.monotonic())
+
+    beside = threading.Thread(target=beat)
+    before = time.process_time()
+    beside.start()
+    try:
+        with pytest.raises(NotAcceptable) as refused:
+            decode_frame(head, scanned, bytes.fromhex(stream))
+    finally:
+        done.set()
+        beside.join()
+    assert refused.value.reason == "damaged"
+    assert time.process_time() - before < 3
+    assert len(moments) > 1
+    assert decode_frame(head, scanned, good).shape == (10, 10, 3)
