@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from archive.dicom.jpeg_header import coded_size
+from archive.dicom.jpeg_header import coded_size, many_scans
 from archive.dicom.layout import Layout, native_bits, refused, stored_bytes, subsampled
 from archive.dicom.transfer import DEFLATED_FRAMES, EXPLICIT_BE, UNCOMPRESSED
 from archive.errors import NotAcceptable
@@ -236,6 +236,8 @@ def _jpeg(layout: Layout, frame: bytes, fit: tuple[int, int] | None = None) -> F
 
     if _sized(layout, frame) != 8:
         return _isolated(layout, frame)  # 12-bit samples: Pillow's libjpeg reads 8 only
+    if many_scans(frame):
+        raise refused("damaged")
     image = Image.open(io.BytesIO(frame), formats=("JPEG",))
     photometric = layout.photometric
     if layout.samples == 3:

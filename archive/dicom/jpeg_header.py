@@ -14,6 +14,15 @@ _MOST_MARKERS = 10_000
 """Before the frame header stand a few tables and comments; what goes on with markers for megabytes is no image."""
 
 
+MOST_SCANS = 100
+"""Encoders of progressive JPEG make a dozen; each goes over the whole image however few bytes it has."""
+
+
+def many_scans(frame: bytes) -> bool:
+    """Whether there are more than any encoder makes."""
+    return frame.count(b"\xff\xda") > MOST_SCANS
+
+
 def coded_size(frame: bytes) -> tuple[int, int, int, int] | None:
     """Return rows, columns, components and precision as the frame header says, None where there is none."""
     at = 2

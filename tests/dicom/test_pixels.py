@@ -382,6 +382,19 @@ def test_a_long_frame_without_a_header_is_refused_at_once(content: bytes) -> Non
     assert time.process_time() - began < 2
 
 
+def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
+    """Each goes over the whole image, and takes a few bytes."""
+    out, side = io.BytesIO(), 2048
+    Image.new("L", (side, side), 99).save(out, "JPEG", progressive=True)
+    stream = out.getvalue()
+    assert decode_frame(*parts(encapsulated(stream, "1.2.840.10008.1.2.4.50", side, side))).shape == (side, side)
+    last = stream[stream.rindex(b"\xff\xda") : -2]
+    data = encapsulated(stream[:-2] + last * 2000 + stream[-2:], "1.2.840.10008.1.2.4.50", side, side)
+    began = time.process_time()
+    assert reason(data) == "damaged"
+    assert time.process_time() - began < 2
+
+
 def test_other_refusals(hostile: Path) -> None:
     assert reason(part10(dataset(pixels(4, 4, bytes(8)))), frame=bytes(8)) == "short"
     assert reason(encapsulated(b"not a picture", "1.2.840.10008.1.2.4.50", 2, 2)) == "damaged"
