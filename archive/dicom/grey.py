@@ -142,10 +142,10 @@ def _lut(item: tuple[Document, str] | None, header: Header) -> _Lut | None:
     if len(descriptor) != 3 or not all(isinstance(value, int) for value in descriptor):
         return None
     raw = header.binary.get(path + "00283006")
-    if raw is not None:
-        entries = np.frombuffer(raw[: len(raw) & ~1], "<u2")
-    else:
+    if raw is None:
         data = document.get("00283006", {}).get("Value", [])
-        entries = np.array([value for value in data if isinstance(value, int)], np.int64) & 0xFFFF
-    entries = entries[: descriptor[0] % 65536 or 65536]
+        raw = (np.array([value for value in data if isinstance(value, int)], np.int64) & 0xFFFF).astype("<u2").tobytes()
+    count = descriptor[0] % 65536 or 65536
+    packed = descriptor[2] <= 8 and count <= len(raw) <= count + 1  # as pixels of 8 bits allocated are; some writers give each a word
+    entries = np.frombuffer(raw if packed else raw[: len(raw) & ~1], np.uint8 if packed else "<u2")[:count]
     return _Lut(entries, descriptor[1], max(1, min(16, descriptor[2]))) if len(entries) else None

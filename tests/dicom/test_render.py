@@ -83,6 +83,18 @@ def test_lookup_tables() -> None:
     assert shown(grey([0, 1, 2], {0x00283000: sequence(0x00283000, item(modality))})).tolist() == [[0, 128, 255]]
 
 
+@pytest.mark.parametrize("vr", ["OW", "US"])
+@pytest.mark.parametrize("tag", [0x00283000, 0x00283010])
+def test_lookup_tables_of_bytes(vr: str, tag: int) -> None:
+    """Entries of 8 bits lie as pixels of 8 bits allocated do, two in a word (PS3.3 C.11.1.1.1); some writers give each a word."""
+    shades = [0, 10, 40, 200, 255]
+    for raw in (bytes([*shades, 0]), struct.pack("<5H", *shades)):
+        lut = el(0x00283002, "US", struct.pack("<3H", 5, 0, 8)) + el(0x00283006, vr, raw)
+        window = {0x00281050: el(0x00281050, "DS", "127.5"), 0x00281051: el(0x00281051, "DS", "256")} if tag == 0x00283000 else {}
+        data = grey([0, 1, 2, 3, 4, 9], {tag: sequence(tag, item(lut))} | window)
+        assert np.abs(shown(data).astype(int) - [[*shades, 255]]).max() <= 1
+
+
 def test_the_frames_own_window_is_used() -> None:
     """D26."""
 
