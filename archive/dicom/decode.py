@@ -187,7 +187,7 @@ def _of_precision(layout: Layout, raw: bytes, precision: int, coded_signed: bool
 
 
 def _j2k(layout: Layout, frame: bytes) -> Frame:
-    from openjpeg.utils import decode_pixel_data
+    from archive.dicom.isolated import codec
 
     at = frame.find(b"\xff\x4f\xff\x51")
     if at < 0 or len(frame) < at + 43:
@@ -197,9 +197,11 @@ def _j2k(layout: Layout, frame: bytes) -> Frame:
     if (y1 - y0, x1 - x0, components) != (layout.rows, layout.columns, layout.samples):
         raise refused("size-lies")
     precision = (frame[at + 42] & 0x7F) + 1
-    raw = decode_pixel_data(frame, version=2)
+    raw = codec.jpeg_2000(_request(layout), frame)
+    if not raw:
+        raise refused("damaged")
     photometric = "RGB" if layout.photometric in {"YBR_ICT", "YBR_RCT"} else layout.photometric
-    return Frame(_of_precision(layout, bytes(raw), precision, bool(frame[at + 42] & 0x80)), photometric)
+    return Frame(_of_precision(layout, raw, precision, bool(frame[at + 42] & 0x80)), photometric)
 
 
 def _sized(layout: Layout, frame: bytes) -> int:
@@ -216,8 +218,7 @@ def _jls(layout: Layout, frame: bytes) -> Frame:
     from archive.dicom.isolated import codec
 
     precision = _sized(layout, frame)
-    request = {"rows": layout.rows, "columns": layout.columns, "samples": layout.samples, "bits_allocated": layout.bits_allocated}
-    raw, planar = codec.jpeg_ls(request, frame)
+    raw, planar = codec.jpeg_ls(_request(layout), frame)
     if not raw:
         raise refused("damaged")
     size = 1 if precision <= 8 else 2
@@ -247,9 +248,17 @@ def _jpeg(layout: Layout, frame: bytes, fit: tuple[int, int] | None = None) -> F
         # Stored components as they are: no colour transformation here.
         image.draft("YCbCr" if as_stored else None, fit or image.size)
     flat = np.frombuffer(image.tobytes(), np.uint8)
-    if fit is not None:
-        return Frame(flat.reshape(image.height, image.width, layout.samples), photometric)
-    return Frame(_shaped(layout, flat.astype(layout.dtype, copy=False), planar=False), photometric)
+    return _of_jpeg(layout, flat, image.size, shrunk=fit is not None)
+
+
+def _of_jpeg(layout: Layout, flat: Array, size: tuple[int, int], *, shrunk: bool) -> Frame:
+    if shrunk:
+        return Frame(flat.reshape(size[1], size[0], layout.samples), layout.photometric)
+    return Frame(_shaped(layout, flat.astype(layout.dtype, copy=False), planar=False), layout.photometric)
+
+
+def _request(layout: Layout) -> dict[str, int]:
+    return {"rows": layout.rows, "columns": layout.columns, "samples": layout.samples, "bits_allocated": layout.bits_allocated}
 
 
 def _isolated(layout: Layout, frame: bytes) -> Frame:

@@ -1,18 +1,20 @@
-"""JPEG frames, lossless or of 12 bits, by GDCM, and JPEG-LS ones by CharLS, in a process of its own.
+"""JPEG frames, lossless or of 12 bits, by GDCM, JPEG-LS ones by CharLS and JPEG 2000 ones by OpenJPEG, in a process of its own.
 
-GDCM aborts the process on damaged code streams, and CharLS goes on for many seconds where one ends too soon, while no other thread runs.
+GDCM aborts the process on damaged code streams. CharLS goes on for many seconds where one ends too soon, and OpenJPEG takes gigabytes for
+one of a hundred bytes that says it is in countless parts; no other thread runs while either is at work.
 
 One helper process serves its parent's threads in turn. It is started at the first frame, started again after it died, and ends when
 its standard input closes. Nothing is written to disk; its memory is limited, and so is its processor time for each frame.
 
 Request: 4-byte length and JSON layout, 8-byte length and code stream. Answer: 8-byte length and samples; an empty one means damaged. With
 "encode" in the layout the request holds samples, the answer the code stream of lossless JPEG with the first predictor (ISO/IEC 10918-1 H);
-with "jpeg_ls" the samples end with a byte that says whether they are by plane.
+with "jpeg_ls" the samples end with a byte that says whether they are by plane, with "halvings" with their columns, rows and bits.
 """
 
 from __future__ import annotations
 
 import atexit
+import io
 import json
 import os
 import resource
@@ -27,8 +29,14 @@ TIMEOUT_S = 60.0
 """How long one frame may take."""
 MEMORY_BYTES = 4 << 30
 LEAST_CPU_S = 3
-BYTES_A_CPU_S = 4 << 20
-"""A frame may take that much processor time, and a second more for so many bytes of its samples; every codec is ten times as fast."""
+BYTES_A_CPU_S = 2 << 20
+"""A frame may take that much processor time, and a second more for so many bytes of its samples; the slowest codec is ten times as fast."""
+SPARE_BYTES = 256 << 20
+BYTES_A_SAMPLE = 24
+"""JPEG 2000 may take that much memory, and so many bytes for each sample; OpenJPEG holds eight of them and the answer."""
+
+
+_SMALLER = struct.Struct("<IIB")
 
 
 class CodecProcess:
@@ -50,6 +58,15 @@ class CodecProcess:
         answer = self._ask({**layout, "jpeg_ls": True}, frame)
         return answer[:-1], answer[-1:] == b"\1"
 
+    def jpeg_2000(self, layout: dict[str, Any], frame: bytes) -> bytes:
+        """Return the samples of one JPEG 2000 frame, empty when it cannot be decoded."""
+        return self._ask({**layout, "jpeg_2000": True}, frame)
+
+    def smaller(self, layout: dict[str, Any], frame: bytes, halvings: int) -> tuple[bytes, int, int, int]:
+        """Return the samples of a grey JPEG 2000 frame at a lower resolution, its columns, rows and bits a sample; empty as above."""
+        answer = self._ask({**layout, "halvings": halvings}, frame)
+        return (answer[:-9], *_SMALLER.unpack(answer[-9:])) if len(answer) > 9 else (b"", 0, 0, 0)
+
     def encode(self, layout: dict[str, Any], samples: bytes) -> bytes:
         """Return lossless JPEG of one frame's samples, colour by pixel; empty when it cannot be made."""
         return self._ask({**layout, "encode": True}, samples)
@@ -59,7 +76,7 @@ class CodecProcess:
         request = struct.pack("<I", len(head)) + head + struct.pack("<Q", len(frame)) + frame
         with self._lock:
             process = self._running()
-            alarm = threading.Timer(self._timeout_s, process.kill)
+            alarm = threading.Timer(self._timeout_s + _sample_bytes(layout) // BYTES_A_CPU_S, process.kill)
             alarm.daemon = True
             alarm.start()
             try:
@@ -108,6 +125,11 @@ class CodecProcess:
             process.wait()
         else:
             process.returncode = 0  # a fork's parent waits for it
+
+
+def _sample_bytes(layout: dict[str, Any]) -> int:
+    size: int = layout.get("rows", 0) * layout.get("columns", 0) * layout.get("samples", 1) * ((layout.get("bits_allocated", 8) + 7) // 8)
+    return size
 
 
 codec = CodecProcess()
@@ -175,13 +197,44 @@ def _lossless_jpeg(layout: dict[str, Any], samples: bytes) -> bytes:
     return encoded
 
 
-def _limit_time(layout: dict[str, Any]) -> None:
-    """End this process where the next frame takes too much processor time."""
+def _openjpeg(frame: bytes) -> bytes:
+    from openjpeg.utils import decode_pixel_data
+
+    return bytes(decode_pixel_data(frame, version=2))
+
+
+def _smaller(layout: dict[str, Any], frame: bytes) -> bytes:
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(frame), formats=("JPEG2000",))
+    if image.size != (layout["columns"], layout["rows"]) or image.mode not in {"L", "I;16"}:
+        return b""
+    image.reduce = layout["halvings"]  # type: ignore[method-assign] # of this format a number
+    samples = image.tobytes()
+    return samples + _SMALLER.pack(*image.size, 8 if image.mode == "L" else 16)
+
+
+def _limit(layout: dict[str, Any]) -> None:
+    """End this process where the next frame takes too much processor time, and give JPEG 2000 no more memory than its size is worth."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    samples = layout["rows"] * layout["columns"] * layout["samples"] * (layout["bits_allocated"] + 7) // 8
-    until = int(used.ru_utime + used.ru_stime) + 1 + LEAST_CPU_S + samples // BYTES_A_CPU_S
+    until = int(used.ru_utime + used.ru_stime) + 1 + LEAST_CPU_S + _sample_bytes(layout) // BYTES_A_CPU_S
     hardest = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (until if hardest < 0 else min(until, hardest), hardest))
+    memory = MEMORY_BYTES
+    if "jpeg_2000" in layout or "halvings" in layout:
+        there = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        memory = min(memory, there + SPARE_BYTES + layout["rows"] * layout["columns"] * layout["samples"] * BYTES_A_SAMPLE)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, MEMORY_BYTES))
+
+
+def _answer(layout: dict[str, Any], frame: bytes) -> bytes:
+    if "encode" in layout:
+        return _lossless_jpeg(layout, frame)
+    if "jpeg_ls" in layout:
+        return _charls(frame)
+    if "halvings" in layout:
+        return _smaller(layout, frame)
+    return _openjpeg(frame) if "jpeg_2000" in layout else _gdcm(layout, frame)
 
 
 def _serve() -> None:
@@ -197,11 +250,8 @@ def _serve() -> None:
         except EOFError:
             return
         try:
-            _limit_time(layout)
-            if layout.get("encode"):
-                answer = _lossless_jpeg(layout, frame)
-            else:
-                answer = _charls(frame) if layout.get("jpeg_ls") else _gdcm(layout, frame)
+            _limit(layout)
+            answer = _answer(layout, frame)
         except Exception:  # noqa: BLE001 # whatever it raises, the frame is damaged
             answer = b""
         answers.write(struct.pack("<Q", len(answer)) + answer)

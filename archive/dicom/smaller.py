@@ -5,11 +5,10 @@ Source: ISO/IEC 15444-1 B.5.
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 
 from archive.dicom.decode import Frame
+from archive.dicom.isolated import codec
 from archive.dicom.layout import Layout
 
 JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
@@ -24,18 +23,12 @@ def jpeg_2000(layout: Layout, frame: bytes, fit: tuple[int, int] | None) -> Fram
     at = frame.find(b"\xff\x4f\xff\x51") if halvings > 0 and _plain(layout) else -1
     if at < 0 or len(frame) < at + 43 or frame[at + 42] & 0x80:
         return None
-    from PIL import Image
-
+    request = {"rows": layout.rows, "columns": layout.columns, "samples": 1, "bits_allocated": layout.bits_allocated}
     precision = frame[at + 42] + 1
-    try:
-        image = Image.open(io.BytesIO(frame[at:]), formats=("JPEG2000",))
-        if image.size != (layout.columns, layout.rows) or image.mode not in {"L", "I;16"}:
-            return None
-        image.reduce = halvings  # type: ignore[assignment,method-assign] # of this format a number
-        array = np.asarray(image)
-    except Exception:  # noqa: BLE001 # whatever the codec raises
+    raw, columns, rows, wide = codec.smaller(request, frame[at:], halvings)
+    if not raw:
         return None
-    wide = 8 if image.mode == "L" else 16
+    array = np.frombuffer(raw, f"<u{wide // 8}").reshape(rows, columns)
     # Pillow moves samples to the top of their container.
     return Frame((array >> max(0, wide - precision)).astype(layout.dtype, copy=False), layout.photometric)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import struct
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from openjpeg.utils import encode_buffer
 
 from archive.dicom.isolated import CodecProcess, codec
 from archive.dicom.part10 import scan
-from archive.dicom.pixels import decode_frame
+from archive.dicom.pixels import decode_frame, render
+from archive.dicom.recipe import Recipe, thumbnail
 from archive.errors import NotAcceptable
+from tests.dicom.test_pixels import encapsulated, parts
 
 
 def lossless(corpus: Path):
@@ -124,3 +129,40 @@ def test_a_code_stream_cut_short_costs_seconds_and_holds_up_nobody_else(corpus: 
     assert time.process_time() - before < 3
     assert len(moments) > 1
     assert decode_frame(head, scanned, good).shape == (10, 10, 3)
+
+
+def resident_kb(pid: int | str, name: str) -> int:
+    """What the kernel says of a process's memory."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def finest(side: int) -> bytes:
+    """JPEG 2000 of a black image in as many parts as can be: 200 bytes, and half a kilobyte of memory for each pixel."""
+    raw = bytes(encode_buffer(bytes(side * side), side, side, 1, 8, False, photometric_interpretation=0, use_mct=False))
+    at = raw.index(b"\xff\x52")
+    body = bytearray(raw[at + 4 : at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big")])
+    body[0] |= 1  # sizes of precincts are given
+    body[6] = body[7] = 0  # code-blocks of 4 by 4
+    body += b"\x11" * (body[5] + 1)
+    return raw[:at] + b"\xff\x52" + struct.pack(">H", 2 + len(body)) + body + raw[at + len(body) - body[5] + 3 :]
+
+
+@pytest.mark.parametrize("recipe", [Recipe("png"), thumbnail("png")])
+def test_a_code_stream_in_countless_parts_takes_no_memory_of_ours_and_little_of_its_process(recipe: Recipe) -> None:
+    side = 1024
+    data = encapsulated(finest(side), "1.2.840.10008.1.2.4.90", side, side)
+    head, scanned, frame = parts(data)
+    plain = bytes(encode_buffer(bytes(side * side), side, side, 1, 8, False, photometric_interpretation=0, use_mct=False))
+    render(*parts(encapsulated(plain, "1.2.840.10008.1.2.4.90", side, side)), recipe)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = resident_kb("self", "VmHWM")
+    codec.decode({}, b"")  # there is a process
+    first = codec._process
+    assert first is not None
+    with contextlib.suppress(NotAcceptable):
+        render(head, scanned, frame, recipe)
+    assert resident_kb("self", "VmHWM") - before < 100 << 10
+    if first.poll() is None:
+        assert resident_kb(first.pid, "VmHWM") < 450 << 10
+    render(*parts(encapsulated(plain, "1.2.840.10008.1.2.4.90", side, side)), recipe)
