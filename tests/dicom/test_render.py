@@ -23,8 +23,8 @@ from archive.dicom.pixels import decode_frame, render
 from archive.dicom.recipe import Recipe, Viewport, Window, thumbnail
 from archive.dicom.smaller import JPEG_2000, jpeg_2000
 from archive.errors import InvalidRequest, NotAcceptable
-from tests.dicom.conftest import dataset, el, item, part10, pixels, sequence, us
-from tests.dicom.test_pixels import JFIF_RGB, NOT_THEIRS, PYDICOM, images, parts, theirs
+from tests.dicom.conftest import dataset, el, item, part10, pixels, sequence, to_explicit_le, us
+from tests.dicom.test_pixels import JFIF_RGB, NOT_THEIRS, PYDICOM, encapsulated, images, parts, theirs
 
 
 def shown(data: bytes, n: int = 0, **options: Any) -> np.ndarray[Any, Any]:
@@ -144,6 +144,27 @@ def test_colours() -> None:
     assert np.abs(shown(ybr).astype(int) - [[[254, 0, 0]]]).max() <= 2
     planar = pixels(1, 2, bytes((1, 2, 3, 4, 5, 6)), samples=3, photometric="RGB") | {0x00280006: us(0x00280006, 1)}
     assert shown(part10(dataset(planar))).tolist() == [[[1, 3, 5], [2, 4, 6]]]
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize("adobe", [False, True])
+@pytest.mark.parametrize("viewport", [None, Viewport(8, 8)])
+def test_a_jpeg_whose_components_are_called_red_green_and_blue_has_those(photometric: str, adobe: bool, viewport: Viewport | None) -> None:
+    colours = np.zeros((64, 64, 3), np.uint8)
+    colours[:32, :, 0], colours[32:, :, 2], colours[:, :32, 1] = 220, 200, 60
+    out = io.BytesIO()
+    Image.fromarray(colours).save(out, "JPEG", quality=98, subsampling=0, keep_rgb=True)
+    stream = out.getvalue()
+    assert stream[2:4] == b"\xff\xee"
+    if not adobe:
+        stream = stream[:2] + stream[4 + int.from_bytes(stream[4:6], "big") :]
+    data = encapsulated(stream, JPEG, 64, 64, samples=3).replace(el(0x00280004, "CS", "RGB"), el(0x00280004, "CS", photometric))
+    seen = shown(data, viewport=viewport).astype(int)
+    expected = colours if viewport is None else colours[4::8, 4::8]
+    far = len(seen) // 8  # from where colours meet
+    assert np.abs(seen - expected)[far :: 5 * far, far :: 5 * far].max() <= 3
+    plain = to_explicit_le(data, scan(data))
+    assert np.abs(shown(plain).astype(int) - colours).max() <= 3
 
 
 def test_halved_and_partial_chrominance() -> None:
