@@ -245,7 +245,7 @@ def _jpeg(layout: Layout, frame: bytes, fit: tuple[int, int] | None = None) -> F
         transform = image.info.get("adobe_transform")
         coded_ybr = transform == 1 or (transform is None and ("jfif" in image.info or photometric.startswith("YBR")))
         as_stored = (coded_ybr and photometric.startswith("YBR")) or (transform is None and not coded_ybr)
-        named_rgb = not transform and "jfif" not in image.info and [one[0] for one in image.layer] == list(b"RGB")
+        named_rgb = not transform and "jfif" not in image.info and [one[0] for one in getattr(image, "layer", ())] == list(b"RGB")
         # Stored components as they are: no colour transformation here.
         image.draft("YCbCr" if as_stored and not named_rgb else None, fit or image.size)
         if named_rgb and photometric.startswith("YBR"):
