@@ -24,6 +24,9 @@ from archive.errors import NotAcceptable
 
 Array = npt.NDArray[Any]
 
+LONG_SEGMENT = 2 << 20
+"""Of RLE; a longer one is gone through before it is decoded, as two bytes may stand for 128."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -141,11 +144,11 @@ def _rle(layout: Layout, frame: bytes) -> Frame:
         raise refused("damaged")
     ends = [*starts[1:count], len(frame)]
     segments = []
+    area = layout.rows * layout.columns
     for start, end in zip(starts, ends, strict=False):
         if not 64 <= start < end <= len(frame):
             raise refused("damaged")
-        segments.append(np.frombuffer(bytes(decode_segment(frame[start:end])), np.uint8))
-    area = layout.rows * layout.columns
+        segments.append(np.frombuffer(bytes(decode_segment(_filling(frame, start, end, area))), np.uint8))
     if layout.bits_allocated == 1:
         # Writers differ in whether they pack the bits; the length tells.
         segments = [bits if bits.size >= area else np.unpackbits(bits, bitorder="little") for bits in segments]
@@ -158,6 +161,18 @@ def _rle(layout: Layout, frame: bytes) -> Frame:
     if layout.bits_allocated > 1:
         values = _stored_values(layout, values)
     return Frame(_shaped(layout, values, planar=True), layout.photometric)
+
+
+def _filling(frame: bytes, start: int, end: int, area: int) -> bytes:
+    """Return the part of a long segment that fills an area: what follows could be many times as much as the frame."""
+    if end - start <= LONG_SEGMENT:
+        return frame[start:end]
+    at, end = start, min(end, start + 2 * area + LONG_SEGMENT)
+    while area > 0 and at < end:
+        code = frame[at]
+        area -= code + 1 if code < 128 else 257 - code if code > 128 else 0
+        at += code + 2 if code < 128 else 2 if code > 128 else 1
+    return frame[start:at]
 
 
 def _deflated(layout: Layout, frame: bytes) -> Frame:
