@@ -72,6 +72,7 @@ class Replay:
         """Work on an opened archive."""
         self._core = core
         self._purge: sa.Row[Any] | None = None
+        self._set_back: bool | None = None
 
     def run(self) -> Replayed:
         """Adopt or sweep everything past the replay positions; a second run changes nothing.
@@ -101,7 +102,7 @@ class Replay:
         files = {file.segment_id: file.file_bytes for file in core.vault.segments.files()}
         with core.database.read() as tx:
             noted = {bytes(one) for one in tx.execute(sa.select(segment.c.id)).scalars()}
-            self._purge = tx.execute(_PURGE).first()
+            self._purge, self._set_back = tx.execute(_PURGE).first(), None
             places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
         if only is not None:
             rows = [row for row in rows if bytes(row.id) in only]
@@ -183,7 +184,7 @@ class Replay:
             _damaged(error, looked, done)
             return
         at = datetime.fromisoformat(meta.received["at"])
-        if self._purge is not None and at + UNSETTLED_AT_MOST < self._purge.at and not self._set_back(self._purge):
+        if self._before_purge(at):
             # A purge is committed with FULL, and every commit before it with it: this one was never acknowledged. Its sender was told
             # that nobody knows, may have sent it again, and that may be what was purged.
             self._core.vault.forget([found.ref])
@@ -191,11 +192,16 @@ class Replay:
         else:
             looked.unnamed.append(_Unnamed(at, found, looked))
 
-    def _set_back(self, purge: sa.Row[Any]) -> bool:
-        """Whether the clock was set back since a purge: then what was sealed after it may be dated before it."""
-        earlier = sa.select(audit_event.c.n).where(audit_event.c.n > purge.n, audit_event.c.at < purge.at - UNSETTLED_AT_MOST)
-        with self._core.database.read() as tx:
-            return self._core.clock() < purge.at or tx.execute(earlier.limit(1)).first() is not None
+    def _before_purge(self, at: datetime) -> bool:
+        """Whether what was sealed then was there before the last purge, and not dated so by a clock that was ahead then or behind since."""
+        purge = self._purge
+        if purge is None or at + UNSETTLED_AT_MOST >= purge.at:
+            return False
+        if self._set_back is None:
+            earlier = sa.select(audit_event.c.n).where(audit_event.c.n > purge.n, audit_event.c.at < purge.at - UNSETTLED_AT_MOST)
+            with self._core.database.read() as tx:
+                self._set_back = self._core.clock() < purge.at or tx.execute(earlier.limit(1)).first() is not None
+        return not self._set_back
 
     def _settle(self, one: _Unnamed, places: dict[bytes, Datastore], done: Replayed) -> None:
         try:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from archive.db.tables import ledger_leaf, segment
 from archive.errors import CommitUncertain, DatabaseUnavailable, OutOfSpace
-from archive.node import Node
+from archive.node import Node, open_node
 from archive.services import replay
 from archive.services import store as stores
 from archive.services.clock import utc_now
@@ -340,6 +340,37 @@ def test_a_change_of_state_that_rots_is_damage_and_not_a_write_cut_short(tmp_pat
         assert path.read_bytes()[where] == data[where], "it is left where it is"
         assert visible(node) == []
         abandon(node)
+
+
+def test_what_came_after_a_purge_by_a_clock_that_was_ahead_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no leftover from before, though its time says so: the power went before its rows were on the disk."""
+    config, at = archives.made(tmp_path), [utc_now() + timedelta(hours=3)]
+    node = open_node(config, role="dimse", clock=lambda: at[0])
+    console = archives.the_console(node)
+    for number in (1, 2):
+        archives.store(node, archives.instance(number))
+    node.remove.reject(console, "clinical", "instance", "1.2.3.1.2", reason="another patient")
+    node.purge.run(console, "clinical", study="1.2.3", reason="another patient")
+    at[0] -= timedelta(hours=2)
+    archives.store(node, archives.instance(3))
+    with monkeypatch.context() as then:
+        then.setattr(stores, "adopt", _gone)
+        with pytest.raises(_Gone):
+            archives.store(node, archives.instance(4))
+    node.core.vault.close()
+    node.core.database.close()
+    node.core.keystore.close()
+    at[0] += timedelta(minutes=30)
+    with archives.opened(config, clock=lambda: at[0]) as node:
+        assert visible(node) == [archives.instance(number) for number in (1, 3, 4)]
+
+
+class _Gone(BaseException):
+    """The process ends here."""
+
+
+def _gone(*_arguments: Any, **_named: Any) -> Any:
+    raise _Gone
 
 
 @pytest.mark.parametrize("purged_after", [timedelta(hours=1), timedelta(seconds=1)])
