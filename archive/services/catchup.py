@@ -24,7 +24,7 @@ from archive.services.arrival_order import never_backwards
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.history import apply_change
-from archive.services.late_order import Late, in_order, of_change
+from archive.services.late_order import Late, in_order, of_arrival, of_change
 from archive.services.records import decode
 from archive.services.rekey import Unknown
 from archive.services.segment_rows import FIRST_RECORD
@@ -144,11 +144,12 @@ class CatchUp:
             change = decode_change(core.vault.read_range(found.ref, 0, found.ref.part10_bytes))
             return of_change(datetime.fromisoformat(change["at"]), found, change)
         sections = core.vault.sections(found.ref)
-        at = datetime.fromisoformat(decode(sections.meta).received["at"])
+        meta = decode(sections.meta)
+        at = datetime.fromisoformat(meta.received["at"])
         with suppress(ArchiveError):  # told when its turn comes
             signed = statements.verify(sections.statement, core.keyring.public_keys())
             at = parse_instant(signed["recv"]) if signed["prev"] else at  # sealed again: its place is after what changed before
-        return Late(at, found)
+        return of_arrival(at, found, meta.scanned.study_instance_uid)
 
     def _arrival(self, one: Late, places: dict[bytes, Datastore], rekeyed: Unknown) -> None:
         core, ref = self._core, one.record.ref

@@ -32,6 +32,11 @@ class Late:
     instead: Mark | None = None  # of those with the same one at most one was ever committed
 
 
+def of_arrival(at: datetime, record: FoundRecord, study_instance_uid: str) -> Late:
+    """Return an arrival; the key it is sealed under is still there, so it came after every purge that destroyed the key of its study."""
+    return Late(at, record, needs=_emptied(record, study_instance_uid))
+
+
 def of_change(at: datetime, record: FoundRecord, change: dict[str, Any]) -> Late:
     """Return a change of state, with what it makes and what it is made of."""
     what, place = change["change"], record.ref.datastore
@@ -40,9 +45,14 @@ def of_change(at: datetime, record: FoundRecord, change: dict[str, Any]) -> Late
         return Late(at, record, {}, tuple(makes), tuple(needs), instead)
     objects = [bytes.fromhex(one) for one in change["objects"]]
     arrived, changed = [("object", one) for one in objects], [("changed", one) for one in objects]
-    if what == "purged":  # nothing comes after it
-        return Late(at, record, change if "fresh" in change else {}, (), (*arrived, *changed))
+    if what == "purged":  # nothing of these comes after it
+        emptied = _emptied(record, change["study"]) if change["keys"] and "fresh" not in change else ()
+        return Late(at, record, change if "fresh" in change else {}, emptied, (*arrived, *changed))
     return Late(at, record, {}, tuple(changed), tuple(arrived))
+
+
+def _emptied(record: FoundRecord, study_instance_uid: str) -> tuple[Mark, ...]:
+    return (("emptied", record.ref.datastore, study_instance_uid),)
 
 
 Said = tuple[list[Mark], list[Mark], Mark | None]

@@ -245,3 +245,18 @@ def test_what_was_deleted_is_out_of_sight(world: World, then: Callable[[World], 
     with world.put_back() as node:
         assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1"}
         crowd.check_sound(node)
+
+
+def test_what_was_sent_again_after_it_was_purged_is_there(world: World) -> None:
+    """By its time it came before: it is no duplicate of what is about to go."""
+    archives.store(world.first, archives.instance(1))
+    world.keep()
+    console = archives.the_console(world.second)
+    world.second.remove.reject(console, "clinical", "study", ONE, reason="sent by mistake")
+    world.second.purge.run(console, "clinical", study=ONE, reason="for good")
+    world.set_back()
+    for number in (1, 2):
+        assert archives.store(world.first, archives.instance(number)).status == "stored"
+    with world.put_back() as node:
+        assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1", f"{ONE}.1.2"}
+        crowd.check_sound(node)
