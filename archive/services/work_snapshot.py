@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -42,6 +43,8 @@ from archive.services.snapshot_files import SnapshotFiles
 FOLDER = "work"
 KEPT = 4
 EVERY = timedelta(seconds=30)
+SHARE = 20
+"""A look takes at most one part in so many of the time: where very much waits for a destination it takes a while."""
 FILES = SnapshotFiles("work", b"SRWORK1\0", b"strongroom/v1/work\0", "work-snapshot", FOLDER, KEPT)
 _ROWS = (forward_rule, delivery_destination, webhook, ups_subscriber)
 _TOKEN = policy.system("rebuild")
@@ -64,19 +67,27 @@ class WorkSnapshots:
         """Work on an opened archive."""
         self._core = core
         self._looked_at: datetime | None = None
+        self._wait = EVERY
         self._digest = b""
 
     def tick(self, *, now: bool = False) -> bool:
-        """Write a snapshot when something is other than it was and half a minute has gone by; False when none was due.
+        """Write a snapshot when something is other than it was and half a minute or more has gone by; False when none was due.
 
         Raises:
             DatabaseUnavailable, VaultUnavailable.
         """
         core = self._core
         at = core.clock()
-        if not now and self._looked_at is not None and timedelta(0) <= at - self._looked_at < EVERY:
+        if not now and self._looked_at is not None and timedelta(0) <= at - self._looked_at < self._wait:
             return False
-        self._looked_at = at
+        self._looked_at, begun = at, monotonic()
+        try:
+            return self._look(at)
+        finally:
+            self._wait = max(EVERY, SHARE * timedelta(seconds=monotonic() - begun))
+
+    def _look(self, at: datetime) -> bool:
+        core = self._core
         with core.database.read() as tx:
             tables, leaves = _tables(tx), nodes.size(tx)
         said = sealing.canonical(tables)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import tracemalloc
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from tests.services import archives
 from tests.services.everything import CLINICAL, EVERY, ORDERS, device, filled, rows
 from tests.services.test_backup import back_up, put_back, way
 from tests.services.test_rebuild import lose, rebuild
+from tests.services.ward import Clock
 from tests.vectors.make_working import FILE, told
 
 
@@ -261,6 +263,26 @@ def test_records_of_earlier_releases_make_the_same_rows(tmp_path: Path) -> None:
         assert found == VECTORS["rows"]
         with node.core.database.begin() as tx, pytest.raises(DigestMismatch):
             working.redo(tx, VECTORS["records"][0][1] | {"datastore": "00" * 16}, 1)
+
+
+def test_looking_at_a_long_queue_takes_a_small_part_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, clock, tables = archives.made(tmp_path), Clock(), work_snapshot._tables
+    looked: list[float] = []
+
+    def slow(tx: sa.Connection) -> dict[str, list[dict[str, Any]]]:
+        looked.append(10.0)
+        return tables(tx)
+
+    monkeypatch.setattr(work_snapshot, "_tables", slow)
+    monkeypatch.setattr(work_snapshot, "monotonic", lambda: sum(looked))
+    with archives.opened(config, clock=clock, role="background") as node:
+        snapshots = work_snapshot.WorkSnapshots(node.core)
+        for seconds, count in ((0, 1), (60, 1), (139, 1), (1, 2)):
+            clock.at += timedelta(seconds=seconds)
+            snapshots.tick()
+            assert len(looked) == count
+        snapshots.tick(now=True)
+        assert len(looked) == 3
 
 
 def test_a_work_snapshot_of_an_earlier_release_opens_and_a_changed_one_does_not(tmp_path: Path) -> None:
