@@ -181,6 +181,7 @@ class Node:
             CatchUp(self.core).run()
             Replay(self.core).run()
             self._finish_purges()
+            self._say_whose()
             self._finish_rotations()
             lifecycle.started(self.core)
         return why
@@ -192,6 +193,14 @@ class Node:
             finish(self.core)
         except ArchiveError as error:
             log.warning("what is purged could not all be destroyed yet (%s); the upkeep goes on", error.code)
+
+    def _say_whose(self) -> None:
+        from archive.services import named_before
+
+        try:
+            named_before.say(self.core)
+        except ArchiveError as error:
+            log.warning("whose some studies are could not be said yet (%s); the next start does", error.code)
 
     def _finish_rotations(self) -> None:
         from archive.services import key_changes

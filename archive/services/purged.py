@@ -92,7 +92,7 @@ def carry_out(core: Core, tx: sa.Connection, change: dict[str, Any], *, leaf: in
         tx.execute(sa.insert(purged_key), [{"key_id": key, "leaf": leaf} for key in keys])
     for pk in in_studies:
         emptied.empty(tx, pk, key_gone=bool(keys), at=at)
-        _say_again(core, tx, pk, in_series, change.get("patient"), at)
+        say_again(core, tx, pk, in_series, change.get("patient"), at)
     if keys:
         mine = (study.c.study_instance_uid == change["study"], study.c.datastore_id.in_(sa.select(datastore.c.id)))
         policy.run_as(tx, _TOKEN, sa.update(study).where(*mine, study.c.key_id.in_(keys)).values(key_id=emptied.NO_KEY))
@@ -130,7 +130,7 @@ def _require_out_of_sight(tx: sa.Connection, objects: Sequence[bytes]) -> None:
             raise DigestMismatch(message, verdict="V12")
 
 
-def _say_again(
+def say_again(
     core: Core, tx: sa.Connection, study_pk: int, in_series: Sequence[int], whose: Sequence[str] | None, at: datetime
 ) -> None:
     """Let the study, and the series that lost something, say what their first remaining instance says, as a rebuild would."""

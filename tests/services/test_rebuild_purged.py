@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from archive.access import policy
 from archive.access.grants import Target
-from archive.db.tables import instance
+from archive.db.tables import archive_state, instance, patient, series
+from archive.db.tables import study as study_table
+from archive.services import purge as purges
 from tests.services import archives, catalogs
 from tests.services.test_purge import ONE, rows, sound, uids
 from tests.services.test_rebuild import lose, rebuild
@@ -94,3 +97,44 @@ def test_a_study_stays_the_patients_though_what_named_the_patient_is_purged(tmp_
             sound(node)
             studies = catalogs.catalog(node)["study"]
             assert {uid: owner for uid, (owner, _) in studies.items()} == {ONE: ("X", "P1"), "1.2.4": ("", "P1")}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_whose_a_study_is_that_an_earlier_release_purged_what_named_the_patient_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """Its purge did not say; the next start does, and nothing of another study whose patient none of its instances ever named."""
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        console = archives.the_console(node)
+        node.accounts.add_user(console, "all", password=archives.PASSWORD)
+        give = node.accounts.add_grant
+        give(console, to="all", role="radiologist", target=Target("everything"))
+        give(console, to="all", role="radiologist", target=Target("patient", "P1", expected=True), deny=True)
+        for study in (ONE, "1.2.4"):
+            archives.store(node, archives.instance(1, study=study, PatientID=None))
+            archives.store(node, archives.instance(2, study=study, PatientID=None if study == "1.2.4" else "P1"))
+            node.remove.reject(console, "clinical", "instance", f"{study}.1.2", reason="test")
+        with monkeypatch.context() as earlier:
+            earlier.setattr(purges, "staying", lambda *_args: {})
+            assert node.purge.run(console, before=node.core.clock(), reason="test").instances == 2
+        with node.core.database.begin() as tx:
+            tx.execute(sa.delete(archive_state).where(archive_state.c.name == "patients_said"))
+        whose = sa.select(patient.c.id).where(patient.c.patient_id == "P1").scalar_subquery()
+        for table, column in ((series, series.c.study_pk), (study_table, study_table.c.id)):
+            other = sa.select(study_table.c.id).where(study_table.c.study_instance_uid == "1.2.4").scalar_subquery()
+            with node.core.database.begin() as tx:
+                policy.run_as(tx, policy.system("verify"), sa.update(table).where(column == other).values(patient_pk=whose))
+        assert "V10" in {one.code for one in node.verify.run(console).findings}
+    with archives.opened(config) as node:
+        findings = node.verify.run(archives.the_console(node), "full").findings
+        assert [(one.code, one.sop_instance_uid) for one in findings] == [("V10", "1.2.4.1.1")]
+        assert not catalogs.visible(node, "all", ONE)
+        node.upkeep.finish()
+    if lost:
+        lose(config)
+    for _ in range(2):
+        assert rebuild(config).ok
+        with archives.opened(config) as node:
+            assert set(catalogs.visible(node, "all", ONE, "1.2.4")) == {"1.2.4.1.1"}
+            sound(node)
