@@ -41,7 +41,10 @@ def of_change(at: datetime, record: FoundRecord, change: dict[str, Any]) -> Late
     """Return a change of state, with what it makes and what it is made of."""
     what, place = change["change"], record.ref.datastore
     if what in _WORK:
-        makes, needs, instead = _WORK[what](change, (what, place))
+        try:
+            makes, needs, instead = _WORK[what](change, (what, place))
+        except (KeyError, IndexError, TypeError, AttributeError):
+            return Late(at, record)  # in a form that is not known here: told when its turn comes
         return Late(at, record, {}, tuple(makes), tuple(needs), instead)
     objects = [bytes.fromhex(one) for one in change["objects"]]
     arrived, changed = [("object", one) for one in objects], [("changed", one) for one in objects]

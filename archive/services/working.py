@@ -28,11 +28,18 @@ _REDO = {state_events.ENTRY: worklist_rows.redo, state_events.WORKITEM: workitem
 
 
 def detail(change: dict[str, Any]) -> dict[str, Any]:
-    """Return what the event of a record says besides, when it is recorded again."""
+    """Return what the event of a record says besides, when it is recorded again.
+
+    Raises:
+        DigestMismatch: it is in a form that is not known here.
+    """
     if change["change"] not in KINDS:
         return {}
     said = {"what": change.get("what", "changed"), "uid": change.get("uid", "")}
-    return said | (commitment_rows.receipt(change) if change["change"] == state_events.COMMITMENT else {})
+    try:
+        return said | (commitment_rows.receipt(change) if change["change"] == state_events.COMMITMENT else {})
+    except (KeyError, ValueError, TypeError):
+        raise _unknown() from None
 
 
 def reported(core: Core, tx: sa.Connection) -> None:
@@ -57,5 +64,9 @@ def redo(tx: sa.Connection, change: dict[str, Any], leaf: int, *, late: datetime
         else:
             _REDO[change["change"]](tx, place, change, late=late)
     except (KeyError, ValueError, TypeError, sa.exc.NoResultFound):
-        message = "a sealed record of the worklist is not one this release knows"
-        raise DigestMismatch(message, verdict="V11", remedy="install the release that wrote it") from None
+        raise _unknown() from None
+
+
+def _unknown() -> DigestMismatch:
+    message = "a sealed record of the worklist is not one this release knows"
+    return DigestMismatch(message, verdict="V11", remedy="install the release that wrote it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -260,3 +260,23 @@ def test_what_was_sent_again_after_it_was_purged_is_there(world: World) -> None:
     with world.put_back() as node:
         assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1", f"{ONE}.1.2"}
         crowd.check_sound(node)
+
+
+def test_a_record_in_a_form_that_is_not_known_stops_no_start(world: World) -> None:
+    """A release after this one may have sealed it; what else there is, is done again."""
+    console = archives.the_console(world.first)
+    world.keep()
+    for what in (state_events.STEP, state_events.ENTRY, state_events.WORKITEM, state_events.COMMITMENT):
+        with suppress(Killed):
+            state_events.commit_change(
+                world.first.core, what, datastore=_home(world), study_instance_uid="", objects=(), reason="", at=world.clock(), work=killed,
+                more={"what": "else"},
+            )
+    world.first.worklist.add(console, entry(1))
+    with world.put_back() as node:
+        assert [row["state"] for row in rows(node, "worklist_entry")["worklist_entry"]] == ["scheduled"]
+
+
+def _home(world: World) -> bytes:
+    with world.first.core.database.read() as tx:
+        return bytes(tx.execute(sa.select(datastore.c.uid)).scalar_one())
