@@ -64,6 +64,7 @@ class Agreement:
         self._joined = said.joined
         self._patients = said.patients
         self._open: dict[Key, tuple[dict[str, bytes], str]] = {}  # what no record has said yet
+        self._in: dict[Key, str] = {}  # the study of each
         self._whose: dict[Key, tuple[PatientKey, str]] = {}  # studies of patients whom none of their records has named yet
         self._met: set[Key] = set()
 
@@ -76,6 +77,7 @@ class Agreement:
             for found in policy.run_as(tx, _TOKEN, query).mappings():
                 row = new[found["id"]]
                 self._open[_key(row, level)] = _flat({name: found[name] for name in names}), row.sop_instance_uid
+                self._in[_key(row, level)] = row.study_instance_uid
                 if level == "study" and not row.synthetic:
                     self._whose[_key(row, level)] = PatientKey(row.issuer, row.patient_id), row.sop_instance_uid
             self._met.update(_key(row, level) for row in new.values())
@@ -117,12 +119,18 @@ class Agreement:
                         del left[name]
                 if not left:
                     del self._open[_key(row, level)]
+                    if _key(row, level) not in self._whose:
+                        del self._in[_key(row, level)]
 
     def skip(self, row: Any) -> None:
         """Leave out the study and series of a record that does not open: what it would have said is not known."""
         for level in ("study", "series"):
             self._open.pop(_key(row, level), None)
         self._whose.pop(_key(row, "study"), None)
+
+    def doubted(self) -> set[str]:
+        """Return the studies of which something is left that no record said."""
+        return {self._in[key] for key in (*self._open, *self._whose)}
 
     def findings(self) -> Iterator[Found]:
         """Yield what no record says; only once all of them were added."""

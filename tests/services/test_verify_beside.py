@@ -14,7 +14,7 @@ from archive.db.tables import instance
 from archive.errors import InvalidInstance
 from archive.node import Node, open_node
 from archive.services import oversight
-from archive.services.verify import Mode
+from archive.services.verify import Mode, Verify
 from tests.services import archives
 
 Once = Callable[[Any, str, Callable[[], object]], None]
@@ -131,6 +131,15 @@ def test_what_is_put_among_the_segments(node: Node) -> None:
     path.write_bytes(b"")
     (folder / f"{other.hex().upper()}.seg").write_bytes(b"x")
     assert [code for code, _ in found(node, "quick")] == ["V15"]
+
+
+def test_what_named_the_patient_is_purged_meanwhile(node: Node, once: Once) -> None:
+    console = archives.the_console(node)
+    for number, patient in ((1, None), (2, "P5")):
+        archives.store(node, archives.instance(number, study="1.2.5", PatientID=patient))
+    node.remove.reject(console, "clinical", "instance", "1.2.5.1.2", reason="sent by mistake")
+    once(Verify, "_pages", lambda: node.purge.run(console, "clinical", study="1.2.5", reason="for good"))
+    assert found(node) == []
 
 
 def test_what_is_wrong_with_the_row_as_it_is_now_is_told(node: Node, once: Once) -> None:
