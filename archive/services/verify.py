@@ -35,6 +35,7 @@ from archive.services import (
     candidates,
     change_keys,
     denials,
+    forward_check,
     hold_rows,
     purge_check,
     retrace,
@@ -116,7 +117,7 @@ class Verify:
                 checks = (
                     retrace.closed(core, tx), retrace.shape(tx), retrace.hidden(tx), retrace.granted(core, tx), standing.stands(core, tx),
                     admitted.admitted(core, tx), candidates.led(core, tx), hold_rows.stand(core, tx), purge_check.gone(core, tx),
-                    rules_check.ruled(core, tx), bound.bound(core, tx), approval_check.approved(core, tx),
+                    rules_check.ruled(core, tx), forward_check.sent_by(core, tx), bound.bound(core, tx), approval_check.approved(core, tx),
                     change_keys.opening(core, tx) if mode != "keyless" else (),
                 )
                 found = chain.from_iterable(checks)

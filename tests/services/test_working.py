@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db.tables import audit_event, datastore, delivery, instance
+from archive.db.tables import audit_event, datastore, delivery, forward_rule, instance, peer
 from archive.dicom import scheduled
 from archive.errors import DigestMismatch, SealBroken
 from archive.keys import sealing
@@ -244,6 +244,39 @@ def test_an_event_that_was_changed_keeps_no_rule_from_being_removed(tmp_path: Pa
         assert [row["name"] for row in node.forwarding.list(console)] == ["other"]
         assert len([row for row in node.forwarding.queue(console) if row["rule"] == "other"]) == 3
         assert "V12" in {one.code for one in node.verify.run(console, "quick").findings}
+
+
+@pytest.mark.parametrize("edit", ["added", "conditions", "to", "on behalf of", "back", "disabled"])
+def test_a_rule_of_forwarding_that_is_slipped_in_or_made_another_is_found(tmp_path: Path, edit: str) -> None:
+    """By it images would leave."""
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        filled(node)
+        console = archives.the_console(node)
+        node.forwarding.add(console, "gone", "DST", on_behalf_of="router", conditions=Conditions())
+        (kept, once) = rows(node, "forward_rule")["forward_rule"]
+        node.forwarding.remove(console, "gone")
+        assert node.verify.run(console, "quick").findings == []
+        this = sa.update(forward_rule).where(forward_rule.c.id == kept["id"])
+        with node.core.database.begin() as tx:
+            tx.execute({
+                "added": sa.insert(forward_rule).values(kept | {"id": 77, "name": "slipped in"}),
+                "conditions": this.values(conditions=kept["conditions"] | {"modality": []}),
+                "to": this.values(peer_id=sa.select(peer.c.id).where(peer.c.name == "CT1").scalar_subquery()),
+                "on behalf of": this.values(principal_id=archives.user(node).principal_id),
+                "back": sa.insert(forward_rule).values(once),
+                "disabled": this.values(enabled=False),
+            }[edit])
+        assert [one.code for one in node.verify.run(console, "quick").findings] == ["V12"]
+
+
+def test_a_rule_whose_user_and_destination_are_gone_is_as_it_was_added(tmp_path: Path) -> None:
+    with archives.opened(archives.made(tmp_path)) as node:
+        filled(node)
+        console = archives.the_console(node)
+        node.accounts.remove_user(console, "router")
+        node.peers.remove(console, "DST")
+        assert node.verify.run(console, "quick").findings == []
 
 
 VECTORS = json.loads(FILE.read_text())
