@@ -117,14 +117,17 @@ class Query:
     def _filtered(self, subject: Subject, request: SearchRequest) -> search.SearchPage:
         """Hold what matches against the filters, a page at a time, until as many are met as were asked for."""
         kept: list[dict[str, dict[str, Any]]] = []
-        wanted = None if request.limit is None else request.offset + request.limit
+        passed = 0
         plain = replace(request, filters=(), also=request.filters, offset=0, limit=HELD_ROWS, total=False)
         while True:
             rows = self._page(subject, plain).rows
-            kept += [row for row in rows if holds(row, request.filters, request.zone)]
+            met = [row for row in rows if holds(row, request.filters, request.zone)]
+            skipped = min(request.offset - passed, len(met))  # what comes before the page is counted, and not kept
+            passed += skipped
+            kept += met[skipped:]
             ended = len(rows) < HELD_ROWS
-            if ended or (wanted is not None and len(kept) >= wanted):
-                return search.SearchPage(kept[request.offset : wanted], len(kept) if ended and request.total else None)
+            if ended or (request.limit is not None and len(kept) >= request.limit):
+                return search.SearchPage(kept[: request.limit], passed + len(kept) if ended and request.total else None)
             plain = replace(plain, offset=plain.offset + len(rows))
 
     def _record(self, subject: Subject, request: SearchRequest, page: search.SearchPage) -> None:

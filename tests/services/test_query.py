@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -86,6 +87,50 @@ def test_a_name_of_hundreds_of_words_is_refused_and_not_asked_of_the_database(de
         desk.find(desk.reader, keys={"PatientName": " ".join(words[:33])}, fuzzy=True)
     assert desk.find(desk.reader, keys={"PatientName": " ".join(words[:32])}, fuzzy=True).total == 0
     assert desk.find(desk.reader, keys={"PatientName": "can a " * 170}, fuzzy=True).total == 1  # the same words again say nothing more
+
+
+def test_rows_before_a_page_are_not_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for what comes after a billion rows that meet a filter had all of them held in memory."""
+    place = add_datastore(desk.database, desk.now, "many")
+    store(desk.database, place, desk.now, *(
+        scanned(f"7.{n}", f"7.{n}.1", f"7.{n}.1.1", StudyDate="20260301", StudyTime="1030", TimezoneOffsetFromUTC="+0000") for n in range(20)
+    ))
+    grant(desk.database, place, desk.reader, desk.now)
+
+    class Row(dict[str, Any]):
+        """One that tells when it is gone."""
+
+    read: list[weakref.ref[Row]] = []
+    alive: list[int] = []
+    page = Query._page
+
+    def watched(self: Query, subject: Subject, request: SearchRequest) -> search.SearchPage:
+        alive.append(sum(one() is not None for one in read))
+        rows = [Row(row) for row in page(self, subject, request).rows]
+        read.extend(map(weakref.ref, rows))
+        return search.SearchPage(list(rows), None)
+
+    monkeypatch.setattr(query, "HELD_ROWS", 2)
+    monkeypatch.setattr(Query, "_page", watched)
+    for offset, rows, total in ((1_000_000, 0, 20), (0, 3, None), (17, 3, 20), (18, 2, 20)):
+        answer = desk.find(desk.reader, datastore="many", keys={"StudyTime": "1130"}, zone="+0100", offset=offset, limit=3)
+        assert (len(answer.rows), max(alive) <= 6) == (rows, True), (offset, alive)
+        assert answer.total == total or (total == 20 and answer.total is None)
+        del answer
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("5.0", 2), ("5", 2), ("5.00", 2), ("+5", 2), ("0.5e1", 2), ("50e-1", 2), ("5.01", 0), ("0", 1), ("-0", 1), ("0.00", 1), ("1E-7", 1),
+    ("0.0000001", 1), ("1e999", 0),
+])  # fmt: skip
+def test_decimal_numbers_are_matched_however_they_are_written(desk: Desk, text: str, found: int) -> None:
+    place = add_datastore(desk.database, desk.now, "numbers")
+    values = [5, 5.0, 0.0, 1e-7, [3.5, 3.25]]
+    store(desk.database, place, desk.now, *(scanned("7", "7.1", f"7.1.{n}", SliceThickness=value) for n, value in enumerate(values)))
+    grant(desk.database, place, desk.reader, desk.now)
+    answer = desk.find(desk.reader, Level.IMAGE, "numbers", keys={"SliceThickness": text})
+    assert (answer.total, len(answer.rows)) == (found, found)
+    assert desk.find(desk.reader, Level.IMAGE, "numbers", keys={"SliceThickness": "3.250"}).total == 1
 
 
 @pytest.mark.parametrize("level", [Level.STUDY, Level.SERIES])
