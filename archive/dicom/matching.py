@@ -58,7 +58,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class UidList:
-    """Any of these UIDs."""
+    """Any of these UIDs, or of the ways one number may be written."""
 
     values: tuple[str, ...]
 
@@ -181,10 +181,19 @@ def parse(attribute: Attribute, text: str, zone: str = "") -> Match:  # noqa: PL
     if attribute.vr == "DS":
         if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", text):
             raise _invalid(attribute, "a number")
-        return Single(text)
+        return UidList(_ways(text))
     if attribute.vr not in _WILD:
         raise _invalid(attribute, "a key without a value")
     return _text(attribute, text)
+
+
+def _ways(text: str) -> tuple[str, ...]:
+    """Return how a decimal number may stand in DICOM JSON: it is the number that is kept there, not what was written."""
+    number = float(text)
+    ways = [text, str(number)]
+    if number.is_integer():
+        ways += [str(int(number)), *(["0.0", "-0.0"] if not number else [])]
+    return tuple(dict.fromkeys(ways))
 
 
 def _text(attribute: Attribute, text: str) -> Match:
