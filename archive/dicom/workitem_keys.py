@@ -6,9 +6,10 @@ Source: PS3.18 8.3.4 and 11.9; PS3.4 C.2.2.2, CC.2.8.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from archive.dicom import registry
+from archive.dicom import clocks, registry
 from archive.dicom.attributes import Attribute, Level
 from archive.dicom.dictionary import vr_of
 from archive.dicom.matching import Match, Universal, fold_group, fuzzy_words, matches, matches_fuzzy, parse
@@ -19,6 +20,7 @@ from archive.errors import InvalidQuery
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _WORD = re.compile(r"[A-Za-z0-9_.]{1,200}")
 _DEEPEST = 4
+_TIMEZONE = f"{TIMEZONE_OFFSET:08X}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,42 @@ class Key:
         """The path as one word."""
         return ".".join(self.path)
 
-    def holds(self, dataset: Dataset) -> bool:
-        """Return whether a workitem, or one item of the sequence, meets the key."""
-        values = list(_values(dataset, self.path))
+    def holds(self, dataset: Dataset, depth: int = 0, zone: str = "") -> bool:
+        """Return whether a data set so deep inside a workitem, or one item of its sequence, meets the key."""
+        values = list(_values(dataset, self.path[depth:]))
         if self.fuzzy:
             return matches_fuzzy(self.fuzzy, values)
-        return matches(self.match, self.attribute, values, next(iter(_values(dataset, (f"{TIMEZONE_OFFSET:08X}",))), ""))
+        return matches(self.match, self.attribute, values, zone)
+
+
+def met(keys: Sequence[Key], dataset: Dataset) -> bool:
+    """Return whether a workitem meets all keys; those inside one sequence are met by one item of it."""
+    return _met(keys, dataset, 0, next(iter(_values(dataset, (_TIMEZONE,))), ""))
+
+
+def _met(keys: Sequence[Key], dataset: Dataset, depth: int, zone: str) -> bool:
+    inside: dict[str, list[Key]] = {}
+    for one in keys:
+        if len(one.path) > depth + 1:
+            inside.setdefault(one.path[depth], []).append(one)
+        elif not one.holds(dataset, depth, zone):
+            return False
+    return all(
+        some[0].holds(dataset, depth, zone) if len(some) == 1
+        else any(_met(some, item, depth + 1, zone) for item in dataset.get(tag, {}).get("Value") or [] if isinstance(item, dict))
+        for tag, some in inside.items()
+    )
+
+
+def read(texts: Mapping[str, str], *, fuzzy: bool = False) -> tuple[Key, ...]:
+    """Read parameters; an offset from UTC is none of the keys, and says how the times of others are meant.
+
+    Raises:
+        InvalidQuery: names the attribute, never the value.
+    """
+    offsets = [name for name in texts if path_of(name) == (_TIMEZONE,)]
+    zone = clocks.asked(texts[offsets[0]]) if offsets else ""
+    return tuple(key(name, text, fuzzy=fuzzy, zone=zone) for name, text in texts.items() if name not in offsets)
 
 
 def key(name: str, text: str, *, fuzzy: bool = False, zone: str = "") -> Key:

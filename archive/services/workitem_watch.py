@@ -20,7 +20,7 @@ from archive.access.subject import Subject
 from archive.db.tables import ups_event, ups_subscriber, ups_subscription, workitem
 from archive.dicom import workitem as rules
 from archive.dicom.workitem import Dataset
-from archive.dicom.workitem_keys import Key, key
+from archive.dicom.workitem_keys import Key, key, met
 from archive.errors import NotFound
 from archive.index import workitems as rows
 from archive.ledger import nodes
@@ -251,7 +251,7 @@ def _wanted(row: Any) -> bool:
         return True
     if row.until_workitem is not None and row.workitem_pk > row.until_workitem:
         return False
-    return all(key(name, text).holds(row.dataset) for name, text in row.filter or [])
+    return met([key(name, text) for name, text in row.filter or []], row.dataset)
 
 
 def _unknown() -> NotFound:

@@ -22,7 +22,7 @@ from archive.db.tables import datastore as datastores_table
 from archive.db.tables import ups_event
 from archive.dicom import workitem as rules
 from archive.dicom.workitem import Dataset, State
-from archive.dicom.workitem_keys import Key
+from archive.dicom.workitem_keys import Key, met
 from archive.errors import ArchiveError, InvalidRequest, NotFound, Unavailable
 from archive.index import workitems as rows
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
@@ -131,7 +131,7 @@ class Workitems:
         with denials.recorded(core, subject), core.database.read() as tx:
             scope, place = self._enter(tx, subject, datastore, at)
             for row in rows.seen(tx, scope, place, **rows.narrowed(narrow)):
-                if not all(key.holds(row.dataset) for key in keys):
+                if not met(keys, row.dataset):
                     continue
                 if skipped < offset:
                     skipped += 1

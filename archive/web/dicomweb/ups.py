@@ -17,10 +17,9 @@ import msgspec
 from flask import Response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from archive.dicom import clocks, native_model
+from archive.dicom import native_model
 from archive.dicom import workitem as rules
-from archive.dicom.workitem_keys import Key, key, path_of
-from archive.dicom.zones import TIMEZONE_OFFSET
+from archive.dicom.workitem_keys import Key, key, path_of, read
 from archive.errors import InvalidInstance, InvalidQuery, InvalidRequest, StateConflict, Unavailable
 from archive.web import problems
 from archive.web.context import archive, node, subject
@@ -28,7 +27,6 @@ from archive.web.dicomweb import media, parameters, urls
 from archive.web.dicomweb.media import DICOM_JSON
 
 MAX_ROWS = 1000
-_TIMEZONE = f"{TIMEZONE_OFFSET:08X}"
 NOISE = frozenset({"_", "accept"})
 _AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 DICOM_XML = "application/dicom+xml"
@@ -278,10 +276,7 @@ def _search_parameters() -> tuple[tuple[Key, ...], int | None, int]:
         message = "fuzzymatching is neither true nor false"
         raise InvalidQuery(message)
     fuzzy = single.get("fuzzymatching") == "true"
-    there = next((name for name in texts if path_of(name) == (_TIMEZONE,)), None)
-    zone = "" if there is None else clocks.asked(texts.pop(there))  # how times are meant, not what is looked for
-    keys = tuple(key(name, text, fuzzy=fuzzy, zone=zone) for name, text in texts.items())
-    return keys, _number(single, "limit", 1), _number(single, "offset", 0) or 0
+    return read(texts, fuzzy=fuzzy), _number(single, "limit", 1), _number(single, "offset", 0) or 0
 
 
 def _number(single: dict[str, str], name: str, lowest: int) -> int | None:

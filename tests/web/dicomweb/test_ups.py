@@ -189,6 +189,15 @@ def test_g08_search(place: Place) -> None:
     assert send(place, "GET", "?PatientID=S1&ProcedureStepState=COMPLETED").status_code == 204
 
 
+def test_g08_keys_inside_one_sequence_are_met_by_one_of_its_items(place: Place) -> None:
+    both = el("SQ", {**code("GPU7"), "00080102": el("SH", "99HERE")}, code("GPU8"))
+    one = made(place, patient="S3", x00404025=both)
+    for asked, expected in ((("GPU7", "99HERE"), [one]), (("GPU8", "99TEST"), [one]), (("GPU7", "99TEST"), []), (("GPU8", "99*"), [one])):
+        query = f"PatientID=S3&00404025.00080100={asked[0]}&ScheduledStationNameCodeSequence.CodingSchemeDesignator={asked[1]}"
+        assert found(place, query) == expected, asked
+    assert found(place, "PatientID=S3&00404025.00080100=GPU7") == [one]
+
+
 def test_g08_a_start_is_found_by_its_instant(place: Place) -> None:
     here = made(place, patient="S2", x00404005=el("DT", "20270101080000+0100"))
     there = made(place, patient="S2", x00404005=el("DT", "20270101080000"), x00080201=el("SH", "-0500"))
