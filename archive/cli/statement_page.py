@@ -17,7 +17,8 @@ _STORAGE = (
 )
 _QUERIES = (
     "Keys of C-FIND and QIDO-RS, matched by the one matcher of both: single value, wild card, list of UIDs, range, universal, empty value "
-    '(`""`), keys in sequences; numbers by their value, however they are written. '
+    '(`""`), keys in sequences; numbers by their value, however they are written; several values (AE, AS, CS, LO, SH, IS, UC) with '
+    "backslashes between them, of codes in QIDO-RS with commas too, of which any may fit. "
     "A date and time (DT) with an offset from UTC is matched by the instant with those that have one, of their own or of their data set "
     "(0008,0201), and with all others as written. "
     "TimezoneOffsetFromUTC in a query is never matched: it says where the clock of whoever asks hangs. Times (TM), dates (DA) whose times "

@@ -76,6 +76,11 @@ def _attribute(key: Key) -> Attribute:
     return Attribute(registry.keyword_of(key.tag) or key.tag_hex, key.tag, key.vr, Level.IMAGE, None, returned=False, folded=key.vr == "PN")
 
 
+def is_list(vr: str, text: str) -> bool:
+    """Whether it is several values, of which any may fit."""
+    return vr in LISTED and "\\" in text.strip("\\")
+
+
 def is_instant(match: Match) -> bool:
     """Whether values meet it by the instant they say, which SQL cannot tell."""
     return isinstance(match, Range) and match.zoned

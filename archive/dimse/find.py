@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from archive.dicom import clocks, compose
 from archive.dicom.attributes import BY_TAG, Attribute, Level
 from archive.dicom.matching import parse
-from archive.dicom.row_keys import LISTED, Key, check, cut, is_instant
+from archive.dicom.row_keys import Key, check, cut, is_instant, is_list
 from archive.dicom.zones import TIMEZONE_OFFSET
 from archive.dimse.identifiers import Identifier
 from archive.dimse.models import SERIES_UID, STUDY_UID, Model, single_uid
@@ -131,4 +131,4 @@ def _by_row(attribute: Attribute, key: Key) -> bool:
         return attribute.vr in _COUNTS
     if attribute.vr == "DT":
         return is_instant(parse(attribute, key.text, key.zone))
-    return attribute.vr in LISTED and "\\" in key.text.strip("\\")
+    return is_list(attribute.vr, key.text)

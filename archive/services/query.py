@@ -21,7 +21,7 @@ from archive.db.engine import Database
 from archive.dicom import clocks
 from archive.dicom.attributes import BY_TAG, Attribute, Level
 from archive.dicom.matching import Universal, parse, rough
-from archive.dicom.row_keys import Key, certain, is_instant, meets, zone_of
+from archive.dicom.row_keys import Key, certain, check, is_instant, is_list, meets, zone_of
 from archive.dicom.zones import TIMEZONE_OFFSET
 from archive.errors import ArchiveError, InvalidQuery, Unavailable
 from archive.index import search
@@ -89,7 +89,7 @@ class Query:
             NotFound: no such datastore, or none the subject has a right in.
             Unavailable: the search could not be recorded, so nothing is answered.
         """
-        asked = _clocks_apart(request)
+        asked = _apart(request)
         page = self._filtered(subject, asked) if asked.filters else self._page(subject, asked)
         self._record(subject, request, page)
         return SearchAnswer(page.rows, page.total)
@@ -100,7 +100,7 @@ class Query:
         ]
         # Of sequences SQL says where there are items that may meet a key: of a whole archive that may be none.
         keys += [(BY_TAG[key.tag], Items(certain(key))) for key in request.also if key.items and key.tag in BY_TAG]
-        keys += _clocks(request.also, request.zone)
+        keys += _beside(request.also, request.zone)
         at = self._clock()
         # The connection that commits the audit still has the pages of the search before; any other deciphers them again.
         with self._database.glance() as tx, nullcontext() if tx.in_transaction() else tx.begin():
@@ -213,8 +213,8 @@ def _term(attribute: Attribute, text: str, *, fuzzy: bool, zone: str = "") -> Te
     return Fuzzy.of(attribute, text, match) if fuzzy else match
 
 
-def _clocks(keys: Sequence[Key], zone: str) -> list[tuple[Attribute, Term]]:
-    """Return what SQL says of keys about clocks: what one may have shown then. The row says where it hung."""
+def _beside(keys: Sequence[Key], zone: str) -> list[tuple[Attribute, Term]]:
+    """Return what rows must hold for keys to be held against them, and of clocks what one may have shown then."""
     by_clock = clocks.moving(keys) if zone else frozenset()
     found: list[tuple[Attribute, Term]] = []
     for key in keys:
@@ -223,19 +223,26 @@ def _clocks(keys: Sequence[Key], zone: str) -> list[tuple[Attribute, Term]]:
         elif key.vr == "DA" and key.tag in by_clock:
             found.append((BY_TAG[key.tag], clocks.wide(parse(BY_TAG[key.tag], key.text))))
     told = {*by_clock, TIMEZONE_OFFSET} if found or by_clock else set()
+    told |= {key.tag for key in keys if is_list(key.vr, key.text)}
     return found + [(BY_TAG[tag], Universal()) for tag in sorted(told - {one.tag for one, _ in found}) if tag in BY_TAG]
 
 
-def _clocks_apart(request: SearchRequest) -> SearchRequest:
-    """Return the request with keys as filters that rows meet by the instant they say, or by what another clock showed then."""
+def _apart(request: SearchRequest) -> SearchRequest:
+    """Return the request with keys as filters that SQL cannot match: instants, what another clock showed, several values of a key.
+
+    Raises:
+        InvalidQuery.
+    """
     keys = [Key(key.tag, key.vr, text, zone=request.zone) for key, text in request.keys if _RANK[key.level] <= _RANK[request.level]]
     by_clock = clocks.moving(keys) if request.zone else frozenset()
     filters = tuple(
         key for key in keys
-        if key.tag in by_clock or (
+        if key.tag in by_clock or (is_list(key.vr, key.text) and not (key.vr == "IS" and BY_TAG[key.tag].computed)) or (
             key.vr == "DT" and BY_TAG[key.tag].level is request.level and is_instant(parse(BY_TAG[key.tag], key.text, request.zone))
         )
     )
+    for key in filters:
+        check(key)
     apart = {key.tag for key in filters}
     kept = tuple((key, text) for key, text in request.keys if key.tag not in apart)
     return replace(request, keys=kept, filters=(*request.filters, *filters)) if apart else request

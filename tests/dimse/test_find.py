@@ -24,6 +24,7 @@ from archive.dimse import find as find_module
 from archive.errors import InvalidQuery, Unavailable
 from archive.ledger.audit import Kind
 from archive.services.query import SearchRequest
+from archive.web.dicomweb import qido
 from tests.dimse.clinic import EXPLICIT, FIND, IMPLICIT, PATIENT_FIND, Clinic, clinic, identifier
 from tests.dimse.rawpeer import AC, DATA, RawPeer, command, element, p_data, uid_value
 from tests.services.archives import instance, the_console
@@ -464,3 +465,23 @@ def test_a_storage_command_on_a_query_context(made: Clinic) -> None:
         assert peer.store(1, FIND, "1.2.3", b"\0" * 8) == 0x0122
         peer.send(p_data(1, 3, command(element(0x0100, b"\xff\x0f"), element(0x0120, b"\x63\0"), element(0x0800, b"\x01\x01"))))
         peer.release()
+
+
+def test_several_values_through_both_doors(made: Clinic) -> None:
+    """Any of them may fit; of codes a comma stands between them too, as clients write it in an address."""
+    from archive.access import principals
+    from archive.access.subject import Subject
+
+    with made.node.core.database.read() as tx:
+        asking = Subject(principals.find(tx, "WS", ("device",))["id"], "WS", "device", "dimse")
+    for level, keyword, texts in (
+        (Level.STUDY, "ModalitiesInStudy", ("MR\\US", "CT\\XX", "XX\\YY", "SR\\M?")), (Level.STUDY, "PatientID", ("P1\\P3", "P?\\x")),
+        (Level.STUDY, "AccessionNumber", ("A1\\nowhere",)), (Level.SERIES, "Modality", ("MR\\SR", "US\\XX")),
+    ):  # fmt: skip
+        for text in texts:
+            unique = {"StudyInstanceUID": "", "SeriesInstanceUID": ""} if level is Level.SERIES else {"StudyInstanceUID": ""}
+            expected = made.find("WS", level.value, extended={FIND: b"\1\0\0"}, **unique, **{keyword: text.split("\\")})
+            for written in {text, text.replace("\\", ",")} if keyword.startswith("Modalit") else {text}:
+                answer = made.node.query.find(asking, qido.parse([(keyword, [written])], level, "clinical"))
+                assert sorted(row["0020000D"]["Value"][0] for row in answer.rows) == uids(expected), (keyword, written)
+                assert (len(answer.rows), answer.total) == (len(expected), len(expected)), (keyword, written)

@@ -93,7 +93,7 @@ def test_rows_before_a_page_are_not_kept(desk: Desk, monkeypatch: pytest.MonkeyP
     """Whoever asks for what comes after a billion rows that meet a filter had all of them held in memory."""
     place = add_datastore(desk.database, desk.now, "many")
     store(desk.database, place, desk.now, *(
-        scanned(f"7.{n}", f"7.{n}.1", f"7.{n}.1.1", StudyDate="20260301", StudyTime="1030", TimezoneOffsetFromUTC="+0000") for n in range(20)
+        scanned(f"7.{n}", f"7.{n}.1", f"7.{n}.1.1", StudyTime="1030", TimezoneOffsetFromUTC="+0000") for n in range(20)
     ))
     grant(desk.database, place, desk.reader, desk.now)
 

@@ -155,7 +155,8 @@ def _value(attribute: Attribute, text: str) -> str:
     if attribute.vr == "UI" and text and not _UID_SEPARATORS.sub("", text):
         message = f"{attribute.keyword} holds no UID"
         raise InvalidQuery(message)
-    return text
+    # No code has a comma: it is how clients write several modalities.
+    return text.replace(",", "\\") if attribute.vr == "CS" else text
 
 
 def _include(values: list[str], include: dict[int, Attribute] | None) -> dict[int, Attribute] | None:
