@@ -31,10 +31,12 @@ from archive.index.conditions import (
     SE,
     ST,
     STUDY_DATE,
+    TEXT,
     SearchQuery,
     addressed,
     bound,
     conditions,
+    led,
     speaks,
 )
 from archive.index.slots import Slot, Slots, Term, at_most, form_of
@@ -47,6 +49,7 @@ _SOME_DATES = Range("", "")
 _ALL = 1 << 62
 _FEW = 300
 _NOWHERE = Position("", "", 0)
+_PAST = ("date", "time", "study", "number", "row")
 _ONE = sa.literal_column("1", BIG)
 _LAST = sa.literal_column(str((1 << 63) - 1), BIG)
 """A row without a number comes after all that have one."""
@@ -150,7 +153,9 @@ class Asking:
         return [(dataset(found._asdict()), position(found)) for found in self._run(self._page, more)]
 
     def _position(self, found: Any) -> Position:
-        return _NOWHERE if self.lead is None else Position(*found[-len(_order(self.query)):])  # its columns come last
+        order = _order(self.query)
+        at = tuple(found[-len(order):]) if order else ()  # its columns come last
+        return Position("", "", 0, *at) if addressed(self.query) else Position(*at)
 
     def _run(self, statement: Prepared | sa.Select[Any], more: dict[str, Any]) -> Sequence[Any]:
         values = {**self._values, **more}
@@ -168,6 +173,8 @@ def _values(query: SearchQuery) -> dict[str, Any]:
         "datastore": query.datastore_id, "study_uid": query.study_instance_uid, "series_uid": query.series_instance_uid,
         "left": _ALL if query.limit is None else query.limit, "skipped": query.offset,
     }  # fmt: skip
+    if query.after is not None and not led(query):
+        values |= {f"past_{name}": value for name, value in zip(_PAST, query.after, strict=True)}
     for attribute, term in query.keys:
         if attribute is STUDY_DATE and isinstance(term, Range):
             values |= {"date_low": term.low, "date_high": term.high or access_study.LAST_TEXT}
@@ -186,7 +193,8 @@ def _form(query: SearchQuery) -> tuple[SearchQuery, list[Term]] | None:
             return None
         keys.append((attribute, shape))
     form = replace(
-        query, keys=tuple(keys), datastore_id=0, limit=None, offset=0, total=False, after=None,
+        query, keys=tuple(keys), datastore_id=0, limit=None, offset=0, total=False,
+        after=None if query.after is None or led(query) else _NOWHERE,
         study_instance_uid=None if query.study_instance_uid is None else "",
         series_instance_uid=None if query.series_instance_uid is None else "",
     )  # fmt: skip
@@ -247,7 +255,8 @@ def _built(query: SearchQuery, shape: Shape, slots: Slots | None, *, sqlite: boo
     wanted = conditions(query, shape, slots, sqlite=sqlite)
     one = [speaks(query, shape, slots, sqlite=sqlite)] if level is Level.PATIENT else []
     if kind is None:
-        page = _ordered(query, [*wanted, *one]).limit(at_most("left")).offset(bound("skipped", BIG))
+        page = _ordered(query, [*wanted, *one, *_beyond(query)]).limit(at_most("left"))
+        page = page.offset(bound("skipped", BIG)) if query.after is None else page
         count = _counting(query, lambda asked: conditions(asked, shape, slots, sqlite=sqlite))
         return _Statements(answer, _answering(answer, query, page, shape, sqlite=sqlite), count, None)
     page = _ordered(query, [_one_of(ST.c.id, sqlite), *wanted, *one, *_past(level)]).limit(at_most("left"))
@@ -271,6 +280,20 @@ def _one_of(column: ColumnElement[int], sqlite: bool) -> ColumnElement[bool]:
         each = sa.func.json_each(sa.bindparam("among", type_=sa.Text())).table_valued("value", name="among_each")
         return column.in_(sa.select(each.c.value))
     return column == sa.func.any(sa.bindparam("among", type_=sa.ARRAY(sa.BigInteger())))
+
+
+def _beyond(query: SearchQuery) -> list[ColumnElement[bool]]:
+    """Where keys or the address name the rows, only what comes after the page before."""
+    if query.after is None:
+        return []
+    own = _OWN[query.level]
+    later = sa.tuple_(*(column for column, _ in own)) > sa.tuple_(bound("past_number", BIG), bound("past_row", BIG)) if own else sa.false()
+    if addressed(query):
+        return [later]
+    # Of an expression: the index of studies by date is no place to begin.
+    place = sa.tuple_(sa.func.coalesce(ST.c.study_date, ""), ST.c.study_time, ST.c.id)
+    earlier = place < sa.tuple_(bound("past_date", TEXT), bound("past_time", TEXT), bound("past_study", BIG))
+    return [sa.or_(earlier, sa.and_(ST.c.id == bound("past_study", BIG), later))]
 
 
 def _past(level: Level) -> list[ColumnElement[bool]]:

@@ -40,7 +40,7 @@ class SearchQuery:
     usual: bool = True
     """Whether what answers of this level usually hold is answered besides what is asked for."""
     after: Position | None = None
-    """Where the page before ended, at study level: `offset` rows come before, and need not be gone through again."""
+    """Where the page before ended: `offset` rows come before, and whatever comes or goes among them moves none of the next."""
 
 
 # Aliases are made once: equal statements are then compiled once.

@@ -35,7 +35,7 @@ class SearchPage:
     rows: list[dict[str, dict[str, Any]]]
     total: int | None
     last: Position | None = field(default=None, compare=False)
-    """Where the page ends, for `SearchQuery.after`; where no address and no key names few studies."""
+    """Where the page ends, for `SearchQuery.after`."""
 
 
 def find(tx: sa.Connection, scope: Scope, query: SearchQuery) -> SearchPage:
@@ -48,8 +48,9 @@ def find(tx: sa.Connection, scope: Scope, query: SearchQuery) -> SearchPage:
     """
     if not led(query):
         asking = Asking(tx, scope, query, None)
-        rows = [row for row, _ in asking.rows()]
-        return SearchPage(rows, _total(asking, len(rows), ended=query.limit is None or len(rows) < query.limit))
+        found = asking.rows()
+        total = _total(asking, len(found), ended=query.limit is None or len(found) < query.limit)
+        return SearchPage([row for row, _ in found], total, found[-1][1] if found else None)
     asking = Asking(tx, scope, query, access_study.lead(tx, scope, query.datastore_id))
     found, ended = _page(asking)
     return SearchPage([row for row, _ in found], _total(asking, len(found), ended=ended), found[-1][1] if found else None)
