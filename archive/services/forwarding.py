@@ -115,7 +115,8 @@ class Forwarding:
         """
         core = self._core
         with core.database.read() as tx:
-            there = tx.execute(sa.select(_R.id, _R.peer_id).where(_R.name == name)).first()
+            there = tx.execute(sa.select(_R.id, _R.peer_id, _R.seen).where(_R.name == name)).first()
+            seen = 0 if there is None else there.seen  # what is up to there is queued, and nothing is added to it
             begins = {} if there is None else forward_others.beginnings(core, tx, there.peer_id, there.id)
 
         def some(tx: sa.Connection, at: datetime) -> bool:
@@ -124,7 +125,7 @@ class Forwarding:
             if not handed:
                 now = forward_others.hand_over_some(tx, row.id, row.peer_id, begins, at, after=reached)
                 reached, handed = now or reached, now is None
-            return not handed or forward_others.remember_some(tx, row.id, row.peer_id)
+            return not handed or forward_others.remember_some(tx, row.id, row.peer_id) or forward_others.forget_some(tx, row.id, seen)
 
         def work(tx: sa.Connection, at: datetime) -> None:
             row = _rule(tx, name)

@@ -716,6 +716,29 @@ def test_what_a_rule_has_sent_is_remembered_by_another_a_part_at_a_time(
     assert queue(it) == [("done", 0, "")] * 7
 
 
+@pytest.mark.parametrize("state", ["done", "waiting", "failed"])
+def test_what_goes_with_a_rule_is_forgotten_a_part_at_a_time(
+    it: Clinic, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    console, database = the_console(it.node), it.node.core.database
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    it.put(*(instance(n, study="1.2.3") for n in range(1, 8)))
+    rule(it)
+    monkeypatch.setattr(forwarding_module, "SETTLE", timedelta())
+    it.node.forwarding.look()
+    with database.begin() as tx:
+        tx.execute(sa.update(delivery).values(state=state))
+    counts: list[int] = []
+
+    def counted(tx: sa.Connection) -> None:
+        counts.append(tx.execute(sa.select(sa.func.count()).select_from(delivery)).scalar_one())
+
+    monkeypatch.setattr(forward_others, "AT_ONCE", 2)
+    monkeypatch.setattr(database, "before_commit", counted)
+    it.node.forwarding.remove(console, "all")
+    assert counts == [5, 3, 1, 0, 0]
+
+
 def test_what_another_rule_of_the_destination_may_not_send_goes_with_its_rule(it: Clinic, receiver: Receiver) -> None:
     console, forwarding = the_console(it.node), it.node.forwarding
     it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
