@@ -5,6 +5,7 @@ Matching and scope are one SQL statement; the search is in the ledger, durably, 
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -162,7 +163,7 @@ class _Ends:
     def __init__(self) -> None:
         """Know of none."""
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[Subject, SearchRequest], Position] = OrderedDict()
+        self._known: OrderedDict[bytes, Position] = OrderedDict()
 
     def of(self, subject: Subject, request: SearchRequest) -> Position | None:
         """Return where the page before this one ended, when it was asked for here."""
@@ -173,7 +174,7 @@ class _Ends:
 
     def keep(self, subject: Subject, request: SearchRequest, page: search.SearchPage) -> None:
         """Remember where this page ended."""
-        if page.last is None:
+        if page.last is None or request.limit is None or len(page.rows) < request.limit:
             return
         key = self._key(subject, request, request.offset + len(page.rows))
         with self._lock:
@@ -183,8 +184,10 @@ class _Ends:
                 self._known.popitem(last=False)
 
     @staticmethod
-    def _key(subject: Subject, request: SearchRequest, offset: int) -> tuple[Subject, SearchRequest]:
-        return subject, replace(request, offset=offset, limit=None, total=False, include=())
+    def _key(subject: Subject, request: SearchRequest, offset: int) -> bytes:
+        """Of a request its digest: what is asked for may be a megabyte, and names patients."""
+        asked = subject, replace(request, offset=offset, limit=None, total=False, include=())
+        return hashlib.sha256(repr(asked).encode()).digest()
 
 
 def _told(filters: Iterable[Key], path: str = "") -> Iterator[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import weakref
 from collections.abc import Callable
 from datetime import datetime
@@ -131,6 +133,15 @@ def test_decimal_numbers_are_matched_however_they_are_written(desk: Desk, text: 
     answer = desk.find(desk.reader, Level.IMAGE, "numbers", keys={"SliceThickness": text})
     assert (answer.total, len(answer.rows)) == (found, found)
     assert desk.find(desk.reader, Level.IMAGE, "numbers", keys={"SliceThickness": "3.250"}).total == 1
+
+
+def test_what_was_asked_for_is_not_kept(desk: Desk) -> None:
+    """Where a page ended is; a thousand lists of UIDs were a gigabyte."""
+    many = "\\".join(["1.1", *map(str, range(1000))])
+    held = sys.getrefcount(many)
+    assert len(desk.find(desk.reader, keys={"StudyInstanceUID": many}, limit=1).rows) == 1
+    gc.collect()
+    assert sys.getrefcount(many) == held
 
 
 @pytest.mark.parametrize("level", [Level.STUDY, Level.SERIES])
