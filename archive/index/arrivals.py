@@ -69,7 +69,8 @@ def arrived(
 def rejected(tx: sa.Connection, scope: Scope, keys: Collection[int]) -> set[int]:
     """Return those of these instances that are rejected; none of them all is restored or rejected before the transaction ends."""
     query = sa.select(_IM.c.id, _IM.c.rejected_at).where(_IM.c.id.in_(keys)).order_by(_IM.c.id).with_for_update(read=True)
-    return {key for key, rejected_at in scope.run(tx, query) if rejected_at is not None}
+    rows: list[Any] = list(scope.run(tx, query))
+    return {row.id for row in rows if row.rejected_at is not None}
 
 
 def come_back(tx: sa.Connection, scope: Scope, peer_id: int, others: Collection[int], state: str) -> list[int]:
@@ -91,8 +92,8 @@ def newest(tx: sa.Connection, scope: Scope, *, after: int = 0, upto: int | None 
 def reach(tx: sa.Connection, scope: Scope, *, after: int, limit: int) -> tuple[int, bool]:
     """Return the id that ends the next `limit` instances beyond an id, whoever may see them, and whether there are as many."""
     some = sa.select(_IM.c.id).where(_IM.c.id > after).order_by(_IM.c.id).limit(limit).subquery("some")
-    last, count = scope.run(tx, sa.select(sa.func.max(some.c.id), sa.func.count())).one()
-    return int(last or after), count == limit
+    found: Any = scope.run(tx, sa.select(sa.func.max(some.c.id), sa.func.count())).one()
+    return int(found[0] or after), found[1] == limit
 
 
 def among(tx: sa.Connection, scope: Scope, also: Scope, keys: Collection[int]) -> Sequence[Selected]:

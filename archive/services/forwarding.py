@@ -119,6 +119,8 @@ class Forwarding:
             seen = 0 if there is None else there.seen  # what is up to there is queued, and nothing is added to it
             begins = {} if there is None else forward_others.beginnings(core, tx, there.peer_id, there.id)
 
+        reached, handed = 0, False
+
         def some(tx: sa.Connection, at: datetime) -> bool:
             nonlocal reached, handed
             row = _rule(tx, name)
@@ -132,7 +134,6 @@ class Forwarding:
             forward_others.take_away(tx, row.id, row.peer_id, begins, at, after=reached)
             self._record(tx, subject, at, "forward rule removed", name)
 
-        reached, handed = 0, False
         while self._change(subject, some):  # of many deliveries not all in one go: stores have their turn between
             pass
         self._change(subject, work)
