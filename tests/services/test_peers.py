@@ -263,6 +263,17 @@ def test_the_same_refusal_again_is_counted_and_recorded_once_a_minute(anywhere: 
     assert events[0].outcome == 8
 
 
+def test_who_is_refused_under_a_clock_that_was_set_back_is_recorded(world: World) -> None:
+    for number in range(doorkeeper.PENDING_PER_ADDRESS):
+        assert world.refused(f"X{number}")
+    world.clock.forward(days=-400)
+    for name in ("X0", "X0", "NEW"):
+        assert world.refused(name)
+    told = [event.body["detail"]["calling_ae_title"] for event in world.events(Kind.ASSOCIATION_REJECTED) if event.body]
+    assert told[:2] == ["NEW", "X0"]
+    assert len(told) == doorkeeper.PENDING_PER_ADDRESS + 2, "the second time was within the minute"
+
+
 def test_an_address_cannot_fill_the_table(world: World) -> None:
     for number in range(doorkeeper.PENDING_PER_ADDRESS + 15):
         with pytest.raises(Forbidden):
