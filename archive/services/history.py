@@ -20,7 +20,7 @@ from archive.ledger import statements
 from archive.services import adoption, working
 from archive.services.core import Core
 from archive.services.datastores import Datastore
-from archive.services.purged import carry_out
+from archive.services.purged import carry_out, keys_of
 from archive.services.reconcile import let_in
 from archive.services.records import decode
 from archive.services.state_events import decode_change, keep_statement
@@ -111,7 +111,7 @@ class History:
                 continue  # told when its turn comes
             change = decode_change(payload)
             self._purged.update(bytes.fromhex(one) for one in change["objects"])
-            if change["keys"]:
+            if keys_of(change):
                 name = self._core.keyring.pseudonym("ledger/study", change["study"]).hex()
                 self._keyless[name] = row.n
 

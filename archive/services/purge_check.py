@@ -13,7 +13,7 @@ from archive.errors import LedgerBroken, SealBroken
 from archive.ledger import objects
 from archive.services import retrace
 from archive.services.core import Core
-from archive.services.purged import Place, announced, places_of
+from archive.services.purged import Place, announced, keys_of, places_of
 from archive.services.retrace import Found
 from archive.vault.disk import BLOCK
 
@@ -37,7 +37,7 @@ def gone(core: Core, tx: sa.Connection) -> Iterator[Found]:
             yield error.verdict, error.message, ""
             continue
         said.update({one: (leaf, place) for one, place in places_of(change)})
-        keys.update({bytes.fromhex(key): leaf for key in change["keys"]})
+        keys.update(dict.fromkeys(keys_of(change), leaf))
     yield from _rows(core, tx, said)
     yield from _keys(core, tx, keys)
     for table in (instance, held):

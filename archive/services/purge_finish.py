@@ -16,7 +16,7 @@ from archive.db.tables import held, instance, purged, purged_key, segment
 from archive.errors import LedgerBroken
 from archive.services import receipts
 from archive.services.core import Core
-from archive.services.purged import announced, places_of
+from archive.services.purged import announced, keys_of, places_of
 from archive.vault.vault import Location
 
 log = logging.getLogger("archive.services")
@@ -78,9 +78,12 @@ def forget_segments(core: Core) -> None:
 def _keys(core: Core, leaf: int, change: dict[str, Any], done: Finished) -> None:
     due = sa.select(purged_key.c.key_id).where(purged_key.c.leaf == leaf, purged_key.c.destroyed_at.is_(None))
     with core.database.read() as tx:
-        keys = [bytes(one) for one in tx.execute(due).scalars() if bytes(one).hex() in change["keys"]]
+        noted = {bytes(one) for one in tx.execute(due).scalars()}
     successor = bytes.fromhex(change["fresh"]) if "fresh" in change else None
-    for key_id in keys:
+    if successor in noted:  # by an earlier release: what the study has now
+        with core.database.begin() as tx:
+            tx.execute(sa.delete(purged_key).where(purged_key.c.key_id == successor, purged_key.c.leaf == leaf))
+    for key_id in sorted(noted.intersection(keys_of(change))):
         at = core.clock()
         core.keystore.shred(key_id, at=at, reason="shred" if change.get("shred") else "purge", successor=successor)
         with core.database.begin() as tx:

@@ -33,6 +33,11 @@ def places_of(change: dict[str, Any]) -> Iterator[tuple[bytes, Place]]:
         yield bytes.fromhex(one), (where, offset, length)
 
 
+def keys_of(change: dict[str, Any]) -> list[bytes]:
+    """Return the keys that go with a purge: never the one that a re-keying gave the study, whatever it says."""
+    return [bytes.fromhex(one) for one in change["keys"] if one != change.get("fresh")]
+
+
 def staying(tx: sa.Connection, datastore_id: int, study_instance_uid: str, gone: Collection[bytes]) -> dict[str, Any]:
     """Return what a purge says of whom the rest of a study is: what named the patient may be among what goes."""
     query = (
@@ -86,7 +91,7 @@ def carry_out(core: Core, tx: sa.Connection, change: dict[str, Any], *, leaf: in
     for some in batches(rows):
         tx.execute(sa.delete(purged).where(purged.c.object_id.in_([row["object_id"] for row in some])))
         tx.execute(sa.insert(purged), some)
-    keys = [bytes.fromhex(one) for one in change["keys"]]
+    keys = keys_of(change)
     if keys:
         tx.execute(sa.delete(purged_key).where(purged_key.c.key_id.in_(keys)))
         tx.execute(sa.insert(purged_key), [{"key_id": key, "leaf": leaf} for key in keys])

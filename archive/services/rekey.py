@@ -145,10 +145,14 @@ class Rekey:
 
     def _one(self, subject: Subject, place: Datastore, uid: str, reason: str) -> int:
         core = self._core
+        finish(core)  # what an earlier one gave the study may still be to come: else it would be given again, and destroyed as the old key
         for last in (False,) * (ATTEMPTS - 1) + (True,):
             with core.database.read() as tx:
                 rows = _rows(tx, place, uid)
             fresh = core.keystore.renew(place.uid, uid, at=core.clock())
+            if any(bytes(row.key_id) == fresh.key_id for row in rows):
+                message = "an earlier re-keying of the study does not come to its end"
+                raise StateConflict(message, remedy="run 'archive verify'")
             again: list[_Again] = []
             try:
                 for row in rows:

@@ -13,10 +13,13 @@ import pytest
 import sqlalchemy as sa
 
 from archive.db.tables import data_key, instance, purged, purged_key, series, study
-from archive.errors import Forbidden, NotFound, SealBroken, StateConflict
+from archive.errors import DatabaseUnavailable, Forbidden, NotFound, SealBroken, StateConflict
 from archive.ledger import statements
 from archive.node import Node, open_node
+from archive.services import datastores
+from archive.services import rekey as rekeys
 from archive.services.left_open import LeftOpen
+from archive.services.purge_finish import Finished
 from archive.services.rebuild import Rebuild
 from archive.services.rekey import Rekey
 from tests.services import archives, crowd
@@ -166,6 +169,66 @@ def test_cut_short_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         shutil.rmtree(folder)
         step += STRIDE
     assert after > 0
+
+
+def unended(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Re-key, and lose the database once that is committed: what it gave the study is still to come."""
+    commit = Rekey._commit
+
+    def lost(*_arguments: Any) -> None:
+        raise DatabaseUnavailable("the connection to the database was lost")
+
+    with monkeypatch.context() as patched:
+        def then_lost(*arguments: Any) -> None:
+            commit(*arguments)
+            patched.setattr(rekeys, "finish", lost)
+
+        patched.setattr(Rekey, "_commit", then_lost)
+        with pytest.raises(DatabaseUnavailable):
+            node.rekey.study(archives.the_console(node), ONE)
+    assert node.core.keystore.state(key_of(node)) == "coming"
+
+
+def test_one_that_has_not_come_to_its_end_is_brought_there_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: dict[str, Any]
+) -> None:
+    """Else the key that is to come is the old and the new one at once, and goes as the old one does: with every image."""
+    with archives.opened(archives.made(tmp_path, **engine)) as node:
+        before = fill(node)
+        unended(node, monkeypatch)
+        given = key_of(node)
+        with monkeypatch.context() as patched:
+            patched.setattr(rekeys, "finish", lambda _core: Finished(refused=1))
+            with pytest.raises(StateConflict):
+                node.rekey.study(archives.the_console(node), ONE)
+        assert key_of(node) == given
+        assert node.rekey.study(archives.the_console(node), ONE).instances == 3
+        assert key_of(node) != given
+        assert crowd.part10(node, ONE) == before
+        assert "coming" not in states(node)
+        crowd.check_sound(node)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_no_event_destroys_the_key_it_gave_the_study(tmp_path: Path, noted: bool) -> None:
+    """As an earlier release wrote it; `noted`: by that release, which did not come to destroy it."""
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        core, before, key = node.core, fill(node), key_of(node)
+        with core.database.read() as tx:
+            place = datastores.find(tx, "clinical")
+            rows = rekeys._rows(tx, place, ONE)
+        fresh = core.keystore.open(key)
+        again = [node.rekey._sealed(row, place, fresh) for row in rows]
+        node.rekey._commit(archives.the_console(node), place, ONE, again, fresh, "twice at once")
+        if noted:
+            with core.database.begin() as tx:
+                tx.execute(sa.insert(purged_key).values(key_id=key, leaf=sa.select(sa.func.max(purged.c.leaf)).scalar_subquery()))
+    with archives.opened(config) as node:
+        assert crowd.part10(node, ONE) == before
+        assert crowd.every(node, sa.select(purged_key)) == []
+        crowd.check_sound(node)
+        assert archives.store(node, archives.instance(7, series=f"{ONE}.1")).status == "stored"
 
 
 def test_a_rebuild_finds_the_new_records(tmp_path: Path) -> None:
