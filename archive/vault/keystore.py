@@ -298,11 +298,21 @@ class Keystore:
         with self._database.begin(durable=True) as tx:
             tx.execute(sa.update(data_key).where(data_key.c.key_id == key_id, data_key.c.state != "shredded").values(gone))
             if successor is not None:
-                tx.execute(sa.update(data_key).where(data_key.c.key_id == successor, data_key.c.state == "coming").values(state="active"))
+                self._succeed(tx, successor)
         self.forget(key_id)
         if not self._database.checkpoint():
             message = "the key is overwritten in the keystore's log, but not yet in its file, which somebody reads"
             raise DatabaseUnavailable(message, remedy="let a backup or check that is running end; it is tried again")
+
+    @staticmethod
+    def _succeed(tx: sa.Connection, key_id: bytes) -> None:
+        """Let a key that is to come be its study's active one; another, made since the old one went, seals no more."""
+        coming = sa.and_(data_key.c.key_id == key_id, data_key.c.state == "coming")
+        found = tx.execute(sa.select(data_key.c.datastore, data_key.c.study_ref).where(coming)).first()
+        if found is not None:
+            mine = sa.and_(data_key.c.datastore == found.datastore, data_key.c.study_ref == found.study_ref, data_key.c.state == "active")
+            tx.execute(sa.update(data_key).where(mine).values(state="retiring"))
+            tx.execute(sa.update(data_key).where(coming).values(state="active"))
 
     def rewrap(self, datastore: bytes, *, batch: int = 1000, progress: Callable[[int], None] = lambda _done: None) -> int:
         """Wrap every key of the datastore that is under another key-encryption key under the one of `wrap_under`; return how many.

@@ -173,6 +173,23 @@ def test_shredding(database: Database, keyring: FakeKeyring, keystore: Keystore,
     assert before.wrapped not in {bytes(one.wrapped) for one in rows(database)}
 
 
+def test_a_key_that_comes_takes_the_place_of_any_other(database: Database, keyring: FakeKeyring, keystore: Keystore, now: datetime) -> None:
+    """Also of one that was made meanwhile: whoever ends a re-keying would be stopped by it for ever, and with it each start."""
+    old, coming = keystore.for_study(DATASTORE, UID, at=now), keystore.renew(DATASTORE, UID, at=now)
+    keystore.shred(old.key_id, at=now, reason="purge")
+    other = keystore.for_study(DATASTORE, UID, at=now)
+    assert other not in {old, coming}
+    for _ in range(2):
+        keystore.shred(old.key_id, at=now, reason="purge", successor=coming.key_id)
+        elsewhere = Keystore(database, keyring)
+        assert elsewhere.for_study(DATASTORE, UID, at=now) == coming
+        assert (keystore.state(other.key_id), elsewhere.open(other.key_id)) == ("retiring", other)
+    assert keystore.for_study(DATASTORE, UID + ".1", at=now) != coming
+    keystore.shred(coming.key_id, at=now, reason="purge")
+    keystore.shred(old.key_id, at=now, reason="purge", successor=coming.key_id)
+    assert (keystore.state(coming.key_id), keystore.state(other.key_id)) == ("shredded", "retiring")
+
+
 def test_the_log_is_cut_when_a_key_is_shredded(tmp_path: Path, keyring: FakeKeyring, now: datetime) -> None:
     database = Database(f"sqlite:///{tmp_path / 'plain.db'}", lock=tmp_path / "lock", guarded=False)  # unencrypted, to look inside
     create_all(database, keystore=True)
