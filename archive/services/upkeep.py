@@ -26,6 +26,7 @@ from archive.services.left_open import LeftOpen
 from archive.services.preparing import PATIENCE, Preparing
 from archive.services.purge import Purge
 from archive.services.purge_finish import finish
+from archive.services.rekey import nobody_rekeys
 from archive.services.replay import UNSETTLED_AT_MOST, settled
 from archive.services.snapshot import Snapshots
 from archive.services.work_snapshot import WorkSnapshots
@@ -67,7 +68,7 @@ class Upkeep:
     def _all_due(self, at: datetime) -> None:
         self._ticked_at = at
         self._swept_at = self._healed_at = self._purged_at = datetime.fromtimestamp(0, at.tzinfo)
-        self._wal_at = self._checkpoint_at = self._ended_at = self._swept_at
+        self._wal_at = self._checkpoint_at = self._ended_at = self._finished_at = self._swept_at
 
     def _now(self) -> datetime:
         """Return the time; when the clock was set back, nothing waits until it is where it was."""
@@ -115,13 +116,22 @@ class Upkeep:
             hold_rows.mend(core, at)
             self._passed_over.clear()
             self._healed_at = at
+        self._take_away(at)
+
+    def _take_away(self, at: datetime) -> None:
+        """End what purges and re-keyings left, and purge what is past its time."""
+        core = self._core
+        if at - self._finished_at >= ENDED_EVERY:
+            with nobody_rekeys(core) as nobody:  # who does brings it to its end, and tells of it
+                if nobody:
+                    finish(core)  # until then nothing is stored into a study whose key is to go
+            self._finished_at = at
         if at - self._purged_at >= PURGE_EVERY and not self._purge(at):
             self._purged_at = at
 
     def _purge(self, at: datetime) -> bool:
-        """Finish what purges left, purge what is past its time, a little at once; return whether there is more."""
+        """Purge what is past its time, a little at once; return whether there is more."""
         core = self._core
-        finish(core)
         days = core.config.storage.purge_after
         if not days:
             return False

@@ -139,8 +139,14 @@ def test_what_was_never_acknowledged_does_not_stop_the_start(tmp_path: Path, mon
     console = archives.the_console(node)
     if how == "purge":
         node.remove.reject(console, "clinical", "study", ONE, reason="x")
+    commit = Rekey._commit
+
+    def then_gone(*arguments: Any) -> None:
+        commit(*arguments)
+        gone()
+
     with monkeypatch.context() as patched:
-        patched.setattr(rekeys, "finish", gone)
+        patched.setattr(Rekey, "_commit", then_gone)
         patched.setattr(purges, "finish", gone)
         with pytest.raises(Gone):
             node.rekey.study(console, ONE) if how == "rekey" else node.purge.run(console, "clinical", study=ONE, reason="x")

@@ -13,11 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from archive.db.tables import data_key, instance, purged, purged_key, series, study
-from archive.errors import DatabaseUnavailable, Forbidden, NotFound, SealBroken, StateConflict
+from archive.errors import DatabaseUnavailable, Forbidden, NotFound, SealBroken, StateConflict, Unavailable
 from archive.ledger import statements
 from archive.node import Node, open_node
 from archive.services import datastores
 from archive.services import rekey as rekeys
+from archive.services.clock import utc_now
 from archive.services.left_open import LeftOpen
 from archive.services.purge_finish import Finished
 from archive.services.rebuild import Rebuild
@@ -207,6 +208,24 @@ def test_one_that_has_not_come_to_its_end_is_brought_there_before_the_next(
         assert crowd.part10(node, ONE) == before
         assert "coming" not in states(node)
         crowd.check_sound(node)
+
+
+def test_what_one_left_undone_keeps_stores_from_its_study_for_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, at = archives.made(tmp_path), [utc_now()]
+    with archives.opened(config, role="background", clock=lambda: at[0]) as node:
+        before, more = fill(node), archives.instance(7, series=f"{ONE}.1")
+        node.upkeep.tick()
+        unended(node, monkeypatch)
+        with pytest.raises(Unavailable, match="key changed"):
+            archives.store(node, more)
+        at[0] += timedelta(minutes=1)
+        with rekeys.rekeying(node.core):  # somebody may be about to do it
+            node.upkeep.tick()
+        assert node.core.keystore.state(key_of(node)) == "coming"
+        at[0] += timedelta(minutes=1)
+        node.upkeep.tick()
+        assert archives.store(node, more).status == "stored"
+        assert crowd.part10(node, ONE) == before | {f"{ONE}.1.7": more}
 
 
 @pytest.mark.parametrize("noted", [False, True])
