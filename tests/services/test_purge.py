@@ -14,7 +14,7 @@ from archive.access import policy
 from archive.access.grants import Target
 from archive.access.subject import Subject
 from archive.db.tables import data_key, held, instance, patient, purged, purged_key, segment, series, statement, study
-from archive.errors import InvalidRequest, NotFound, StateConflict
+from archive.errors import DatabaseUnavailable, InvalidRequest, NotFound, StateConflict
 from archive.node import Node
 from archive.services.purge_finish import finish
 from tests.services import archives
@@ -326,3 +326,29 @@ def test_a_series_that_an_album_names_is_no_other_one_afterwards(node: Node, con
     archives.store(node, archives.instance(2, series=f"{ONE}.9"))
     assert [one["uid"] for one in node.albums.show(doc, board)["items"]] == [f"{ONE}.9"]
     sound(node)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_segment_whose_row_could_not_be_taken_out_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """The database was away just then, or did not answer: what was purged is gone, and nothing says that more is."""
+    config = archives.made(tmp_path)
+    with archives.opened(config) as node:
+        console, segments = archives.the_console(node), node.core.vault.segments
+        archives.store(node, archives.instance(1, rows=1700))  # in a segment of its own
+        node.remove.reject(console, "clinical", "study", ONE, reason="x")
+        dropped = segments._on_drop  # type: ignore[attr-defined]
+
+        def lost(segment_id: bytes) -> None:
+            if not known:
+                dropped(segment_id)
+            raise DatabaseUnavailable("the connection to the database was lost")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(segments, "_on_drop", lost)
+            assert node.purge.run(console, "clinical", study=ONE, reason="x").instances == 1
+        assert b"Canary" not in bytes_of(node)
+        if known:
+            sound(node)
+    with archives.opened(config) as node:
+        sound(node)
+        assert archives.store(node, archives.instance(2)).status == "stored"
