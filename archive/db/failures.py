@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from archive.errors import DatabaseUnavailable, OutOfSpace
+from archive.errors import DatabaseUnavailable, InvalidRequest, OutOfSpace
 
 REMEDY = "run 'archive doctor'"
 SERVER = "see that the database's server runs and can be reached as database.url says; its own log says more"
@@ -19,6 +19,7 @@ AGAIN = f"try again; if it stays so, {REMEDY}"
 _CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock (PostgreSQL, appendix A)
 _FULL = ("53100", "is full", "no space left")
 _LOST = "the connection to the database was lost"
+_TOO_LONG = "54000"  # program limit exceeded: of PostgreSQL's limits an index entry of 2704 bytes is the one that a value can meet
 _MESSAGES = (
     (("08", "57P"), _LOST, SERVER),  # connection exceptions; shut down, crashed, starting
     (("53300", "55P03", "57014", "locked", "busy"), "the database is busy", AGAIN),  # too many connections, no lock in time, cancelled
@@ -33,6 +34,10 @@ _BROKEN_FILE = ("disk i/o error", "malformed", "not a database", "unable to open
 
 class Conflict(DatabaseUnavailable):
     """Two transactions stood in each other's way and this one was undone: run it again."""
+
+
+class TooLong(InvalidRequest):
+    """A value is longer than this database's index takes; it will be so every time."""
 
 
 class _Hidden(Exception):  # stands for a driver's error
@@ -69,6 +74,8 @@ def _driver(error: sa.exc.DBAPIError) -> Exception:
     said = str(error.orig).lower() if state is None else state
     if _says(said, state, _FULL):
         return OutOfSpace("the database's disk is full", remedy="free space on the storage disk")
+    if state == _TOO_LONG:
+        return TooLong("a value is longer than the database's index takes", remedy="identifiers have at most 64 characters")
     if state in _CONFLICTS:
         return Conflict("the database is busy", remedy="try again")
     for words, message, remedy in _MESSAGES:

@@ -13,8 +13,9 @@ from typing import Literal
 import sqlalchemy as sa
 
 from archive.access.subject import Subject
+from archive.db.failures import TooLong
 from archive.dicom.part10 import Finding, Scanned
-from archive.errors import DatabaseUnavailable, Unavailable
+from archive.errors import DatabaseUnavailable, InvalidInstance, Unavailable
 from archive.index import catalog, columns, emptied, identity
 from archive.ledger import statements
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
@@ -80,7 +81,7 @@ def adopt(core: Core, arrival: Arrival, subject: Subject | None, *, door: str) -
     Committed with synchronous=NORMAL: the record itself is synced and carries all of it, so replay makes it good after a power cut.
 
     Raises:
-        DatabaseUnavailable, OutOfSpace: nothing of it happened.
+        DatabaseUnavailable, OutOfSpace: nothing of it happened. InvalidInstance: nor will it, a value is too long for the index.
         CommitUncertain: it may have happened, so the record stays.
     """
     (settled,) = adopt_all(core, [arrival], subject, door=door)
@@ -101,6 +102,8 @@ def adopt_all(core: Core, arrivals: Sequence[Arrival], subject: Subject | None, 
                 settled[number] = queued.get()
             except sa.exc.IntegrityError:  # a lost race: look again, the other one's rows are there now
                 again.append(number)
+            except TooLong as error:
+                settled[number] = InvalidInstance(error.message, remedy=error.remedy)
             except Exception as error:  # noqa: BLE001 # handed to whoever waits for it
                 settled[number] = error
         left = again

@@ -13,7 +13,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from archive.db.tables import archive_state, datastore, segment
-from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, SealBroken, StateConflict, Unavailable
+from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, InvalidInstance, SealBroken, StateConflict, Unavailable
 from archive.keys.sealing import parse_instant
 from archive.ledger import statements
 from archive.ledger.audit import Event, ObjectRef, StoredRef
@@ -106,6 +106,8 @@ class CatchUp:
                     done.changes += 1
             except InstanceConflict:
                 done.damaged.append("V10")
+            except InvalidInstance:
+                pass  # nobody was told that it is kept; another index may take it
             except ArchiveError as error:
                 if not error.verdict and type(error) is not Unavailable:
                     raise

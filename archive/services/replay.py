@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.tables import audit_event, datastore, held, instance, purged, segment
-from archive.errors import ArchiveError, DigestMismatch, SealBroken, Unavailable
+from archive.errors import ArchiveError, DigestMismatch, InvalidInstance, SealBroken, Unavailable
 from archive.index.emptied import is_gone
 from archive.ledger import statements
 from archive.ledger.audit import Event
@@ -210,6 +210,8 @@ class Replay:
             else:
                 self._core.vault.forget([one.found.ref])
                 done.swept += 1
+        except InvalidInstance:  # nobody was told that it is kept; another index may take it
+            one.looked.whole = False
         except ArchiveError as error:
             _damaged(error, one.looked, done)
 

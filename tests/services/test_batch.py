@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import random
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,23 @@ def visible(node: Node) -> list[bytes]:
 
 def instances(count: int, **attributes: Any) -> list[bytes]:
     return [archives.instance(number, study=STUDY, **attributes) for number in range(1, count + 1)]
+
+
+LONG = "".join(random.Random(1).choices(string.ascii_letters, k=20_000))
+"""Longer than an index of PostgreSQL takes, which compresses what repeats itself."""
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "AccessionNumber", "Modality", "IssuerOfPatientID"])
+def test_a_value_no_index_takes_costs_nobody_else_anything(node: Node, keyword: str) -> None:
+    sender = Sender(node)
+    first, third = instances(2)
+    for number, data in enumerate((first, archives.instance(9, study="1.7", **{keyword: LONG}), third)):
+        sender.send(number, data)
+    sender.batch.flush()
+    became = sender.statuses()
+    assert became.pop(1) == ("stored" if node.core.database.sqlite else "invalid-instance")
+    assert became == {0: "stored", 2: "stored"}
+    assert visible(node) == [first, third]
 
 
 def leaves(node: Node) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+import string
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -247,6 +249,16 @@ def unsettled(folder: Path, data: bytes) -> None:
     assert incoming._writer is not None
     incoming._seal(scanned, incoming._writer, durable=True)
     abandon(node)
+
+
+def test_a_record_that_no_index_takes_does_not_stop_the_start(folder: Path) -> None:
+    """PostgreSQL refuses it for good: it was never acknowledged there, and stays where it lies."""
+    long = "".join(random.Random(1).choices(string.ascii_letters, k=20_000))
+    unsettled(folder, archives.instance(7, study="1.7", PatientID=long))
+    for _ in range(2):
+        with archives.opened(archives.configured(folder)) as node:
+            assert archives.store(node, archives.instance(1)).status in {"stored", "duplicate"}
+            assert visible(node) == [archives.instance(1)]
 
 
 def test_an_unsettled_copy_of_a_rejected_instance_does_not_stop_the_start(folder: Path) -> None:
