@@ -297,3 +297,12 @@ def test_folding_takes_the_time_of_the_characters(marks: str) -> None:
 def test_long_texts_are_folded_as_short_ones_are(words: list[str]) -> None:
     """A space lies between the words, so none has more marks than are looked at."""
     assert m.fold(" ".join(words)) == " ".join(filter(None, map(m.fold, words)))
+
+
+@pytest.mark.parametrize("pattern", ["*" + "a?" * 500 + "b", "*a" * 500 + "*b", "*" + "a" * 1000 + "b"])
+def test_a_pattern_is_looked_for_in_the_time_of_the_text(pattern: str) -> None:
+    """Whoever may search must not keep a thread of the archive for minutes."""
+    began = time.process_time()
+    assert not m.glob(pattern, "a" * 50_000)
+    assert m.glob(pattern, "a" * 50_000 + "b")
+    assert time.process_time() - began < 5
