@@ -19,6 +19,8 @@ IDLE = timedelta(minutes=15)
 ABSOLUTE = timedelta(hours=12)
 TOUCH_EVERY = timedelta(seconds=30)
 """An idle end moves at most this often: reading pages must not write at each request."""
+AHEAD = timedelta(minutes=1)
+"""A session seen later than this from now has ended: a clock that has been set back since noted its ends, hours or years away."""
 
 _FIND = Prepared(
     sa.select(
@@ -80,10 +82,10 @@ def find(tx: sa.Connection, word: str, *, at: datetime) -> Live:
     """Return the live session of a word.
 
     Raises:
-        Unauthenticated: unknown, ended, idle too long, too old, or its user is disabled.
+        Unauthenticated: unknown, ended, idle too long, too old, of a clock that was ahead, or its user is disabled.
     """
     row = _FIND.first(tx, {"digest": digest(word), "at": at})
-    if row is None:
+    if row is None or row.last_seen_at > at + AHEAD:
         message = "the session has ended"
         raise Unauthenticated(message, remedy="sign in again")
     return Live(*row)
@@ -142,7 +144,7 @@ def live_of(tx: sa.Connection, principal_id: int, *, at: datetime) -> list[dict[
     query = (
         sa.select(*shown).join(principal, principal.c.id == s.principal_id)
         .where(s.principal_id == principal_id, s.revoked_at.is_(None), s.idle_until > at, s.absolute_until > at,
-               s.epoch == principal.c.security_epoch)
+               s.last_seen_at <= at + AHEAD, s.epoch == principal.c.security_epoch)
         .order_by(s.last_seen_at.desc(), s.id.desc())
     )
     return [dict(row) for row in tx.execute(query).mappings()]

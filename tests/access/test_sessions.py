@@ -95,3 +95,16 @@ def test_switching_a_user_off_and_on_does_not_bring_sessions_back(place: Place) 
         assert not live(tx, word, place.at)
         principals.set_enabled(tx, place.first.owner_id, enabled=True, at=place.at)
         assert not live(tx, word, place.at)
+
+
+def test_a_session_of_a_clock_that_was_ahead_has_ended(place: Place) -> None:
+    """Its ends were noted by that clock, and lie hours or years away."""
+    with place.database.begin() as tx:
+        key, word = start(tx, place)
+        for ahead in (timedelta(hours=5), timedelta(days=365)):
+            _, other = start(tx, place, place.at + ahead)
+            assert not live(tx, other, place.at)
+        assert [row["id"] for row in sessions.live_of(tx, place.first.owner_id, at=place.at)] == [key]
+        assert live(tx, word, place.at - timedelta(seconds=30))  # set right by a little, or read a moment earlier
+        sessions.touch(tx, sessions.find(tx, word, at=place.at), at=place.at + timedelta(minutes=5))
+        assert not live(tx, word, place.at)

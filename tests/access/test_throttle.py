@@ -123,3 +123,21 @@ def test_names_and_addresses_are_not_kept(database: Database, keyring: Keyring, 
         kept = str(tx.execute(sa.select(tables.login_attempt)).mappings().one())
     assert "ada" not in kept
     assert "address" not in kept
+
+
+def test_a_clock_that_was_ahead_locks_nobody_out(database: Database, keyring: Keyring, now: datetime) -> None:
+    """Failures that were noted by it would keep whoever failed then waiting until that time comes."""
+    for ahead in (timedelta(hours=5), timedelta(days=365)):
+        attempts(database, keyring, "ada", "192.0.2.7", now + ahead, 8)
+        with suppress(Unauthenticated), database.begin() as tx:
+            throttle.begin(tx, keyring, "ada", "192.0.2.7", at=now)  # one that is refused leaves nothing behind
+        at = now + throttle.LONGEST
+        with database.begin() as tx:
+            throttle.succeeded(tx, throttle.begin(tx, keyring, "ada", "192.0.2.7", at=at))
+            assert tx.execute(sa.select(sa.func.max(tables.login_attempt.c.at))).scalar() == at
+
+
+def test_a_clock_set_right_by_minutes_forgets_no_failure(database: Database, keyring: Keyring, now: datetime) -> None:
+    attempts(database, keyring, "ada", "192.0.2.7", now, throttle.FREE_HERE)
+    with database.begin() as tx, pytest.raises(Unauthenticated):
+        throttle.begin(tx, keyring, "ada", "192.0.2.7", at=now - timedelta(minutes=10))
