@@ -142,12 +142,6 @@ class SignIn(Beginning):
             found.principal_id, found.name, "user", "web", address=address, session_id=found.id, user_agent=found.user_agent
         )
 
-    def must_change(self, subject: Subject) -> bool:
-        """Whether the user's password was given by somebody else and waits to be replaced."""
-        with self._database.read() as tx:
-            account = credentials.account_of(tx, subject.principal_id)
-        return account is not None and account.must_change
-
     def standing(self, subject: Subject) -> Standing | None:
         """Return how far the session the subject came with has come; None for a token."""
         if subject.session_id is None:

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from archive.access.subject import Subject
 from archive.config import Config
-from archive.errors import ArchiveError, Denied, NotFound, Unauthenticated, Unavailable
+from archive.errors import ArchiveError, Denied, Forbidden, NotFound, Unauthenticated, Unavailable
 from archive.services.datastores import DEFAULT
 from archive.web.session import CREDENTIAL_BYTES, cookie_name, origin_of, pair_of
 
@@ -111,7 +111,7 @@ class Events:
                     await self._wait(gone, seen)
                 seen = self._newest  # before the question: what comes after it wakes this one again
                 if not gone.done():
-                    due = await asyncio.to_thread(self._watch.due, subject, datastore, title)
+                    due = await asyncio.to_thread(self._due, subject, datastore, title)
         except (Denied, NotFound):
             await _close(gone, send, _POLICY)
         except ArchiveError as error:
@@ -168,7 +168,15 @@ class Events:
         if self._open.get(subject.principal_id, 0) >= PER_PRINCIPAL:
             message = "this user has as many notification connections as one may have"
             raise Unavailable(message, remedy="close one")
-        return subject, self._watch.due(subject, datastore, title)
+        return subject, self._due(subject, datastore, title)
+
+    def _due(self, subject: Subject, datastore: str, title: str) -> Any:
+        """Return what a subscriber is due; a session whose user owes a new password or a second factor is due nothing, as at every page."""
+        standing = self._signin.standing(subject)
+        if standing is not None and (standing.must_change or standing.must_enrol):
+            message = "sign in with the browser, and do first what it asks for"
+            raise Forbidden(message)
+        return self._watch.due(subject, datastore, title)
 
     def _authenticate(self, scope: Message) -> Subject:
         fields = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -183,9 +191,6 @@ class Events:
             message = "sign in first"
             raise Unauthenticated(message)
         subject: Subject = self._signin.session(token, address=address)
-        if self._signin.must_change(subject):
-            message = "change the password you were given first"
-            raise Unauthenticated(message)
         return subject
 
     def _from_header(self, header: str, address: str) -> Subject:

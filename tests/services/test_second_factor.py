@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+from collections.abc import MutableMapping
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,6 +17,9 @@ from archive.access.subject import Subject
 from archive.db import tables
 from archive.errors import Forbidden, InvalidRequest, NotFound, StateConflict, Unauthenticated
 from archive.services.signin import SecondAsked, SignedIn
+from archive.services.workitem_watch import Due
+from archive.web.events import Events
+from archive.web.session import cookie_name
 from tests.services.office import Office
 
 DESK = {"address": "192.0.2.7", "user_agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
@@ -256,6 +263,44 @@ def test_a_role_asks_for_a_factor_and_for_nothing_else_first(office: Office) -> 
     office.accounts.role_signs_in(office.console, "technologist", second_factor=False)
     office.factors.remove(made.subject, only)
     assert office.factors.listed(made.subject)["recovery_codes_left"] == 0
+
+
+def test_who_owes_a_factor_or_a_password_hears_no_event(office: Office) -> None:
+    """The port of notifications asks of a session what every page does."""
+    mia = User(office, "mia", "technologist")
+    watch = SimpleNamespace(due=lambda *_args: Due([], 0, more=False), newest=lambda: 0)
+    app = Events(SimpleNamespace(signin=office.signin, workitem_watch=watch), office.config, look_s=0.01, recheck_s=0.01)
+    origin = office.config.archive.public_url.encode()
+
+    def knock(word: str) -> str:
+        cookie = f"{cookie_name(office.config)}={word}".encode()
+        scope = {
+            "type": "websocket", "path": "/dicomweb/subscribers/WATCH", "client": ("192.0.2.7", 1),
+            "headers": [(b"cookie", cookie), (b"origin", origin)],
+        }
+        said, sent = [{"type": "websocket.connect"}, {"type": "websocket.disconnect"}], []
+
+        async def receive() -> dict[str, str]:
+            return said.pop(0)
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append(message["type"])
+
+        asyncio.run(app(scope, receive, send))
+        return str(sent[0])
+
+    made = mia.sign_in()
+    assert knock(made.token) == "websocket.accept"
+    office.accounts.role_signs_in(office.console, "technologist", second_factor=True)
+    assert knock(made.token) == "websocket.close"
+    mia.enrol(made.subject)
+    assert knock(made.token) == "websocket.accept"
+    drawn = office.accounts.reset_password(office.console, "mia")["password"]
+    half = office.signin.password("mia", drawn, **DESK)
+    assert isinstance(half, SecondAsked)
+    given = office.signin.second(half.half, mia.code(), **DESK)
+    assert given.must_change
+    assert knock(given.token) == "websocket.close"
 
 
 @pytest.mark.parametrize("how", ["group", "grant", "ended", "other"])

@@ -37,6 +37,9 @@ class SignIn:
             raise self.answer
         return self.answer
 
+    def standing(self, _subject: Subject) -> None:
+        """They come by a token."""
+
 
 def application(signin: SignIn, *, due: Any = None, **options: Any) -> Events:
     def watched(*_args: object) -> Any:
