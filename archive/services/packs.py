@@ -22,7 +22,7 @@ from archive.db.tables import datastore, series, series_pack
 from archive.dicom import metadata
 from archive.dicom.part10 import Scanned
 from archive.dicom.repeats import Repeats
-from archive.errors import ArchiveError, Unavailable
+from archive.errors import ArchiveError, NotFound, Unavailable
 from archive.index import locate
 from archive.index.locate import InstanceRow, SeriesRow
 from archive.services import named
@@ -90,12 +90,16 @@ class Packs:
         fresh = one.pack_etag is not None and one.pack_generation == one.generation and one.pack_etag.startswith(start)
         return one.pack_etag if fresh else None
 
-    def series(self, wanted: list[Wanted], datastore: str) -> MetadataAnswer:
-        """Return the metadata of whole series, one after the other as one JSON array."""
+    def series(self, wanted: list[Wanted], datastore: str, still: Callable[[SeriesRow], bool]) -> MetadataAnswer:
+        """Return the metadata of whole series, one after the other as one JSON array; `still` is asked of each but the first as it leaves.
+
+        Raises:
+            NotFound: while it is taken, when a right to one of them ended meanwhile.
+        """
         if len(wanted) == 1:
             return MetadataAnswer(wanted[0].etag, lambda: _blocks(self._pack(wanted[0], datastore)))
         etag = self._etag(datastore, *(one.etag for one in wanted))
-        return MetadataAnswer(etag, lambda: self._joined(wanted, datastore))
+        return MetadataAnswer(etag, lambda: self._joined(wanted, datastore, still))
 
     def instance(self, row: InstanceRow, datastore: str) -> MetadataAnswer:
         """Return the metadata of one instance."""
@@ -127,10 +131,13 @@ class Packs:
             if not rows or self._pack_etag(row.name, rows) != row.etag:
                 yield row.series_instance_uid
 
-    def _joined(self, wanted: list[Wanted], datastore: str) -> Iterator[bytes]:
+    def _joined(self, wanted: list[Wanted], datastore: str, still: Callable[[SeriesRow], bool]) -> Iterator[bytes]:
         # One gzip member made afresh: browsers read only the first of several.
         deflate = zlib.compressobj(6, zlib.DEFLATED, 31)
         for number, one in enumerate(wanted):
+            if number and not still(one.series):
+                message = "there is no such object"
+                raise NotFound(message)
             yield deflate.compress(b"," if number else b"[")
             for piece in _inside(self._pack(one, datastore)):
                 yield deflate.compress(piece)

@@ -205,7 +205,15 @@ class Retrieve:
             with core.database.read() as tx:
                 wanted = self._packs.wanted(tx, scope, datastores.asked_for(tx, subject, datastore, at), study, series)
         self._audit(subject, datastore, study, series, sop, what="metadata", instances=sum(one.series.n_instances for one in wanted))
-        return self._packs.series(wanted, datastore)
+
+        def still(one: locate.SeriesRow) -> bool:
+            at = core.clock()
+            with core.database.glance() as tx:
+                place = datastores.asked_for(tx, subject, datastore, at)
+                found = locate.series_of(tx, scope_of(subject, Permission.METADATA, at), place.id, study, one.series_instance_uid)
+            return any(there.series_pk == one.series_pk for there in found)
+
+        return self._packs.series(wanted, datastore, still)
 
     def frames(
         self, subject: Subject, datastore: str, study: str, series: str, sop: str, numbers: list[int]

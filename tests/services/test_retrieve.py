@@ -251,6 +251,21 @@ def test_a_pack_is_served_as_it_is_kept(place: Place, monkeypatch: pytest.Monkey
     assert len(packs(node)) == 1
 
 
+def test_a_revocation_lets_at_most_the_series_under_way_finish(anywhere: Place) -> None:
+    """Of the metadata of a study, which leave as fast as their reader takes them."""
+    node, subject = anywhere.node, mia(anywhere)
+    for number in (1, 2, 3):
+        archives.store(node, archives.instance(20 + number, study=SEEN, SeriesInstanceUID=f"{SEEN}.2{number}", PatientID=f"P{SEEN}"))
+    stream = node.retrieve.metadata(subject, "clinical", SEEN).gzip()
+    came = b"".join(bytes(next(stream)) for _ in range(2))
+    revoke(anywhere)
+    with pytest.raises(NotFound):
+        for piece in stream:
+            came += bytes(piece)
+    told_of = zlib.decompressobj(31).decompress(came)
+    assert not [number for number in (1, 2, 3) if f"{SEEN}.2{number}".encode() in told_of]
+
+
 def test_metadata_of_many_instances_take_the_memory_of_few(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     node, subject, mb = place.node, mia(place), 1 << 20
     archives.store(node, archives.instance(1, study=SEEN, series=f"{SEEN}.2", PatientID=f"P{SEEN}", PatientName="Canary^Hidden"))
