@@ -13,9 +13,10 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import unquote
+
+from werkzeug.sansio.http import parse_cookie
 
 from archive.access.subject import Subject
 from archive.config import Config
@@ -228,8 +229,5 @@ async def _close(gone: asyncio.Future[None], send: Send, code: int) -> None:
 
 
 def _cookie(text: str, name: str) -> str:
-    try:
-        found = SimpleCookie(text).get(name)
-    except CookieError:
-        return ""
-    return "" if found is None else found.value
+    # As the application reads them. Those of the standard library take time with the square of their length, and a stranger sends them.
+    return parse_cookie(text).get(name, "")
