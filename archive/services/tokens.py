@@ -75,12 +75,21 @@ class Tokens(Changes):
     def list_tokens(self, subject: Subject, *, owner: str | int | None = None) -> list[Row]:
         """Return the caller's own tokens, newest first; the console and user-manage see everybody's.
 
-        With a token without user-manage: itself and those that were made with it.
+        With a token without user-manage: itself and those that were made with it. Who may not see another's is told of none, whether
+        there is such a user or not.
+
+        Raises:
+            NotFound: no such user, for those who see everybody's.
         """
 
         def work(tx: sa.Connection, at: datetime) -> list[Row]:
             whole = self._manages(tx, subject, at)
-            who = None if owner is None else principals.find(tx, owner, PEOPLE)["id"]
+            try:
+                who = None if owner is None else principals.find(tx, owner, PEOPLE)["id"]
+            except NotFound:
+                if whole:
+                    raise
+                who = -1
             if not whole:
                 who = subject.principal_id if who in (None, subject.principal_id) else -1
             found = tokens.listed(tx, principal_id=who, of=None if whole else subject.token_id)

@@ -194,3 +194,12 @@ def test_a_bounded_token_asks_for_what_it_may_and_no_more(office: Office, ada: S
         with office.place.database.read() as tx:
             scope = policy.scope_of(child, need, office.at)
             assert bool(scope.run(tx, sa.select(rows.SE.c.id).where(scope.series(rows.SE))).all()) == seen
+
+
+def test_asking_for_anothers_tokens_does_not_tell_who_is_there(office: Office, ada: Subject) -> None:
+    a = office.accounts
+    a.create_token(ada, owner="ada")
+    assert [a.list_tokens(ada, owner=name) for name in ("admin", "nobody")] == [[], []]
+    assert len(a.list_tokens(ada, owner="ada")) == 1
+    with pytest.raises(NotFound):
+        a.list_tokens(office.console, owner="nobody")
