@@ -240,9 +240,9 @@ class Doorkeeper(Changes):
         same = sa.and_(p.calling_ae_title == caller.calling_ae_title, p.address == caller.address, p.certificate_sha256 == caller.sha256)
         with self._database.read() as tx:
             known = tx.execute(sa.select(p.id, p.attempts, p.last_seen_at).where(same)).first()
+            lately = p.last_seen_at.between(at - QUIET, at + QUIET)
             recent = tx.execute(
-                sa.select(sa.func.count()).select_from(pending_peer)
-                .where(p.address == caller.address, p.last_seen_at > at - QUIET, p.last_seen_at < at + QUIET)
+                sa.select(sa.func.count()).select_from(pending_peer).where(p.address == caller.address, lately)
             ).scalar_one()
         quiet = known is not None and abs(at - known.last_seen_at) < QUIET  # the clock may have been set back
         if known is None and recent >= PENDING_PER_ADDRESS:

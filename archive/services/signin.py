@@ -122,7 +122,8 @@ class SignIn(Beginning):
                     tx, known.principal_id, name, at, address, user_agent, replaced, {"how": "passkey", "factor": known.id},
                     account is not None and account.must_change, level=2,
                 )
-        self._failed(at, address=address, user_agent=user_agent, name="", how="passkey")
+        if known is not None or self._refused.first(f"passkey/{address}", at):
+            self._failed(at, address=address, user_agent=user_agent, name="", how="passkey")
         message = "the passkey was not accepted"
         raise Unauthenticated(message, remedy="try again, or sign in with name and password")
 
@@ -282,7 +283,7 @@ class SignIn(Beginning):
         _forget(self._first_password, old)
 
 class _Recently:
-    """Which addresses were met a moment ago: a client that repeats a dead token must not fill the ledger."""
+    """Which addresses were met a moment ago: a client that repeats a dead token, or sends any passkey, must not fill the ledger."""
 
     def __init__(self, every: timedelta, size: int = 1024) -> None:
         self._every = every
@@ -294,7 +295,7 @@ class _Recently:
         """Whether `what` was not met within the time, and remember it."""
         with self._lock:
             last = self._met.get(what)
-            if last is not None and at - last < self._every:
+            if last is not None and abs(at - last) < self._every:  # the clock may have been set back
                 return False
             self._met[what] = at
             self._met.move_to_end(what)

@@ -417,6 +417,22 @@ def test_listing(world: World, tmp_path: Path) -> None:
         world.peers.get(world.console, "admin")
 
 
+def test_a_caller_is_told_of_again_once_a_clock_that_was_ahead_is_set_right(world: World) -> None:
+    def call(title: str) -> None:
+        with pytest.raises(Forbidden):
+            world.peers.admit(calling_ae_title=title, called_ae_title="X", address="198.51.100.9", certificate=None, tls=False)
+
+    world.clock.forward(hours=5)
+    for number in range(doorkeeper.PENDING_PER_ADDRESS):
+        call(f"OLD{number}")
+    world.clock.forward(hours=-5)
+    told = len(world.events(Kind.ASSOCIATION_REJECTED))
+    call("OLD0")
+    call("NEW")
+    assert len(world.events(Kind.ASSOCIATION_REJECTED)) == told + 2
+    assert "NEW" in {one["calling_ae_title"] for one in world.peers.pending(world.console)}
+
+
 def test_pending_rows_have_the_pem_for_display(world: World) -> None:
     pem = foreign()
     world.refused("MR1", der(pem))

@@ -220,6 +220,25 @@ def test_a_dead_token_in_a_loop_does_not_fill_the_ledger(office: Office) -> None
     assert [event.kind for event in office.events()].count("signin-failed") == 3
 
 
+def test_passkeys_that_are_none_do_not_fill_the_ledger(office: Office) -> None:
+    for n in range(20):
+        refusal(lambda n=n: office.signin.passkey("{}" if n else "", address="192.0.2.7", user_agent=""))
+    refusal(lambda: office.signin.passkey("{}", address="192.0.2.8", user_agent=""))
+    assert [event.kind for event in office.events()].count("signin-failed") == 2
+    office.at += timedelta(minutes=10)
+    refusal(lambda: office.signin.passkey("{}", address="192.0.2.7", user_agent=""))
+    refusal(lambda: office.signin.bearer("sr_dead", address="192.0.2.7"))
+    assert [event.kind for event in office.events()].count("signin-failed") == 4
+
+
+def test_refusals_are_told_again_once_a_clock_that_was_ahead_is_set_right(office: Office) -> None:
+    office.at += timedelta(hours=5)
+    refusal(lambda: office.signin.bearer("sr_dead", address="192.0.2.7"))
+    office.at -= timedelta(hours=5)
+    refusal(lambda: office.signin.bearer("sr_dead", address="192.0.2.7"))
+    assert [event.kind for event in office.events()].count("signin-failed") == 2
+
+
 def test_a_password_changed_while_it_was_looked_at_lets_nobody_in(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
