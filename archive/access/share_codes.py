@@ -34,7 +34,7 @@ def draw(tx: sa.Connection, keyring: Keyring, share_id: int, *, at: datetime, no
 
 def may_mail(tx: sa.Connection, share_id: int, *, at: datetime) -> bool:
     """Whether another code may be mailed now."""
-    query = sa.select(sa.func.count(), sa.func.max(_C.created_at)).where(_C.share_id == share_id, _C.created_at > at - timedelta(days=1))
+    query = sa.select(sa.func.count(), sa.func.max(_C.created_at)).where(_C.share_id == share_id, _within_a_day(at))
     count, last = tx.execute(query).one()
     return count < A_DAY and (last is None or at - last >= BETWEEN)
 
@@ -69,10 +69,15 @@ def require_rest(tx: sa.Connection, share_id: int, *, at: datetime) -> None:
     Raises:
         StateConflict.
     """
-    since = sa.select(sa.func.count()).select_from(share_code).where(_C.share_id == share_id, _C.created_at > at - timedelta(days=1))
+    since = sa.select(sa.func.count()).select_from(share_code).where(_C.share_id == share_id, _within_a_day(at))
     if tx.execute(since).scalar_one() >= 2 * A_DAY:
         message = "that is enough codes of this link for a day"
         raise StateConflict(message, remedy="make a new link, or wait until tomorrow")
+
+
+def _within_a_day(at: datetime) -> sa.ColumnElement[bool]:
+    """What was drawn later than now was drawn by a clock that has been set back since: it counts only when that time has come."""
+    return sa.and_(_C.created_at > at - timedelta(days=1), _C.created_at <= at + BETWEEN)
 
 
 def _mac(keyring: Keyring, share_id: int, code: str) -> bytes:

@@ -174,8 +174,10 @@ def open_session(tx: sa.Connection, link: Link, *, at: datetime, address: str, u
 
 
 def session(tx: sa.Connection, word: str, *, at: datetime) -> Opened | None:
-    """Return the session of a browser's word, None when it or its link counts no more."""
+    """Return the session of a browser's word, None when it or its link counts no more, or it was seen by a clock that was ahead."""
     row = _BY_SESSION.first(tx, {"digest": sessions.digest(word), "at": at})
+    if row is not None and row.last_seen_at > at + sessions.AHEAD:
+        return None
     link = _link(tx, row, at)
     return None if row is None or link is None else Opened(link, row.session, row.last_seen_at, row.absolute_until)
 

@@ -274,6 +274,23 @@ def test_mailed_codes_last_ten_minutes_and_are_not_sent_without_end(mailing: Wor
 
 
 @ONE_ENGINE
+def test_codes_are_mailed_again_once_a_clock_that_was_ahead_is_set_right(mailing: World) -> None:
+    word = mailing.word(mailing.create(email="otto@praxis.example"))
+    mailing.later(hours=5)
+    for _ in range(share_codes.A_DAY):
+        assert mailing.door.ask(word).sent
+        mailing.later(minutes=1)
+    session = mailing.door.enter(word, mailing.post.code, **BROWSER)
+    assert mailing.visitor(session)
+    mailing.later(hours=-5)
+    with pytest.raises(Unauthenticated):
+        mailing.visitor(session)  # its idle end was noted by that clock, and lies hours away
+    assert mailing.door.ask(word).sent
+    assert not mailing.door.ask(word).sent
+    assert mailing.visitor(mailing.door.enter(word, mailing.post.code, **BROWSER))
+
+
+@ONE_ENGINE
 def test_a_code_that_cannot_be_mailed_counts_for_nothing(mailing: World) -> None:
     made = mailing.create(email="otto@praxis.example")
     mailing.post.down = True
