@@ -33,11 +33,10 @@ def begin(tx: sa.Connection, keyring: Keyring, name: str, address: str, *, at: d
     account, network = _account(keyring, name), _network(keyring, address)
     _take_turn(tx, account, network)
     a = login_attempt.c
-    tx.execute(sa.delete(login_attempt).where(a.account_hmac == account, a.at <= at - REMEMBERED))
-    tx.execute(sa.delete(login_attempt).where(a.network_hmac == network, a.at <= at - REMEMBERED))
-    # Else nobody is let in until a clock that was set back is where it was.
-    either = sa.or_(a.account_hmac == account, a.network_hmac == network)
-    tx.execute(sa.update(login_attempt).where(either, a.at > at).values(at=at))
+    # One from later than any wait was noted by a clock that has been set back since: who failed then would wait until that time comes.
+    over = sa.or_(a.at <= at - REMEMBERED, a.at > at + LONGEST)
+    tx.execute(sa.delete(login_attempt).where(a.account_hmac == account, over))
+    tx.execute(sa.delete(login_attempt).where(a.network_hmac == network, over))
     here = sa.and_(a.account_hmac == account, a.network_hmac == network)
     for which, free, forgiven in (
         (here, FREE_HERE, True), (a.account_hmac == account, FREE_ACCOUNT, True), (a.network_hmac == network, FREE_NETWORK, False),

@@ -78,13 +78,10 @@ def _driver(error: sa.exc.DBAPIError) -> Exception:
         return TooLong("a value is longer than the database's index takes", remedy="identifiers have at most 64 characters")
     if state in _CONFLICTS:
         return Conflict("the database is busy", remedy="try again")
-    for words, message, remedy in _MESSAGES:
-        if _says(said, state, words):
-            return DatabaseUnavailable(message, remedy=remedy)
-    if error.connection_invalidated:
-        return DatabaseUnavailable(_LOST, remedy=REMEDY)
     what = type(error.orig).__name__ + (f" ({state})" if state else "")
-    return DatabaseUnavailable(f"the database cannot be used: {what}", remedy=REMEDY)
+    known = (_LOST, REMEDY) if error.connection_invalidated else (f"the database cannot be used: {what}", REMEDY)
+    message, remedy = next(((message, remedy) for words, message, remedy in _MESSAGES if _says(said, state, words)), known)
+    return DatabaseUnavailable(message, remedy=remedy)
 
 
 def _says(said: str, state: str | None, words: tuple[str, ...]) -> bool:

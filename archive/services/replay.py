@@ -71,7 +71,7 @@ class Replay:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive."""
         self._core = core
-        self._purge: sa.Row[Any] | None = None
+        self._purge: sa.Row[Any, Any] | None = None
         self._set_back: bool | None = None
 
     def run(self) -> Replayed:
