@@ -35,6 +35,7 @@ class World:
     def __init__(self, node: Node, elsewhere: Provider) -> None:
         self.node, self.provider = node, elsewhere
         self.at = datetime.now(UTC).replace(microsecond=0)
+        node.sessions._clock = lambda: self.at  # who is signed in is asked by the clock that signed them in
         self.console = archives.the_console(node)
         self.oidc = self.set()
 
