@@ -14,8 +14,8 @@ from archive.errors import ArchiveError
 from archive.keys.hygiene import harden_process
 from archive.keys.keyring import Keyring
 from archive.ledger.log import Ledger
-from archive.services import heads, restoring, setup
-from archive.services.clock import Clock, utc_now
+from archive.services import heads, last_known, restoring, setup
+from archive.services.clock import Clock, SteadyClock, utc_now
 from archive.services.core import Core
 from archive.services.oversight import Oversight
 from archive.services.segment_rows import SegmentRows
@@ -314,9 +314,9 @@ def compile_statements() -> None:
 
 
 def open_node(
-    config: Config, *, keyring: Keyring | None = None, role: Role = "cli", read_only: str = "", clock: Clock = utc_now
+    config: Config, *, keyring: Keyring | None = None, role: Role = "cli", read_only: str = "", clock: Clock | None = None
 ) -> Node:
-    """Open the archive.
+    """Open the archive, with the machine's clock that is never set back by a little unless another is given.
 
     Raises:
         KeysUnavailable: the keyring is absent, open to others, or does not open.
@@ -330,6 +330,8 @@ def open_node(
         setup.check_databases(config, keyring)
     database = setup.open_index(config, keyring)
     keystore = Keystore(setup.open_keystore(config, keyring), keyring)
+    clock = clock or SteadyClock()
+    last_known.hear(clock, database)
     rows = SegmentRows(database, clock)
     small = role in {"web", "background", "cli"}
     largest = min(config.storage.segment_bytes, SMALL_SEGMENT) if small else config.storage.segment_bytes

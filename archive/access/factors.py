@@ -101,21 +101,21 @@ def _add(tx: sa.Connection, keyring: Keyring, principal_id: int, kind: Kind, sec
     return int(made.inserted_primary_key[0])
 
 
-def confirm(tx: sa.Connection, keyring: Keyring, found: Factor, typed: str, *, at: datetime) -> bool:
-    """Let an authenticator count from now on, when the code shows that it works."""
+def confirm(tx: sa.Connection, keyring: Keyring, found: Factor, typed: str, *, at: datetime, now: datetime) -> bool:
+    """Let an authenticator count from now on, when the code shows that it works; `now` is the machine's clock, which codes go by."""
     secret = opened(keyring, found)
-    step = None if secret is None else totp.matching(secret, plain(typed), at=at, after=found.last_step)
+    step = None if secret is None else totp.matching(secret, plain(typed), at=now, after=found.last_step)
     if step is None:
         return False
     tx.execute(sa.update(factor).where(factor.c.id == found.id).values(confirmed_at=at, last_step=step, last_used_at=at))
     return True
 
 
-def take(tx: sa.Connection, keyring: Keyring, principal_id: int, typed: str, *, at: datetime) -> Factor | None:
-    """Take a code of an authenticator; each counts once, whoever comes first."""
+def take(tx: sa.Connection, keyring: Keyring, principal_id: int, typed: str, *, at: datetime, now: datetime) -> Factor | None:
+    """Take a code of an authenticator; each counts once, whoever comes first; `now` is the machine's clock, which codes go by."""
     for found in of(tx, principal_id):
         secret = opened(keyring, found) if found.kind == "totp" else None
-        step = None if secret is None else totp.matching(secret, plain(typed), at=at, after=found.last_step)
+        step = None if secret is None else totp.matching(secret, plain(typed), at=now, after=found.last_step)
         if step is None:
             continue
         mine = sa.and_(factor.c.id == found.id, factor.c.last_step < step)

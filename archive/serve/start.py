@@ -23,7 +23,7 @@ from archive.keys.keyring import Keyring
 from archive.serve import allocator, logs, ports, state, supervisor
 from archive.serve.forked import FORKS, Forked, called, preload
 from archive.serve.handover import Handover, Link
-from archive.services import viewers
+from archive.services import last_known, viewers
 
 if TYPE_CHECKING:
     from archive.node import Role
@@ -202,6 +202,7 @@ def node_of(handover: Handover, role: Role) -> Any:
     from archive.node import open_node
 
     node = open_node(handover.config, keyring=Keyring.from_bytes(handover.keyring), role=role, read_only=handover.read_only)
+    last_known.keep_hearing(node.core.clock, node.core.database)
     node.witnesses.on_against = lambda: state.begin_anew(handover.config)  # every worker starts again, to read only
     return node
 

@@ -21,7 +21,7 @@ from archive.errors import InvalidRequest, Unauthenticated
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Detail, Event, Kind, secret_digest
 from archive.ledger.log import Ledger
-from archive.services.clock import Clock, utc_now
+from archive.services.clock import Clock, machine_now, utc_now
 
 WRONG = "the name or the password is wrong"
 WRONG_CODE = "the code is wrong, or was used already"
@@ -117,7 +117,7 @@ class Beginning:
 
     def _take(self, tx: sa.Connection, who: Subject, code: str, at: datetime, *, first: str = "password") -> Detail | None:
         """Use a one-time code or a recovery code up and say how it went; None when it is neither."""
-        taken = factors.take(tx, self._keyring, who.principal_id, code, at=at)
+        taken = factors.take(tx, self._keyring, who.principal_id, code, at=at, now=machine_now(self._clock))
         if taken is not None:
             return {"how": f"{first} and totp", "factor": taken.id}
         used = recovery.take(tx, self._keyring, who.principal_id, code, at=at)
@@ -160,10 +160,10 @@ class Beginning:
         return SignedIn(word, subject, must_change=False)
 
     def _attempt(self, name: str, address: str, *, wrong: str = WRONG, besides: int = 0) -> tuple[Account | None, int]:
-        """Count an attempt before what it brings is looked at."""
+        """Count an attempt before what it brings is looked at; waits go by the machine's clock, which never stands."""
         try:
             with self._database.begin(durable=False) as tx:
-                attempt = throttle.begin(tx, self._keyring, name, address, at=self._clock(), besides=besides)
+                attempt = throttle.begin(tx, self._keyring, name, address, at=machine_now(self._clock), besides=besides)
                 return credentials.account(tx, name), attempt
         except Unauthenticated:
             raise Unauthenticated(wrong, remedy=WAIT) from None

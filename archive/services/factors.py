@@ -19,7 +19,7 @@ from archive.keys.keyring import Keyring
 from archive.ledger.audit import Kind, secret_digest
 from archive.ledger.log import Ledger
 from archive.services.changes import Changes
-from archive.services.clock import Clock, utc_now
+from archive.services.clock import Clock, machine_now, utc_now
 from archive.services.signin import WRONG_CODE
 
 Row = dict[str, Any]
@@ -92,7 +92,7 @@ class Factors(Changes):
         wrong = Unauthenticated(WRONG_CODE, remedy="wait for the next code; the clocks of both devices must be right")
         with self._database.begin(durable=False) as tx:
             try:
-                attempt = throttle.begin(tx, self._keyring, subject.name, subject.address, at=self._clock())
+                attempt = throttle.begin(tx, self._keyring, subject.name, subject.address, at=machine_now(self._clock))
             except Unauthenticated:
                 raise wrong from None
 
@@ -101,7 +101,7 @@ class Factors(Changes):
             if found.kind != "totp" or found.confirmed_at is not None:
                 message = "that authenticator is set up already"
                 raise StateConflict(message, remedy="remove it first, or add another")
-            if not factors.confirm(tx, self._keyring, found, code, at=at):
+            if not factors.confirm(tx, self._keyring, found, code, at=at, now=machine_now(self._clock)):
                 return None
             throttle.succeeded(tx, attempt)
             return self._added(tx, subject, found.id, at)

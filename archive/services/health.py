@@ -16,6 +16,7 @@ from archive.db.tables import archive_state, checkpoint, credential, peer
 from archive.errors import ArchiveError, KeysUnavailable
 from archive.keys import ca, keyring_file
 from archive.services import alerts, audit_feed, candidates, last_backup, reviews, unreviewed, witness_state
+from archive.services.clock import machine_now
 from archive.services.core import Core
 from archive.services.key_drill import DRILLED_AT, DRILLED_OK
 from archive.services.last_backup import Check
@@ -23,6 +24,7 @@ from archive.vault.disk import reserve_bytes
 
 WARN_AHEAD = timedelta(days=30)
 DRILL_EVERY = timedelta(days=90)
+CLOCK_BEHIND = timedelta(minutes=1)
 
 
 def space(config: Config) -> Check:
@@ -57,7 +59,7 @@ class Health:
     def checks(self) -> list[Check]:
         """Return every check, problems first."""
         found = [
-            *self._storage(), *self._keys(), *self._certificates(), *self._doors(), *self._ledger(), *self._searches(),
+            *self._storage(), *self._clock(), *self._keys(), *self._certificates(), *self._doors(), *self._ledger(), *self._searches(),
             *self._emergencies(), *self._duties(),
         ]
         order = {"problem": 0, "warning": 1, "ok": 2}
@@ -84,6 +86,13 @@ class Health:
         if not core.config.storage.direct_io:
             found.append(Check("direct input/output", "ok", "switched off; segments are written through the page cache"))
         return found
+
+    def _clock(self) -> list[Check]:
+        at, now = self._core.clock(), machine_now(self._core.clock)
+        if at - now <= CLOCK_BEHIND:
+            return []
+        return [Check("clock", "warning", f"the machine's clock says {now:%Y-%m-%d %H:%M} UTC and was set back: the archive's stands at "
+                      f"{at:%Y-%m-%d %H:%M} until then", "run NTP; once the machine's clock is there again it goes on by itself")]
 
     def _drilled(self) -> list[Check]:
         """Remind of trying the keys: first when the archive is as old as a drill may be."""
@@ -131,7 +140,7 @@ class Health:
 
     def _certificates(self) -> list[Check]:
         core = self._core
-        now = core.clock()
+        now = machine_now(core.clock)
         found = []
         path = core.config.tls_dir / "server.pem"
         if path.exists():

@@ -26,7 +26,7 @@ from archive.keys.keyring import Keyring
 from archive.ledger.audit import Detail
 from archive.ledger.log import Ledger
 from archive.services.beginning import Beginning, SecondAsked, SignedIn
-from archive.services.clock import Clock, utc_now
+from archive.services.clock import Clock, machine_now, utc_now
 from archive.services.memberships import keep_in_step
 from archive.services.oidc_provider import Provider, Refused
 from archive.services.outgoing import Undeliverable
@@ -42,7 +42,10 @@ _LATE, _ANEW = "the sign-in took too long, or began elsewhere", "begin again"
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What the browser keeps, sealed, while it is at the provider; `session_id` is set where a user shows again who it is."""
+    """What the browser keeps, sealed, while it is at the provider; `session_id` is set where a user shows again who it is.
+
+    `asked` is `begun` by the machine's clock, as the provider's times are.
+    """
 
     state: str
     nonce: str
@@ -50,6 +53,7 @@ class Kept:
     target: str
     begun: datetime
     session_id: int | None = None
+    asked: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,12 @@ class Oidc(Beginning):
         if not self._config.there:
             message = "signing in with another system is not set up"
             raise InvalidRequest(message, remedy="sign in with name and password")
-        at = self._clock()
+        at, now = self._clock(), machine_now(self._clock)
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         session_id = None if confirming is None else confirming.session_id
-        kept = Kept(state, nonce, verifier, target, at, session_id)
+        kept = Kept(state, nonce, verifier, target, at, session_id, now)
         try:
-            address = self.provider.address(state=state, nonce=nonce, verifier=verifier, again=session_id is not None, at=at)
+            address = self.provider.address(state=state, nonce=nonce, verifier=verifier, again=session_id is not None, at=now)
         except (Refused, Undeliverable, InvalidRequest) as problem:
             raise self._away(problem.message) from None
         return address, base64.urlsafe_b64encode(sealing.seal(self._key, msgspec.json.encode(kept), _AAD)).decode()
@@ -101,15 +105,15 @@ class Oidc(Beginning):
         Raises:
             Unauthenticated: whatever is wrong with it, and for everybody who is no user here. Unavailable: the provider does not answer.
         """
-        at = self._clock()
+        at, now = self._clock(), machine_now(self._clock)
         begun = self._opened(kept, at)
         if begun is None or not hmac.compare_digest(begun.state.encode(), arrived.get("state", "").encode()):
             raise Unauthenticated(_LATE, remedy=_ANEW)
         failed: Detail = {}
-        attempt = self._first(begun.state, address, at)
+        attempt = self._first(begun.state, address, at, now)
         try:
-            code = self.provider.check_answer(arrived, at)
-            claims = self.provider.redeem(code, verifier=begun.verifier, nonce=begun.nonce, at=at)
+            code = self.provider.check_answer(arrived, now)
+            claims = self.provider.redeem(code, verifier=begun.verifier, nonce=begun.nonce, at=now)
             failed = {"sub": claims["sub"]}
             if begun.session_id is not None:
                 _asked_anew(claims, begun)
@@ -121,7 +125,7 @@ class Oidc(Beginning):
             raise self._away(problem.message) from None
         raise Unauthenticated(_NOT_YOU, remedy=_ASK)
 
-    def who(self, token: str, *, at: datetime) -> tuple[Identity, int] | None:
+    def who(self, token: str) -> tuple[Identity, int] | None:
         """Return the user an ID token of the provider stands for, and 2 when two proofs stand behind it; for protocols that carry one.
 
         Raises:
@@ -130,7 +134,7 @@ class Oidc(Beginning):
         if not self._config.there:
             return None
         try:
-            claims = self.provider.claims(token, at=at)
+            claims = self.provider.claims(token, at=machine_now(self._clock))
         except (Undeliverable, InvalidRequest) as problem:
             raise self._away(problem.message) from None
         with self._database.glance() as tx:
@@ -158,12 +162,12 @@ class Oidc(Beginning):
         begun = msgspec.json.decode(plain, type=Kept)
         return begun if begun.begun <= at < begun.begun + LASTS else None
 
-    def _first(self, state: str, address: str, at: datetime) -> int:
+    def _first(self, state: str, address: str, at: datetime, now: datetime) -> int:
         """Count the return, by its network, and let each come once."""
         try:
             with self._database.begin(durable=False) as tx:
                 try:
-                    attempt = throttle.begin(tx, self._keyring, f"oidc/{state}", address, at=at)
+                    attempt = throttle.begin(tx, self._keyring, f"oidc/{state}", address, at=now)
                 except Unauthenticated:
                     raise Unauthenticated(_NOT_YOU, remedy="after several failures wait up to 15 minutes") from None
                 if external.spend(tx, state, at=at, lasts=LASTS):
@@ -236,6 +240,6 @@ def _asked_anew(claims: dict[str, Any], begun: Kept) -> None:
         Refused.
     """
     when = claims.get("auth_time")
-    if isinstance(when, bool) or not isinstance(when, int | float) or when < begun.begun.timestamp() - 60:
+    if isinstance(when, bool) or not isinstance(when, int | float) or when < (begun.asked or begun.begun).timestamp() - 60:
         message = "the provider did not ask the user again"
         raise Refused(message)

@@ -86,7 +86,7 @@ class PeerUsers(SignIn):
             return self._noted(device, self.bearer(token, address=device.address), "token")
         at, why = self._clock(), "nobody here is bound to that sub"
         try:
-            found = self._oidc.who(token, at=at)
+            found = self._oidc.who(token)
         except Refused as refusal:
             found, why = None, refusal.message
         if found is not None:

@@ -21,6 +21,7 @@ from archive.errors import InvalidRequest, NotFound, StateConflict
 from archive.keys import ca
 from archive.ledger.audit import Kind
 from archive.services.becoming import refuse_into
+from archive.services.clock import machine_now
 from archive.services.doorkeeper import Admission, Doorkeeper
 from archive.services.peer_settings import PeerSettings
 
@@ -195,7 +196,8 @@ class Peers(Doorkeeper):
     ) -> ca.Issued:
         """Return the certificate to bind, made now when a folder is given, and forget that it was ever pending."""
         if issue is not None:
-            return ca.issue_peer(self._config, self._keyring, name, issue, at=at, replace=renewing)
+            now = machine_now(self._clock)  # whoever looks at it goes by a clock that is right
+            return ca.issue_peer(self._config, self._keyring, name, issue, at=now, replace=renewing)
         found = ca.read(pem or b"")
         if found.not_after <= at:
             message = "that certificate has expired"

@@ -51,6 +51,7 @@ from archive.keys.keyring import Keyring
 from archive.ledger import nodes
 from archive.ledger.audit import Kind
 from archive.services import targets
+from archive.services.clock import machine_now
 from archive.services.core import Core
 from archive.services.snapshot_files import SnapshotFiles
 from archive.services.targets import NOWHERE, Placed, Target
@@ -118,7 +119,7 @@ class Snapshots:
         Raises:
             DatabaseUnavailable, VaultUnavailable.
         """
-        at = self._core.clock()
+        at = machine_now(self._core.clock)
         self._look()
         last, wait = self._written_at, DAILY
         if self._changed and last is not None:
@@ -150,7 +151,7 @@ class Snapshots:
         with core.database.read() as tx:
             body = _body(tx, at)
         path = FILES.write(core.keyring, core.config.ledger_dir, body)
-        self._written_at = self._mine_at = at
+        self._written_at = self._mine_at = machine_now(core.clock)
         self._changed = False
         return path
 

@@ -20,6 +20,7 @@ from archive.services import association_log, candidates, heads, hold_rows, idem
 from archive.services.album_watch import AlbumWatch
 from archive.services.alerts import Alerts
 from archive.services.break_glass import BreakGlass
+from archive.services.clock import machine_now
 from archive.services.core import Core
 from archive.services.deliveries import forget_delivered
 from archive.services.left_open import LeftOpen
@@ -63,7 +64,7 @@ class Upkeep:
         self._break_glass = BreakGlass(core, Alerts(core))
         self._albums = AlbumWatch(core)
         self._left_open = LeftOpen(core)
-        self._all_due(core.clock())
+        self._all_due(machine_now(core.clock))
 
     def _all_due(self, at: datetime) -> None:
         self._ticked_at = at
@@ -71,12 +72,12 @@ class Upkeep:
         self._wal_at = self._checkpoint_at = self._ended_at = self._finished_at = self._swept_at
 
     def _now(self) -> datetime:
-        """Return the time; when the clock was set back, nothing waits until it is where it was."""
-        at = self._core.clock()
-        if at < self._ticked_at:
-            self._all_due(at)
-        self._ticked_at = at
-        return at
+        """Return the machine's time, which what is due goes by; when it was set back, nothing waits until it is where it was."""
+        now = machine_now(self._core.clock)
+        if now < self._ticked_at:
+            self._all_due(now)
+        self._ticked_at = now
+        return now
 
     def tick(self) -> None:
         """Do what is due now.
@@ -87,47 +88,47 @@ class Upkeep:
         core = self._core
         if core.read_only:
             return
-        at = self._now()
+        now, at = self._now(), core.clock()
         if not self._published:
             heads.publish(core)  # once, for what a crash left
             self._published = True
-        if at - self._checkpoint_at >= CHECKPOINT_EVERY:
+        if now - self._checkpoint_at >= CHECKPOINT_EVERY:
             self.checkpoint()
-            self._checkpoint_at = at
+            self._checkpoint_at = now
             self._snapshots.tick()
             self._work.tick()
-        if at - self._ended_at >= ENDED_EVERY:
+        if now - self._ended_at >= ENDED_EVERY:
             self._break_glass.tick(at)
             self._albums.tick(at)
             self._left_open.tick()
-            self._ended_at = at
+            self._ended_at = now
         busy = self.busy()
         self._hash_segments(sa.not_(segment.c.closed_at.between(at - PATIENCE, at)) if busy else None)
         self._preparing.tick(at, busy=busy)
-        if at - self._wal_at >= WAL_EVERY:
+        if now - self._wal_at >= WAL_EVERY:
             core.database.checkpoint(patient=False, cut=core.database.log_bytes() > WAL_KEPT)
-            self._wal_at = at
+            self._wal_at = now
         elif core.database.log_waiting_bytes() >= WAL_BYTES:
             core.database.checkpoint(patient=False, cut=False)
-        if at - self._swept_at >= SWEEP_EVERY:
+        if now - self._swept_at >= SWEEP_EVERY:
             self._sweep(at)
-            self._swept_at = at
-        if at - self._healed_at >= HEAL_EVERY and not candidates.heal(core, at):
+            self._swept_at = now
+        if now - self._healed_at >= HEAL_EVERY and not candidates.heal(core, at):
             hold_rows.mend(core, at)
             self._passed_over.clear()
-            self._healed_at = at
-        self._take_away(at)
+            self._healed_at = now
+        self._take_away(now, at)
 
-    def _take_away(self, at: datetime) -> None:
+    def _take_away(self, now: datetime, at: datetime) -> None:
         """End what purges and re-keyings left, and purge what is past its time."""
         core = self._core
-        if at - self._finished_at >= ENDED_EVERY:
+        if now - self._finished_at >= ENDED_EVERY:
             with nobody_rekeys(core) as nobody:  # who does brings it to its end, and tells of it
                 if nobody:
                     finish(core)  # until then nothing is stored into a study whose key is to go
-            self._finished_at = at
-        if at - self._purged_at >= PURGE_EVERY and not self._purge(at):
-            self._purged_at = at
+            self._finished_at = now
+        if now - self._purged_at >= PURGE_EVERY and not self._purge(at):
+            self._purged_at = now
 
     def _purge(self, at: datetime) -> bool:
         """Purge what is past its time, a little at once; return whether there is more."""
@@ -212,7 +213,7 @@ class Upkeep:
     def _sweep(self, at: datetime) -> None:
         WorkitemWatch(self._core).sweep(at)
         with self._core.database.begin(durable=False) as tx:
-            tx.execute(sa.delete(login_attempt).where(login_attempt.c.at < at - KEEP_ATTEMPTS))
+            tx.execute(sa.delete(login_attempt).where(login_attempt.c.at < machine_now(self._core.clock) - KEEP_ATTEMPTS))
             tx.execute(sa.delete(pending_peer).where(pending_peer.c.last_seen_at < at - KEEP_PENDING))
             tx.execute(sa.delete(session).where(session.c.absolute_until < at - KEEP_SESSIONS))
             forget_delivered(tx, at)

@@ -35,7 +35,7 @@ from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.ledger.log import Ledger
 from archive.services import datastores, outgoing
 from archive.services.changes import Changes
-from archive.services.clock import Clock
+from archive.services.clock import Clock, machine_now
 from archive.services.core import Core
 from archive.services.outgoing import Limits, Undeliverable
 
@@ -166,7 +166,7 @@ class Webhooks(Changes):
         at = self._clock()
         message = os.urandom(16).hex()
         body = msgspec.json.encode({"type": "test", "webhook": hook.id, "datastore": hook.datastore, "at": sealing.format_instant(at)})
-        return {"id": hook.id, "status": self._send(hook, message, body, at)}
+        return {"id": hook.id, "status": self._send(hook, message, body)}
 
     def tick(self) -> int:
         """Deliver what is due and return how many bodies went out.
@@ -201,7 +201,7 @@ class Webhooks(Changes):
         message = self._ledger.keyring.pseudonym("webhook-message", places)[:16].hex()
         self._record_sent(hook, page, at)
         try:
-            self._send(hook, message, _body(hook, page, at), at)
+            self._send(hook, message, _body(hook, page, at))
         except (Undeliverable, InvalidRequest) as problem:
             pause = min(FIRST_PAUSE * 2 ** min(hook.attempts, 20), LONGEST_PAUSE)
             self._note(hook, attempts=hook.attempts + 1, due_at=at + pause, problem=problem.message[:200])
@@ -238,8 +238,8 @@ class Webhooks(Changes):
         with self._database.begin() as tx:
             tx.execute(sa.update(webhook).where(webhook.c.id == hook.id).values(**values))
 
-    def _send(self, hook: _Hook, message: str, body: bytes, at: datetime) -> int:
-        second = str(int(at.timestamp()))
+    def _send(self, hook: _Hook, message: str, body: bytes) -> int:
+        second = str(int(machine_now(self._clock).timestamp()))  # which a receiver compares with its own clock
         signed = f"{message}.{second}.".encode() + body
         signature = base64.b64encode(hmac.new(self._key(hook.salt), signed, hashlib.sha256).digest()).decode()
         headers = {

@@ -28,6 +28,7 @@ from archive.ledger.checkpoints import Checkpoint
 from archive.ledger.notes import Verifier
 from archive.services.acknowledged import acknowledged
 from archive.services.changes import Changes
+from archive.services.clock import machine_now
 from archive.services.core import Core
 from archive.services.outgoing import Undeliverable
 from archive.services.witness_calls import Line, Said
@@ -74,15 +75,15 @@ class Witnesses(Changes):
         """
         if self._read_only:
             return 0
-        settings, at = self.settings(), self._clock()
+        settings, now = self.settings(), machine_now(self._clock)
         every = timedelta(minutes=settings.every_minutes)
         for one in settings.known:
             last = self._last.get(one.name)
-            if last is None or not timedelta(0) <= at - last < every:
-                self._last[one.name] = at
+            if last is None or not timedelta(0) <= now - last < every:
+                self._last[one.name] = now
                 if self._ask(one, 10.0).against:
                     self.on_against()
-        self._silence(settings, at)
+        self._silence(settings, self._clock())
         return 0
 
     def at_start(self) -> str:

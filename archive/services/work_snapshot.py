@@ -36,6 +36,7 @@ from archive.keys.keyring import Keyring
 from archive.ledger import nodes
 from archive.ledger.audit import Kind
 from archive.services import deliveries, forward_others, forward_places
+from archive.services.clock import machine_now
 from archive.services.core import Core
 from archive.services.snapshot import from_json, to_json
 from archive.services.snapshot_files import SnapshotFiles
@@ -77,12 +78,12 @@ class WorkSnapshots:
             DatabaseUnavailable, VaultUnavailable.
         """
         core = self._core
-        at = core.clock()
+        at = machine_now(core.clock)
         if not now and self._looked_at is not None and timedelta(0) <= at - self._looked_at < self._wait:
             return False
         self._looked_at, begun = at, monotonic()
         try:
-            return self._look(at)
+            return self._look(core.clock())
         finally:
             self._wait = max(EVERY, SHARE * timedelta(seconds=monotonic() - begun))
 

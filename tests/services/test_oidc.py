@@ -20,6 +20,7 @@ from archive.errors import ArchiveError, Forbidden, InvalidRequest, NotFound, Un
 from archive.ledger.log import AuditFilter, AuditRow
 from archive.node import Node
 from archive.sections import Oidc as Settings
+from archive.services.clock import SteadyClock
 from archive.services.oidc import Oidc, Returned
 from archive.services.signin import SecondAsked, SignedIn
 from tests.services import archives, provider
@@ -346,6 +347,21 @@ def test_a_clock_that_is_set_back_does_not_keep_the_provider_away(world: World) 
     world.provider.answers.clear()
     world.at -= timedelta(hours=5)
     world.oidc.begin("/studies")
+
+
+def test_while_the_archives_clock_stands_the_providers_times_are_those_of_the_machine(world: World) -> None:
+    clock = SteadyClock(lambda: world.at)
+    clock.heard(world.at + timedelta(hours=20))
+    world.oidc._clock = clock
+    before = world.node.sessions._clock
+    world.node.sessions._clock = clock
+    try:
+        subject = world.into().subject
+        again = world.go(confirming=subject).outcome
+        assert isinstance(again, SignedIn)
+        assert again.subject.session_id == subject.session_id
+    finally:
+        world.node.sessions._clock = before
 
 
 def test_what_it_leads_to_elsewhere_must_be_public(world: World) -> None:
