@@ -220,7 +220,7 @@ class Node:
 
     def _last_checkpoint(self) -> None:
         try:
-            heads.sign(self.core)
+            heads.sign(self.core, beats=False)
             WorkSnapshots(self.core).tick(now=True)
             Snapshots(self.core).tick(patient=True)
         except ArchiveError:

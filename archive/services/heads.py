@@ -13,8 +13,10 @@ from archive.services.acknowledged import acknowledged
 from archive.services.core import Core
 
 
-def sign(core: Core) -> bool:
+def sign(core: Core, *, beats: bool = True) -> bool:
     """Sign the ledger's head when it grew or the heartbeat is due, and write its files; False when nothing was due.
+
+    A command does not beat: nothing would tell any more that the archive has not run for long (services/clock_doubt.py).
 
     Raises:
         LedgerBroken: the log does not continue what was signed.
@@ -29,7 +31,7 @@ def sign(core: Core) -> bool:
             size = nodes.size(tx)  # what is recorded meanwhile is the next one's: under load there would be no end
         covered = 0 if latest is None else latest.size
         beat = timedelta(minutes=core.config.ledger.heartbeat_minutes)
-        quiet = latest is not None and abs(at - latest.at) >= beat  # the clock may have been set back
+        quiet = beats and latest is not None and abs(at - latest.at) >= beat  # the clock may have been set back
         while covered < size or (quiet and not signed):
             with core.database.begin() as tx:
                 made = checkpoints.make(tx, core.keyring, at, heartbeat=quiet and covered >= size)

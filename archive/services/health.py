@@ -15,7 +15,7 @@ from archive.config import Config
 from archive.db.tables import archive_state, checkpoint, credential, peer
 from archive.errors import ArchiveError, KeysUnavailable
 from archive.keys import ca, keyring_file
-from archive.services import alerts, audit_feed, candidates, last_backup, reviews, unreviewed, witness_state
+from archive.services import alerts, audit_feed, candidates, clock_doubt, last_backup, reviews, unreviewed, witness_state
 from archive.services.clock import machine_now
 from archive.services.core import Core
 from archive.services.key_drill import DRILLED_AT, DRILLED_OK
@@ -89,10 +89,13 @@ class Health:
 
     def _clock(self) -> list[Check]:
         at, now = self._core.clock(), machine_now(self._core.clock)
-        if at - now <= CLOCK_BEHIND:
-            return []
-        return [Check("clock", "warning", f"the machine's clock says {now:%Y-%m-%d %H:%M} UTC and was set back: the archive's stands at "
-                      f"{at:%Y-%m-%d %H:%M} until then", "run NTP; once the machine's clock is there again it goes on by itself")]
+        with self._core.database.read() as tx:
+            found = clock_doubt.check(tx, now)
+        if at - now > CLOCK_BEHIND:
+            found.append(Check(
+                "clock", "warning", f"the machine's clock says {now:%Y-%m-%d %H:%M} UTC and was set back: the archive's stands at "
+                f"{at:%Y-%m-%d %H:%M} until then", "run NTP; once the machine's clock is there again it goes on by itself"))
+        return found
 
     def _drilled(self) -> list[Check]:
         """Remind of trying the keys: first when the archive is as old as a drill may be."""

@@ -21,6 +21,7 @@ from archive.services.album_watch import AlbumWatch
 from archive.services.alerts import Alerts
 from archive.services.break_glass import BreakGlass
 from archive.services.clock import machine_now
+from archive.services.clock_doubt import ClockDoubt
 from archive.services.core import Core
 from archive.services.deliveries import forget_delivered
 from archive.services.left_open import LeftOpen
@@ -64,6 +65,7 @@ class Upkeep:
         self._break_glass = BreakGlass(core, Alerts(core))
         self._albums = AlbumWatch(core)
         self._left_open = LeftOpen(core)
+        self.doubt = ClockDoubt(core)
         self._all_due(machine_now(core.clock))
 
     def _all_due(self, at: datetime) -> None:
@@ -110,16 +112,17 @@ class Upkeep:
             self._wal_at = now
         elif core.database.log_waiting_bytes() >= WAL_BYTES:
             core.database.checkpoint(patient=False, cut=False)
-        if now - self._swept_at >= SWEEP_EVERY:
+        waits = self.doubt.waits()
+        if now - self._swept_at >= SWEEP_EVERY and not waits:
             self._sweep(at)
             self._swept_at = now
         if now - self._healed_at >= HEAL_EVERY and not candidates.heal(core, at):
             hold_rows.mend(core, at)
             self._passed_over.clear()
             self._healed_at = now
-        self._take_away(now, at)
+        self._take_away(now, at, waits=waits)
 
-    def _take_away(self, now: datetime, at: datetime) -> None:
+    def _take_away(self, now: datetime, at: datetime, *, waits: bool) -> None:
         """End what purges and re-keyings left, and purge what is past its time."""
         core = self._core
         if now - self._finished_at >= ENDED_EVERY:
@@ -127,7 +130,7 @@ class Upkeep:
                 if nobody:
                     finish(core)  # until then nothing is stored into a study whose key is to go
             self._finished_at = now
-        if now - self._purged_at >= PURGE_EVERY and not self._purge(at):
+        if now - self._purged_at >= PURGE_EVERY and not waits and not self._purge(at):
             self._purged_at = now
 
     def _purge(self, at: datetime) -> bool:

@@ -16,6 +16,7 @@ from archive.access.subject import Subject
 from archive.db.tables import data_key, held, instance, patient, purged, purged_key, segment, series, statement, study
 from archive.errors import DatabaseUnavailable, InvalidRequest, NotFound, StateConflict
 from archive.node import Node
+from archive.services.clock_doubt import ClockDoubt
 from archive.services.purge_finish import finish
 from tests.services import archives
 
@@ -243,6 +244,7 @@ def test_upkeep_purges_what_is_past_its_time(tmp_path: Path) -> None:
         for number in (1, 2):
             archives.store(node, archives.instance(number))
         node.remove.reject(console, "clinical", "instance", f"{ONE}.1.1", reason="test")
+        node.upkeep.doubt = ClockDoubt(node.core, lambda: node.core.clock().timestamp())  # a month goes by; nobody sets the clock
         node.upkeep.tick()
         assert len(rows(node, sa.select(instance.c.id))) == 2
         late = node.core.clock() + timedelta(days=31)
