@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
@@ -44,12 +44,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a rule may use."""
+    """What a rule may use; the archive's clock, by which events are, is ahead of the machine's by `ahead` while it stands."""
 
     tx: sa.Connection
     ledger: Ledger
     settings: Alerts
     events: Sequence[Seen]
+    ahead: timedelta = timedelta(0)
     _kept: dict[Callable[[Look], Any], Any] = field(default_factory=dict)
 
     def of(self, *kinds: Kind) -> Iterator[Seen]:

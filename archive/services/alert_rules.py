@@ -68,9 +68,10 @@ def spraying(look: Look) -> Iterator[Found]:
     """Failed sign-ins at many accounts from one network within ten minutes."""
     a = login_attempt.c
     for one in look.of(Kind.SIGNIN_FAILED):
+        then = one.at - look.ahead  # attempts are by the machine's clock
         counted = (
             sa.select(a.network_hmac, sa.func.count(a.account_hmac.distinct()).label("accounts"))
-            .where(a.at > one.at - SHORT, a.at <= one.at + SHORT, a.succeeded == sa.false()).group_by(a.network_hmac)
+            .where(a.at > then - SHORT, a.at <= then + SHORT, a.succeeded == sa.false()).group_by(a.network_hmac)
             .having(sa.func.count(a.account_hmac.distinct()) >= look.settings.accounts_from_one_network)
         )
         for row in look.tx.execute(counted):

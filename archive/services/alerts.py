@@ -25,6 +25,7 @@ from archive.services.alert_rules import LOOKED_AT, RULES
 from archive.services.alert_states import STATES
 from archive.services.alert_telling import Telling, shown
 from archive.services.changes import Changes
+from archive.services.clock import machine_now
 from archive.services.core import Core
 from archive.services.mail import Mail
 
@@ -77,10 +78,11 @@ class Alerts(Changes):
                     self._note(tx, upto)
             if not more:
                 break
-        if self._states_at is None or not timedelta(0) <= at - self._states_at < STATES_EVERY:
+        now = machine_now(self._clock)  # nobody is told later because the archive's clock stands
+        if self._states_at is None or not timedelta(0) <= now - self._states_at < STATES_EVERY:
             count += self._lasting(at)
-            self._states_at = at
-        self._telling.tick(at, MEANINGS)
+            self._states_at = now
+        self._telling.tick(now, MEANINGS)
         return count
 
     def _lasting(self, at: datetime) -> int:
@@ -112,7 +114,7 @@ class Alerts(Changes):
                 sa.select(e.n, e.at, e.kind, e.outcome, e.principal_id)
                 .where(e.n >= int(kept), e.n < size, e.kind.in_(LOOKED_AT)).order_by(e.n).limit(AT_ONCE)
             ).all()
-            look = Look(tx, self._ledger, self._settings, [Seen(*row) for row in rows])
+            look = Look(tx, self._ledger, self._settings, [Seen(*row) for row in rows], self._clock() - machine_now(self._clock))
             found = self._found(look)
         more = len(rows) == AT_ONCE
         return found, rows[-1].n + 1 if more else size, more
@@ -150,7 +152,7 @@ class Alerts(Changes):
             return
         made = tx.execute(sa.insert(alert).values(
             rule=one.rule, about=one.about, severity=severity, principal_id=one.principal_id, detail=one.detail, first_event=one.event,
-            last_event=one.event, times=1, raised_at=at, updated_at=at, **self._telling.due(at),
+            last_event=one.event, times=1, raised_at=at, updated_at=at, **self._telling.due(machine_now(self._clock)),
         ))
         assert made.inserted_primary_key is not None
         detail = {"what": "raised", "alert": int(made.inserted_primary_key[0]), "rule": one.rule, "event": one.event, **one.detail}

@@ -20,11 +20,15 @@ from archive.db.tables import series
 from archive.errors import NotFound, Unauthenticated
 from archive.keys.keyring import Keyring
 from archive.ledger import checkpoints, nodes
+from archive.ledger.audit import Event, Kind
 from archive.node import Node, open_node
 from archive.serve import start
 from archive.serve.handover import Handover
 from archive.services import last_known
+from archive.services.alerts import Alerts
 from archive.services.clock import STANDS, SteadyClock, utc_now
+from archive.services.mail import Mail
+from archive.services.outgoing import Undeliverable
 from archive.services.shares import Wanted
 from tests.services import archives
 
@@ -198,6 +202,45 @@ def test_while_it_stands_nobody_waits_longer_after_failures(folder: Path, machin
             node.signin.password("ann", archives.PASSWORD, **BROWSER)
         machine.at += throttle.LONGEST
         node.signin.password("ann", archives.PASSWORD, **BROWSER)
+
+
+def test_while_it_stands_who_tries_many_accounts_is_told_of(folder: Path, machine: Machine) -> None:
+    with opened(folder, machine) as node:
+        node.alerts.tick()
+        node.core.clock()
+        machine.at -= 3 * HOUR
+        for number in range(node.config.alerts.accounts_from_one_network):
+            with pytest.raises(Unauthenticated):
+                node.signin.password(f"user{number}", "wrong", **BROWSER)
+        machine.at += timedelta(seconds=5)
+        node.alerts.tick()
+        assert "spraying" in {row["rule"] for row in node.alerts.list(archives.the_console(node))}
+
+
+def test_while_it_stands_alerts_are_told_again_and_states_looked_at(
+    folder: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def away(_self: Mail, subject: str, _text: str, **_to: object) -> None:
+        tried.append(subject)
+        message = "away"
+        raise Undeliverable(message)
+
+    with opened(folder, machine) as node:
+        monkeypatch.setattr(Mail, "wanted", True)
+        monkeypatch.setattr(Mail, "send", away)
+        alerts, looked = Alerts(node.core), []
+        monkeypatch.setattr(alerts, "_lasting", lambda at: looked.append(at) or 0)
+        alerts.tick()
+        machine.at -= 20 * HOUR
+        with node.core.database.begin() as tx:
+            node.core.ledger.record(tx, Event(Kind.VERIFIED, outcome=8), at=node.core.clock())
+        alerts.tick()
+        before = len(looked)
+        machine.at += HOUR
+        alerts.tick()
+        assert (len(tried), len(looked)) == (2, before + 1)
 
 
 def test_while_it_stands_the_head_is_signed(folder: Path, machine: Machine) -> None:
