@@ -20,11 +20,11 @@ from archive.services.clock import machine_now
 from archive.services.core import Core
 from archive.services.key_drill import DRILLED_AT, DRILLED_OK
 from archive.services.last_backup import Check
+from archive.services.lifecycle import SET_BACK
 from archive.vault.disk import reserve_bytes
 
 WARN_AHEAD = timedelta(days=30)
 DRILL_EVERY = timedelta(days=90)
-CLOCK_BEHIND = timedelta(minutes=1)
 
 
 def space(config: Config) -> Check:
@@ -91,7 +91,7 @@ class Health:
         at, now = self._core.clock(), machine_now(self._core.clock)
         with self._core.database.read() as tx:
             found = clock_doubt.check(tx, now)
-        if at - now > CLOCK_BEHIND:
+        if at - now > SET_BACK:
             found.append(Check(
                 "clock", "warning", f"the machine's clock says {now:%Y-%m-%d %H:%M} UTC and was set back: the archive's stands at "
                 f"{at:%Y-%m-%d %H:%M} until then", "run NTP; once the machine's clock is there again it goes on by itself"))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from archive import __version__
 from archive.db.tables import archive_state
-from archive.ledger.audit import Event, Kind
+from archive.ledger.audit import Detail, Event, Kind
 from archive.services import key_record
+from archive.services.clock import machine_now
 from archive.services.core import Core
 
 CONFIGURATION = "configuration_sha256"
 TWO_PERSON = "two_person"
+SET_BACK = timedelta(minutes=1)
+"""What a clock is set back by less is no news: NTP does."""
 
 
 def started(core: Core) -> None:
@@ -24,6 +28,7 @@ def started(core: Core) -> None:
         DatabaseUnavailable, VaultUnavailable, KeysUnavailable.
     """
     at = core.clock()
+    back = at - machine_now(core.clock)
     digest = _configuration(core)
     opened = key_record.opened(core)
     with core.database.begin() as tx:
@@ -35,6 +40,23 @@ def started(core: Core) -> None:
         if _became(tx, TWO_PERSON, "on" if on else "off", "off") is not None:
             # Whoever writes the configuration can end the rule of two; that they did stays here.
             core.ledger.record(tx, Event(Kind.CONFIGURED, detail={"what": "two_person", "on": on}), at=at)
+        if back > SET_BACK:
+            _set_back(core, tx, back, at)
+
+
+def set_back(core: Core, back: timedelta) -> None:
+    """Record that the machine's clock was set back while the archive ran: within the bound its events do not show it.
+
+    Raises:
+        DatabaseUnavailable.
+    """
+    with core.database.begin() as tx:
+        _set_back(core, tx, back, core.clock())
+
+
+def _set_back(core: Core, tx: sa.Connection, back: timedelta, at: datetime) -> None:
+    detail: Detail = {"what": "clock set back", "back_s": round(back.total_seconds())}
+    core.ledger.record(tx, Event(Kind.CONFIGURED, outcome=4, detail=detail), at=at)
 
 
 def _became(tx: sa.Connection, name: str, value: str, first: str) -> str | None:

@@ -77,6 +77,8 @@ class Upkeep:
         """Return the machine's time, which what is due goes by; when it was set back, nothing waits until it is where it was."""
         now = machine_now(self._core.clock)
         if now < self._ticked_at:
+            if self._ticked_at - now > lifecycle.SET_BACK:
+                lifecycle.set_back(self._core, self._ticked_at - now)
             self._all_due(now)
         self._ticked_at = now
         return now

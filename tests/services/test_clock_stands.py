@@ -291,3 +291,23 @@ def test_each_worker_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with closing(start.node_of(Handover(keyring=Keyring.open(config).to_bytes(), config=config), "web")) as node:
         assert isinstance(node.core.clock, SteadyClock)
         assert heard == [(node.core.clock, node.core.database)]
+
+
+@pytest.mark.parametrize("back", [2 * HOUR, STANDS + HOUR])
+def test_the_ledger_tells_that_the_clock_was_set_back(folder: Path, machine: Machine, back: timedelta) -> None:
+    def told(node: Node) -> list[int]:
+        said = [row["body"]["detail"] for row in node.oversight.search(archives.the_console(node), kinds=["configured"])]
+        return [one["back_s"] for one in said if one["what"] == "clock set back"]
+
+    with opened(folder, machine) as node:
+        node.upkeep.tick()
+        machine.at -= timedelta(seconds=20)
+        node.upkeep.tick()
+        assert told(node) == []
+        machine.at -= back
+        node.upkeep.tick()
+        node.upkeep.tick()
+        assert told(node) == [int(back.total_seconds())]
+    machine.at += timedelta(seconds=1)
+    with opened(folder, machine) as node:
+        assert len(told(node)) == (2 if back < STANDS else 1), "at a start it stands still"
