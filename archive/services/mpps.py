@@ -20,13 +20,13 @@ from archive.access import policy
 from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
-from archive.db.tables import mpps, mpps_step, study, worklist_entry
+from archive.db.tables import mpps, mpps_step, worklist_entry
 from archive.dicom import scheduled
 from archive.dicom.matching import UID
 from archive.dicom.scheduled import DataSet
 from archive.errors import ArchiveError, NotFound, Rejected, Unavailable
 from archive.ledger.audit import Event, Kind, ObjectRef, StoredRef
-from archive.services import datastores, denials, state_events, worklist, worklist_rows
+from archive.services import datastores, denials, mpps_seen, state_events, worklist, worklist_rows
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 
@@ -201,7 +201,7 @@ class ProcedureSteps:
         return found
 
     def of_study(self, subject: Subject, datastore: str, study_instance_uid: str) -> Rows:
-        """Return the steps that acquired a study the subject may see; of any other study there are none.
+        """Return the steps that acquired a study, as far as the subject may see its series; of any other study there are none.
 
         Raises:
             NotFound, Unavailable.
@@ -210,17 +210,8 @@ class ProcedureSteps:
         at = core.clock()
         with core.database.read() as tx:
             place = datastores.asked_for(tx, subject, datastore, at).id
-            scope = scope_of(subject, Permission.SEARCH, at)
-            st = study.alias("st")
-            seen = sa.select(st.c.id).where(
-                st.c.datastore_id == place, st.c.study_instance_uid == study_instance_uid, scope.study(st)
-            )
-            query = sa.select(mpps).where(
-                mpps.c.datastore_id == place, seen.exists(),
-                mpps.c.id.in_(sa.select(mpps_step.c.mpps_id).where(mpps_step.c.study_instance_uid == study_instance_uid)),
-            ).order_by(mpps.c.id)
-            rows = scope.run(tx, query.limit(50)).mappings().all()
-        found = [_shown(row) for row in rows]
+            rows = mpps_seen.of_study(tx, scope_of(subject, Permission.SEARCH, at), place, study_instance_uid)
+        found = [_told_of(_shown(row), study_instance_uid, shown) for row, shown in rows]
         if found:
             self._record_read(subject, found, study_instance_uid)
         return found
@@ -376,3 +367,9 @@ def _shown(row: sa.RowMapping) -> Row:
         "series": [scheduled.text(one, "0020000E") for one in series], "instances": count,
         "created_at": row["created_at"], "updated_at": row["updated_at"], "dataset": dataset,
     }
+
+
+def _told_of(step: Row, study_instance_uid: str, series: list[str]) -> Row:
+    """Leave out of a step what it says of other studies and of series that are not there for whoever asks."""
+    told = {name: value for name, value in step.items() if name not in ("dataset", "instances")}
+    return told | {"studies": [study_instance_uid], "series": series}
