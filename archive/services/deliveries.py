@@ -230,7 +230,10 @@ class Deliveries:
 
     @staticmethod
     def _something_due(at: datetime) -> sa.ColumnElement[bool]:
-        return sa.exists(sa.select(1).where(_D.peer_id == _T.peer_id, _D.state == WAITING, _D.run_at <= at))
+        # Both kinds are named, so that the index leads to what is due: many may wait for other destinations.
+        return sa.exists(sa.select(1).where(
+            _D.peer_id == _T.peer_id, _D.kind.in_([REPORT, FORWARD]), _D.state == WAITING, _D.run_at <= at
+        ))
 
 
 def need_destination(tx: sa.Connection, peer_id: int) -> None:

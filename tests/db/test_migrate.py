@@ -24,6 +24,7 @@ from archive.db.tables import (
     audit_event,
     audit_object,
     datastore,
+    delivery,
     keystore_metadata,
     ledger_leaf,
     metadata,
@@ -75,7 +76,7 @@ def schema(database: Database) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize("keystore", [False, True])
 def test_upgrade_makes_what_the_tables_say(empty: Database, keystore: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     migrate.upgrade(empty, keystore=keystore)
-    assert migrate.revision(empty) == ("0001" if keystore else "0023")
+    assert migrate.revision(empty) == ("0001" if keystore else "0024")
     migrate.check(empty, keystore=keystore)
 
     def ours(thing: Any, name: str | None, kind: str, reflected: bool, compared: Any) -> bool:
@@ -243,6 +244,18 @@ def test_workitems_of_an_older_release_name_what_they_take_in_alone(empty: Datab
     with empty.read() as tx:
         kept = tx.execute(sa.select(workitem_study).order_by(workitem_study.c.workitem_pk, workitem_study.c.study_instance_uid))
         assert [tuple(row) for row in kept] == [(2, "1.2.1"), (2, "1.2.2"), (4, "1.2.3")]
+
+
+def test_deliveries_of_an_older_release_wait_on(empty: Database) -> None:
+    """0024 adds an index."""
+    _move(empty, "0023")
+    row = {"kind": "forward", "peer_id": 1, "state": "waiting", "run_at": worlds.BASE, "created_at": worlds.BASE}
+    with empty.begin() as tx:
+        tx.execute(sa.insert(delivery), [row | {"instance_pk": n} for n in range(3)])
+    migrate.upgrade(empty)
+    with empty.read() as tx:
+        assert [one.instance_pk for one in tx.execute(sa.select(delivery).order_by(delivery.c.id))] == [0, 1, 2]
+    assert "ix_delivery_next" in {one["name"] for one in sa.inspect(empty.engine).get_indexes("delivery")}
 
 
 def test_the_tables_work_under_the_guard(empty: Database) -> None:

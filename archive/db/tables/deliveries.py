@@ -81,6 +81,7 @@ delivery = Table(
     Column("finished_at", Instant, nullable=True),
     UniqueConstraint("peer_id", "instance_pk"),
     Index("ix_delivery_due", "state", "run_at"),
+    Index("ix_delivery_next", "peer_id", "kind", "state", "run_at"),
     Index("ix_delivery_rule", "rule_id", "state", "study_pk"),
 )
 
