@@ -27,16 +27,22 @@ _RULES = (
 def sent_by(core: Core, tx: sa.Connection) -> Iterator[Found]:
     """Yield rules that no event added, and such as say otherwise than theirs; a lost index may have lost one, and sends less then."""
     told: dict[str, dict[str, Any]] = {}
+    ended: set[str] = set()
     for event in reversed(list(details(core, tx, Kind.CONFIGURED))):
         if event.get("what") == "forward rule added":
             told[event["name"]] = event
+            ended.discard(event["name"])
+        elif event.get("what") == "forward rule ended":
+            ended.add(event["name"])
         elif event.get("what") == "forward rule removed":
             told.pop(event["name"], None)
     for row in tx.execute(_RULES).mappings():
         said = told.get(row["name"])
         if said is None:
             yield "V12", f"the rule of forwarding {row['name']} was added by no event", ""
-        elif not row["enabled"] or any(said.get(name, row[name]) != row[name] for name in ("conditions", "hours", "quiet_s", "datastore")):
+        elif row["enabled"] == (row["name"] in ended) or any(
+            said.get(name, row[name]) != row[name] for name in ("conditions", "hours", "quiet_s", "datastore")
+        ):
             yield "V12", f"the rule of forwarding {row['name']} is not the one that was added", ""
         elif row["destination"] not in _names(said["destination"], row["peer_id"], row["theirs"]) or row["on_behalf_of"] not in _names(
             said["on_behalf_of"], row["principal_id"]

@@ -122,8 +122,8 @@ class Looking:
             return 0
         run_at = at + timedelta(seconds=rule.quiet_s)
         with self._core.database.begin() as tx:
-            if tx.execute(sa.select(_R.id).where(_R.id == rule.id).with_for_update()).first() is None:
-                return 0  # removed meanwhile
+            if tx.execute(sa.select(_R.id).where(_R.id == rule.id, _R.enabled).with_for_update()).first() is None:
+                return 0  # removed meanwhile, or about to be
             known = set()
             for some in batches(wanted):  # another process may have looked too
                 keys = [one.instance_pk for one in some]

@@ -128,12 +128,9 @@ def remember_some(tx: sa.Connection, leaving: int, peer_id: int) -> bool:
     return len(ids) == AT_ONCE
 
 
-def forget_some(tx: sa.Connection, leaving: int, seen: int) -> bool:
-    """Forget some of what goes with a rule, and return whether there is more.
-
-    Of instances up to the id it had seen before all was handed over: beyond it the rule looks again, and what that queues is not yet.
-    """
-    ids = list(tx.execute(sa.select(_D.id).where(_D.rule_id == leaving, _D.instance_pk <= seen).limit(AT_ONCE)).scalars())
+def forget_some(tx: sa.Connection, leaving: int) -> bool:
+    """Forget some of what goes with a rule that looks no more, and return whether there is more."""
+    ids = list(tx.execute(sa.select(_D.id).where(_D.rule_id == leaving).limit(AT_ONCE)).scalars())
     tx.execute(sa.delete(delivery).where(_D.id.in_(ids)))
     return len(ids) == AT_ONCE
 

@@ -115,8 +115,7 @@ class Forwarding:
         """
         core = self._core
         with core.database.read() as tx:
-            there = tx.execute(sa.select(_R.id, _R.peer_id, _R.seen).where(_R.name == name)).first()
-            seen = 0 if there is None else there.seen  # what is up to there is queued, and nothing is added to it
+            there = tx.execute(sa.select(_R.id, _R.peer_id).where(_R.name == name)).first()
             begins = {} if there is None else forward_others.beginnings(core, tx, there.peer_id, there.id)
 
         reached, handed = 0, False
@@ -124,10 +123,13 @@ class Forwarding:
         def some(tx: sa.Connection, at: datetime) -> bool:
             nonlocal reached, handed
             row = _rule(tx, name)
+            if row.enabled:  # from now on nothing is added to its queue, and nothing leaves by it
+                tx.execute(sa.update(forward_rule).where(_R.id == row.id).values(enabled=False))
+                self._record(tx, subject, at, "forward rule ended", name)
             if not handed:
                 now = forward_others.hand_over_some(tx, row.id, row.peer_id, begins, at, after=reached)
                 reached, handed = now or reached, now is None
-            return not handed or forward_others.remember_some(tx, row.id, row.peer_id) or forward_others.forget_some(tx, row.id, seen)
+            return not handed or forward_others.remember_some(tx, row.id, row.peer_id) or forward_others.forget_some(tx, row.id)
 
         def work(tx: sa.Connection, at: datetime) -> None:
             row = _rule(tx, name)
@@ -302,7 +304,7 @@ def _shown(row: Any) -> dict[str, Any]:
 
 
 def _rule(tx: sa.Connection, name: str) -> Any:
-    row = tx.execute(sa.select(_R.id, _R.peer_id).where(_R.name == name)).first()
+    row = tx.execute(sa.select(_R.id, _R.peer_id, _R.enabled).where(_R.name == name)).first()
     if row is None:
         message = "there is no such rule"
         raise NotFound(message, remedy="'archive forward list' names them")

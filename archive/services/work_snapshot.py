@@ -230,7 +230,7 @@ def _ended(core: Core, tx: sa.Connection, leaves: int) -> None:
         except (ArchiveError, msgspec.DecodeError, KeyError):
             continue  # the ledger's own check tells
         what, name = said.get("what"), said.get("name")
-        if what == "forward rule removed":
+        if what in ("forward rule ended", "forward rule removed"):
             for rule in tx.execute(sa.select(forward_rule.c.id, forward_rule.c.peer_id).where(forward_rule.c.name == name)).all():
                 begins = forward_others.beginnings(core, tx, rule.peer_id, rule.id)
                 forward_others.take_away(tx, rule.id, rule.peer_id, begins, core.clock())
