@@ -27,6 +27,8 @@ from archive.services.core import Core
 from archive.services.forward_others import ACTIVE
 from archive.services.forward_rules import Conditions
 
+PARTS, LONGEST_GRACE = 10, timedelta(minutes=1)
+"""A study that must be quiet waits for a tenth longer, a minute at most: so not each of its instances moves all the others."""
 _D, _R = delivery.c, forward_rule.c
 
 
@@ -120,7 +122,8 @@ class Looking:
     def _queue(self, rule: Any, wanted: Sequence[Arrived], back: Sequence[int], settled: int, at: datetime) -> int:
         if not wanted and not back and settled <= rule.seen:
             return 0
-        run_at = at + timedelta(seconds=rule.quiet_s)
+        quiet_until = at + timedelta(seconds=rule.quiet_s)
+        run_at = quiet_until + min(timedelta(seconds=rule.quiet_s) / PARTS, LONGEST_GRACE)
         with self._core.database.begin() as tx:
             if tx.execute(sa.select(_R.id).where(_R.id == rule.id, _R.enabled).with_for_update()).first() is None:
                 return 0  # removed meanwhile, or about to be
@@ -143,7 +146,8 @@ class Looking:
             if rows and rule.quiet_s:
                 for study_pk in {row["study_pk"] for row in rows}:
                     tx.execute(sa.update(delivery).where(
-                        _D.rule_id == rule.id, _D.state == deliveries.WAITING, _D.study_pk == study_pk, _D.attempts == 0
+                        _D.rule_id == rule.id, _D.state == deliveries.WAITING, _D.study_pk == study_pk, _D.attempts == 0,
+                        _D.run_at < quiet_until,
                     ).values(run_at=run_at))
             if settled > rule.seen:
                 tx.execute(sa.update(forward_rule).where(_R.id == rule.id, _R.seen < settled).values(seen=settled))

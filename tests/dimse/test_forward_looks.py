@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from archive.access.grants import Target
-from archive.db.tables import forward_rule
+from archive.db.tables import delivery, forward_rule
 from archive.index import arrivals
 from archive.services import forwarding as forwarding_module
 from tests.dimse.clinic import Clinic, Receiver
@@ -73,3 +73,35 @@ def test_what_is_let_in_late_is_found_by_the_second_look(
     monkeypatch.setattr(forwarding_module, "SETTLE", timedelta())
     run(it)
     assert uids(receiver) == ["1.2.3.1.1", "1.2.3.1.2", "1.2.4.1.1"]
+
+
+def test_of_a_study_that_goes_on_arriving_each_look_moves_little(
+    it: Clinic, receiver: Receiver  # noqa: F811
+) -> None:
+    """Each look moved all that waited of the study: of ten thousand instances in a thousand looks five million rows."""
+    database, moved = it.node.core.database, []
+
+    def count(_connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE delivery SET run_at"):
+            moved.append(cursor.rowcount)
+
+    it.plain_peer("DST", port=receiver.port, target=EVERYTHING)
+    rule(it, quiet_s=600)
+    sa.event.listen(database.engine, "after_cursor_execute", count)
+    for n in range(1, 6):
+        it.put(instance(n, study="1.2.3"))
+        it.node.forwarding.look()
+        with database.read() as tx:
+            first = tx.execute(sa.select(sa.func.min(delivery.c.run_at))).scalar_one()
+        assert first >= it.node.core.clock() + timedelta(seconds=599)
+    sa.event.remove(database.engine, "after_cursor_execute", count)
+    assert len(queue(it)) == 5
+    assert sum(moved) == 0
+    with database.begin() as tx:
+        tx.execute(sa.update(delivery).values(run_at=it.node.core.clock() + timedelta(seconds=590)))
+    it.put(instance(6, study="1.2.3"))
+    it.node.forwarding.look()
+    with database.read() as tx:
+        first, last = tx.execute(sa.select(sa.func.min(delivery.c.run_at), sa.func.max(delivery.c.run_at))).one()
+    assert first >= it.node.core.clock() + timedelta(seconds=599), "ten seconds too early by now"
+    assert last <= it.node.core.clock() + timedelta(seconds=660), "and a tenth later at most"
