@@ -66,6 +66,7 @@ class Checker:
         at = core.clock()
         self._keys = list(core.keyring.public_keys())
         self._sent: dict[str, dict[tuple[str, str], int]] = {}
+        self._untold: set[str] = set()
         m, other = membership, membership.alias("other")
         with core.database.read() as tx:
             peers = tx.execute(
@@ -173,11 +174,13 @@ class Checker:
 
     def _sent_other_since(self, held: Held, found: Kept, uid: str) -> bool:
         """Whether what the peer sent last under a UID are other bytes than these; of who sent nothing themselves, what their group did."""
-        kept = found.sha256.hex()
+        kept, sendings = found.sha256.hex(), self._sendings(found.study_instance_uid)
+        if found.study_instance_uid in self._untold:
+            return True  # it may have, and nothing tells any more
         for whose in ({self._subject.principal_id}, self._own):
             here = (found, *held.decided, *(one for _, one in held.waiting))
             sent = [(self._came(one), one.sha256.hex()) for one in here if self._sender(one) in whose]
-            sent += [(n, digest or kept) for (which, digest), n in self._sendings(found.study_instance_uid).items() if which == uid]
+            sent += [(n, digest or kept) for (which, digest), n in sendings.items() if which == uid]
             if sent:
                 return max(sent)[1] != kept
         return False
@@ -190,8 +193,13 @@ class Checker:
                 principal_id=self._subject.principal_id, kinds=(Kind.DUPLICATE, Kind.HELD, Kind.CONFLICT), obj=ObjectRef("study", study),
                 limit=_EVENTS,
             )
-            with core.database.read() as tx:
-                rows = core.ledger.search(tx, wanted)
+            try:
+                with core.database.read() as tx:
+                    rows = core.ledger.search(tx, wanted)
+            except LedgerBroken as error:  # for good: verify tells where
+                LOG.error("what was sent again is not told any more", extra={"error": error.code, "verdict": error.verdict})
+                self._untold.add(study)
+                rows = []
             for row in rows:
                 said = {} if row.body is None else row.body["detail"]
                 if "sop_instance_uid" in said and said.get("datastore", self._where) == self._where:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from archive.access.grants import Target
+from archive.db.tables import audit_event
+from archive.ledger.audit import Kind
 from archive.services.commitment_check import COMMITTED, NO_SUCH_INSTANCE, PROCESSING_FAILURE, Checker, Reference
 from tests.services import archives
 
@@ -88,3 +92,23 @@ def test_a_study_that_is_sealed_anew_makes_nobody_the_sender_of_the_others_bytes
         archives.store(node, archives.instance(), subject=ct)
         node.rekey.study(console, "1.2.3")
         assert Checker(node.core, ct, 1).check(asked).reason == COMMITTED
+
+
+def test_who_sent_what_the_ledger_no_longer_tells_gets_an_answer(tmp_path: Path) -> None:
+    """The transaction waited for ever; whoever else sent it, and other studies, are answered for as ever."""
+    with archives.opened(archives.made(tmp_path)) as node:
+        console = archives.the_console(node)
+        for name in ("first", "again", "reader"):
+            node.accounts.add_user(console, name, roles=["technologist"], password=archives.PASSWORD)
+        node.accounts.add_grant(console, to="reader", role="radiologist", target=Target("everything"))
+        first, again, reader = (archives.user(node, name) for name in ("first", "again", "reader"))
+        for study in ("1.2.3", "1.2.4"):
+            for who in (first, again, reader):
+                archives.store(node, archives.instance(study=study), subject=who)
+        with node.core.database.begin() as tx:
+            told = sa.select(audit_event).where(audit_event.c.kind == Kind.DUPLICATE.label).order_by(audit_event.c.n)
+            for row in tx.execute(told).all()[:2]:
+                tx.execute(sa.update(audit_event).where(audit_event.c.n == row.n).values(body=row.body[:-1] + b"?"))
+        asked, other = Reference(archives.CT, "1.2.3.1.1"), Reference(archives.CT, "1.2.4.1.1")
+        found = [[Checker(node.core, who, 1).check(one).reason for who in (first, again, reader)] for one in (asked, other)]
+        assert found == [[COMMITTED, NO_SUCH_INSTANCE, PROCESSING_FAILURE], [COMMITTED] * 3]
