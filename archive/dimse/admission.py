@@ -1,7 +1,8 @@
 """Who asks for an association, and on which terms it is granted: one decision, whichever lane serves it afterwards.
 
-`read_request` takes one A-ASSOCIATE-RQ off a socket within bounds of size and time, `parse` turns it into a Proposal, `decide` is a
-function of the proposal, the connection and the table of peers. Nothing of a stranger is kept before it has said who it is.
+`read_request` takes one A-ASSOCIATE-RQ off a socket within bounds of size and time, `opening` says of it who asks, `decide` is a function
+of that, the connection and the table of peers. What is proposed is read once it is known who proposes it. Nothing of a stranger is kept
+before it has said who it is.
 """
 
 from __future__ import annotations
@@ -69,17 +70,23 @@ class Silence(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
-    """An A-ASSOCIATE-RQ; `encoded` is the whole PDU."""
+class Opening:
+    """Who asks whom, and by which protocol; `encoded` is the whole PDU, of which nothing else was read."""
 
     calling_ae_title: str
     called_ae_title: str
     application_context: str
     protocol_version: int
+    encoded: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal(Opening):
+    """An A-ASSOCIATE-RQ."""
+
     contexts: tuple[Proposed, ...]
     roles: dict[str, Role]
     maximum_pdu_bytes: int  # that the requestor takes; 0: no limit
-    encoded: bytes = field(repr=False)
     extended: dict[str, bytes] = field(default_factory=dict)
     """Application information by SOP class (PS3.7 D.3.3.5)."""
     identity: UserIdentity | None = None
@@ -161,6 +168,24 @@ def _read_exactly(connection: socket.socket, count: int, deadline: float) -> byt
     return bytes(received)
 
 
+def opening(encoded: bytes) -> Opening:
+    """Read of an A-ASSOCIATE-RQ who sends it: what a stranger proposes would take up to a third of a second.
+
+    Raises:
+        ProtocolError: it is malformed, or holds more than any request needs.
+    """
+    context_names = _check_items(encoded)
+    try:
+        pdu = A_ASSOCIATE_RQ()
+        pdu.decode(encoded[:_FIXED_BYTES] + context_names)
+        return Opening(
+            pdu.calling_ae_title.strip(), pdu.called_ae_title.strip(), str(pdu.application_context_name or ""),
+            int(pdu.protocol_version), encoded,
+        )
+    except Exception as error:  # as in _parse
+        raise ProtocolError(INVALID_PARAMETER_VALUE) from error
+
+
 def parse(encoded: bytes) -> Proposal:
     """Read an A-ASSOCIATE-RQ; a device sends the same one every time, and reading one of a hundred contexts takes milliseconds.
 
@@ -180,24 +205,27 @@ def _items(encoded: memoryview) -> Iterator[tuple[int, memoryview]]:
         at += _ITEM.size + length
 
 
-def _check_items(encoded: bytes) -> None:
-    """Look at the headers alone.
+def _check_items(encoded: bytes) -> bytes:
+    """Look at the headers alone, and return the item of the application context.
 
     Raises:
         ProtocolError: there are more items than any request needs.
     """
     left = {_APPLICATION_CONTEXT: 1, _PRESENTATION_CONTEXT: _MAXIMUM_CONTEXTS, _USER_INFORMATION: 1}
+    application_context = b""
     for kind, body in _items(memoryview(encoded)[_FIXED_BYTES:]):
         left[kind] = left.get(kind, 0) - 1
         if left[kind] < 0:
             raise ProtocolError(INVALID_PARAMETER_VALUE)
         if kind == _APPLICATION_CONTEXT:
+            application_context = _ITEM.pack(kind, len(body)) + body
             continue
         most, start = (_MAXIMUM_SYNTAXES, _CONTEXT_BYTES) if kind == _PRESENTATION_CONTEXT else (_MAXIMUM_USER_ITEMS, 0)
         inner = list(islice(_items(body[start:]), most + 1))
         common_bytes = sum(len(one) for inner_kind, one in inner if inner_kind == _COMMON_EXTENDED)
         if len(inner) > most or common_bytes > _MAXIMUM_COMMON_BYTES:
             raise ProtocolError(INVALID_PARAMETER_VALUE)
+    return application_context
 
 
 @lru_cache(maxsize=64)
@@ -249,20 +277,29 @@ def takes_private(admission: Admission, config: Dimse) -> bool:
 
 
 def decide(
-    proposal: Proposal, peers: Peers, config: Dimse, *, address: str, certificate: bytes | None, tls: bool
+    asked: Opening, peers: Peers, config: Dimse, *, address: str, certificate: bytes | None, tls: bool
 ) -> Acceptance | Rejection:
     """Grant or refuse an association.
 
     An unknown calling AE title and a certificate that is not bound to it get the same answer, before anything else is looked at.
+
+    Raises:
+        ProtocolError: what a known peer proposes is malformed.
     """
-    if proposal.protocol_version != PROTOCOL_VERSION:
+    if asked.protocol_version != PROTOCOL_VERSION:
         return PROTOCOL_VERSION_NOT_SUPPORTED
-    if proposal.application_context != APPLICATION_CONTEXT:
+    if asked.application_context != APPLICATION_CONTEXT:
         return APPLICATION_CONTEXT_NOT_SUPPORTED
-    known = _admitted(proposal, peers, config, address=address, certificate=certificate, tls=tls)
+    known = _admitted(asked, peers, config, address=address, certificate=certificate, tls=tls)
     if isinstance(known, Rejection):
         return known
-    admission, proven = known
+    proposal = parse(asked.encoded)
+    try:
+        admission, proven = user_identity.narrowed(known, proposal.identity, peers, tls=tls)
+    except Denied:
+        return USER_NOT_PROVEN
+    except ArchiveError:
+        return TEMPORARY_CONGESTION
     settings = admission.settings
     answered, roles = contexts.answer(
         proposal.contexts, proposal.roles, may_store=admission.may_store, may_query=admission.may_query,
@@ -275,13 +312,13 @@ def decide(
 
 
 def _admitted(
-    proposal: Proposal, peers: Peers, config: Dimse, *, address: str, certificate: bytes | None, tls: bool
-) -> tuple[Admission, bool] | Rejection:
-    """Return who calls, and whether the user it speaks for was proven."""
+    asked: Opening, peers: Peers, config: Dimse, *, address: str, certificate: bytes | None, tls: bool
+) -> Admission | Rejection:
+    """Return who calls."""
     try:
         admission = peers.admit(
-            calling_ae_title=proposal.calling_ae_title,
-            called_ae_title=proposal.called_ae_title,
+            calling_ae_title=asked.calling_ae_title,
+            called_ae_title=asked.called_ae_title,
             address=address,
             certificate=certificate,
             tls=tls,
@@ -292,11 +329,6 @@ def _admitted(
         return TEMPORARY_CONGESTION
     own = admission.settings.called_ae_strict
     strict = config.called_ae_strict if own is None else own
-    if strict and proposal.called_ae_title not in (config.ae_title, *config.aliases):
+    if strict and asked.called_ae_title not in (config.ae_title, *config.aliases):
         return CALLED_AE_NOT_RECOGNISED
-    try:
-        return user_identity.narrowed(admission, proposal.identity, peers, tls=tls)
-    except Denied:
-        return USER_NOT_PROVEN
-    except ArchiveError:
-        return TEMPORARY_CONGESTION
+    return admission

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from archive.config import Dimse
 from archive.dimse import admission, pdus, records, tls
-from archive.dimse.admission import Acceptance, Proposal, Rejection
+from archive.dimse.admission import Acceptance, Opening, Rejection
 from archive.dimse.records import Tally
 from archive.dimse.tls import HandshakeFailed, TlsFiles
 from archive.errors import ArchiveError, Unavailable
@@ -287,20 +287,20 @@ class Listener:
                 return
             certificate = secured.certificate
         try:
-            proposal = admission.parse(admission.read_request(visitor.connection, timeout_s=config.request_timeout_s))
+            asked = admission.opening(admission.read_request(visitor.connection, timeout_s=config.request_timeout_s))
+            decision = admission.decide(
+                asked, self._peers, config, address=visitor.address, certificate=certificate, tls=visitor.tls
+            )
         except admission.ProtocolError as error:
             self._note_stranger(visitor, "it sent something else than an association request")
             pdus.part(visitor.connection, admission.abort_pdu(error.reason), linger_s=_LINGER_S)
             return
         except admission.Silence:
             return
-        decision = admission.decide(
-            proposal, self._peers, config, address=visitor.address, certificate=certificate, tls=visitor.tls
-        )
         if not self._lobby.leave(visitor):
             return
         if isinstance(decision, Rejection):
-            self._reject(visitor, decision, proposal)
+            self._reject(visitor, decision, asked)
             return
         self._note_called(decision)
         self._serve(visitor, decision, certificate)
@@ -353,10 +353,10 @@ class Listener:
         if self._log is not None:
             self._log.note(records.of_stranger(why, at=self._log.clock(), address=visitor.address, tls=visitor.tls))
 
-    def _reject(self, visitor: Visitor, rejection: Rejection, proposal: Proposal, *, peer: str = "") -> None:
+    def _reject(self, visitor: Visitor, rejection: Rejection, asked: Opening, *, peer: str = "") -> None:
         if self._log is not None:
             self._log.note(records.of_refused(
-                rejection, proposal, at=self._log.clock(), address=visitor.address, tls=visitor.tls, peer=peer
+                rejection, asked, at=self._log.clock(), address=visitor.address, tls=visitor.tls, peer=peer
             ))
         LOG.info(
             "an association was rejected",

@@ -8,7 +8,7 @@ from typing import Any
 
 from archive.dicom import registry
 from archive.dimse import contexts, status
-from archive.dimse.admission import Acceptance, Proposal, Rejection
+from archive.dimse.admission import Acceptance, Opening, Rejection
 from archive.dimse.contexts import Answered
 from archive.services.association_log import AssociationRecord
 
@@ -63,10 +63,10 @@ def of_ended(
     )
 
 
-def of_refused(rejection: Rejection, proposal: Proposal, *, at: datetime, address: str, tls: bool, peer: str = "") -> AssociationRecord:
+def of_refused(rejection: Rejection, asked: Opening, *, at: datetime, address: str, tls: bool, peer: str = "") -> AssociationRecord:
     """Return the record of an association that was refused."""
     return AssociationRecord(
-        at, at, "refused", rejection.why, True, proposal.calling_ae_title, proposal.called_ae_title, address, tls, peer=peer
+        at, at, "refused", rejection.why, True, asked.calling_ae_title, asked.called_ae_title, address, tls, peer=peer
     )
 
 

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from pynetdicom.pdu_items import PresentationContextItemRQ
 
 from archive.config import Dimse
 from archive.dimse.listener import Endpoint, Listener
+from tests.dimse import fakes, rawpeer
 
 
 class Door:
@@ -20,7 +22,8 @@ class Door:
         self.callers: list[socket.socket] = []
         self.heard = b""
         self.listener = Listener(
-            [Endpoint(self.listening, tls=False)], config=Dimse(), peers=None, lane=None, files=None, worker="test",  # type: ignore[arg-type]
+            [Endpoint(self.listening, tls=False)], config=Dimse(), peers=fakes.FakePeers(), lane=None,  # type: ignore[arg-type]
+            files=None, worker="test",
             lobby_connections=lobby_connections,
         )
 
@@ -98,3 +101,13 @@ def test_without_a_place_in_the_selector_the_others_are_served(door: Door, monke
         door.run(door.call, patched.undo, door.call, lambda: door.say(1, bytes(6)), lambda: door.hear(1))
     assert door.hung_up_on(0)
     assert door.heard == b"\x07"
+
+
+def test_of_who_is_unknown_nothing_is_read_but_who_it_says_it_is(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What 128 contexts propose takes a third of a second of processor time, and a stranger may send them again and again."""
+    read: list[bytes] = []
+    monkeypatch.setattr(PresentationContextItemRQ, "decode", lambda _, encoded: read.append(encoded))
+    proposed = rawpeer.associate_rq([(rawpeer.CT, [rawpeer.IMPLICIT] * 70)] * 127, calling="NOBODY")
+    door.run(door.call, lambda: door.say(0, proposed), lambda: door.hear(0))
+    assert door.heard == bytes((rawpeer.RJ,))
+    assert not read
