@@ -17,7 +17,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -144,6 +144,7 @@ class Listener:
         self._lock = threading.Lock()
         self._associations: set[Association] = set()
         self._threads: set[threading.Thread] = set()
+        self._places = config.max_associations
         self._mismatches: set[tuple[str, str]] = set()
         self._last_pause = 0.0
         for endpoint in self._endpoints:
@@ -321,8 +322,7 @@ class Listener:
         assert subject.peer_id is not None
         with contextlib.ExitStack() as stack:
             try:
-                if len(self._associations) >= self._config.max_associations:
-                    raise Unavailable
+                stack.enter_context(self._place())
                 stack.enter_context(self._peers.slot(subject.peer_id, self._worker))
             except Unavailable:
                 self._reject(visitor, admission.LOCAL_LIMIT_EXCEEDED, acceptance.proposal, peer=acceptance.admission.peer_name)
@@ -344,6 +344,19 @@ class Listener:
                     self._log.note(records.of_ended(
                         acceptance, tally, opened_at=opened_at, at=self._log.clock(), address=visitor.address, tls=visitor.tls
                     ))
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Take one of this process' places before the peer is asked for one of its own, which others do meanwhile."""
+        with self._lock:
+            if not self._places:
+                raise Unavailable
+            self._places -= 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._places += 1
 
     def _ended(self, name: str) -> None:
         with self._lock:

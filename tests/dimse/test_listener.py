@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 
 import pytest
 from pynetdicom.pdu_items import PresentationContextItemRQ
@@ -21,8 +22,9 @@ class Door:
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.callers: list[socket.socket] = []
         self.heard = b""
+        self.peers = fakes.FakePeers()
         self.listener = Listener(
-            [Endpoint(self.listening, tls=False)], config=Dimse(), peers=fakes.FakePeers(), lane=None,  # type: ignore[arg-type]
+            [Endpoint(self.listening, tls=False)], config=Dimse(), peers=self.peers, lane=None,  # type: ignore[arg-type]
             files=None, worker="test",
             lobby_connections=lobby_connections,
         )
@@ -101,6 +103,30 @@ def test_without_a_place_in_the_selector_the_others_are_served(door: Door, monke
         door.run(door.call, patched.undo, door.call, lambda: door.say(1, bytes(6)), lambda: door.hear(1))
     assert door.hung_up_on(0)
     assert door.heard == b"\x07"
+
+
+def test_who_come_at_the_same_time_are_no_more_than_there_may_be(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first has a place from the moment it is let in: what comes before it is served takes a look into the database."""
+    peers, both = door.peers, threading.Barrier(2)
+    peers.peers.append(fakes.FakePeer(1, "CT1", ("CT1",)))
+    slot, given = peers.slot, list[int]()
+
+    def slow(peer_id: int, worker: str) -> AbstractContextManager[None]:
+        given.append(peer_id)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(3)
+        return slot(peer_id, worker)
+
+    monkeypatch.setattr(peers, "slot", slow)
+    monkeypatch.setattr(door.listener, "_config", Dimse(max_associations=1))
+    monkeypatch.setattr(door.listener, "_places", 1, raising=False)
+    asked = rawpeer.associate_rq([(rawpeer.VERIFICATION, [rawpeer.IMPLICIT])])
+    door.run(
+        door.call, lambda: door.say(0, asked), lambda: fakes.eventually(lambda: given),
+        door.call, lambda: door.say(1, asked), lambda: door.hear(1),
+    )
+    assert door.heard == bytes((rawpeer.RJ,))
+    assert len(given) == 1
 
 
 def test_of_who_is_unknown_nothing_is_read_but_who_it_says_it_is(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
