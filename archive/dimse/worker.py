@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import signal
 import threading
@@ -13,6 +14,7 @@ from archive.dimse.lanes import Lanes
 from archive.dimse.listener import Endpoint, Listener
 from archive.dimse.query_lane import Services
 from archive.dimse.tls import TlsFiles
+from archive.errors import ArchiveError
 
 if TYPE_CHECKING:
     from archive.services.association_log import AssociationLog
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from archive.services.sending import Sending
     from archive.services.store import Store
     from archive.services.worklist import Worklist
+
+LOG = logging.getLogger("archive.dimse")
 
 DRAIN_S = 20.0
 """How long running associations may take to end after SIGTERM."""
@@ -113,7 +117,10 @@ def run_worker(
             endpoint.listening.close()  # when no other process listens there, who connects now is refused at once
         return listener.drain(drain_s)
     finally:
-        node.peers.sweep(name)
+        try:
+            node.peers.sweep(name)
+        except ArchiveError as error:  # slots of a process that is gone are taken back by who next asks for one
+            LOG.warning("the worker's association slots could not be given back", extra={"error": error.code})
         node.association_log.flush()
 
 

@@ -191,6 +191,7 @@ class FakeLog:
     """services.association_log.AssociationLog in memory."""
 
     records: list[AssociationRecord] = field(default_factory=list)
+    flushed: int = 0
 
     def clock(self) -> datetime:
         return datetime.now(UTC)
@@ -200,6 +201,7 @@ class FakeLog:
 
     def flush(self) -> None:
         """Nothing waits."""
+        self.flushed += 1
 
 
 def eventually(condition: object, timeout_s: float = 60.0) -> bool:

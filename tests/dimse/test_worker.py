@@ -17,6 +17,7 @@ import pytest
 from archive.config import Config
 from archive.dimse.listener import Endpoint
 from archive.dimse.worker import run_worker
+from archive.errors import DatabaseUnavailable
 from tests.dimse.conftest import Pki, archive_with
 from tests.dimse.fakes import FakeLog, FakePeer, FakePeers, FakeStore, eventually
 from tests.dimse.rawpeer import ABORT, AC, CT, IMPLICIT, VERIFICATION, RawPeer
@@ -129,6 +130,21 @@ def test_the_event_stops_it_as_well(pki: Pki, tmp_path: Path) -> None:
         thread.join(60)
     assert ended == [True]
     assert eventually(lambda: len(node.peers.swept) == 1)
+
+
+def test_without_its_database_it_stops_as_it_was_told(pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = FakeNode(archive_with(pki, tmp_path), FakeStore(), FakePeers())
+
+    def away(_worker: str) -> None:
+        message = "the connection to the database was lost"
+        raise DatabaseUnavailable(message)
+
+    monkeypatch.setattr(node.peers, "sweep", away)
+    stop = threading.Event()
+    stop.set()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        assert run_worker(node, [Endpoint(listening, tls=False)], stop)  # type: ignore[arg-type]
+    assert node.association_log.flushed == 1
 
 
 def test_a_hard_limit_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
