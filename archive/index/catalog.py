@@ -5,7 +5,7 @@ Counts hold live instances only; a study or series without one keeps its row, un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -41,7 +41,7 @@ _SHOWN = (
 class Entry:
     """One sealed instance on its way into the catalog; `issuer` counts where the instance names none.
 
-    `made` is `columns.of_instance(scanned)`, where that was called before the transaction: whoever writes keeps all others waiting.
+    `made` is what was made of it before the transaction: whoever writes keeps all others waiting.
     """
 
     datastore_id: int
@@ -51,7 +51,7 @@ class Entry:
     leaf: int
     stored_at: datetime
     issuer: str
-    made: Mapping[str, Any] | None = None
+    made: columns.Rows | None = None
 
     def location(self) -> dict[str, Any]:
         """Return the columns that say where the record lies."""
@@ -242,31 +242,31 @@ def insert(tx: sa.Connection, entry: Entry) -> Inserted:
         InstanceConflict: its series lies in another study.
         sqlalchemy.exc.IntegrityError: another transaction was first; look again.
     """
-    scanned, at = entry.scanned, entry.stored_at
+    scanned, said, at = entry.scanned, entry.made or columns.Rows(entry.scanned), entry.stored_at
     where = {"datastore": entry.datastore_id, "study": scanned.study_instance_uid, "series": scanned.series_instance_uid}
     if tx.dialect.name == "postgresql":
         _LOCK_STUDY.first(tx, where, TOKEN)
     found = _FIND_PLACE.first(tx, where, TOKEN)
     assert found is not None  # the datastore's own row
-    refilled = emptied.filled(tx, found, entry.ref.key_id, scanned, at)
+    refilled = emptied.filled(tx, found, entry.ref.key_id, said, at)
     series_new = refilled or found.series_pk is None
     if refilled:
         found = _FIND_PLACE.first(tx, where, TOKEN)
         assert found is not None
-    place = _study_of(tx, entry, found)
+    place = _study_of(tx, entry, said, found)
     different = list(place.differing)
     if found.series_pk is None:
         keys = {"datastore_id": entry.datastore_id, "patient_pk": place.patient_pk, "study_pk": place.pk}
         stamps = {"study_date": place.study_date, "created_at": at, "updated_at": at}
-        series_pk = insert_row(tx, series, {**columns.of_series(scanned), **keys, **stamps})
+        series_pk = insert_row(tx, series, {**said.series, **keys, **stamps})
     elif found.series_study_pk != place.pk:
         message = "the series lies in another study"
         raise InstanceConflict(message)
     else:
         series_pk = found.series_pk
-        different += _differing(found.series_attributes, scanned, _SERIES_LEVELS, columns.of_series)
+        different += _differing(found.series_attributes, scanned, _SERIES_LEVELS, lambda: said.series)
     stored = {
-        **(entry.made or columns.of_instance(scanned)),
+        **said.instance,
         **entry.location(),
         "datastore_id": entry.datastore_id,
         "study_pk": place.pk,
@@ -280,11 +280,11 @@ def insert(tx: sa.Connection, entry: Entry) -> Inserted:
 
 
 def _differing(
-    kept: columns.Elements, scanned: Scanned, levels: frozenset[Level], row_of: Callable[[Scanned], dict[str, Any]]
+    kept: columns.Elements, scanned: Scanned, levels: frozenset[Level], row: Callable[[], dict[str, Any]]
 ) -> list[str]:
     arriving = columns.of_levels(scanned.attributes, levels)
     # Equal to what was kept once what no database keeps was taken out: nearly never needed, so asked last.
-    return columns.differing(kept, arriving) and columns.differing(kept, row_of(scanned)["attributes"])
+    return columns.differing(kept, arriving) and columns.differing(kept, row()["attributes"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,15 +297,15 @@ class _Study:
     differing: Sequence[str] = ()
 
 
-def _study_of(tx: sa.Connection, entry: Entry, found: Any) -> _Study:
+def _study_of(tx: sa.Connection, entry: Entry, said: columns.Rows, found: Any) -> _Study:
     """Return or make the instance's study; one on a synthetic patient moves when the instance names a real one."""
     scanned, at = entry.scanned, entry.stored_at
     known = found.id is not None
     if known and (not found.synthetic or not key_of(scanned, entry.issuer).patient_id):
-        different = _differing(found.attributes, scanned, columns.STUDY_LEVELS, columns.of_study)
+        different = _differing(found.attributes, scanned, columns.STUDY_LEVELS, lambda: said.study)
         return _Study(found.id, found.patient_pk, found.key_id, found.study_date, differing=different)
-    patient_pk = identity.patient_for(tx, entry.datastore_id, scanned, entry.issuer, at)
-    row = columns.of_study(scanned)
+    patient_pk = identity.patient_for(tx, entry.datastore_id, scanned, entry.issuer, said.study, at)
+    row = said.study
     if known:
         kept = identity.move(tx, found, patient_pk, columns.of_levels(scanned.attributes, frozenset({Level.PATIENT})))
         different = columns.differing(kept, row["attributes"])

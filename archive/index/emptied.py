@@ -32,7 +32,6 @@ from archive.db.tables import (
     study,
     study_name_fts,
 )
-from archive.dicom.part10 import Scanned
 from archive.index import access_study, columns
 from archive.index.identity import insert_row
 
@@ -133,7 +132,7 @@ def say_again(tx: sa.Connection, study_pk: int, row: dict[str, Any], *, series_p
         policy.run_as(tx, _TOKEN, renamed)
 
 
-def filled(tx: sa.Connection, found: Any, key_id: bytes, scanned: Scanned, at: datetime) -> bool:
+def filled(tx: sa.Connection, found: Any, key_id: bytes, said: columns.Rows, at: datetime) -> bool:
     """Let an emptied study or series (`found`) say what arrives says; whether it did.
 
     The study gets the key of what arrives unless its own is there still, or that one is to go too.
@@ -144,10 +143,10 @@ def filled(tx: sa.Connection, found: Any, key_id: bytes, scanned: Scanned, at: d
             if is_gone(tx, key_id):
                 return False
             policy.run_as(tx, _TOKEN, sa.update(study).where(study.c.id == found.id).values(key_id=key_id, created_at=at))
-        say_again(tx, found.id, columns.of_study(scanned), at=at)
+        say_again(tx, found.id, said.study, at=at)
     series_gone = found.series_pk is not None and not found.series_attributes and found.series_study_pk == found.id
     if series_gone:
-        say_again(tx, found.id, columns.of_series(scanned), series_pk=found.series_pk, at=at)
+        say_again(tx, found.id, said.series, series_pk=found.series_pk, at=at)
     return study_gone or series_gone
 
 

@@ -7,6 +7,7 @@ never shared, until an instance of that study brings a real identity.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -115,15 +116,14 @@ def identity_conflict(tx: sa.Connection, datastore_id: int, scanned: Scanned, is
     return standing(tx, datastore_id, scanned, issuer).conflict or None
 
 
-def patient_for(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: str, at: datetime) -> int:
-    """Return the patient's id; made when new, and always made when the instance does not say who it is."""
+def patient_for(tx: sa.Connection, datastore_id: int, scanned: Scanned, issuer: str, described: Mapping[str, Any], at: datetime) -> int:
+    """Return the patient's id; made when new of the study's columns, and always made when the instance does not say who it is."""
     key = key_of(scanned, issuer)
     if key.patient_id:
         where = {"datastore": datastore_id, "issuer_": key.issuer, "word": key.patient_id}
         found = _FIND_PATIENT.scalar(tx, where, TOKEN)
         if found is not None:
             return int(found)
-    described = columns.of_study(scanned)
     row = {
         "datastore_id": datastore_id,
         "issuer": key.issuer,

@@ -116,7 +116,8 @@ def _work(core: Core, arrival: Arrival, subject: Subject | None, door: str) -> C
     # A replayed record keeps when it was received; its leaf is dated now, or the log's time would run backwards.
     at = core.clock() if arrival.replayed else arrival.at
     # Made before the turn to write, in which all others wait.
-    made = columns.of_instance(arrival.scanned)
+    rows = columns.Rows(arrival.scanned)
+    rows.prepare()
     usual = core.ledger.draft(_event(Kind.STORED, arrival, subject, door), at=at)
 
     def work(tx: sa.Connection) -> Adopted:
@@ -138,7 +139,7 @@ def _work(core: Core, arrival: Arrival, subject: Subject | None, door: str) -> C
         leaf = core.ledger.record(tx, usual if status == "stored" else _event(_KINDS[status], arrival, subject, door), at=at)
         entry = catalog.Entry(
             datastore_id=arrival.place.id, scanned=arrival.scanned, ref=arrival.ref, sha256=arrival.sha256, leaf=leaf,
-            stored_at=arrival.at, issuer=arrival.issuer, made=made,
+            stored_at=arrival.at, issuer=arrival.issuer, made=rows,
         )
         if status == "stored":
             inserted = catalog.insert(tx, entry)

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from archive.access import policy
 from archive.db.tables import held, instance, ledger_leaf
 from archive.errors import ArchiveError, DatabaseUnavailable, Forbidden, InvalidInstance, OutOfSpace, ReadOnly
+from archive.index import columns
 from archive.keys.keyring import Keyring
 from archive.node import Node
 from archive.serve import start
@@ -60,6 +61,26 @@ def test_a_large_instance_is_streamed_and_kept_exactly(node: Node) -> None:
     assert archives.store(node, data).status == "duplicate"
     assert rows(node, ledger_leaf) == before + 1
     assert node.verify.run(archives.the_console(node), "full").findings == []
+
+
+def test_what_a_long_header_says_is_made_before_the_turn_to_write(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header of 5 MB takes seconds, in which nobody else could store."""
+    named = "\\".join(f"Doe^{n}" for n in range(5_000))
+    files = [
+        archives.instance(OtherPatientNames=named, PatientComments="x" * 40_000),
+        archives.instance(number=2, OtherPatientNames=named + "\\Poe", PatientComments="y" * 40_000),
+    ]
+    row = columns._row
+    made: list[int] = []
+
+    def watched(sources: Any, elements: Any) -> dict[str, Any]:
+        node.core.database._turns.require_outside()
+        made.append(len(sources))
+        return row(sources, elements)
+
+    monkeypatch.setattr(columns, "_row", watched)
+    assert [archives.store(node, data).status for data in files] == ["stored", "stored"]
+    assert len(made) == 6  # once each
 
 
 def test_a_data_set_is_kept_byte_for_byte_and_meta_is_the_same_from_any_peer(node: Node) -> None:
