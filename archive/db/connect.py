@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from archive.db import driver, failures, pages, wal
+from archive.db import driver, failures, pages, wal, watched
 from archive.db.prepared import Prepared
 
 MEMORY_BYTES = 48 << 20
@@ -120,10 +120,13 @@ _GONE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3
 
 
 def postgresql(url: sa.URL) -> sa.Engine:
-    """Return an engine of a PostgreSQL server; how long it is waited for the address may say otherwise."""
+    """Return an engine of a PostgreSQL server; how long a connection is waited for the address may say otherwise."""
     patience = {name: value for name, value in {"connect_timeout": 10, **_GONE}.items() if name not in url.query}
-    return sa.create_engine(
+    engine = sa.create_engine(
         url, pool_size=16, max_overflow=64, pool_pre_ping=True, hide_parameters=True,
         connect_args={"options": _OURS, "client_encoding": "UTF8", **patience},
         json_serializer=_encode, json_deserializer=msgspec.json.decode,
     )
+    watch = watched.Watch()
+    event.listen(engine, "do_connect", lambda _dialect, _record, arguments, named: watch.connect(*arguments, **named))
+    return engine
