@@ -15,11 +15,17 @@ from collections.abc import Callable
 from flask import Flask, request
 from werkzeug.exceptions import TooManyRequests
 
+from archive.web import permissions
+from archive.web.session import SAFE_METHODS
+
 BURST_S = 10
 """How many seconds' worth may come at once: a viewer that opens a study asks for all of it."""
 
 MOST_ADDRESSES = 10_000
-KEY = "strongroom-rate"
+KEY, DOORS = "strongroom-rate", "strongroom-rate-doors"
+
+DOORS_PER_SECOND = 10
+"""Of what anybody may send who has not signed in: it is answered by writing, and who writes keeps those waiting who store."""
 
 
 class Buckets:
@@ -49,7 +55,9 @@ def register(app: Flask, per_second: int) -> None:
     """Refuse what is too much before anything is looked up for it; 0 refuses nothing."""
     if per_second:
         buckets = app.extensions[KEY] = Buckets(per_second)
+        doors = app.extensions[DOORS] = Buckets(min(per_second, DOORS_PER_SECOND))
         app.before_request(lambda: _admit(buckets))
+        app.before_request(lambda: _admit(doors) if _knocks() else None)
 
 
 def admitted(app: Flask, address: str) -> bool:
@@ -57,6 +65,12 @@ def admitted(app: Flask, address: str) -> bool:
     buckets: Buckets | None = app.extensions.get(KEY)
     network = _network(address) if buckets is not None else ""
     return not network or buckets is None or not buckets.take(network)
+
+
+def _knocks() -> bool:
+    """Whether this is to change something for somebody of whom nothing is known."""
+    rule = None if request.method in SAFE_METHODS else permissions.rule_of(request.endpoint or "")
+    return rule is not None and rule.public
 
 
 def _admit(buckets: Buckets) -> None:

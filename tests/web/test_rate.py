@@ -7,7 +7,7 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive.web import rate
+from archive.web import permissions, rate
 from archive.web.rate import BURST_S, MOST_ADDRESSES, Buckets
 
 
@@ -67,3 +67,22 @@ def test_the_answer_is_a_problem(app: Flask, monkeypatch: pytest.MonkeyPatch) ->
     answer = app.test_client().get("/dicomweb/studies", environ_base={"REMOTE_ADDR": "192.0.2.1"})
     assert (answer.status_code, answer.headers["Retry-After"], answer.content_type) == (429, "1", "application/problem+json")
     assert answer.headers["Content-Security-Policy"]
+
+
+def test_who_has_not_signed_in_sends_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these is answered by a row: a stranger's five hundred a second would keep the writers' turn."""
+    for endpoint, rule in (("door", permissions.PUBLIC), ("inside", permissions.SIGNED_IN)):
+        monkeypatch.setitem(permissions.ENDPOINTS, endpoint, rule)
+    limited = Flask("limited")
+    rate.register(limited, 500)
+    limited.extensions[rate.DOORS]._clock = lambda: 0.0
+    for endpoint in ("door", "inside"):
+        limited.add_url_rule(f"/{endpoint}", endpoint, lambda: "here", methods=["GET", "POST"])
+    client = limited.test_client()
+
+    def status(address: str, path: str = "/door", method: str = "POST") -> int:
+        return client.open(path, method=method, environ_base={"REMOTE_ADDR": address}).status_code
+
+    allowed = rate.DOORS_PER_SECOND * BURST_S
+    assert [status("192.0.2.1") for _ in range(allowed + 1)] == [200] * allowed + [429]
+    assert [status("192.0.2.1", "/door", "GET"), status("192.0.2.1", "/inside"), status("192.0.2.2")] == [200] * 3
