@@ -22,6 +22,7 @@ from archive.access.subject import Subject
 from archive.config import Config
 from archive.errors import ArchiveError, Denied, Forbidden, NotFound, Unauthenticated, Unavailable
 from archive.services.datastores import DEFAULT
+from archive.web import rate
 from archive.web.session import CREDENTIAL_BYTES, cookie_name, origin_of, pair_of
 
 log = logging.getLogger("archive.web.events")
@@ -57,6 +58,7 @@ class Events:
         self._look_s, self._recheck_s, self._admission_s = look_s, recheck_s, admission_s
         self._admitting: set[asyncio.Future[Any]] = set()
         self._admission = ThreadPoolExecutor(4, "admission")
+        self._doors = rate.Buckets(rate.DOORS_PER_SECOND) if config.http.requests_per_second else None
         self._open: dict[int, int] = {}
         self._changed = asyncio.Event()
         self._newest: int | None = None
@@ -76,6 +78,9 @@ class Events:
         found = _PATH.fullmatch(scope["path"])
         if found is None or sum(self._open.values()) >= self._config.events.max_connections:
             await send({"type": "websocket.close", "code": _POLICY if found is None else _LATER})
+            return
+        if self._knocks_too_often(str((scope.get("client") or ("",))[0])):
+            await send({"type": "websocket.close", "code": _LATER})
             return
         datastore, title = unquote(found["datastore"] or DEFAULT), unquote(found["title"]).strip(" ")
         try:
@@ -145,6 +150,10 @@ class Events:
                 self._changed.set()
                 self._changed = asyncio.Event()
             await asyncio.sleep(self._look_s)
+
+    def _knocks_too_often(self, address: str) -> bool:
+        whose = rate.network(address)
+        return bool(whose) and self._doors is not None and bool(self._doors.take(whose))
 
     async def _admitted(self, ask: Callable[[], tuple[Subject, Any]]) -> tuple[Subject, Any]:
         """Return what `ask` does, in time; what it writes is written all the same.

@@ -63,8 +63,8 @@ def register(app: Flask, per_second: int) -> None:
 def admitted(app: Flask, address: str) -> bool:
     """Return whether an address may ask now, outside a request; one that may not is refused by the application, which asks again."""
     buckets: Buckets | None = app.extensions.get(KEY)
-    network = _network(address) if buckets is not None else ""
-    return not network or buckets is None or not buckets.take(network)
+    whose = network(address) if buckets is not None else ""
+    return not whose or buckets is None or not buckets.take(whose)
 
 
 def _knocks() -> bool:
@@ -74,15 +74,15 @@ def _knocks() -> bool:
 
 
 def _admit(buckets: Buckets) -> None:
-    network = _network(request.remote_addr or "")
-    if not network:
+    whose = network(request.remote_addr or "")
+    if not whose:
         return
-    wait_s = buckets.take(network)
+    wait_s = buckets.take(whose)
     if wait_s:
         raise TooManyRequests("this address asks more than it may; wait a moment", retry_after=max(1, round(wait_s)))
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """Return whom an address counts to: itself, its /64 where it has so many; nobody for this machine."""
     try:
         parsed = ipaddress.ip_address(address)

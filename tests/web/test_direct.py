@@ -270,7 +270,7 @@ def test_the_table_of_rules_decides_there_too(
 
 
 def test_it_counts_in_the_same_bucket(filled: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate, "_network", lambda _address: "everybody")
+    monkeypatch.setattr(rate, "network", lambda _address: "everybody")
     app = create_app(filled)  # type: ignore[arg-type]
     buckets: rate.Buckets = app.extensions[rate.KEY]
     buckets._rate, buckets._size = 0.001, 3.0

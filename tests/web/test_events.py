@@ -14,7 +14,7 @@ from archive.access.subject import Subject
 from archive.config import Config
 from archive.errors import NotFound, Unauthenticated, Unavailable
 from archive.services.workitem_watch import Due
-from archive.web import events
+from archive.web import events, rate
 from archive.web.events import Events
 from tests.dimse.fakes import eventually
 
@@ -110,3 +110,17 @@ def test_a_strangers_cookies_cost_next_to_nothing() -> None:
         assert time.process_time() - began < 0.5
     assert events._cookie("other=1; session=word; more", "session") == "word"
     assert events._cookie("other=1", "session") == events._cookie("\xff\xfe", "session") == ""
+
+
+def test_one_address_keeps_nobody_else_from_being_asked_after() -> None:
+    signin = SignIn(Unauthenticated("no"))
+    signin.go.set()
+    app = application(signin)
+    allowed = rate.DOORS_PER_SECOND * rate.BURST_S
+    app._doors = rate.Buckets(rate.DOORS_PER_SECOND, lambda: 0.0)
+
+    async def many() -> list[int]:
+        return [(await knock(app))[0][0]["code"] for _ in range(allowed + 1)]
+
+    assert asyncio.run(many()) == [POLICY] * allowed + [LATER]
+    assert signin.asked == allowed
