@@ -62,6 +62,8 @@ class SearchRequest:
 _RANK = {Level.PATIENT: 0, Level.STUDY: 1, Level.SERIES: 2, Level.IMAGE: 3}
 HELD_ROWS = 500
 """How many rows are in memory at a time where they are held against filters."""
+HELD_AT_MOST = 200 * HELD_ROWS
+"""How many are held against them for one answer: of a whole archive it may be that none meets them, minutes later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,11 @@ class Query:
         return page
 
     def _filtered(self, subject: Subject, request: SearchRequest) -> search.SearchPage:
-        """Hold what matches against the filters, a page at a time, until as many are met as were asked for."""
+        """Hold what matches against the filters, a page at a time, until as many are met as were asked for.
+
+        Raises:
+            InvalidQuery: too much matches all else.
+        """
         kept: list[dict[str, dict[str, Any]]] = []
         passed = 0
         plain = replace(request, filters=(), also=request.filters, offset=0, limit=HELD_ROWS, total=False)
@@ -130,6 +136,9 @@ class Query:
             if ended or (request.limit is not None and len(kept) >= request.limit):
                 return search.SearchPage(kept[: request.limit], passed + len(kept) if ended and request.total else None)
             plain = replace(plain, offset=plain.offset + len(rows))
+            if plain.offset >= HELD_AT_MOST:
+                message = f"of more than {HELD_AT_MOST} answers each would have to be looked at"
+                raise InvalidQuery(message, remedy="name a patient, a study or a shorter time besides, or ask for fewer at a time")
 
     def _record(self, subject: Subject, request: SearchRequest, page: search.SearchPage) -> None:
         """No audit, no data. Values that were searched for lie in the sealed body alone."""

@@ -121,6 +121,25 @@ def test_rows_before_a_page_are_not_kept(desk: Desk, monkeypatch: pytest.MonkeyP
         del answer
 
 
+def test_what_no_row_may_meet_is_not_looked_for_in_a_whole_archive(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million studies each was read and held against the key, while whoever asked had a thread of the archive."""
+    place = add_datastore(desk.database, desk.now, "many")
+    store(desk.database, place, desk.now, *(
+        scanned(f"7.{n}", f"7.{n}.1", f"7.{n}.1.1", PatientID=str(n), StudyTime="1030", TimezoneOffsetFromUTC="+0000") for n in range(20)
+    ))
+    grant(desk.database, place, desk.reader, desk.now)
+    monkeypatch.setattr(query, "HELD_ROWS", 2)
+    monkeypatch.setattr(query, "HELD_AT_MOST", 12)
+
+    def found(text: str, **more: str) -> int:
+        return len(desk.find(desk.reader, datastore="many", keys={"StudyTime": text, **more}, zone="+0100", limit=3).rows)
+
+    with pytest.raises(InvalidQuery) as refused:
+        found("0115")
+    assert refused.value.remedy
+    assert (found("1130"), found("0115", PatientID="7"), found("1130", PatientID="7")) == (3, 0, 1)
+
+
 @pytest.mark.parametrize(("text", "found"), [
     ("5.0", 2), ("5", 2), ("5.00", 2), ("+5", 2), ("0.5e1", 2), ("50e-1", 2), ("5.01", 0), ("0", 1), ("-0", 1), ("0.00", 1), ("1E-7", 1),
     ("0.0000001", 1), ("1e999", 0),
