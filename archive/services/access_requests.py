@@ -81,7 +81,7 @@ class AccessRequests(Changes):
             self._told(tx, subject, at, "asked", row, permissions=roles.names(bits), until=end.isoformat(), reason=row["reason"])
             return shown(row, at)
 
-        return self._change(subject, None, work)
+        return self._change(subject, None, work, alone=True)  # of several at once each would count without the others
 
     def mine(self, subject: Subject) -> list[Row]:
         """Return what the caller asked for, the newest first."""

@@ -13,8 +13,10 @@ from archive.access.grants import Target
 from archive.access.permissions import Permission
 from archive.errors import Forbidden, InvalidRequest, NotFound, StateConflict
 from archive.ledger.audit import Kind
+from archive.services import access_requests
 from archive.services.access_requests import OPEN_AT_MOST
 from tests.services import ward
+from tests.services.together import at_once, slowly
 from tests.services.ward import ABSENT, FIRST, SECOND, Ward
 
 WHY = "second opinion for the board"
@@ -154,3 +156,17 @@ def test_a_deny_stands_against_what_was_given_by_request(place: Ward) -> None:
     assert place.seen(kim) == {f"{FIRST}.2"}
     for number in (deny["id"], done["grant"]):
         place.node.accounts.revoke_grant(place.console, number)
+
+
+def test_of_several_at_once_no_more_wait_than_may(place: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    kim, requests = place.by_session("kim"), place.node.access_requests
+    waiting = sum(row["state"] == "open" for row in requests.mine(kim))
+    for _ in range(OPEN_AT_MOST - 1 - waiting):
+        requests.ask(kim, level="study", value=ABSENT, reason=WHY)
+    slowly(monkeypatch, access_requests, "worded")
+    came = at_once(*[lambda: requests.ask(kim, level="study", value=ABSENT, reason=WHY)] * 3)
+    assert sorted(isinstance(one, InvalidRequest) for one in came) == [False, True, True]
+    opened = [row["id"] for row in requests.mine(kim) if row["state"] == "open"]
+    assert len(opened) == OPEN_AT_MOST
+    for number in opened:
+        requests.withdraw(kim, number)
