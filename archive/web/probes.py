@@ -7,14 +7,18 @@ import ipaddress
 import os
 import threading
 from collections import Counter
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 
+from archive.config import Config
 from archive.errors import ArchiveError, Forbidden, KeysUnavailable
 from archive.web.context import archive
 from archive.web.session import address
 
 blueprint = Blueprint("probes", __name__)
+
+_OF_PROXIES = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -80,10 +84,7 @@ def metrics() -> Response:
 def _may_read_metrics() -> bool:
     config = archive().config
     if not config.http.metrics_token_file:
-        try:
-            return ipaddress.ip_address(address()).is_loopback
-        except ValueError:
-            return False
+        return _is_this_machine(config)
     try:
         expected = config.resolve(config.http.metrics_token_file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -91,3 +92,19 @@ def _may_read_metrics() -> bool:
         raise KeysUnavailable(message, remedy="check http.metrics_token_file") from error
     sent = request.headers.get("Authorization", "")
     return bool(expected) and hmac.compare_digest(sent.encode(), f"Bearer {expected}".encode())
+
+
+def _is_this_machine(config: Config) -> bool:
+    """Whether the request began here; a proxy on this machine speaks for everybody."""
+    if any(name in request.headers for name in _OF_PROXIES):
+        return False
+    if config.http.tls == "off" and not _is_loopback(urlsplit(config.archive.public_url).hostname or ""):
+        return False
+    return _is_loopback(address())
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

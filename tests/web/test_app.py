@@ -100,6 +100,16 @@ def test_metrics_are_for_loopback(app: Flask) -> None:
     assert client.get("/metrics", environ_base={"REMOTE_ADDR": ""}).status_code == 403
 
 
+@pytest.mark.parametrize(("public_url", "headers", "status"), [
+    ("https://pacs.clinic.example", {}, 403), ("http://127.0.0.1:8443", {}, 200), ("http://localhost:8443", {}, 200),
+    ("http://127.0.0.1:8443", {"X-Forwarded-For": "192.0.2.7"}, 403), ("http://127.0.0.1:8443", {"Via": "1.1 proxy"}, 403),
+])
+def test_metrics_are_for_nobody_who_comes_by_a_proxy(tmp_path: Path, public_url: str, headers: dict[str, str], status: int) -> None:
+    """To the archive all of its visitors are on this machine."""
+    config = config_of(tmp_path, http={"tls": "off", "host": "127.0.0.1"}, archive={"public_url": public_url})
+    assert create_app(FakeNode(config)).test_client().get("/metrics", headers=headers).status_code == status
+
+
 def test_metrics_with_a_token_are_for_who_holds_it(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("abc\n")
     config = config_of(tmp_path, http={"metrics_token_file": "token"})
