@@ -16,13 +16,15 @@ from dataclasses import dataclass
 
 from archive.config import Config
 from archive.services import ldap_messages as messages
-from archive.services.ldap_client import Connection, DirectoryAway, Refused, connected, nobody, secret_of
+from archive.services.ldap_client import Connection, CutOff, DirectoryAway, Refused, connected, nobody, secret_of
 
 LOG = logging.getLogger("archive.services")
 AWAY_S = 30.0
 """How long a directory that does not answer is left alone: sign-ins with a password of the archive's own must not wait for it."""
 MOST_CHARACTERS = 1024
 """Of a password: no directory takes longer ones, and to a message of some 256 KB most answer by closing the connection."""
+MOST_GROUPS = 1000
+"""As many as a directory tells at once, if it tells so many."""
 _AROUND = re.compile(r"\s*(?<!\\)([,=+])\s*")
 
 
@@ -117,8 +119,18 @@ class Directory:
                 told.update(entry.attributes.get(self._ldap.group_attribute.lower(), ()))
         if self._ldap.group_base:
             members = messages.either(messages.equal("member", dn), messages.equal("uniqueMember", dn))
-            told.update(entry.dn for entry in connection.search(self._ldap.group_base, members, [messages.NO_ATTRIBUTES], limit=1000))
+            told.update(self._listing(connection, members))
         return frozenset(map(normal, told))
+
+    def _listing(self, connection: Connection, members: bytes) -> list[str]:
+        """Return the groups that list a member; where there are more than are told at once those that count here, each asked by name."""
+        try:
+            found = connection.search(self._ldap.group_base, members, [messages.NO_ATTRIBUTES], limit=MOST_GROUPS, whole=True)
+        except CutOff:
+            below = "," + normal(self._ldap.group_base)
+            inside = [dn for dn in self._ldap.groups if ("," + normal(dn)).endswith(below)]
+            found = [one for dn in inside for one in connection.search(dn, members, [messages.NO_ATTRIBUTES], only=True)]
+        return [entry.dn for entry in found]
 
 
 def normal(dn: str) -> str:

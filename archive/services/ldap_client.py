@@ -29,6 +29,10 @@ class Refused(DirectoryAway):
     """It answers at once, but not this: about somebody else it may, and nobody has to wait for it."""
 
 
+class CutOff(Refused):
+    """There is more than it tells at once."""
+
+
 class Connection:
     """One connection; each request waits for its answer, all of them together for a limited time."""
 
@@ -62,11 +66,13 @@ class Connection:
             raise Malformed
         return answer.result == messages.SUCCESS
 
-    def search(self, base: str, wanted: bytes, attributes: Sequence[str], *, only: bool = False, limit: int = 2) -> list[Entry]:
+    def search(
+        self, base: str, wanted: bytes, attributes: Sequence[str], *, only: bool = False, limit: int = 2, whole: bool = False
+    ) -> list[Entry]:
         """Return what is found; what another server would know is not asked for.
 
         Raises:
-            DirectoryAway.
+            DirectoryAway. CutOff: the `whole` of it is wanted, and it is more than the limit, here or there.
         """
         number = self._next()
         seconds = max(1, int(self._deadline - time.monotonic()))
@@ -77,8 +83,13 @@ class Connection:
             if answer.tag == messages.SEARCH_ENTRY and len(found) < _MOST_ENTRIES:
                 found.append(messages.entry(answer))
             elif answer.tag == messages.SEARCH_DONE:
-                # More than asked for (4) is told apart from none by what came.
-                if answer.result not in (messages.SUCCESS, messages.NO_SUCH_OBJECT, messages.REFERRAL, 4):
+                # More than asked for is told apart from none by what came.
+                if whole and answer.result == messages.SIZE_LIMIT_EXCEEDED:
+                    message = "a search finds more than is told at once"
+                    raise CutOff(message)
+                if answer.result not in (
+                    messages.SUCCESS, messages.NO_SUCH_OBJECT, messages.REFERRAL, messages.SIZE_LIMIT_EXCEEDED
+                ):
                     message = f"a search ended with {answer.result}"
                     raise (DirectoryAway if answer.result == messages.TIME_LIMIT_EXCEEDED else Refused)(message)
                 return found

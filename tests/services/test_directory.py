@@ -97,6 +97,22 @@ def test_groups_are_those_of_the_entry_or_those_that_list_it(there: slapd.Direct
     assert directory(there, group_attribute="memberOf", groups=mapping).groups == {rad: "readers", night: "night"}
 
 
+def test_groups_that_count_are_found_among_more_than_are_told_at_once(there: slapd.Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever is in many loses what some of them give here, and what others keep from them."""
+    late = f"cn=late,{GROUPS}"
+    there.change(f"dn: {late}\nchangetype: add\nobjectClass: groupOfNames\ncn: late\nmember: uid=mia,{PEOPLE}\n")
+    search = ldap_client.Connection.search
+
+    def limited(self: ldap_client.Connection, *said: Any, **named: Any) -> Any:
+        return search(self, *said, **{**named, "limit": 1})
+
+    mapping = {late: "late", f"cn=night,{GROUPS}": "night", f"cn=elsewhere,{BASE}": "none", f"cn=gone,{GROUPS}": "gone"}
+    asked = directory(there, group_base=GROUPS, groups=mapping)
+    monkeypatch.setattr(ldap_client.Connection, "search", limited)
+    assert asked.check("mia", PASSWORD) == Person(MIA.dn, frozenset({late}))
+    there.change(f"dn: {late}\nchangetype: delete\n")
+
+
 @pytest.mark.parametrize(("one", "other", "same"), [
     ("UID=Mia, OU=People", "uid=mia,ou=people", True), ("uid=mia\\, x,ou=p", "uid=mia,x,ou=p", False), (" a = b ", "a=b", True),
 ])
