@@ -83,7 +83,8 @@ def to_json(
     coding = encoding(head, scanned)
     if repeats is not None:
         repeats.begin(*coding, inline_bytes)
-    document = dataset_json(head, scanned.dataset_offset, *coding, binary, text=text, repeats=repeats)
+    words = "SS" if scanned.number("PixelRepresentation") == 1 else "US"
+    document = dataset_json(head, scanned.dataset_offset, *coding, binary, text=text, repeats=repeats, words=words)
     # What is behind the pixel data, against the order of tags, or of a VR that such an attribute cannot have, is as it was indexed.
     indexed = {name: element for name, element in scanned.attributes.items() if document.get(name, _NONE)["vr"] != element["vr"]}
     if indexed:
@@ -132,11 +133,12 @@ def encoding(part10: bytes, scanned: Scanned) -> tuple[bool, bool]:
 
 def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is the point
     buffer: bytes, start: int, implicit: bool, little: bool, binary: Binary, *, text: Text | None = None,
-    repeats: Repeats | None = None,
+    repeats: Repeats | None = None, words: str = "US",
 ) -> dict[str, Any]:
     """Return the JSON of the data set that begins at `start`.
 
-    `repeats`, told that this data set begins, spares reading what the one before held as well.
+    `repeats`, told that this data set begins, spares reading what the one before held as well. `words` is the VR, US or SS, of what
+    PixelRepresentation decides where none has been read yet.
     """
     head, short, long, explicit, plain = READ["<" if little else ">"]
     root: dict[str, Any] = {}
@@ -238,7 +240,7 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
         else:
             as_little, vr_inside = little, vr
         if vr_inside == "xs":
-            vr_inside = _word(target, stack)
+            vr_inside = _word(target, stack, words)
             if repeats is not None:
                 repeats.more += 1
         name = f"{group:04X}{element:04X}"
@@ -290,13 +292,13 @@ def _path(stack: list[_Sequence], name: str) -> str:
     return "".join(f"{level.tag}/{len(level.items)}/" for level in stack) + name
 
 
-def _word(target: dict[str, Any], stack: list[_Sequence]) -> str:
+def _word(target: dict[str, Any], stack: list[_Sequence], words: str) -> str:
     """Return US or SS as the nearest PixelRepresentation says (PS3.5 A.1)."""
     for dataset in (target, *(level.target for level in reversed(stack))):
         values = dataset.get("00280103", {}).get("Value")
         if values:
             return "SS" if values[0] == 1 else "US"
-    return "US"
+    return words
 
 
 def past_fragments(buffer: bytes, position: int, end: int, head: Unpack, long: Unpack) -> int:

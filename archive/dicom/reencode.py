@@ -33,7 +33,7 @@ Changed = Mapping[int, Iterable[Piece]]
 OfIcon = Callable[[bytes, int, int], Changed]
 """Given buffer, start and end of an item of an Icon Image Sequence in explicit little endian, returns what changes of it."""
 
-_ICONS = 0x00880200
+_ICONS, _PIXEL_REPRESENTATION = 0x00880200, 0x00280103
 
 
 @dataclass(slots=True)
@@ -46,6 +46,7 @@ class _Open:
     kind: int
     implicit: bool
     loose: bool
+    words: str  # US or SS
     tag: int = 0  # of a sequence
     changed: Changed = field(default_factory=dict)  # of an item
     todo: list[int] = field(default_factory=list)
@@ -90,8 +91,9 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
     """Yield the data set that begins at `start` in little endian, with VRs or (not `explicit`) without; return its greatest tag.
 
     `replace` gives elements for tags of the data set itself, each once; those it lacks are added in order, and pixel data come no sooner
-    than their own. `words` is the VR, US or SS, of what PixelRepresentation decides. `behind` is the greatest tag so far where the pixel
-    data have been passed: behind them, what cannot be an element ends the data set, as it did for the scanner.
+    than their own. `words` is the VR, US or SS, of what PixelRepresentation decides, but in items that have their own. `behind` is the
+    greatest tag so far where the pixel data have been passed: behind them, what cannot be an element ends the data set, as it did for
+    the scanner.
     """
     order = "<" if little else ">"
     head, short, long = (struct.Struct(order + form).unpack_from for form in ("HH", "H", "I"))
@@ -118,7 +120,7 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
                 inside: Changed = {}
                 if top.tag == _ICONS and icon is not None and little and not top.implicit:
                     inside = icon(buffer, position, place[0])
-                stack.append(_Open(True, *place, top.implicit, top.loose, 0, inside, sorted(inside)))
+                stack.append(_Open(True, *place, top.implicit, top.loose, top.words, 0, inside, sorted(inside)))
                 yield _ITEM
                 continue
             position = position + 8 if group == 0xFFFE and number == 0xE0DD and top.kind != OVER else stop
@@ -159,7 +161,8 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
             vr, length, before, now_implicit, _ = odd_header(tag, buffer[position + 4 : position + 6], short(buffer, position + 6)[0])
             if length < 0:
                 length = long(buffer, position + (8 if before == 12 else 4))[0] if position + 12 <= stop else 0
-        vr = words if vr == "xs" else vr
+        within = words if top is None else top.words
+        vr = within if vr == "xs" else vr
         position += before
         changed, todo = (replace, of_root) if top is None else (top.changed, top.todo)
         while todo and todo[0] < tag and todo[0] not in PIXEL_TAGS:
@@ -176,13 +179,15 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
         if items:
             inner, bound, over = sequence_end(position, length, stop, ENDLESS if top is None else top.bound)
             un = vr == "UN"
-            stack.append(_Open(False, inner, bound, OVER if over else KNOWN, now_implicit or un, loose or un, tag))
+            stack.append(_Open(False, inner, bound, OVER if over else KNOWN, now_implicit or un, loose or un, within, tag))
             yield header(tag, "SQ", UNDEFINED, explicit=explicit)
             continue
         if position + length > stop:
             position = stop
             continue
         at, position = position, position + length
+        if tag == _PIXEL_REPRESENTATION and top is not None and length > 1:
+            top.words = "SS" if short(buffer, at)[0] == 1 else "US"
         if tag in changed:
             if tag in todo:  # else it stands twice, or came sooner, as elements against the order of tags make it
                 todo.remove(tag)
