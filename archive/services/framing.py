@@ -8,7 +8,7 @@ from functools import cache
 from archive.db.location import RecordRef
 from archive.dicom import pixels, transcode
 from archive.dicom.frames import SUBSAMPLED
-from archive.dicom.layout import Layout, require_label
+from archive.dicom.layout import Layout, refused, require_label
 from archive.dicom.part10 import Scanned
 from archive.dicom.transfer import UNCOMPRESSED
 from archive.services.frame_maps import FrameMap, FrameMaps
@@ -51,6 +51,8 @@ class Framing:
         """Return a frame in explicit VR little endian."""
         if self._scanned.transfer_syntax_uid in UNCOMPRESSED:
             return pixels.native_le(self._layout(), self._read(number), number - 1)
+        if not pixels.can_decode(self._scanned):  # before anything is read: it may be a film
+            raise refused("no-codec")
         return pixels.frame_explicit_le(self._head(), self._scan(), self._read(number), number - 1)
 
     def encoded(self, number: int, transfer_syntax_uid: str) -> bytes:

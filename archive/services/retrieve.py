@@ -21,6 +21,7 @@ from archive.dicom import pixels, transcode
 from archive.dicom.bulk import Chunks, Read
 from archive.dicom.bulk import find as find_value
 from archive.dicom.decode import DECODABLE
+from archive.dicom.metadata import PIXEL_PATHS
 from archive.dicom.part10 import Limits, Scanned, inflate
 from archive.dicom.pieces import Stream
 from archive.dicom.transfer import DEFLATED, EXPLICIT_LE, IMPLICIT_LE
@@ -74,11 +75,15 @@ class FramesAnswer:
 
 @dataclass(frozen=True, slots=True)
 class BulkAnswer:
-    """The value of one element, in little endian; `read` yields its bytes [start, start + length), each view valid until the next."""
+    """The value of one element, in little endian; `read` yields its bytes [start, start + length), each view valid until the next.
+
+    `frame` is there where they are a code stream: the one frame, as which it has other forms.
+    """
 
     found: Found
     length: int
     read: Callable[[int, int], Iterator[bytes | memoryview]]
+    frame: FramesAnswer | None = None
 
 
 class Retrieve:
@@ -261,7 +266,13 @@ class Retrieve:
         scanned = self._scanned(found)
         read, chunks, length = self._stream(found, scanned)
         value = find_value(read, length, scanned, path)
-        return BulkAnswer(found, value.length, lambda start, count: value.part(chunks, start, count))
+        table = scanned.frames
+        frame = None
+        if table is not None and table.kind == "encapsulated" and path in PIXEL_PATHS:
+            head, stored = self._frames(found, scanned)
+            framing = Framing(self._maps, found.row.ref, None, scan=lambda: scanned, head=head, read=stored)
+            frame = FramesAnswer(found, found.transfer_syntax_uid, framing.stored, framing.explicit_le, framing.encoded)
+        return BulkAnswer(found, value.length, lambda start, count: value.part(chunks, start, count), frame)
 
     def prepare(self) -> None:
         """Build the statements every retrieve runs, so that nobody's first request waits for it.

@@ -43,21 +43,31 @@ def answer(found: FramesAnswer, choices: Iterable[FrameChoice], wanted: list[int
     Raises:
         NotAcceptable, NotFound, Unavailable.
     """
-    message = "the frames are not kept in a form that the request takes"
-    reason = NotAcceptable(message, remedy="accept transfer-syntax=*, which gives frames as they are stored")
+    reason = _not_taken()
     for choice in choices:
-        etag = etag_of(found, choice, listed)
-        response = conditional.unchanged(etag)
-        if response is None:
-            try:
-                response = _frames(found, choice, wanted, where, etag)
-            except NotAcceptable as error:
-                reason = error
-                continue
-        response.headers["ETag"] = etag
-        response.headers["Vary"] = "Accept"
-        return response
+        try:
+            return _answer(found, choice, wanted, listed, where)
+        except NotAcceptable as error:
+            reason = error
     raise reason
+
+
+def _not_taken() -> NotAcceptable:
+    message = "the frames are not kept in a form that the request takes"
+    return NotAcceptable(message, remedy="accept transfer-syntax=*, which gives frames as they are stored")
+
+
+def _answer(found: FramesAnswer, choice: FrameChoice, wanted: list[int], listed: str, where: str) -> Response:
+    """Answer frames in one way.
+
+    Raises:
+        NotAcceptable: it cannot be made; else as `answer`.
+    """
+    etag = etag_of(found, choice, listed)
+    response = conditional.unchanged(etag) or _frames(found, choice, wanted, where, etag)
+    response.headers["ETag"] = etag
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 def etag_of(found: FramesAnswer, choice: FrameChoice, listed: str) -> str:
@@ -98,33 +108,50 @@ def bulk(datastore: str, study: str, series: str, sop: str, path: str) -> Respon
     if not _BULK_PATH.fullmatch(path):
         message = "the path of the bulk data is malformed"
         raise InvalidRequest(message, remedy="take it from a BulkDataURI of the metadata")
-    # A value has no transfer syntax of its own: octets, little endian.
-    choices = media.frame_choices(media.of_request(request), media.EXPLICIT_LE, single_allowed=True)
-    choice = next((one for one in choices if not one.encoded), None)
-    if choice is None:
-        message = f"bulk data is {OCTETS}"
-        raise NotAcceptable(message, remedy=f'accept multipart/related; type="{OCTETS}"')
+    taken = media.of_request(request)
     answer = archive().retrieve.bulk(subject(), datastore, *uids, path.upper())
-    location = f"{urls.address(datastore, *uids)}/bulk/{path.upper()}"
+    where = urls.address(datastore, *uids)
+    if answer.frame is None:
+        # A value has no transfer syntax of its own: octets, little endian.
+        choices = [one for one in media.frame_choices(taken, media.EXPLICIT_LE, single_allowed=True) if not one.encoded]
+        reason = NotAcceptable(f"bulk data is {OCTETS}", remedy=f'accept multipart/related; type="{OCTETS}"')
+    else:
+        choices = list(media.frame_choices(taken, answer.frame.transfer_syntax_uid, single_allowed=True))
+        reason = _not_taken()
+    for choice in choices:
+        if answer.frame is None or choice.stored:
+            return _bulk(answer, choice, f"{where}/bulk/{path.upper()}", path.upper())
+        try:
+            return _answer(answer.frame, choice, [1], "1", f"{where}/frames")
+        except NotAcceptable as error:
+            reason = error
+    raise reason
+
+
+def _bulk(answer: BulkAnswer, choice: FrameChoice, location: str, path: str) -> Response:
+    """Answer a value as it lies there."""
+    part_type, told = (OCTETS, ()) if answer.frame is None else (content_type_of(choice), (choice.media_type,))
     form = "multipart" if choice.multipart else "single"
-    etag = '"' + conditional.tag("bulk", form, conditional.bare(answer.found.etag), path.upper()) + '"'
-    response = conditional.unchanged(etag) or (_bulk_part(answer, location) if choice.multipart else _bulk(answer, location, etag))
+    etag = '"' + conditional.tag("bulk", form, conditional.bare(answer.found.etag), path, *told) + '"'
+    response = conditional.unchanged(etag)
+    if response is None:
+        response = _bulk_part(answer, choice, part_type, location) if choice.multipart else _bulk_alone(answer, part_type, location, etag)
     response.headers["ETag"] = etag
     response.headers["Vary"] = "Accept"
     return response
 
 
-def _bulk(answer: BulkAnswer, location: str, etag: str) -> Response:
+def _bulk_alone(answer: BulkAnswer, part_type: str, location: str, etag: str) -> Response:
     part = ranges.asked(answer.length, etag)
     start, length = part or (0, answer.length)
-    response = stream(lambda: answer.read(start, length), content_type=OCTETS, length=length, single=True)
+    response = stream(lambda: answer.read(start, length), content_type=part_type, length=length, single=True)
     response.headers["Content-Location"] = location
     return ranges.marked(response, part, answer.length)
 
 
-def _bulk_part(answer: BulkAnswer, location: str) -> Response:
-    writer = Writer(OCTETS)
-    head = writer.part_head(content_type=OCTETS, content_location=location, content_length=str(answer.length))
+def _bulk_part(answer: BulkAnswer, choice: FrameChoice, part_type: str, location: str) -> Response:
+    writer = Writer(choice.media_type)
+    head = writer.part_head(content_type=part_type, content_location=location, content_length=str(answer.length))
     tail = writer.part_tail + writer.end
 
     def chunks() -> Iterator[bytes | memoryview]:

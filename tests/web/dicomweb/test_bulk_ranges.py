@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 
 from tests import memory
@@ -22,6 +23,9 @@ MOST_BYTES = 16 << 20
 SERIES = f"{SEEN}.60"
 BASE = f"/dicomweb/studies/{SEEN}/series/{SERIES}/instances/{SERIES}"
 OCTETS = {"Accept": "application/octet-stream"}
+LITTLE = "application/octet-stream; transfer-syntax=1.2.840.10008.1.2.1"
+SHADES = np.arange(300, dtype=np.uint8).reshape(15, 20)
+VIDEO = np.random.default_rng(5).bytes(3000)
 
 
 def document(number: int) -> bytes:
@@ -45,6 +49,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         out = io.BytesIO()
         pydicom.dcmwrite(out, big, little_endian=False, implicit_vr=False)
         archives.store(node, out.getvalue())
+        for number, syntax in ((4, pydicom.uid.RLELossless), (5, pydicom.uid.MPEG4HP41)):
+            coded = pydicom.dcmread(io.BytesIO(archives.instance(number, study=SEEN, series=SERIES, PatientID=f"P{SEEN}")))
+            coded.Rows, coded.Columns, coded.PixelData = SHADES.shape[0], SHADES.shape[1], SHADES.tobytes()
+            coded.BitsAllocated = coded.BitsStored = 8
+            coded.SamplesPerPixel, coded.HighBit, coded.PixelRepresentation, coded.PhotometricInterpretation = 1, 7, 0, "MONOCHROME2"
+            if syntax == pydicom.uid.RLELossless:
+                coded.compress(syntax, generate_instance_uid=False)
+            else:
+                coded.file_meta.TransferSyntaxUID = syntax
+                coded.PixelData, coded.NumberOfFrames = encapsulate([VIDEO[:1000], VIDEO[1000:]]), 30
+                coded["PixelData"].is_undefined_length = True
+            out = io.BytesIO()
+            pydicom.dcmwrite(out, coded)
+            archives.store(node, out.getvalue())
         yield made
 
 
@@ -104,3 +122,44 @@ def test_ranges_of_every_kind(place: Place, asked: str, status: int) -> None:
 def test_another_form_of_a_value_is_406(place: Place) -> None:
     for accept in ("image/jpeg", 'multipart/related; type="image/jls"', "multipart/related; type=image/jp2; transfer-syntax=*"):
         assert place.ask("GET", f"{BASE}.1/bulk/00420011", headers={"Accept": accept}).status_code == 406
+
+
+@pytest.mark.parametrize("accept", ["application/octet-stream", None, "*/*", 'multipart/related; type="application/octet-stream"'])
+def test_pixel_data_in_a_code_stream_are_not_taken_for_samples(place: Place, accept: str | None) -> None:
+    answer = place.ask("GET", f"{BASE}.4/bulk/7FE00010", headers={"Accept": accept} if accept else {})
+    assert answer.status_code == 200
+    if accept == "application/octet-stream":
+        told, body = answer.headers["Content-Type"], answer.data
+    else:
+        [(headers, body)] = parts(answer)
+        told = headers["content-type"]
+    assert (told, body) == (LITTLE, SHADES.tobytes())
+
+
+@pytest.mark.parametrize(("number", "accept", "told"), [
+    (4, "image/dicom-rle", "image/dicom-rle; transfer-syntax=1.2.840.10008.1.2.5"),
+    (4, "application/octet-stream; transfer-syntax=*", "image/dicom-rle; transfer-syntax=1.2.840.10008.1.2.5"),
+    (4, "multipart/related; type=image/dicom-rle", "image/dicom-rle; transfer-syntax=1.2.840.10008.1.2.5"),
+    (5, "video/mp4", "video/mp4; transfer-syntax=1.2.840.10008.1.2.4.102"),
+    (5, None, "video/mp4; transfer-syntax=1.2.840.10008.1.2.4.102"),
+])
+def test_a_code_stream_says_what_it_is(place: Place, number: int, accept: str | None, told: str) -> None:
+    path = f"{BASE}.{number}/bulk/7FE00010"
+    stored = pydicom.dcmread(io.BytesIO(place.ask("GET", f"{BASE}.{number}", headers={
+        "Accept": "application/dicom; transfer-syntax=*"}).data)).PixelData
+    expected = VIDEO if number == 5 else next(generate_frames(stored, number_of_frames=1))
+    answer = place.ask("GET", path, headers={"Accept": accept} if accept else {})
+    if answer.headers["Content-Type"].startswith("multipart"):
+        [(headers, body)] = parts(answer)
+        assert (headers["content-type"], body) == (told, expected)
+        return
+    assert (answer.headers["Content-Type"], answer.data) == (told, expected)
+    part = place.ask("GET", path, headers={"Accept": accept, "Range": "bytes=10-29"} if accept else {"Range": "bytes=10-29"})
+    assert (part.status_code, part.data, part.headers["Content-Type"]) == (206, expected[10:30], told)
+    again = place.ask("GET", path, headers={"Accept": accept or "*/*", "If-None-Match": answer.headers["ETag"]})
+    assert again.status_code == 304
+
+
+def test_a_code_stream_nobody_decodes_is_never_said_to_be_something_else(place: Place) -> None:
+    for accept in ("application/octet-stream", "image/jpeg", LITTLE):
+        assert place.ask("GET", f"{BASE}.5/bulk/7FE00010", headers={"Accept": accept}).status_code == 406
