@@ -17,6 +17,8 @@ Piece = tuple[int, int]
 MPEG = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (*range(100, 109), *("100.1", "101.1", "102.1", "103.1", "104.1", "105.1", "106.1")))
 """Video: the fragments are one bit stream, served as one frame."""
 RLE = "1.2.840.10008.1.2.5"
+_MARKED = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (*range(50, 67), 70, 80, 81, *range(90, 94), 201, 202, 203))
+"""JPEG and its kind: a code stream ends with a marker."""
 SUBSAMPLED = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 """Photometric interpretations whose native frames hold chrominance for every second pixel only (PS3.3 C.7.6.3.1.2)."""
 
@@ -180,10 +182,13 @@ def _by_fragments(pixel: PixelElement, wanted: int, transfer_syntax_uid: str) ->
     full = tuple(n for n, (_, length) in enumerate(pixel.fragments) if length)
     if wanted < count and len(full) == wanted:  # an empty one begins nothing
         return full
-    if wanted >= count or transfer_syntax_uid == RLE:  # PS3.5 A.4.2: an RLE frame is one fragment
+    if wanted == count or transfer_syntax_uid == RLE:  # PS3.5 A.4.2: an RLE frame is one fragment
+        return tuple(range(count))
+    if wanted > count and (transfer_syntax_uid not in _MARKED or all(pixel.ends[n] for n in full[:-1])):
         return tuple(range(count))
     if wanted <= 1:
         return (0,)
     starts = (*full[:1], *(n for before, n in pairwise(full) if pixel.ends[before]))
     # What looks like a marker may be none, and a marker may lie in two fragments.
-    return starts if len(starts) == wanted or len(starts) == len(full) else ()
+    told = len(starts) > 1 if wanted > count else len(starts) == wanted
+    return starts if told or len(starts) == len(full) else ()

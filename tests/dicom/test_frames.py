@@ -12,8 +12,9 @@ import pydicom
 import pytest
 from pydicom.encaps import generate_frames
 
-from archive.dicom.frames import FrameTable, Shape
+from archive.dicom.frames import RLE, FrameTable, Shape
 from archive.dicom.part10 import inflate, scan
+from archive.dicom.transfer import DEFLATED_FRAMES
 from archive.errors import InvalidInstance, NotFound
 from tests.dicom.conftest import dataset, el, item, part10, pixels, us
 
@@ -123,6 +124,21 @@ def test_where_the_boundaries_are_not_known_no_frame_passes_for_another(fragment
     assert scanned.frames is not None
     assert scanned.frames.count == 0
     assert [finding.tag for finding in scanned.findings] == ["7FE00010"]
+
+
+@pytest.mark.parametrize(("fragments", "expected"), [
+    ([b"aa", b"bb" + EOI, b"cc" + EOI], [b"aabb" + EOI, b"cc" + EOI]),
+    ([b"aa" + EOI, b"bb" + EOI, b"cc"], [b"aa" + EOI, b"bb" + EOI, b"cc"]),
+    ([b"aa", b"bb", b"cc"], []),
+    ([b"aa"], [b"aa"]),
+])
+def test_of_fewer_fragments_than_frames_no_part_passes_for_a_frame(fragments: list[bytes], expected: list[bytes]) -> None:
+    data, scanned = image(fragments, frames=9)
+    assert scanned.frames is not None
+    assert [joined(data, scanned.frames, n) for n in range(scanned.frames.count)] == expected
+    assert [finding.tag for finding in scanned.findings] == ["7FE00010"]
+    for syntax in (RLE, DEFLATED_FRAMES):  # no such marker in those: a frame is a fragment
+        assert len(image(fragments, frames=9, transfer_syntax_uid=syntax)[1].frames.first) == len(fragments)
 
 
 def test_more_images_than_are_said_to_be_there_are_frames() -> None:
