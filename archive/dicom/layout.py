@@ -33,6 +33,7 @@ REFUSALS = {
     "few-frames": "there are fewer frames than the instance is said to have",
     "more-frames": "there are more frames than the instance is said to have",
     "more-samples": "the pixel data hold more samples than their photometric interpretation says",
+    "goes-on": "the data set goes on behind zeros, where it is taken to end",
     "mislabelled": "the pixel data are encapsulated, and their transfer syntax says that they are not",
 }
 """Every reason a frame is refused for (NotAcceptable.reason)."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from archive.dicom.dictionary import vr_of
+from archive.dicom.layout import refused
 from archive.dicom.metadata import past_fragments
 from archive.dicom.nesting import ENDLESS, KNOWN, OVER, item_end, past_delimiter, sequence_end
 from archive.dicom.pieces import Piece
@@ -94,6 +95,9 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
     than their own. `words` is the VR, US or SS, of what PixelRepresentation decides, but in items that have their own. `behind` is the
     greatest tag so far where the pixel data have been passed: behind them, what cannot be an element ends the data set, as it did for
     the scanner.
+
+    Raises:
+        NotAcceptable: goes-on.
     """
     order = "<" if little else ">"
     head, short, long = (struct.Struct(order + form).unpack_from for form in ("HH", "H", "I"))
@@ -150,6 +154,8 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
                 continue
             length, before = long(buffer, position + 8)[0], 12
         elif not tag and top is None and not any(buffer[position : position + 8]):
+            if not past and buffer[position:].strip(b"\0"):
+                raise refused("goes-on")  # others read on: what is made would lack that, and pass for whole
             break
         elif now_implicit:
             vr, before = vr_of(tag), 8
