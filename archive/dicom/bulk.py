@@ -68,7 +68,7 @@ class Value:
         yield left[max(0, start - at) : max(0, start + length - at)]  # what does not fill a word is as it was
 
 
-class _Window:
+class Window:
     """Bytes of the stream by offset, as much as a header needs; one block is kept."""
 
     def __init__(self, read: Read, length: int) -> None:
@@ -116,7 +116,7 @@ def find(read: Read, length: int, scanned: Scanned, path: str) -> Value:
         return Value(table.pieces(0))
     start = scanned.dataset_offset
     first = read(0, start + 8)
-    found = _walk(_Window(read, length), start, *encoding(first, scanned), path)
+    found = _walk(Window(read, length), start, *encoding(first, scanned), path)
     if found is None:
         raise NotFound("there is no such bulk data")
     if path in PIXEL_PATHS and found.swap:
@@ -125,7 +125,7 @@ def find(read: Read, length: int, scanned: Scanned, path: str) -> Value:
 
 
 def _walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 # one pass, as dataset_json
-    window: _Window, start: int, implicit: bool, little: bool, path: str
+    window: Window, start: int, implicit: bool, little: bool, path: str
 ) -> Value | None:
     head, short, long, _, _ = READ["<" if little else ">"]
     get, end, bound, kind, loose = window.get, window.length, ENDLESS, OPEN, False
@@ -230,7 +230,7 @@ def _walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 # one pass, as dataset_json
         position = stop
 
 
-def _past_fragments(window: _Window, position: int, end: int, little: bool) -> int:
+def _past_fragments(window: Window, position: int, end: int, little: bool) -> int:
     """Return where encapsulated data inside an item or a private element end."""
     head, _, long, _, _ = READ["<" if little else ">"]
     while position + 8 <= end:

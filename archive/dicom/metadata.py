@@ -29,6 +29,8 @@ Binary = Callable[[str, str, bytes, int, int], Element | None]
 """Given path, VR ("=" before it: big endian), buffer, start and stop of a value, returns the element; None: as InlineBinary."""
 Unpack = Callable[[bytes, int], tuple[int, ...]]
 
+INLINE_BYTES = 4096
+"""The longest binary value that stands in metadata itself."""
 PIXEL_PATHS = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
 _CHARSET = 0x00080005
 _NONE: Element = {"vr": ""}
@@ -61,7 +63,7 @@ class _Sequence:
 
 
 def to_json(
-    part10_head: bytes, scanned: Scanned, bulk: Callable[[str], str], inline_bytes: int = 4096, *, repeats: Repeats | None = None
+    part10_head: bytes, scanned: Scanned, bulk: Callable[[str], str], inline_bytes: int = INLINE_BYTES, *, repeats: Repeats | None = None
 ) -> dict[str, Element]:
     """Return the DICOM JSON Model of everything up to the pixel data.
 

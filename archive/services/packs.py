@@ -11,6 +11,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import sqlalchemy as sa
@@ -20,8 +21,11 @@ from archive.access.policy import Scope
 from archive.db.prepared import Prepared
 from archive.db.tables import datastore, series, series_pack
 from archive.dicom import metadata
+from archive.dicom.header import LONGEST_VALUE_BYTES
+from archive.dicom.metadata import INLINE_BYTES
 from archive.dicom.part10 import Scanned
 from archive.dicom.repeats import Repeats
+from archive.dicom.slim import slim
 from archive.errors import ArchiveError, NotFound, Unavailable
 from archive.index import locate
 from archive.index.locate import InstanceRow, SeriesRow
@@ -34,9 +38,19 @@ from archive.vault.vault import RecordRef
 SERVED_BLOCK_BYTES = 256 << 10
 
 
-def head_of(core: Core, ref: RecordRef, scanned: Scanned) -> bytes:
-    """Return the Part 10 bytes before the pixel data's value; all of them where there is none."""
-    return core.vault.read_range(ref, 0, scanned.head_bytes or ref.part10_bytes)
+LONG_HEAD_BYTES = 32 << 20
+"""A longer head is read without the long binary values in it."""
+
+
+def head_of(core: Core, ref: RecordRef, scanned: Scanned, most: int = LONGEST_VALUE_BYTES, left: int = 0) -> bytes:
+    """Return the Part 10 bytes before the pixel data's value; all of them where there is none.
+
+    Of a long head binary values of more than `most` bytes, which are no lookup tables, are cut down to `left`.
+    """
+    length = scanned.head_bytes or ref.part10_bytes
+    if length <= LONG_HEAD_BYTES:
+        return core.vault.read_range(ref, 0, length)
+    return slim(partial(core.vault.read_range, ref), length, scanned, most, left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +205,10 @@ class Packs:
         core = self._core
         with core.vault.outline(row.ref, once=repeats is not None) as (sections, first):
             scanned = decode(sections.meta).scanned
-            head = first(scanned.head_bytes or row.ref.part10_bytes)
+            length = scanned.head_bytes or row.ref.part10_bytes
+            long = length > LONG_HEAD_BYTES and not scanned.deflated
+            # More than is inline is left of each, so that it has an address still.
+            head = head_of(core, row.ref, scanned, INLINE_BYTES, INLINE_BYTES + 2) if long else first(length)
         named.require_same(row, scanned)
         base = instance_url(core.config.archive.public_url, datastore, row)
         return msgspec.json.encode(metadata.to_json(head, scanned, lambda path: f"{base}/bulk/{path}", repeats=repeats))
