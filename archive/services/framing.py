@@ -12,6 +12,7 @@ from archive.dicom.layout import Layout, refused, require_label
 from archive.dicom.part10 import Scanned
 from archive.dicom.transfer import UNCOMPRESSED
 from archive.services.frame_maps import FrameMap, FrameMaps
+from archive.services.turns import turn
 
 
 class Framing:
@@ -53,11 +54,13 @@ class Framing:
             return pixels.native_le(self._layout(), self._read(number), number - 1)
         if not pixels.can_decode(self._scanned):  # before anything is read: it may be a film
             raise refused("no-codec")
-        return pixels.frame_explicit_le(self._head(), self._scan(), self._read(number), number - 1)
+        with turn(self._scan()):
+            return pixels.frame_explicit_le(self._head(), self._scan(), self._read(number), number - 1)
 
     def encoded(self, number: int, transfer_syntax_uid: str) -> bytes:
         """Return a frame in a compressed transfer syntax."""
-        return transcode.frame_in(self._head(), self._scan(), self._read(number), transfer_syntax_uid, number - 1)
+        with turn(self._scan()):
+            return transcode.frame_in(self._head(), self._scan(), self._read(number), transfer_syntax_uid, number - 1)
 
     def _found_layout(self) -> Layout:
         if self._kept is not None and self._kept.layout is not None:

@@ -6,9 +6,7 @@ byte leaves, whether the picture is kept already or not.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +29,7 @@ from archive.services import datastores, named, packs
 from archive.services.core import Core
 from archive.services.picture_cache import PictureCache
 from archive.services.records import decode
+from archive.services.turns import turn
 
 RENDERED, THUMBNAIL = "rendered", "thumbnail"
 """What the audit calls them."""
@@ -41,14 +40,8 @@ MOST_FRAMES = 1 << 31
 PREPARED = thumbnail()
 """The thumbnail that is made of a series before anyone asks."""
 
-LARGE_SAMPLES = 1 << 25
-"""Frames of more samples are drawn one after the other: a worker's threads together would need too much memory."""
-
 PREPARED_FRAME_BYTES = 64 << 20
 """A frame stored in more bytes waits until somebody asks."""
-
-
-_one_large = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +207,7 @@ class _Opened:
             stored = b"".join(head[offset : offset + length] for offset, length in pieces)
         else:
             stored = b"".join(self._core.vault.read_range(self._ref, offset, length) for offset, length in pieces)
-        with _one_large if pixels.samples(scanned) > LARGE_SAMPLES else nullcontext():
+        with turn(scanned):
             return pixels.render(head, scanned, stored, recipe, index)
 
     def stored_bytes(self, frame: int) -> int:
