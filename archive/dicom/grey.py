@@ -75,9 +75,10 @@ def _voi(values: Array, stored: Array, seen: Seen, layout: Layout, header: Heade
         return _unwindowed(values, stored, seen, layout, header)
     if window.function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - window.center) / window.width, -60, 60)))
-    if window.function == "LINEAR_EXACT" or stored.dtype.kind == "f":  # LINEAR's half steps mean whole numbers
+    # LINEAR's half steps mean whole numbers, and it has no width below 1: whoever says one means fractions.
+    if window.function == "LINEAR_EXACT" or stored.dtype.kind == "f" or window.width < 1:
         return _ramp(values, window.center, window.width, 0.5)
-    if window.width <= 1:  # C.11.2.1.2.1: a threshold
+    if window.width == 1:  # C.11.2.1.2.1: a threshold
         return (values > window.center - 0.5).astype(np.float32)
     return _ramp(values, window.center - 0.5, window.width - 1, 0.5)
 

@@ -17,7 +17,7 @@ from archive.dicom.layout import Layout, refused
 from archive.dicom.recipe import Recipe, Viewport, Window
 from archive.errors import InvalidRequest
 
-RENDERER_VERSION = 3
+RENDERER_VERSION = 4
 """Grows when the same recipe of the same frame would give another picture: pictures kept by an older one are made again."""
 
 

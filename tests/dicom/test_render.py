@@ -76,6 +76,13 @@ def test_sigmoid_and_exact_windows() -> None:
     assert shown(grey([0, 50, 100], sigmoid)).tolist() == [[30, 128, 225]]
 
 
+def test_a_window_narrower_than_a_whole_number_is_one_of_fractions() -> None:
+    rescale = {0x00281052: el(0x00281052, "DS", "0"), 0x00281053: el(0x00281053, "DS", "0.001")}
+    window = {0x00281050: el(0x00281050, "DS", "0.05"), 0x00281051: el(0x00281051, "DS", "0.1")}
+    assert shown(grey([0, 25, 50, 75, 100], rescale | window)).tolist() == [[0, 64, 128, 191, 255]]
+    assert shown(grey([0, 25, 50, 75, 100], rescale), window=Window(0.05, 0.1)).tolist() == [[0, 64, 128, 191, 255]]
+
+
 def test_lookup_tables() -> None:
     lut = el(0x00283002, "US", struct.pack("<3H", 3, 10, 8)) + el(0x00283006, "OW", struct.pack("<3H", 0, 100, 255))
     assert shown(grey([0, 10, 11, 12, 99], {0x00283010: sequence(0x00283010, item(lut))})).tolist() == [[0, 0, 100, 255, 255]]
