@@ -94,15 +94,19 @@ def _content(vr: str, element: Mapping[str, Any]) -> Iterator[str]:
         elif isinstance(value, Mapping):
             yield f'<PersonName number="{number}">{"".join(_name(value))}</PersonName>'
         elif value is not None:
-            yield f'<Value number="{number}">{escape(_text(value))}</Value>'
+            yield f'<Value number="{number}">{_escaped(value)}</Value>'
 
 
 def _name(value: Mapping[str, Any]) -> Iterator[str]:
     for group in _GROUPS:
         if not value.get(group):
             continue
-        parts = zip(_COMPONENTS, _text(value[group]).split("^", 4), strict=False)
-        yield f"<{group}>" + "".join(f"<{name}>{escape(part)}</{name}>" for name, part in parts if part) + f"</{group}>"
+        parts = zip(_COMPONENTS, str(value[group]).split("^", 4), strict=False)
+        yield f"<{group}>" + "".join(f"<{name}>{_escaped(part)}</{name}>" for name, part in parts if part) + f"</{group}>"
+
+
+def _escaped(value: object) -> str:
+    return escape(_text(value), {"\r": "&#13;"})  # readers take the end of a line, CR LF too, for LF
 
 
 def _text(value: object) -> str:

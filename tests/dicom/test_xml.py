@@ -50,6 +50,14 @@ def test_c04_each_kind_of_element() -> None:
     assert bulk.get("uri") == "https://x/bulk?a=1&b=2"
 
 
+def test_ends_of_lines_are_as_they_were() -> None:
+    text = "first\r\nsecond\rthird\n"
+    document = {"00104000": {"vr": "LT", "Value": [text]}, "00100010": {"vr": "PN", "Value": [{"Alphabetic": "A\rB^C"}]}}
+    root = ET.fromstring(xml.native(document))
+    assert by_tag(root, "00104000").findtext(f"{NS}Value") == text
+    assert by_tag(root, "00100010").findtext(f"{NS}PersonName/{NS}Alphabetic/{NS}FamilyName") == "A\rB"
+
+
 @given(st.lists(st.dictionaries(st.text(max_size=4), st.text() | st.none() | st.lists(st.text(), max_size=3), max_size=4), max_size=5),
        st.integers(1, 9))
 def test_data_sets_are_found_in_pieces(documents: list[dict[str, object]], size: int) -> None:
