@@ -29,6 +29,8 @@ Binary = Callable[[str, str, bytes, int, int], Element | None]
 """Given path, VR ("=" before it: big endian), buffer, start and stop of a value, returns the element; None: as InlineBinary."""
 Unpack = Callable[[bytes, int], tuple[int, ...]]
 
+METADATA_VERSION = 1
+"""Grows when the same bytes would give other metadata: those kept by an older one are made again."""
 INLINE_BYTES = 4096
 """The longest binary value that stands in metadata itself."""
 PIXEL_PATHS = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)

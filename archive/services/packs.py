@@ -22,7 +22,7 @@ from archive.db.prepared import Prepared
 from archive.db.tables import datastore, series, series_pack
 from archive.dicom import metadata
 from archive.dicom.header import LONGEST_VALUE_BYTES
-from archive.dicom.metadata import INLINE_BYTES
+from archive.dicom.metadata import INLINE_BYTES, METADATA_VERSION
 from archive.dicom.part10 import Scanned
 from archive.dicom.repeats import Repeats
 from archive.dicom.slim import slim
@@ -226,7 +226,7 @@ class Packs:
         return f'"{self._tag(datastore, *parts)}"'
 
     def _tag(self, datastore: str, *parts: str) -> str:
-        text = "\0".join((self._core.config.archive.public_url, datastore, *parts))
+        text = "\0".join((str(METADATA_VERSION), self._core.config.archive.public_url, datastore, *parts))
         return self._core.keyring.pseudonym("etag", text).hex()[:32]
 
 
