@@ -18,7 +18,7 @@ from archive.dicom.nesting import ENDLESS, KNOWN, OVER, item_end, past_delimiter
 from archive.dicom.pieces import Piece
 from archive.dicom.runs import UNDEFINED
 from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, odd_header
-from archive.dicom.values import LONG, SHORT, swapped
+from archive.dicom.values import LONG, SHORT, WIDTH, swapped
 
 _VRS = {code: code.decode("ascii") for code in SHORT | LONG}
 _LONG_VRS = frozenset(code.decode("ascii") for code in LONG)
@@ -73,7 +73,7 @@ def header(tag: int, vr: str, length: int, *, explicit: bool = True) -> bytes:
 
 
 def _padding(vr: str) -> bytes:
-    return b"\0" if vr in {"OB", "UI", "UN"} else b" "
+    return b"\0" if vr in WIDTH or vr in {"OB", "UI", "UN"} else b" "
 
 
 def _long(tag: int, vr: str, value: memoryview, *, explicit: bool) -> Iterator[Piece]:

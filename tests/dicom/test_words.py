@@ -46,3 +46,11 @@ def test_the_sign_counts_for_what_stands_before_it(signed: int) -> None:
     document = to_json(data, scanned, lambda path: path)
     assert document["00280071"] == ({"vr": "SS", "Value": [-536]} if signed else {"vr": "US", "Value": [65000]})
     assert to_json(to_explicit_le(data, scanned), scan(to_explicit_le(data, scanned)), lambda path: path) == document
+
+
+@pytest.mark.parametrize("length", [3, 70_001])
+def test_words_of_odd_length_end_with_nothing(length: int) -> None:
+    body = b"".join(im(tag, uid + "\0" * (len(uid) & 1)) for tag, uid in sorted(UIDS.items()))
+    data = part10(body + im(0x00281201, bytes(length)) + im(0x00281203, b"ab"), IMPLICIT_LE)
+    made = pydicom.dcmread(io.BytesIO(to_explicit_le(data, scan(data))))
+    assert (made[0x00281201].value, made[0x00281203].value) == (bytes(length + 1), b"ab")
