@@ -29,7 +29,7 @@ Binary = Callable[[str, str, bytes, int, int], Element | None]
 """Given path, VR ("=" before it: big endian), buffer, start and stop of a value, returns the element; None: as InlineBinary."""
 Unpack = Callable[[bytes, int], tuple[int, ...]]
 
-METADATA_VERSION = 1
+METADATA_VERSION = 2
 """Grows when the same bytes would give other metadata: those kept by an older one are made again."""
 INLINE_BYTES = 4096
 """The longest binary value that stands in metadata itself."""
@@ -82,18 +82,28 @@ def to_json(
         return None
 
     head = inflate(part10_head, scanned, DEFAULT_LIMITS, cut=True) if scanned.deflated else part10_head
-    named = scanned.character_set or "\\".join(scanned.values("SpecificCharacterSet"))  # it counts wherever it stands
-    text = repertoire(named.encode("ascii", "replace")) if named else None
     coding = encoding(head, scanned)
     if repeats is not None:
         repeats.begin(*coding, inline_bytes)
-    words = "SS" if scanned.number("PixelRepresentation") == 1 else "US"
-    document = dataset_json(head, scanned.dataset_offset, *coding, binary, text=text, repeats=repeats, words=words)
+    document = dataset_json(
+        head, scanned.dataset_offset, *coding, binary, text=text_of(scanned), repeats=repeats, words=words_of(scanned)
+    )
     # What is behind the pixel data, against the order of tags, or of a VR that such an attribute cannot have, is as it was indexed.
     indexed = {name: element for name, element in scanned.attributes.items() if document.get(name, _NONE)["vr"] != element["vr"]}
     if indexed:
         document = dict(sorted((document | indexed).items()))
     return document
+
+
+def text_of(scanned: Scanned) -> Text | None:
+    """Return how texts are read before (0008,0005), which counts wherever it stands; None: as where it is absent."""
+    named = scanned.character_set or "\\".join(scanned.values("SpecificCharacterSet"))
+    return repertoire(named.encode("ascii", "replace")) if named else None
+
+
+def words_of(scanned: Scanned) -> str:
+    """Return the VR, US or SS, of what PixelRepresentation decides."""
+    return "SS" if scanned.number("PixelRepresentation") == 1 else "US"
 
 
 def bulk_value(part10: bytes, scanned: Scanned, path: str) -> bytes:

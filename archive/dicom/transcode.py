@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from archive.dicom.behind import tail_of
 from archive.dicom.decode import Array, decode
 from archive.dicom.encode import ENCODERS, JPEG_2000, JPEG_BASELINE, JPEG_LOSSLESS, JPEG_LS, LOSSY, RLE, Encoder, encode, require
 from archive.dicom.frames import FrameTable
 from archive.dicom.icons import Icons
 from archive.dicom.layout import Layout, layout_of, pixel_element, refused, require_label, stored_bytes, subsampled, value_bytes
-from archive.dicom.metadata import encoding, past_fragments
+from archive.dicom.metadata import encoding, words_of
 from archive.dicom.part10 import STORED_LIMITS, Limits, Scanned, inflate, meta
 from archive.dicom.pieces import Piece, Stream, gathered, given_up
 from archive.dicom.pixels import bytes_of, can_decode, explicit_layout, explicit_le, require_frames, samples, stored_layout
@@ -113,27 +114,15 @@ def _dataset(
     stream: Stream, scanned: Scanned, changed: Mapping[int, Iterable[Piece]], *, explicit: bool = True, whole: bool = False
 ) -> Iterator[Piece]:
     """Yield the data set with elements that are changed; unless it is read `whole`, the pixel data are one of them."""
-    words = "SS" if scanned.number("PixelRepresentation") == 1 else "US"
+    words = words_of(scanned)
     head = stream.read(0, stream.length) if whole else _head(stream, scanned)
     implicit, little = encoding(head, scanned)
     icon = Icons(scanned, explicit=explicit).changed
     last = yield from little_endian(head, scanned.dataset_offset, implicit, little, changed, words, explicit=explicit, icon=icon)
     if len(head) < stream.length:
         there = dict.fromkeys(changed, ())  # already, whatever stands behind the pixel data
-        tail = _tail(stream, scanned, head)
+        tail = tail_of(stream.read, stream.length, scanned, head)
         yield from little_endian(tail, 0, implicit, little, there, words, explicit=explicit, icon=icon, behind=last)
-
-
-def _tail(stream: Stream, scanned: Scanned, head: bytes) -> bytes:
-    """Return what lies behind the pixel data."""
-    table = scanned.frames
-    assert table is not None
-    if table.kind == "native":
-        end = len(head) + value_bytes(head, scanned)
-        return stream.read(end, max(0, stream.length - end))
-    at, length = table.fragments[-1] if table.fragments else (len(head), 0)
-    rest = stream.read(at + length, stream.length - at - length)
-    return rest[past_fragments(rest, 0, len(rest), *(struct.Struct("<" + form).unpack_from for form in ("HH", "I"))) :]
 
 
 # --- uncompressed ---

@@ -20,7 +20,7 @@ from archive.access import policy
 from archive.access.policy import Scope
 from archive.db.prepared import Prepared
 from archive.db.tables import datastore, series, series_pack
-from archive.dicom import metadata
+from archive.dicom import behind, metadata
 from archive.dicom.header import LONGEST_VALUE_BYTES
 from archive.dicom.metadata import INLINE_BYTES, METADATA_VERSION
 from archive.dicom.part10 import Scanned
@@ -211,7 +211,12 @@ class Packs:
             head = head_of(core, row.ref, scanned, INLINE_BYTES, INLINE_BYTES + 2) if long else first(length)
         named.require_same(row, scanned)
         base = instance_url(core.config.archive.public_url, datastore, row)
-        return msgspec.json.encode(metadata.to_json(head, scanned, lambda path: f"{base}/bulk/{path}", repeats=repeats))
+        document = metadata.to_json(head, scanned, lambda path: f"{base}/bulk/{path}", repeats=repeats)
+        if scanned.frames is not None and not scanned.deflated:
+            read = partial(core.vault.read_range, row.ref)
+            tail = behind.tail_of(read, row.ref.part10_bytes, scanned, head, behind.MOST_BYTES)
+            document = behind.joined(document, tail, head, scanned) if tail else document
+        return msgspec.json.encode(document)
 
     def _pack_etag(self, datastore: str, rows: list[InstanceRow]) -> str:
         """Return what a pack holds, keyed: its series and generation, then exactly these instances."""
