@@ -18,13 +18,15 @@ from archive.dicom.values import Element
 
 MOST_BYTES = 1 << 20
 """What is longer is none of the metadata."""
+_LEAST_BYTES = 8
+"""The delimiter of fragments, which nearly every compressed instance ends with."""
 
 Read = Callable[[int, int], bytes]
 """Bytes of the Part 10 stream (inflated where it is deflated) from an offset, fewer at its end."""
 
 
 def tail_of(read: Read, length: int, scanned: Scanned, head: bytes, most: int | None = None) -> bytes:
-    """Return what lies behind the pixel data of a stream of that length, nothing where it is more than `most` bytes.
+    """Return what lies behind the pixel data of a stream of that length, nothing where it is more than `most` bytes or next to none.
 
     `head` ends with the header of the pixel data.
     """
@@ -36,7 +38,7 @@ def tail_of(read: Read, length: int, scanned: Scanned, head: bytes, most: int | 
         at, size = table.fragments[-1] if table.fragments else (scanned.head_bytes, 0)
         start = at + size
     rest = length - start
-    if rest <= 0 or (most is not None and rest > most):
+    if rest <= 0 or (most is not None and not _LEAST_BYTES < rest <= most):
         return b""
     tail = read(start, rest)
     if table.kind == "native":
