@@ -7,7 +7,6 @@ leaves. While instances stream, each leaves only if it may then (services/asking
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
 from typing import TypeVar
@@ -18,7 +17,7 @@ from archive.access.permissions import Permission
 from archive.access.policy import scope_of
 from archive.access.subject import Subject
 from archive.dicom import pixels, transcode
-from archive.dicom.bulk import Chunks, Read
+from archive.dicom.bulk import Chunks, Read, Value
 from archive.dicom.bulk import find as find_value
 from archive.dicom.decode import DECODABLE
 from archive.dicom.metadata import PIXEL_PATHS
@@ -31,6 +30,7 @@ from archive.ledger.audit import Event, Kind, ObjectRef
 from archive.services import datastores, named, packs
 from archive.services.asking import Asking
 from archive.services.core import Core
+from archive.services.found import BulkAnswer, Found, FramesAnswer
 from archive.services.frame_maps import FrameMaps
 from archive.services.framing import Framing
 from archive.services.meanwhile import Recorder
@@ -38,52 +38,10 @@ from archive.services.packs import MetadataAnswer
 from archive.services.records import decode
 
 T = TypeVar("T")
+LONG_FRAME_BYTES = 16 << 20
+"""A frame stored in more is not held where it goes out as it is."""
 AS_STORED = frozenset({IMPLICIT_LE, EXPLICIT_LE})
 """Uncompressed little endian: what a retrieve without transfer-syntax may answer unchanged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One instance the caller may see."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    part10_bytes: int
-    dataset_offset: int
-    sha256: bytes
-    etag: str
-    number_of_frames: int
-    row: locate.InstanceRow
-    datastore: str
-    need: Permission
-
-
-@dataclass(frozen=True, slots=True)
-class FramesAnswer:
-    """Frames of one instance; numbers count from 1, as in the request."""
-
-    found: Found
-    transfer_syntax_uid: str
-    stored: Callable[[int], bytes]
-    explicit_le: Callable[[int], bytes]
-    encoded: Callable[[int, str], bytes]
-    """A frame in the transfer syntax told; NotAcceptable where there is no codec for it, or it would not keep every bit."""
-
-
-@dataclass(frozen=True, slots=True)
-class BulkAnswer:
-    """The value of one element, in little endian; `read` yields its bytes [start, start + length), each view valid until the next.
-
-    `frame` is there where they are a code stream: the one frame, as which it has other forms.
-    """
-
-    found: Found
-    length: int
-    read: Callable[[int, int], Iterator[bytes | memoryview]]
-    frame: FramesAnswer | None = None
 
 
 class Retrieve:
@@ -249,12 +207,22 @@ class Retrieve:
             message = "there is no such frame"
             raise NotFound(message)
         head, stored = self._frames(found, scanned)
-        if len(numbers) == 1:  # read now, while the access is being recorded
+        long = partial(self._long, found, scanned)
+        if len(numbers) == 1 and long(numbers[0]) is None:  # read now, while the access is being recorded
             stored = partial(_of_one, stored, numbers[0], stored(numbers[0]))
         whole = (lambda: scanned) if kept is None else partial(self._scanned, found)
         framing = Framing(self._maps, ref, kept, scan=whole, head=head, read=stored)
         framing.require_boundaries()
-        return FramesAnswer(found, found.transfer_syntax_uid, framing.stored, framing.explicit_le, framing.encoded)
+        return FramesAnswer(found, found.transfer_syntax_uid, framing.stored, framing.explicit_le, framing.encoded, long)
+
+    def _long(self, found: Found, scanned: Scanned, number: int) -> BulkAnswer | None:
+        """Return what reads a frame as it is stored piece by piece, None where it is short, or not stored byte by byte."""
+        table = scanned.frames
+        assert table is not None
+        value = Value(table.pieces(number - 1))
+        if value.length <= LONG_FRAME_BYTES or scanned.deflated or table.frame_bits % table.word_bits:
+            return None
+        return BulkAnswer(found, value.length, partial(value.part, partial(self._core.vault.read, found.row.ref)))
 
     def bulk(self, subject: Subject, datastore: str, study: str, series: str, sop: str, path: str) -> BulkAnswer:
         """Return the value of an instance's element at `path` ("00420011", "60031010/1/60031011"), read as far as it is taken.

@@ -171,6 +171,8 @@ class Direct:
         if not choices:
             raise otherwise
         choice, location = choices[0], f"{where}/{number}"
+        if choice.stored and found.long(number) is not None:
+            raise otherwise
         try:
             value = frames.value_of(found, choice, number)
         except NotAcceptable:  # there may be another way, else it is said why there is none

@@ -177,6 +177,9 @@ def numbers(listed: str) -> list[int]:
 
 def _frames(found: FramesAnswer, choice: FrameChoice, wanted: list[int], where: str, etag: str) -> Response:
     content_type = content_type_of(choice)
+    if len(wanted) == 1 and choice.stored and (long := found.long(wanted[0])) is not None:
+        location = f"{where}/{wanted[0]}"
+        return _bulk_part(long, choice, content_type, location) if choice.multipart else _bulk_alone(long, content_type, location, etag)
     first = value_of(found, choice, wanted[0])
     if len(wanted) == 1 and not choice.multipart:
         return _value(first, content_type, f"{where}/{wanted[0]}", etag)
