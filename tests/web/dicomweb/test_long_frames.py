@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from tests import memory
 from tests.services import archives
@@ -64,6 +65,16 @@ def test_the_whole_of_a_film_streams(place: Place) -> None:
     assert memory.peak_bytes() - before < MOST_BYTES
     again = place.ask("GET", FRAME, headers={"Accept": "video/mp4", "If-None-Match": answer.headers["ETag"]})
     assert again.status_code == 304
+
+
+def test_the_short_way_leaves_a_film_to_the_application(place: Place) -> None:
+    memory.forget_peak()
+    before = memory.peak_bytes()
+    asked = EnvironBuilder(FRAME, base_url=real.ORIGIN, headers={"Authorization": f"Bearer {place.token}", "Accept": "video/mp4"})
+    body, status, headers = run_wsgi_app(place.app.short, asked.get_environ())
+    assert (status, headers["Content-Type"]) == ("200 OK", TOLD)
+    assert sum(map(len, body)) == int(headers["Content-Length"]) == len(FILM)
+    assert memory.peak_bytes() - before < MOST_BYTES
 
 
 def test_the_whole_of_a_film_in_multipart(place: Place) -> None:
