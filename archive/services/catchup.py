@@ -1,7 +1,8 @@
 """Records younger than the index: after a rebuild or a restore what they hold is done again, in the order of their times.
 
 A start sweeps a change of state that no row knows, for it was never acknowledged; here it may well have been, and the index is what is
-late. So the marker is set in the transaction that makes the index late, and a start does this before it sweeps.
+late. So the marker is set in the transaction that makes the index late, and a start does this before it sweeps. What cannot be done is
+noted in the transaction that takes the marker away: that stays where it lies.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from archive.keys.sealing import parse_instant
 from archive.ledger import statements
 from archive.ledger.audit import Event, ObjectRef, StoredRef
 from archive.ledger.audit import Kind as EventKind
-from archive.services import hold_rows, holds, working
+from archive.services import hold_rows, holds, untaken, working
 from archive.services.adoption import Arrival, adopt
 from archive.services.arrival_order import never_backwards
 from archive.services.core import Core
@@ -96,7 +97,9 @@ class CatchUp:
         late = [one for one in late if not self._dropped(one, rekeyed)]
         with core.database.begin() as tx:
             rekeyed.keys(tx)
+        left: dict[bytes, str] = {}
         for one in in_order(late, lambda one: rekeyed.after(one.rekeyed) or one.at):
+            object_id = one.record.ref.object_id
             try:
                 if one.record.ref.kind != Kind.EVENT:
                     self._arrival(one, places, rekeyed)
@@ -105,15 +108,18 @@ class CatchUp:
                     self._change(one, places[one.record.ref.datastore])
                     done.changes += 1
             except InstanceConflict:
-                done.damaged.append("V10")
+                left[object_id] = "V10"
             except InvalidInstance:
-                pass  # nobody was told that it is kept; another index may take it
+                left[object_id] = ""  # by this index nobody was told that it is kept; another may take it
             except ArchiveError as error:
                 if not error.verdict and type(error) is not Unavailable:
                     raise
-                done.damaged.append(error.verdict or "V05")  # its study goes on under another key: it stays where it is
+                left[object_id] = error.verdict or "V05"  # its study goes on under another key: it stays where it is
+        done.damaged += filter(None, left.values())
         with core.database.begin() as tx:
             tx.execute(sa.delete(archive_state).where(archive_state.c.name == DUE))
+            untaken.forget(tx, [one.record.ref.object_id for one in late])
+            untaken.note(tx, left)
             detail = {"what": "caught up", "adopted": done.instances, "changes": done.changes, "damaged": len(done.damaged)}
             core.ledger.record(tx, Event(EventKind.REPLAYED, detail=detail), at=core.clock())
         return done

@@ -25,7 +25,8 @@ from archive.services.reconcile import let_in
 from archive.services.records import decode
 from archive.services.state_events import decode_change, keep_statement
 from archive.services.survey import Progress, Survey, first_sound
-from archive.vault.vault import FoundRecord, Kind
+from archive.services.untaken import NOWHERE
+from archive.vault.vault import Damage, FoundRecord, Kind
 
 ARRIVALS = frozenset({"stored", "held", "conflict"})
 CHANGES = frozenset({"rejected", "restored", "reconciled", "purged"}) | working.LABELS
@@ -57,6 +58,7 @@ class History:
         self._places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
         self._purged: set[bytes] = set()
         self._lost: dict[bytes, list[int]] = {}  # objects whose record is not there, by the events that name them
+        self._unsound: dict[bytes, str] = {}  # objects of which something is there that does not verify
         self.working = False  # whether worklist, steps, workitems and commitments are to be made again too
         self._keyless: dict[str, int] = {}  # studies whose key was destroyed, by which event
         self.done = Done()
@@ -98,6 +100,16 @@ class History:
                     gone.update(n for one in change["objects"] for n in self._lost.get(bytes.fromhex(one), ()))
         self.done.missing = [(n, verdict) for n, verdict in self.done.missing if n not in gone]
 
+    def untaken(self) -> dict[bytes, str]:
+        """Return the objects that are missed, with what was wrong; of those of which nothing was found one stands for all."""
+        missing = dict(self.done.missing)
+        found: dict[bytes, str] = {}
+        for one, numbers in self._lost.items():
+            verdict = next((missing[n] for n in numbers if n in missing), None)
+            if verdict is not None and (verdict != NOWHERE or NOWHERE not in found.values()):
+                found[one] = verdict
+        return found
+
     def _foresee(self) -> None:
         """Learn what was purged later: its arrival is passed over, for nothing of it may come back, and its record may be gone."""
         events = (
@@ -116,14 +128,19 @@ class History:
                 self._keyless[name] = row.n
 
     def _record(self, leaf: dict[str, Any]) -> FoundRecord | None:
-        return first_sound(self._core, self._found.take(bytes.fromhex(leaf["obj"])))
+        object_id = bytes.fromhex(leaf["obj"])
+        found = first_sound(self._core, self._found.take(object_id))
+        if isinstance(found, Damage):
+            self._unsound[object_id] = found.verdict
+            return None
+        return found
 
     def _arrival(self, n: int, leaf: dict[str, Any], _by: int | None) -> None:
         record = self._record(leaf)
         if bytes.fromhex(leaf["obj"]) in self._purged:
             return
         if record is None:
-            self._miss(n, leaf, "V01")
+            self._miss(n, leaf, self._unsound.get(bytes.fromhex(leaf["obj"]), NOWHERE))
             return
         core, tx, ref = self._core, self._tx, record.ref
         sections = core.vault.sections(ref)
@@ -173,7 +190,7 @@ class History:
         payload = self._said(n, leaf)
         if payload is None:
             if not any(n < self._keyless.get(one, 0) for one in leaf.get("ob", ())):
-                self.done.missing.append((n, "V01"))
+                self._miss(n, leaf, self._unsound.get(bytes.fromhex(leaf["obj"]), NOWHERE))
             return  # else sealed under the study's key, as earlier releases did, and gone with all it was about
         if not hmac.compare_digest(statements.digest(payload).hex(), str(leaf.get("stmt"))):
             message = "a change of state is not the one the ledger commits to"

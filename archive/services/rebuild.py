@@ -53,6 +53,7 @@ from archive.services import (
     snapshot,
     targets,
     told_again,
+    untaken,
     work_snapshot,
     working,
 )
@@ -127,7 +128,10 @@ class Rebuild:
             derived.refill(tx, core.clock())
             if lost:
                 self._replay_from(tx, found)
+            if lost or untaken.noted(tx):  # what could not be done then may be possible now
                 catchup.set_due(tx)
+            untaken.forget(tx)
+            untaken.note(tx, history.untaken())
             _tell(report, history.done, found)
             if lost:
                 self._give_up()

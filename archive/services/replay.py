@@ -20,6 +20,7 @@ from archive.index.emptied import is_gone
 from archive.ledger import statements
 from archive.ledger.audit import Event
 from archive.ledger.audit import Kind as EventKind
+from archive.services import untaken
 from archive.services.adoption import Arrival, adopt
 from archive.services.arrival_order import never_backwards
 from archive.services.core import Core
@@ -73,6 +74,7 @@ class Replay:
         self._core = core
         self._purge: sa.Row[Any, Any] | None = None
         self._set_back: bool | None = None
+        self._untaken: dict[bytes, str] = {}
 
     def run(self) -> Replayed:
         """Adopt or sweep everything past the replay positions; a second run changes nothing.
@@ -102,7 +104,7 @@ class Replay:
         files = {file.segment_id: file.file_bytes for file in core.vault.segments.files()}
         with core.database.read() as tx:
             noted = {bytes(one) for one in tx.execute(sa.select(segment.c.id)).scalars()}
-            self._purge, self._set_back = tx.execute(_PURGE).first(), None
+            self._purge, self._set_back, self._untaken = tx.execute(_PURGE).first(), None, untaken.noted(tx)
             places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
         if only is not None:
             rows = [row for row in rows if bytes(row.id) in only]
@@ -148,7 +150,7 @@ class Replay:
         core, segment_id = self._core, looked.segment_id
         for found in list(core.vault.scan(segment_id, start)):  # to the end before the file may go
             if isinstance(found, Damage):
-                if found.verdict in _TORN and not self._named(segment_id, found.offset, found.length) and not self._known(found):
+                if found.verdict in _TORN and not self._named(segment_id, found.offset, found.length) and not self._may_be_known(found):
                     core.vault.segments.remove(Location(segment_id, found.offset, found.length))
                     done.swept += 1
                     continue
@@ -165,7 +167,10 @@ class Replay:
                 known, going = is_known(tx, ref.object_id), is_gone(tx, ref.key_id)
             if known:
                 continue
-            if coming and not alone:
+            if (verdict := self._untaken.get(ref.object_id)) is not None:  # it may have been promised
+                done.damaged += [verdict] * bool(verdict)
+                looked.whole = False
+            elif coming and not alone:
                 looked.whole = False  # a re-keying beside us is about to name it
             elif ref.kind == Kind.EVENT or going or coming:
                 # A change is committed with FULL before it is acknowledged, so one without rows was never promised; nor was what
@@ -235,8 +240,10 @@ class Replay:
         with self._core.database.read() as tx:
             return any(policy.run_as(tx, policy.system("replay"), named, where).first() is not None for named in _NAMED)
 
-    def _known(self, found: Damage) -> bool:
-        """Whether the record had its rows: one of a change of state has no place in them, only its statement."""
+    def _may_be_known(self, found: Damage) -> bool:
+        """Whether the record had its rows, or may have had them: one of a change of state has no place in them, only its statement."""
+        if found.object_id in self._untaken or untaken.NOWHERE in self._untaken.values():
+            return True
         if found.object_id is None:
             return False
         with self._core.database.read() as tx:

@@ -75,10 +75,11 @@ def survey(core: Core, progress: Progress) -> Survey:
     return found
 
 
-def first_sound(core: Core, places: list[tuple[bytes, int]]) -> FoundRecord | None:
-    """Return the first of these places that holds a record whose trailer verifies."""
+def first_sound(core: Core, places: list[tuple[bytes, int]]) -> FoundRecord | Damage | None:
+    """Return what the first of these places holds whose trailer verifies, else what is wrong at the last; None of no place."""
+    found: FoundRecord | Damage | None = None
     for segment_id, offset in places:
         found = core.vault.find(segment_id, offset)
         if isinstance(found, FoundRecord):
             return found
-    return None
+    return found
