@@ -43,6 +43,7 @@ from archive.services import (
     segment_check,
     standing,
     untaken,
+    webhook_check,
 )
 from archive.services.core import Core
 from archive.services.oversight import verify_ledger
@@ -119,7 +120,7 @@ class Verify:
                     retrace.closed(core, tx), retrace.shape(tx), retrace.hidden(tx), retrace.granted(core, tx), standing.stands(core, tx),
                     admitted.admitted(core, tx), candidates.led(core, tx), hold_rows.stand(core, tx), purge_check.gone(core, tx),
                     rules_check.ruled(core, tx), forward_check.sent_by(core, tx), bound.bound(core, tx), approval_check.approved(core, tx),
-                    change_keys.opening(core, tx) if mode != "keyless" else (), untaken.told(tx),
+                    change_keys.opening(core, tx) if mode != "keyless" else (), untaken.told(tx), webhook_check.hooked(core, tx),
                 )
                 found = chain.from_iterable(checks)
                 for code, detail, uid in found:
