@@ -7,6 +7,7 @@ ended, with an event that says so, and whoever may gives it anew.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +32,7 @@ from archive.db.tables import (
     role_assignment,
     rule_grant,
 )
+from archive.errors import LedgerBroken
 from archive.ledger.audit import KINDS, Kind, secret_digest
 from archive.ledger.bodies import Bodies, parse
 from archive.services import bound, opened, requests_ended, rules_check, sharing_check
@@ -306,20 +308,16 @@ def _target(level: str, objects: list[list[str]]) -> tuple[str, ...]:
 
 
 def apply_later(core: Core, tx: sa.Connection, leaves: int, about: dict[sa.Table, dict[int, Placed]], tell: Tell) -> Later:
-    """Do what the events from number `leaves` on come to; `about` gets what grants are about.
-
-    Raises:
-        LedgerBroken: a body was changed (V12).
-    """
+    """Do what the events from number `leaves` on come to; `about` gets what grants are about. A body that does not open says nothing."""
     later, bodies = Later(tx, about, tell, core.clock()), Bodies(core.keyring)
     since = (
         sa.select(audit_event.c.n, audit_event.c.at, audit_event.c.kind, audit_event.c.body)
         .where(audit_event.c.n >= leaves, audit_event.c.kind.in_([kind.label for kind in TAKEN])).order_by(audit_event.c.n)
     )
     for row in tx.execute(since).all():
-        opened = None if row.body is None else bodies.open(row.n, bytes(row.body))
-        if opened is not None:
-            later.take(KINDS[row.kind], parse(opened[1]), row.at)
+        with suppress(LedgerBroken):  # whoever rebuilds is told
+            if row.body is not None and (opened := bodies.open(row.n, bytes(row.body))) is not None:
+                later.take(KINDS[row.kind], parse(opened[1]), row.at)
     later.finish()
     return later
 

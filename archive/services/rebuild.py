@@ -42,7 +42,7 @@ from archive.db.tables import (
 )
 from archive.errors import ArchiveError, Unavailable
 from archive.index import access_study as derived
-from archive.ledger import files, nodes, notes, recover
+from archive.ledger import files, mended, nodes, notes, recover
 from archive.ledger.audit import Event, Kind
 from archive.services import (
     catchup,
@@ -202,6 +202,9 @@ class Rebuild:
         core = self._core
         if damaged is not None and self._salvaged(tx, damaged, LEDGER):
             report.notes.append("the ledger was read from the damaged index")
+            if shut := mended.mend(tx, core.keyring, core.config.ledger_dir):
+                report.problems.append(f"{_shown(shut)}: these events do not open any more, nor in the ledger's files; what they took away "
+                                       "counts again, and what they said is lost: look at who may do what")
         else:
             found = recover.recover(
                 tx, core.keyring, core.config.ledger_dir, progress=lambda done, total: progress("events of the ledger", done, total)
@@ -331,8 +334,7 @@ class Rebuild:
         resolver = Resolver(self._core, tx, self._core.clock())
         lost = targets.put_back(tx, resolver, kept)
         if lost:
-            shown = ", ".join(str(number) for number in lost[:20]) + (", …" if len(lost) > 20 else "")
-            report.problems.append(f"nobody knows any more what these grants are about, so they give nothing: {shown}")
+            report.problems.append(f"nobody knows any more what these grants are about, so they give nothing: {_shown(lost)}")
         if resolver.empty:
             report.notes.append(f"{resolver.empty} patients with grants have no images here now; the grants count when images come")
 
@@ -345,6 +347,10 @@ class Rebuild:
             "changes": report.changes, "notes": report.notes, "problems": report.problems,
         }
         core.ledger.record(tx, Event(Kind.REBUILT, outcome=0 if report.ok else 4, subject=subject, detail=detail), at=core.clock())
+
+
+def _shown(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:20])) + (", …" if len(numbers) > 20 else "")
 
 
 def _tell(report: Rebuilt, done: Done, found: Survey) -> None:
