@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from archive.access import policy
-from archive.db.tables import held, instance, series, study
+from archive.db.tables import datastore, held, instance, series, study
 from archive.dicom.part10 import Scanned
 from archive.index import columns
 from archive.index.identity import PatientKey, key_of, naming
@@ -63,6 +63,7 @@ class Agreement:
         """`said`: what data managers decided."""
         self._joined = said.joined
         self._patients = said.patients
+        self._places: dict[int, str] = {}
         self._open: dict[Key, tuple[dict[str, bytes], str]] = {}  # what no record has said yet
         self._in: dict[Key, str] = {}  # the study of each
         self._whose: dict[Key, tuple[PatientKey, str]] = {}  # studies of patients whom none of their records has named yet
@@ -70,6 +71,7 @@ class Agreement:
 
     def page(self, tx: sa.Connection, rows: Iterable[Any]) -> None:
         """Take in what the index says of the studies and series of these rows, once each."""
+        self._places = self._places or {row.id: bytes(row.uid).hex() for row in tx.execute(sa.select(datastore.c.id, datastore.c.uid))}
         live = [row for row in rows if row.patient_pk is not None]
         for table, names, level in ((study, _OF_STUDY, "study"), (series, _OF_SERIES, "series")):
             new = {getattr(row, f"{level}_pk"): row for row in live if _key(row, level) not in self._met}
@@ -134,13 +136,13 @@ class Agreement:
 
     def findings(self) -> Iterator[Found]:
         """Yield what no record says; only once all of them were added."""
-        for (level, _place, of), (left, uid) in self._open.items():
+        for (level, place, of), (left, uid) in self._open.items():
             # What named the patient may be purged: then the event of that says who it is.
-            named = [_naming(PatientKey(*one)) for one in self._patients.get(of, ()) if level == "study"]
+            named = [_naming(PatientKey(*one)) for one in self._patients.get((self._places.get(place, ""), of), ()) if level == "study"]
             for name in sorted(left):
                 if any(one.get(name) == left[name] for one in named):
                     continue
                 yield "V10", f"no record says the {name.replace('_', ' ')} that the index does", uid
-        for (_level, _place, of), (whose, uid) in self._whose.items():
-            if (whose.issuer, whose.patient_id) not in self._patients.get(of, ()):
+        for (_level, place, of), (whose, uid) in self._whose.items():
+            if (whose.issuer, whose.patient_id) not in self._patients.get((self._places.get(place, ""), of), ()):
                 yield "V10", "no record names the patient whose its study is", uid

@@ -43,7 +43,8 @@ class Said:
     since: dict[bytes, tuple[datetime, int]] = field(default_factory=dict)  # when and by which event it was last changed
     purged: dict[bytes, int] = field(default_factory=dict)  # by which event
     unjust: list[int] = field(default_factory=list)  # events that took away for good what had not been rejected
-    patients: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # of what studies say since what named them was purged
+    # Of what studies, by uid of the datastore and UID, say since what named them was purged.
+    patients: dict[tuple[str, str], list[tuple[str, str]]] = field(default_factory=dict)
 
     @property
     def joined(self) -> frozenset[bytes]:
@@ -58,7 +59,8 @@ class Said:
             self.unjust.append(leaf)
         self.purged.update(dict.fromkeys(objects, leaf))
         if "patient" in change:
-            self.patients.setdefault(change["study"], []).append((change["patient"][1], change["patient"][2]))
+            where, issuer, patient_id = change["patient"]
+            self.patients.setdefault((where, change["study"]), []).append((issuer, patient_id))
 
 
 def said(tx: sa.Connection) -> Said:
@@ -118,7 +120,7 @@ def hidden(tx: sa.Connection) -> Iterator[Found]:
 
 def _waiting(tx: sa.Connection, told: Said) -> Iterator[Found]:
     """Yield what waits, or was decided, otherwise than its arrival and the decisions say."""
-    names = ("id", "object_id", "sop_instance_uid", "kind", "state")
+    names = ("id", "datastore_id", "object_id", "sop_instance_uid", "kind", "state")
     query = sa.select(*[held.c[name] for name in names], ledger_leaf.c.data).outerjoin(ledger_leaf, ledger_leaf.c.n == held.c.leaf)
     there: set[bytes] = set()
     for row in policy.run_as(tx, _TOKEN, query.order_by(held.c.id)):
@@ -129,13 +131,13 @@ def _waiting(tx: sa.Connection, told: Said) -> Iterator[Found]:
             told.decided.get(key, ""), "rejected" if arrived == "stored" else "open"
         )
         kinds = {"held": ("held", "conflict"), "conflict": ("conflict",), "stored": ("conflict",), "quarantined": ("quarantine",)}
-        if state == "accepted" and _replaced(tx, row.sop_instance_uid, told, besides=key):
+        if state == "accepted" and _replaced(tx, row, told, besides=key):
             state = "rejected"  # it had the place until another was let in to it
         if row.state != state:
             yield "V12", f"an instance that waits is {row.state}, and no event says so", row.sop_instance_uid
         if row.kind not in kinds.get(arrived, ()):
             yield "V12", f"an instance waits as {row.kind}, and its event says otherwise", row.sop_instance_uid
-        if arrived == "stored" and not _replaced(tx, row.sop_instance_uid, told):
+        if arrived == "stored" and not _replaced(tx, row, told):
             yield "V12", "a stored instance was put among those that wait", row.sop_instance_uid
     for key in told.decided.keys() - there:
         yield "V12", f"what was decided about object {key.hex()} is gone", ""
@@ -153,9 +155,11 @@ def _is_stored(tx: sa.Connection) -> sa.ColumnElement[bool]:
     return sa.func.instr(ledger_leaf.c.data, sa.literal(word)) > 0
 
 
-def _replaced(tx: sa.Connection, uid: str, told: Said, *, besides: bytes = b"") -> bool:
+def _replaced(tx: sa.Connection, row: Any, told: Said, *, besides: bytes = b"") -> bool:
     """Whether an instance that was let in has that UID, another than `besides`."""
-    twin = sa.select(instance.c.object_id).where(instance.c.sop_instance_uid == uid, instance.c.object_id != besides)
+    twin = sa.select(instance.c.object_id).where(
+        instance.c.datastore_id == row.datastore_id, instance.c.sop_instance_uid == row.sop_instance_uid, instance.c.object_id != besides
+    )
     return any(bytes(one) in told.joined for one in policy.run_as(tx, _TOKEN, twin).scalars())
 
 
