@@ -7,14 +7,18 @@ noted in the transaction that takes the marker away: that stays where it lies.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import sqlalchemy as sa
 
-from archive.db.tables import archive_state, datastore, segment
+from archive.access import policy
+from archive.db.batches import batches
+from archive.db.tables import archive_state, datastore, instance, segment
 from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, InvalidInstance, SealBroken, StateConflict, Unavailable
+from archive.index import catalog
 from archive.keys.sealing import parse_instant
 from archive.ledger import statements
 from archive.ledger.audit import Event, ObjectRef, StoredRef
@@ -33,6 +37,7 @@ from archive.services.state_events import decode_change, is_known, keep_statemen
 from archive.vault.vault import FoundRecord, Kind
 
 DUE = "catch_up"
+_TOKEN = policy.system("replay")
 _KINDS = {
     "rejected": EventKind.REJECTED, "restored": EventKind.RESTORED, "accepted": EventKind.RECONCILED, "held-rejected": EventKind.RECONCILED,
     "purged": EventKind.PURGED,
@@ -71,6 +76,7 @@ class CatchUp:
     def __init__(self, core: Core) -> None:
         """Work on an opened archive."""
         self._core = core
+        self._going: set[bytes] = set()  # objects that a purge of those that are done again destroys
         self._again: set[tuple[bytes, str]] = set()  # what was done again, by datastore and UID: what comes next of it is newer
 
     def run(self) -> CaughtUp:
@@ -98,7 +104,8 @@ class CatchUp:
         with core.database.begin() as tx:
             rekeyed.keys(tx)
         left: dict[bytes, str] = {}
-        for one in in_order(late, lambda one: rekeyed.after(one.rekeyed) or one.at):
+        self._going = {object_id for one in late for object_id in one.destroys}
+        for one in in_order(late, lambda one: rekeyed.after(one.rekeyed) or one.at, self._out_of_sight(late)):
             object_id = one.record.ref.object_id
             try:
                 if one.record.ref.kind != Kind.EVENT:
@@ -173,7 +180,29 @@ class CatchUp:
         if rekeyed.taken(core, arrival):
             return
         if not adopt(core, arrival, None, door=meta.received["via"]).kept:
+            self._require_other_stays(arrival)
             core.vault.forget([ref])
+
+    def _require_other_stays(self, arrival: Arrival) -> None:
+        """Refuse to free the same bytes as those of a record that a purge to come is about: they may have been sent again after it."""
+        uid = arrival.scanned.sop_instance_uid
+        with self._core.database.read() as tx:
+            twin = catalog.find_instance(tx, arrival.place.id, uid)
+            waits = catalog.find_held(tx, arrival.place.id, uid, arrival.sha256)
+        there = {bytes(one) for one in (twin and twin.ref.object_id, waits and waits.object_id) if one}
+        if there & self._going:
+            message = "the same bytes are purged later, and nobody can tell whether these came before"
+            raise DigestMismatch(message, verdict="V15")
+
+    def _out_of_sight(self, late: Sequence[Late]) -> set[bytes]:
+        """Return those of the objects that are hidden or shown which are out of sight by the index."""
+        wanted = sorted({object_id for one in late for object_id in (*one.hides, *one.shows)})
+        found: set[bytes] = set()
+        with self._core.database.read() as tx:
+            for some in batches(wanted):
+                query = sa.select(instance.c.object_id).where(instance.c.object_id.in_(some), instance.c.rejected_at.is_not(None))
+                found.update(bytes(one) for one in policy.run_as(tx, _TOKEN, query).scalars())
+        return found
 
     def _change(self, one: Late, place: Datastore) -> None:
         core, ref = self._core, one.record.ref

@@ -6,7 +6,7 @@ Records of one segment stand in their order; between segments of several process
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -30,6 +30,9 @@ class Late:
     makes: tuple[Mark, ...] = ()
     needs: tuple[Mark, ...] = ()
     instead: Mark | None = None  # of those with the same one at most one was ever committed
+    hides: tuple[bytes, ...] = ()  # objects that go out of sight by it
+    shows: tuple[bytes, ...] = ()  # objects that come back into it
+    destroys: tuple[bytes, ...] = ()  # objects that are purged by it
 
 
 def of_arrival(at: datetime, record: FoundRecord, study_instance_uid: str) -> Late:
@@ -50,8 +53,13 @@ def of_change(at: datetime, record: FoundRecord, change: dict[str, Any]) -> Late
     arrived, changed = [("object", one) for one in objects], [("changed", one) for one in objects]
     if what == "purged":  # nothing of these comes after it
         emptied = _emptied(record, change["study"]) if change["keys"] and "fresh" not in change else ()
-        return Late(at, record, change if "fresh" in change else {}, emptied, (*arrived, *changed))
-    return Late(at, record, {}, tuple(changed), tuple(arrived))
+        destroys = () if "fresh" in change else tuple(objects)
+        return Late(at, record, change if "fresh" in change else {}, emptied, (*arrived, *changed), destroys=destroys)
+    if what not in ("rejected", "restored"):
+        return Late(at, record, {}, (*changed, *(("decided", one) for one in objects)), tuple(arrived))
+    needs = (*arrived, *(("decided", one) for one in objects))
+    hides, shows = (tuple(objects) if what == word else () for word in ("rejected", "restored"))
+    return Late(at, record, {}, tuple(changed), needs, hides=hides, shows=shows)
 
 
 def _emptied(record: FoundRecord, study_instance_uid: str) -> tuple[Mark, ...]:
@@ -92,8 +100,8 @@ _WORK: dict[str, Callable[[dict[str, Any], Mark], Said]] = {
 }
 
 
-def in_order(late: Sequence[Late], when: Callable[[Late], datetime]) -> Iterator[Late]:
-    """Yield records in the order of `when`, and of their places, each after what it is made of."""
+def in_order(late: Sequence[Late], when: Callable[[Late], datetime], out: Collection[bytes] = ()) -> Iterator[Late]:
+    """Yield records in the order of `when`, and of their places, each after what it is made of; `out` are objects out of sight now."""
     order = _Order([when(one) for one in late])
     needed = {mark for one in late for mark in one.needs}
     made: dict[Mark, list[int]] = {}
@@ -111,7 +119,23 @@ def in_order(late: Sequence[Late], when: Callable[[Late], datetime]) -> Iterator
         some.sort(key=lambda number: (not needed.isdisjoint(late[number].makes), order.times[number]), reverse=True)
         for first, second in pairwise(some):
             order.after(first, second)
+    _alternate(late, order, out)
     yield from (late[number] for number in order.run())
+
+
+def _alternate(late: Sequence[Late], order: _Order, out: Collection[bytes]) -> None:
+    """Let nothing be restored that was never rejected, nor rejected again before it was restored: the first of the other comes before."""
+    turns: dict[bytes, list[tuple[bool, int]]] = {}  # of each object, whether it is hidden and by which change, in the order of times
+    for number in sorted((n for n, one in enumerate(late) if one.hides or one.shows), key=lambda number: order.times[number]):
+        for one in (*late[number].hides, *late[number].shows):
+            turns.setdefault(one, []).append((bool(late[number].hides), number))
+    for one, some in turns.items():
+        hidden = one in out
+        first = next((number for hides, number in some if hides != hidden), None)
+        for hides, number in some:
+            if first is None or hides != hidden:
+                break
+            order.after(first, number)
 
 
 class _Order:

@@ -23,6 +23,7 @@ from tests.dimse.test_worklist import entry
 from tests.services import archives, crowd
 from tests.services.everything import device, rows
 from tests.services.test_nothing_lost import left
+from tests.services.test_rebuild import rebuild
 from tests.services.test_rebuild_work import CLAIM, modality, router
 from tests.services.ward import Clock
 from tests.web.dicomweb.test_ups import LOCK, el, item
@@ -245,6 +246,77 @@ def test_what_was_deleted_is_out_of_sight(world: World, then: Callable[[World], 
     with world.put_back() as node:
         assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1"}
         crowd.check_sound(node)
+
+
+def test_what_was_restored_by_another_process_is_in_sight(world: World) -> None:
+    archives.store(world.first, archives.instance(1))
+    world.keep()
+    world.first.remove.reject(archives.the_console(world.first), "clinical", "study", ONE, reason="wrong patient")
+    world.set_back()
+    world.second.remove.restore(archives.the_console(world.second), "clinical", "study", ONE, reason="right one")
+    with world.put_back() as node:
+        assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1"}
+        crowd.check_sound(node)
+
+
+def test_what_was_deleted_again_by_another_process_is_out_of_sight(world: World) -> None:
+    for number in (1, 2):
+        archives.store(world.first, archives.instance(number))
+    world.first.remove.reject(archives.the_console(world.first), "clinical", "instance", f"{ONE}.1.2", reason="wrong patient")
+    world.keep()
+    world.first.remove.restore(archives.the_console(world.first), "clinical", "instance", f"{ONE}.1.2", reason="right one")
+    world.set_back()
+    world.second.remove.reject(archives.the_console(world.second), "clinical", "instance", f"{ONE}.1.2", reason="wrong after all")
+    with world.put_back() as node:
+        assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1"}
+        crowd.check_sound(node)
+
+
+def test_what_was_let_in_and_then_deleted_is_out_of_sight(world: World) -> None:
+    archives.store(world.first, archives.instance(1))
+    assert archives.store(world.first, archives.instance(2, PatientID="P9")).status == "held"
+    world.keep()
+    console = archives.the_console(world.first)
+    (row,) = world.first.reconcile.list(console)
+    world.first.reconcile.accept(console, row["id"], reason="seen")
+    world.set_back()
+    world.second.remove.reject(archives.the_console(world.second), "clinical", "instance", f"{ONE}.1.2", reason="wrong after all")
+    with world.put_back() as node:
+        assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1"}
+        crowd.check_sound(node)
+
+
+def test_a_deletion_that_was_never_committed_changes_no_order(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.store(world.first, archives.instance(1))
+    world.keep()
+    console = archives.the_console(world.first)
+    with dies(world.second, monkeypatch):
+        world.second.remove.reject(console, "clinical", "study", ONE, reason="wrong patient")
+    world.clock.at += timedelta(minutes=1)
+    world.first.remove.reject(console, "clinical", "study", ONE, reason="wrong patient")
+    world.clock.at += timedelta(minutes=1)
+    world.first.remove.restore(console, "clinical", "study", ONE, reason="right one")
+    with world.put_back() as node:
+        assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1"}
+
+
+def test_an_instance_sent_again_after_a_part_was_purged_is_not_lost(world: World) -> None:
+    """By its time it came before: whether it was ever promised nobody can tell, so it stays, and a rebuild takes it in."""
+    for number in (1, 2):
+        archives.store(world.first, archives.instance(number))
+    world.keep()
+    console = archives.the_console(world.second)
+    world.second.remove.reject(console, "clinical", "instance", f"{ONE}.1.2", reason="sent by mistake")
+    world.second.purge.run(console, "clinical", study=ONE, reason="for good")
+    world.set_back()
+    assert archives.store(world.first, archives.instance(2)).status == "stored"
+    with world.put_back() as node:
+        assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1"}
+        assert "V15" in {one.code for one in node.verify.run(archives.the_console(node)).findings}
+    rebuild(world.config)
+    with archives.opened(world.config, clock=world.clock) as node:
+        assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1", f"{ONE}.1.2"}
+        assert not {one.code for one in node.verify.run(archives.the_console(node)).findings} - {"V16"}
 
 
 def test_what_was_sent_again_after_it_was_purged_is_there(world: World) -> None:
