@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.batches import batches
+from archive.db.failures import TooLong
 from archive.db.tables import archive_state, datastore, instance, segment
 from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, InvalidInstance, SealBroken, StateConflict, Unavailable
 from archive.index import catalog
@@ -116,7 +117,7 @@ class CatchUp:
                     done.changes += 1
             except InstanceConflict:
                 left[object_id] = "V10"
-            except InvalidInstance:
+            except (InvalidInstance, TooLong):
                 left[object_id] = ""  # by this index nobody was told that it is kept; another may take it
             except ArchiveError as error:
                 if not error.verdict and type(error) is not Unavailable:

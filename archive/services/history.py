@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hmac
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.db.batches import batches
+from archive.db.failures import TooLong, translated
 from archive.db.tables import audit_event, datastore, held, instance, ledger_leaf, statement
 from archive.errors import ArchiveError, DigestMismatch, InstanceConflict
 from archive.index import catalog
@@ -31,6 +33,9 @@ from archive.vault.vault import Damage, FoundRecord, Kind
 ARRIVALS = frozenset({"stored", "held", "conflict"})
 CHANGES = frozenset({"rejected", "restored", "reconciled", "purged"}) | working.LABELS
 _PAGE = 1000
+_USUAL = 64
+"""Characters that the standard allows a value that is searched by."""
+_INDEXED = ("PatientID", "IssuerOfPatientID", "PatientName", "AccessionNumber", "Modality")
 _TOKEN = policy.system("rebuild")
 _LEAVES = (
     sa.select(ledger_leaf.c.n, ledger_leaf.c.data, audit_event.c.principal_id)
@@ -47,6 +52,7 @@ class Done:
     held: int = 0
     changes: int = 0
     missing: list[tuple[int, str]] = field(default_factory=list)
+    too_long: list[int] = field(default_factory=list)  # events of what this database's index does not take
 
 
 class History:
@@ -58,6 +64,7 @@ class History:
         self._places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
         self._purged: set[bytes] = set()
         self._lost: dict[bytes, list[int]] = {}  # objects whose record is not there, by the events that name them
+        self._refused: dict[bytes, str] = {}  # objects with a value that this database's index does not take: another may
         self._unsound: dict[bytes, str] = {}  # objects of which something is there that does not verify
         self.working = False  # whether worklist, steps, workitems and commitments are to be made again too
         self._keyless: dict[str, int] = {}  # studies whose key was destroyed, by which event
@@ -75,6 +82,9 @@ class History:
                     continue
                 try:
                     (self._arrival if leaf["k"] in ARRIVALS else self._change)(row.n, leaf, row.principal_id)
+                except TooLong:
+                    self.done.too_long.append(row.n)
+                    self._refused[bytes.fromhex(leaf["obj"])] = ""
                 except ArchiveError as error:
                     if not error.verdict:
                         raise
@@ -103,7 +113,7 @@ class History:
     def untaken(self) -> dict[bytes, str]:
         """Return the objects that are missed, with what was wrong; of those of which nothing was found one stands for all."""
         missing = dict(self.done.missing)
-        found: dict[bytes, str] = {}
+        found = dict(self._refused)
         for one, numbers in self._lost.items():
             verdict = next((missing[n] for n in numbers if n in missing), None)
             if verdict is not None and (verdict != NOWHERE or NOWHERE not in found.values()):
@@ -157,16 +167,23 @@ class History:
             datastore_id=place.id, scanned=meta.scanned, ref=ref, sha256=record.sha256, leaf=n,
             stored_at=datetime.fromisoformat(meta.received["at"]), issuer=meta.issuer,
         )
-        decided = adoption.decide(tx, place, meta.scanned, meta.issuer)
-        kind: str = leaf["k"]
-        if kind == "stored" and decided.twin is None and self._insert(entry):
-            self.done.instances += 1
-        else:
-            waits: Literal["held", "conflict"] = "held" if "held" in (kind, decided.status) and kind != "conflict" else "conflict"
-            reason = decided.reason if decided.status == waits else "what it contradicted is not there any more"
-            catalog.insert_held(tx, waits, reason, entry)
-            self.done.held += 1
-        keep_statement(core, tx, ref, n, sections.statement)
+        with self._apart(any(len(text) > _USUAL for text in (meta.issuer, *map(meta.scanned.text, _INDEXED)))):
+            decided = adoption.decide(tx, place, meta.scanned, meta.issuer)
+            kind: str = leaf["k"]
+            stored = kind == "stored" and decided.twin is None and self._insert(entry)
+            if not stored:
+                waits: Literal["held", "conflict"] = "held" if "held" in (kind, decided.status) and kind != "conflict" else "conflict"
+                reason = decided.reason if decided.status == waits else "what it contradicted is not there any more"
+                catalog.insert_held(tx, waits, reason, entry)
+            keep_statement(core, tx, ref, n, sections.statement)
+        self.done.instances += stored
+        self.done.held += not stored
+
+    @contextmanager
+    def _apart(self, apart: bool = True) -> Iterator[None]:
+        """Undo what fails in this alone: of a value that is too long a server's transaction is not to be gone on with else."""
+        with translated(), self._tx.begin_nested() if apart and self._tx.dialect.name == "postgresql" else nullcontext():
+            yield
 
     def _insert(self, entry: catalog.Entry) -> bool:
         try:
@@ -199,7 +216,8 @@ class History:
         if change["change"] in working.KINDS and not self.working:
             return  # its rows stand
         try:
-            apply_change(self._core, self._tx, change, by=by, leaf=n)
+            with self._apart():
+                apply_change(self._core, self._tx, change, by=by, leaf=n)
         except InstanceConflict:
             self.done.missing.append((n, "V10"))  # what it was let in to is missing now
         else:

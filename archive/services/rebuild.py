@@ -360,6 +360,9 @@ def _tell(report: Rebuilt, done: Done, found: Survey) -> None:
         first = ", ".join(str(number) for number, _ in done.missing[:20])
         report.problems.append(f"{len(done.missing)} events name records that are missing or not sound ({verdicts}): {first}; bring their "
                                "segments back from a backup and rebuild again")
+    if done.too_long:
+        report.problems.append(f"{len(done.too_long)} events are about values longer than this database's index takes, and what they say "
+                               f"stays sealed where it lies: {_shown(done.too_long)}; an embedded index takes them")
     report.problems += [f"segment {name} is damaged at {offset} ({verdict})" for name, offset, verdict in found.damaged[:20]]
     if found.shredded:
         report.notes.append(f"{found.shredded} records are of studies whose key was destroyed on purpose")
