@@ -30,6 +30,7 @@ from archive.ledger.bodies import parse
 from archive.services import (
     admitted,
     agreement,
+    alert_check,
     approval_check,
     bound,
     candidates,
@@ -121,6 +122,7 @@ class Verify:
                     admitted.admitted(core, tx), candidates.led(core, tx), hold_rows.stand(core, tx), purge_check.gone(core, tx),
                     rules_check.ruled(core, tx), forward_check.sent_by(core, tx), bound.bound(core, tx), approval_check.approved(core, tx),
                     change_keys.opening(core, tx) if mode != "keyless" else (), untaken.told(tx), webhook_check.hooked(core, tx),
+                    alert_check.waiting(core, tx),
                 )
                 found = chain.from_iterable(checks)
                 for code, detail, uid in found:

@@ -18,7 +18,8 @@ _HOOKS = (
     sa.select(_W.id, _W.url, _W.principal_id, _W.removed_at, principal.c.name.label("owner"), datastore.c.name.label("datastore"))
     .outerjoin(principal, principal.c.id == _W.principal_id).outerjoin(datastore, datastore.c.id == _W.datastore_id)
 )
-_LOST = "index, ledger and access"
+LOST = "index, ledger and access"
+"""What an event `rebuilt` says of an index that was lost."""
 
 
 def hooked(core: Core, tx: sa.Connection) -> Iterator[Found]:
@@ -49,7 +50,7 @@ def _told(core: Core, tx: sa.Connection) -> tuple[dict[int, dict[str, Any]], set
         detail = event.body["detail"]
         what, number = detail.get("what"), detail.get("webhook")
         if event.kind == Kind.REBUILT.label:
-            lost |= told.keys() if what == _LOST else set()
+            lost |= told.keys() if what == LOST else set()
         elif what == "added":
             told[number] = detail
             ended.discard(number)
