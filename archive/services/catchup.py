@@ -20,6 +20,7 @@ from archive.db.failures import TooLong
 from archive.db.tables import archive_state, datastore, instance, segment
 from archive.errors import ArchiveError, DigestMismatch, InstanceConflict, InvalidInstance, SealBroken, StateConflict, Unavailable
 from archive.index import catalog
+from archive.index.emptied import is_gone
 from archive.keys.sealing import parse_instant
 from archive.ledger import statements
 from archive.ledger.audit import Event, ObjectRef, StoredRef
@@ -123,11 +124,14 @@ class CatchUp:
                 if not error.verdict and type(error) is not Unavailable:
                     raise
                 left[object_id] = error.verdict or "V05"  # its study goes on under another key: it stays where it is
-        done.damaged += filter(None, left.values())
         with core.database.begin() as tx:
+            for one in late:  # whatever was committed under a key that is to be destroyed went with it: a start sweeps the rest
+                if one.record.ref.object_id in left and is_gone(tx, one.record.ref.key_id):
+                    del left[one.record.ref.object_id]
             tx.execute(sa.delete(archive_state).where(archive_state.c.name == DUE))
             untaken.forget(tx, [one.record.ref.object_id for one in late])
             untaken.note(tx, left)
+            done.damaged += filter(None, left.values())
             detail = {"what": "caught up", "adopted": done.instances, "changes": done.changes, "damaged": len(done.damaged)}
             core.ledger.record(tx, Event(EventKind.REPLAYED, detail=detail), at=core.clock())
         return done

@@ -15,10 +15,11 @@ from archive.db.tables import instance
 from archive.errors import CommitUncertain, DigestMismatch, InvalidInstance
 from archive.node import Node, open_node
 from archive.services import catchup
+from archive.services import purge as purges
 from archive.services import store as stores
 from archive.vault.vault import FoundRecord, Kind
 from tests.services import archives, crowd
-from tests.services.test_late_order import ONE, World
+from tests.services.test_late_order import ONE, Killed, World, killed
 from tests.services.test_nothing_lost import unsure
 from tests.services.test_rebuild import lose, rebuild
 
@@ -158,3 +159,22 @@ def test_what_a_rebuild_misses_is_not_swept_though_it_is_damaged(tmp_path: Path,
     with archives.opened(config) as node:
         assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1", f"{ONE}.1.2"}
         assert told(node) == []
+
+
+def test_what_lies_under_a_key_that_is_to_be_destroyed_is_swept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was committed under it went with it; and the purge was killed before it came to the key."""
+    console = archives.the_console(world.first)
+    archives.store(world.first, archives.instance(1))
+    world.keep()
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, "adopt", killed)
+        with suppress(Killed):
+            archives.store(world.second, archives.instance(2))
+    world.first.remove.reject(console, "clinical", "study", ONE, reason="another patient")
+    with monkeypatch.context() as patch:
+        patch.setattr(purges, "finish", killed)
+        with suppress(Killed):
+            world.first.purge.run(console, "clinical", study=ONE, reason="another patient")
+    with world.put_back() as node:
+        assert told(node) == []
+        assert crowd.every(node, sa.select(instance)) == []
