@@ -25,7 +25,7 @@ from archive.keys.sealing import parse_instant
 from archive.ledger import statements
 from archive.ledger.audit import Event, ObjectRef, StoredRef
 from archive.ledger.audit import Kind as EventKind
-from archive.services import hold_rows, holds, untaken, working
+from archive.services import hold_rows, holds, retrace, untaken, working
 from archive.services.adoption import Arrival, adopt
 from archive.services.arrival_order import never_backwards
 from archive.services.core import Core
@@ -200,14 +200,16 @@ class CatchUp:
             raise DigestMismatch(message, verdict="V15")
 
     def _out_of_sight(self, late: Sequence[Late]) -> set[bytes]:
-        """Return those of the objects that are hidden or shown which are out of sight by the index."""
-        wanted = sorted({object_id for one in late for object_id in (*one.hides, *one.shows)})
-        found: set[bytes] = set()
+        """Return those of the objects that are hidden or shown which are out of sight: by the index or, gone from it, by the ledger."""
+        wanted = {object_id for one in late for object_id in (*one.hides, *one.shows)} - {one.record.ref.object_id for one in late}
+        hidden: dict[bytes, bool] = {}
         with self._core.database.read() as tx:
-            for some in batches(wanted):
-                query = sa.select(instance.c.object_id).where(instance.c.object_id.in_(some), instance.c.rejected_at.is_not(None))
-                found.update(bytes(one) for one in policy.run_as(tx, _TOKEN, query).scalars())
-        return found
+            for some in batches(sorted(wanted)):
+                query = sa.select(instance.c.object_id, instance.c.rejected_at).where(instance.c.object_id.in_(some))
+                hidden |= {bytes(row.object_id): row.rejected_at is not None for row in policy.run_as(tx, _TOKEN, query)}
+            if wanted - hidden.keys():
+                hidden = retrace.said(tx).hidden | hidden
+        return {one for one in wanted if hidden.get(one)}
 
     def _change(self, one: Late, place: Datastore) -> None:
         core, ref = self._core, one.record.ref

@@ -138,3 +138,22 @@ def test_whose_a_study_is_that_an_earlier_release_purged_what_named_the_patient_
         with archives.opened(config) as node:
             assert set(catalogs.visible(node, "all", ONE, "1.2.4")) == {"1.2.4.1.1"}
             sound(node)
+
+
+def test_what_was_restored_and_then_purged_after_the_last_checkpoint_had_been_rejected(tmp_path: Path) -> None:
+    """Of what is gone from the index the ledger says whether it was out of sight."""
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        archives.store(node, archives.instance(1))
+        archives.store(node, archives.instance(1, study="1.2.4", PatientID="P2"))
+        node.remove.reject(console, "clinical", "study", ONE, reason="test")
+        node.upkeep.finish()
+        node.remove.restore(console, "clinical", "study", ONE, reason="test")
+        node.remove.reject(console, "clinical", "study", ONE, reason="test")
+        node.purge.run(console, study=ONE, reason="test")
+    lose(config)
+    rebuild(config)
+    with archives.opened(config) as node:
+        assert uids(node) == set()
+        sound(node)
