@@ -50,16 +50,15 @@ def of_change(at: datetime, record: FoundRecord, change: dict[str, Any]) -> Late
             return Late(at, record)  # in a form that is not known here: told when its turn comes
         return Late(at, record, {}, tuple(makes), tuple(needs), instead)
     objects = [bytes.fromhex(one) for one in change["objects"]]
-    arrived, changed = [("object", one) for one in objects], [("changed", one) for one in objects]
+    arrived, changed, decided = (tuple((word, one) for one in objects) for word in ("object", "changed", "decided"))
     if what == "purged":  # nothing of these comes after it
         emptied = _emptied(record, change["study"]) if change["keys"] and "fresh" not in change else ()
         destroys = () if "fresh" in change else tuple(objects)
         return Late(at, record, change if "fresh" in change else {}, emptied, (*arrived, *changed), destroys=destroys)
     if what not in ("rejected", "restored"):
-        return Late(at, record, {}, (*changed, *(("decided", one) for one in objects)), tuple(arrived))
-    needs = (*arrived, *(("decided", one) for one in objects))
+        return Late(at, record, {}, (*changed, *decided), arrived)
     hides, shows = (tuple(objects) if what == word else () for word in ("rejected", "restored"))
-    return Late(at, record, {}, tuple(changed), needs, hides=hides, shows=shows)
+    return Late(at, record, {}, changed, (*arrived, *decided), hides=hides, shows=shows)
 
 
 def _emptied(record: FoundRecord, study_instance_uid: str) -> tuple[Mark, ...]:

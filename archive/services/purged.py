@@ -82,6 +82,8 @@ def carry_out(core: Core, tx: sa.Connection, change: dict[str, Any], *, leaf: in
         DigestMismatch: V12, something of it is not out of sight.
     """
     objects = [bytes.fromhex(one) for one in change["objects"]]
+    if "fresh" in change:
+        _hide_followed(core, tx, objects, at)
     _require_out_of_sight(tx, objects)
     in_series, in_studies = emptied.take_out(tx, objects)
     rows = [
@@ -122,6 +124,15 @@ def _belongs(tx: sa.Connection, study_instance_uid: str, where: str, issuer: str
         return
     belongs(tx, found, PatientKey(issuer, patient_id), at)
     emptied.leave(tx, found.patient_pk)
+
+
+def _hide_followed(core: Core, tx: sa.Connection, objects: Sequence[bytes], at: datetime) -> None:
+    """Take out of sight what a re-keying replaced and whose key is destroyed: an older index names it still where its successor is gone."""
+    for some in batches(objects):
+        query = sa.select(instance.c.id, instance.c.key_id).where(instance.c.object_id.in_(some), instance.c.rejected_at.is_(None))
+        left = policy.run_as(tx, _TOKEN, query).all()
+        gone = {key for key in {bytes(row.key_id) for row in left} if core.keystore.state(key) == "shredded"}
+        catalog.reject(tx, [row.id for row in left if bytes(row.key_id) in gone], by=None, reason="re-keyed, and then purged", at=at)
 
 
 def _require_out_of_sight(tx: sa.Connection, objects: Sequence[bytes]) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from archive.access.grants import Target
 from archive.config import Config
-from archive.db.tables import datastore
+from archive.db.tables import datastore, instance
 from archive.dicom import scheduled
 from archive.node import Node, open_node
 from archive.services import state_events
@@ -317,6 +317,25 @@ def test_an_instance_sent_again_after_a_part_was_purged_is_not_lost(world: World
     with archives.opened(world.config, clock=world.clock) as node:
         assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1", f"{ONE}.1.2"}
         assert not {one.code for one in node.verify.run(archives.the_console(node)).findings} - {"V16"}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_was_sealed_anew_and_then_purged_does_not_come_back(world: World, whole: bool) -> None:
+    """What took its place is gone too: the older index names the records that were replaced, and nothing says what by."""
+    console = archives.the_console(world.first)
+    for number in (1, 2):
+        archives.store(world.first, archives.instance(number))
+    world.keep()
+    world.first.rekey.study(console, ONE)
+    if whole:
+        world.first.shred.run(console, ONE, reason="for good")
+    else:
+        world.first.remove.reject(console, "clinical", "instance", f"{ONE}.1.2", reason="sent by mistake")
+        world.first.purge.run(console, "clinical", study=ONE, reason="for good")
+    with world.put_back() as node:
+        there = {row.sop_instance_uid for row in crowd.every(node, sa.select(instance.c.sop_instance_uid))}
+        assert there == (set() if whole else {f"{ONE}.1.1"})
+        crowd.check_sound(node)
 
 
 def test_what_was_sent_again_after_it_was_purged_is_there(world: World) -> None:
