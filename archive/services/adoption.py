@@ -23,6 +23,7 @@ from archive.services import arrival_rules
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.state_events import commit_change, keep_statement
+from archive.vault.vault import Kind as RecordKind
 from archive.vault.vault import RecordRef
 
 ATTEMPTS = 4
@@ -122,6 +123,8 @@ def _work(core: Core, arrival: Arrival, subject: Subject | None, door: str) -> C
 
     def work(tx: sa.Connection) -> Adopted:
         decision = decide(tx, arrival.place, arrival.scanned, arrival.issuer)
+        if arrival.replayed and decision.status == "stored" and arrival.ref.kind == RecordKind.HELD:
+            decision = Decision("held", "what it contradicted is not there any more")  # nobody let it in
         status: Status = decision.status
         findings = arrival.scanned.findings
         if (twin := decision.twin) is not None and twin.sha256 == arrival.sha256:

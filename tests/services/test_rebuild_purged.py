@@ -157,3 +157,26 @@ def test_what_was_restored_and_then_purged_after_the_last_checkpoint_had_been_re
     with archives.opened(config) as node:
         assert uids(node) == set()
         sound(node)
+
+
+def test_what_nobody_let_in_waits_though_the_ledger_knows_neither_of_it_nor_of_the_purge(tmp_path: Path) -> None:
+    """It lay in conflict with what is gone: nobody is shown it because of that."""
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="serve") as node:
+        console = archives.the_console(node)
+        for number in (1, 2):
+            archives.store(node, archives.instance(number))
+        node.upkeep.finish()
+        assert archives.store(node, archives.instance(1, StudyDescription="else")).status == "conflict"
+        node.remove.reject(console, "clinical", "instance", f"{ONE}.1.1", reason="test")
+        node.purge.run(console, study=ONE, reason="test")
+        (before,) = node.reconcile.list(console)
+    lose(config)
+    rebuild(config)
+    with archives.opened(config) as node:
+        assert uids(node) == {f"{ONE}.1.2"}
+        (waits,) = node.reconcile.list(archives.the_console(node))
+        assert waits["sha256"] == before["sha256"]
+        sound(node)
+        node.reconcile.accept(archives.the_console(node), waits["id"], reason="seen")
+        assert uids(node) == {f"{ONE}.1.1", f"{ONE}.1.2"}
