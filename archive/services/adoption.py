@@ -122,9 +122,7 @@ def _work(core: Core, arrival: Arrival, subject: Subject | None, door: str) -> C
     usual = core.ledger.draft(_event(Kind.STORED, arrival, subject, door), at=at)
 
     def work(tx: sa.Connection) -> Adopted:
-        decision = decide(tx, arrival.place, arrival.scanned, arrival.issuer)
-        if arrival.replayed and decision.status == "stored" and arrival.ref.kind == RecordKind.HELD:
-            decision = Decision("held", "what it contradicted is not there any more")  # nobody let it in
+        decision = _decided(tx, arrival)
         status: Status = decision.status
         findings = arrival.scanned.findings
         if (twin := decision.twin) is not None and twin.sha256 == arrival.sha256:
@@ -158,6 +156,14 @@ def _work(core: Core, arrival: Arrival, subject: Subject | None, door: str) -> C
         return Adopted(status, leaf, findings)
 
     return work
+
+
+def _decided(tx: sa.Connection, arrival: Arrival) -> Decision:
+    """Decide about a sealed record; one that was sealed to wait does so though an index that is late knows no reason for it any more."""
+    decision = decide(tx, arrival.place, arrival.scanned, arrival.issuer)
+    if arrival.replayed and decision.status == "stored" and arrival.ref.kind == RecordKind.HELD:
+        return Decision("held", "what it contradicted is not there any more")
+    return decision
 
 
 def _key_changed(core: Core, ref: RecordRef) -> Unavailable:
