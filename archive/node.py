@@ -221,7 +221,9 @@ class Node:
     def _last_checkpoint(self) -> None:
         try:
             heads.sign(self.core, beats=False)
-            WorkSnapshots(self.core).tick(now=True)
+            work = WorkSnapshots(self.core)
+            if work.behind():
+                work.tick(now=True)
             Snapshots(self.core).tick(patient=True)
         except ArchiveError:
             return  # the background worker, or the next command, does it

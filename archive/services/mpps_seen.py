@@ -42,6 +42,7 @@ def _named(*, sqlite: bool) -> tuple[sa.ColumnElement[int], Any, sa.ColumnElemen
 
     What a device sent need not be a sequence.
     """
+    uid: sa.ColumnElement[Any]
     if sqlite:
         path = f'$."{SERIES}".Value'
         each = sa.func.json_each(mpps.c.attributes, path).table_valued("value", "type", name="performed")

@@ -48,6 +48,7 @@ SHARE = 20
 """A look takes at most one part in so many of the time: where very much waits for a destination it takes a while."""
 FILES = SnapshotFiles("work", b"SRWORK1\0", b"strongroom/v1/work\0", "work-snapshot", FOLDER, KEPT)
 _ROWS = (forward_rule, delivery_destination, webhook, ups_subscriber)
+_READS = (Kind.READ, Kind.SEARCHED, Kind.AUDIT_READ)
 _TOKEN = policy.system("rebuild")
 _D, _I, _S = delivery.c, instance.c, ups_subscription.c
 
@@ -86,6 +87,20 @@ class WorkSnapshots:
             return self._look(core.clock())
         finally:
             self._wait = max(EVERY, SHARE * timedelta(seconds=monotonic() - begun))
+
+    def behind(self) -> bool:
+        """Whether anything but reading was recorded since the newest snapshot, or there is none: for a command, which changes nothing else.
+
+        Raises:
+            DatabaseUnavailable.
+        """
+        there = files(self._core.config.ledger_dir)
+        if not there:
+            return True
+        known, e = int(there[0].name), audit_event.c
+        later = sa.select(e.n).where(e.n >= known, e.kind.not_in([kind.label for kind in _READS])).order_by(e.n).limit(1)
+        with self._core.database.read() as tx:
+            return known > nodes.size(tx) or tx.execute(later).first() is not None
 
     def _look(self, at: datetime) -> bool:
         core = self._core
