@@ -313,7 +313,10 @@ class Incoming:
         if self._writer is not None:
             self._writer.abort()
             self._writer = None
-        self._core.vault.probe(twin.ref)  # nobody is told that something is kept of which the record is gone
+        # Nobody is told that something is kept of which the record is gone or has rotted: theirs may be the last good copy.
+        for _ in self._core.vault.read(twin.ref):
+            pass
+        self._core.vault.sections(twin.ref)
         leaf = record_duplicate(self._core, self.subject, scanned, twin, datastore_id=self._place.id, door=self._source.via)
         return _outcome("duplicate", scanned, scanned.findings, leaf)
 

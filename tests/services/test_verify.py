@@ -106,6 +106,19 @@ def test_a_flip_anywhere_in_the_body_is_found_and_never_served(node: Node) -> No
         path.write_bytes(original)
 
 
+def test_who_sends_again_what_has_rotted_is_not_told_that_it_is_kept(node: Node) -> None:
+    """It was answered as a duplicate by the record's header alone, and the sender's good copy was thrown away."""
+    path, offset, length = place(node)
+    original = path.read_bytes()
+    data = serve(node)[0]
+    for at in range(160, length, length // 20):
+        flip(path, offset + at)
+        with pytest.raises(ArchiveError):
+            archives.store(node, data)
+        path.write_bytes(original)
+    assert archives.store(node, data).status == "duplicate"
+
+
 def test_a_cut_segment_and_a_missing_one(node: Node, folder: Path) -> None:
     path, offset, length = place(node)
     original = path.read_bytes()
