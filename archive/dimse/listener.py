@@ -313,8 +313,7 @@ class Listener:
         acceptance = dataclasses.replace(acceptance, admission=dataclasses.replace(acceptance.admission, subject=subject))
         source = Source(
             via="dimse",
-            calling_ae_title=acceptance.proposal.calling_ae_title,
-            called_ae_title=acceptance.proposal.called_ae_title,
+            calling_ae_title=acceptance.proposal.calling_ae_title, called_ae_title=acceptance.proposal.called_ae_title,
             certificate_sha256=hashlib.sha256(certificate).hexdigest() if certificate else "",
             issuer=acceptance.admission.issuer,
             character_set=acceptance.admission.settings.character_set,
@@ -325,6 +324,7 @@ class Listener:
                 stack.enter_context(self._place())
                 stack.enter_context(self._peers.slot(subject.peer_id, self._worker))
             except Unavailable:
+                stack.close()  # who is refused takes nobody's place until it has gone
                 self._reject(visitor, admission.LOCAL_LIMIT_EXCEEDED, acceptance.proposal, peer=acceptance.admission.peer_name)
                 return
             stack.callback(self._ended, visitor.name)
