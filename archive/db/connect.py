@@ -129,4 +129,5 @@ def postgresql(url: sa.URL) -> sa.Engine:
     )
     watch = watched.Watch()
     event.listen(engine, "do_connect", lambda _dialect, _record, arguments, named: watch.connect(*arguments, **named))
+    event.listen(engine, "engine_disposed", lambda _engine: watch.rest())
     return engine

@@ -34,6 +34,7 @@ class Watch:
         self._waiting: dict[int, tuple[float, Any]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._rest = threading.Event()
         self._asked = 0.0
         self._address: tuple[Sequence[Any], dict[str, Any]] = (), {}
 
@@ -54,16 +55,26 @@ class Watch:
         """Say that it waits no longer."""
         self._waiting.pop(id(connection), None)
 
+    def rest(self) -> None:
+        """End the thread, unless somebody waits still; whoever waits next starts another."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._rest.set()
+        if thread is not None:
+            thread.join(ANSWER_S)
+        if self._waiting:
+            self._start()
+
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._look_on, name="database-watch", daemon=True)
+                self._rest = threading.Event()
+                self._thread = threading.Thread(target=self._look_on, args=(self._rest,), name="database-watch", daemon=True)
                 self._thread.start()
 
-    def _look_on(self) -> None:
+    def _look_on(self, rest: threading.Event) -> None:
         last_s = time.monotonic()
-        while True:
-            time.sleep(PATIENCE_S / 4)
+        while not rest.wait(PATIENCE_S / 4):
             if self._waiting:
                 last_s = time.monotonic()
             elif time.monotonic() - last_s > _REST_S:

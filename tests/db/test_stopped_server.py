@@ -97,3 +97,18 @@ def test_a_statement_that_takes_long_is_waited_for(database: Database) -> None:
         tx.execute(sa.text("SELECT pg_sleep(5)"))
         assert number(tx) == 1
     assert time.monotonic() - before > 4.9
+
+
+def test_nobody_watches_a_closed_database(server: str) -> None:
+    def watching() -> int:
+        return sum(thread.name == "database-watch" for thread in threading.enumerate())
+
+    before = watching()
+    with closing(Database(server)) as opened, opened.read() as tx:
+        assert number(tx) == 1
+        assert watching() == before + 1
+    assert watching() == before
+    with closing(opened), opened.read() as tx:  # used again all the same
+        assert number(tx) == 1
+        assert watching() == before + 1
+    assert watching() == before
