@@ -11,7 +11,7 @@ import hashlib
 import ipaddress
 import logging
 import ssl
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -22,8 +22,8 @@ from archive.access.permissions import OBJECT, Permission
 from archive.access.subject import Subject
 from archive.config import Config
 from archive.db.engine import Database
-from archive.db.tables import association_slot, datastore, peer, peer_ae_title, peer_network, pending_peer, principal
-from archive.errors import ArchiveError, Forbidden, Unavailable
+from archive.db.tables import datastore, peer, peer_ae_title, peer_network, pending_peer, principal
+from archive.errors import Forbidden
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind
 from archive.ledger.log import Ledger
@@ -31,7 +31,8 @@ from archive.services.changes import Changes
 from archive.services.clock import Clock
 from archive.services.peer_settings import DEFAULTS, PeerSettings
 from archive.services.peer_users import PeerUsers, no_tls
-from archive.services.processes import is_alive, this_worker
+from archive.services.processes import this_worker
+from archive.services.slots import Slots
 
 LOG = logging.getLogger("archive.services")
 
@@ -88,6 +89,9 @@ class Doorkeeper(Changes):
         self._keyring = keyring
         self._config = config
         self._users = PeerUsers(database, ledger, keyring, config, clock)
+        self._slots = Slots(
+            database, clock, most=config.dimse.max_associations, most_of_a_peer=config.dimse.max_associations_per_peer
+        )
         self._plain_networks = tuple(ipaddress.ip_network(text, strict=False) for text in config.dimse.plain.networks)
 
     def admit(
@@ -142,33 +146,13 @@ class Doorkeeper(Changes):
         """
         self._refused(_Caller("", "", address, certificate), reason, self._clock())
 
-    @contextlib.contextmanager
-    def slot(self, peer_id: int, worker: str) -> Iterator[None]:
-        """Hold one of the peer's association slots; slots of dead workers are swept first.
+    def slot(self, peer_id: int, worker: str) -> AbstractContextManager[None]:
+        """Return what holds one of the peer's association slots.
 
         Raises:
-            Unavailable: the peer, or the archive, has as many associations as it may.
+            Unavailable: when it is entered: the peer, or the archive, has as many associations as it may. DatabaseUnavailable.
         """
-        at = self._clock()
-        with self._database.begin(durable=False) as tx:
-            limit = tx.execute(sa.select(peer.c.max_associations).where(peer.c.id == peer_id).with_for_update()).scalar()
-            for (other,) in tx.execute(sa.select(association_slot.c.worker).distinct()).all():
-                if not is_alive(other):
-                    tx.execute(sa.delete(association_slot).where(association_slot.c.worker == other))
-            counted = sa.select(association_slot.c.peer_id, sa.func.count()).group_by(association_slot.c.peer_id)
-            held = {row[0]: int(row[1]) for row in tx.execute(counted)}
-            dimse = self._config.dimse
-            if held.get(peer_id, 0) >= (limit or dimse.max_associations_per_peer) or sum(held.values()) >= dimse.max_associations:
-                message = "too many associations"
-                raise Unavailable(message, remedy="release one, or raise dimse.max_associations_per_peer")
-            made = tx.execute(sa.insert(association_slot).values(peer_id=peer_id, worker=worker, opened_at=at))
-            tx.execute(sa.update(peer).where(peer.c.id == peer_id).values(last_seen_at=at))
-        assert made.inserted_primary_key is not None
-        key = int(made.inserted_primary_key[0])
-        try:
-            yield
-        finally:
-            self._give_back(key)
+        return self._slots.hold(peer_id, worker)
 
     @property
     def worker(self) -> str:
@@ -181,18 +165,7 @@ class Doorkeeper(Changes):
         Raises:
             DatabaseUnavailable.
         """
-        with self._database.begin(durable=False) as tx:
-            tx.execute(sa.delete(association_slot).where(association_slot.c.worker == worker))
-
-    def _give_back(self, key: int) -> None:
-        for _ in range(2):
-            try:
-                with self._database.begin(durable=False) as tx:
-                    tx.execute(sa.delete(association_slot).where(association_slot.c.id == key))
-            except ArchiveError:
-                continue
-            return
-        LOG.error("an association slot stays taken until its worker ends")
+        self._slots.sweep(worker)
 
     def _by_certificate(self, tx: sa.Connection, caller: _Caller, at: datetime) -> sa.Row | str:  # type: ignore[type-arg] # of peer
         row = tx.execute(_LIVE.where(peer.c.certificate_sha256 == bytes.fromhex(caller.sha256), peer.c.tls)).first()
