@@ -123,15 +123,15 @@ def costly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @contextmanager
-def own_postgresql() -> Iterator[str]:
-    """A real PostgreSQL server; yields a URL whose last part is the database to use."""
+def own_postgresql(within: Path | None = None) -> Iterator[str]:
+    """A real PostgreSQL server, its files in a folder that others may enter; yields a URL whose last part is the database to use."""
     initdb = find_program("initdb")
     if initdb is None:
         absent("postgresql")
     assert initdb is not None
     bin_dir = Path(initdb).parent
     # Short path: a socket's name has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="srpg") as folder:
+    with tempfile.TemporaryDirectory(prefix="srpg", dir=within) as folder:
         base = Path(folder)
         as_root = os.geteuid() == 0
         if as_root:

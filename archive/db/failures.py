@@ -73,7 +73,7 @@ def _driver(error: sa.exc.DBAPIError) -> Exception:
     # SQLite has no states, and its texts quote no row.
     said = str(error.orig).lower() if state is None else state
     if _says(said, state, _FULL):
-        return OutOfSpace("the database's disk is full", remedy="free space on the storage disk")
+        return OutOfSpace("the database's disk is full", remedy="free space on the disk the database is on")
     if state == _TOO_LONG:
         return TooLong("a value is longer than the database's index takes", remedy="identifiers have at most 64 characters")
     if state in _CONFLICTS:

@@ -21,7 +21,7 @@ from archive.config import load
 from archive.serve import state
 from tests.dimse.fakes import eventually
 from tests.dimse.rawpeer import AC, CT, EXPLICIT, p_data, store_command
-from tests.journeys import doors
+from tests.journeys import disks, doors
 from tests.journeys.instances import dataset_bytes
 from tests.journeys.running import RunningArchive
 from tests.web.samples import STUDY, instance
@@ -54,22 +54,8 @@ def instances(archive: RunningArchive, asker: requests.Session, study: int) -> s
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, bool]]:
     """A folder on a small disk of its own; without the right to mount one, on the disk everything is on. Says which."""
     folder = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "tmpfs", str(folder)]
-    mounted = os.geteuid() == 0 and shutil.which("mount") is not None
-    mounted = mounted and subprocess.run(command, capture_output=True, check=False).returncode == 0
-    try:
+    with disks.mounted(folder, DISK_BYTES, "0700") as mounted:
         yield folder, mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=False)
-
-
-def fill(path: Path, leave: int) -> None:
-    """Use up the disk but for some bytes."""
-    stat = os.statvfs(path.parent)
-    free = stat.f_bavail * stat.f_frsize - leave
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(free, 1))
 
 
 def test_a_full_disk(small_disk: tuple[Path, bool]) -> None:
@@ -95,7 +81,7 @@ def test_a_full_disk(small_disk: tuple[Path, bool]) -> None:
         assert instances(archive, asker, 2) == stored
         assert instances(archive, asker, 3) == {f"{STUDY}.3.1.{number}" for number, status in enumerate(dimse, 1) if status == 0}
         # Below the reserve nothing comes in at all, and everything that is in comes out.
-        fill(folder / "filler", 3 << 20)
+        disks.fill(folder / "filler", 3 << 20)
         status, taken, _reasons = doors.stow(archive, asker, [instance(4, study=1)])
         assert (status, taken) == (507, [])
         assert send(archive, certificates, 5, 1, instance(5, study=1)) == 0xA700
