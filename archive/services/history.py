@@ -167,7 +167,8 @@ class History:
             datastore_id=place.id, scanned=meta.scanned, ref=ref, sha256=record.sha256, leaf=n,
             stored_at=datetime.fromisoformat(meta.received["at"]), issuer=meta.issuer,
         )
-        with self._apart(any(len(text) > _USUAL for text in (meta.issuer, *map(meta.scanned.text, _INDEXED)))):
+        searched = (meta.issuer, *("\\".join(meta.scanned.values(one)) for one in _INDEXED))  # many short values are long too
+        with self._apart(any(len(text) > _USUAL for text in searched)):
             decided = adoption.decide(tx, place, meta.scanned, meta.issuer)
             kind: str = leaf["k"]
             stored = kind == "stored" and decided.twin is None and self._insert(entry)

@@ -11,6 +11,8 @@ from tests.services.test_rebuild import lose, rebuild
 
 LONG = "".join(random.Random(1).choices(string.ascii_letters, k=20_000))
 """Longer than an index of PostgreSQL takes, which compresses what repeats itself."""
+MANY = "\\".join(LONG[at : at + 16] for at in range(0, len(LONG), 16))
+"""Values that are each as long as they may be."""
 
 
 def test_a_value_no_index_takes_ends_no_rebuild(tmp_path: Path, postgresql_url: str) -> None:
@@ -19,6 +21,8 @@ def test_a_value_no_index_takes_ends_no_rebuild(tmp_path: Path, postgresql_url: 
         console = archives.the_console(node)
         archives.store(node, archives.instance(1))
         archives.store(node, archives.instance(1, study="1.7", PatientID=LONG))
+        for number, of in enumerate(("PatientID", "AccessionNumber", "Modality")):
+            archives.store(node, archives.instance(1, study=f"1.8.{number}", **{of: MANY}))
         archives.store(node, archives.instance(2, PatientID=LONG))  # held
         archives.store(node, archives.instance(2))
         node.remove.reject(console, "clinical", "study", "1.7", reason="test")
