@@ -65,6 +65,7 @@ class Adopted:
     findings: tuple[Finding, ...]
     kept: bool = True  # False: what came is stored already, so the new record is not needed
     decided: bool = False  # it came before, and somebody decided against it
+    other: RecordRef | None = None  # what is kept in place of the new record, where its sender is told so
 
 
 def decide(tx: sa.Connection, place: Datastore, scanned: Scanned, issuer: str) -> Decision:
@@ -136,7 +137,9 @@ def _work(core: Core, arrival: Arrival, subject: Subject | None, door: str) -> C
             if again.object_id == arrival.ref.object_id:
                 return Adopted(status, again.leaf, findings)
             leaf = core.ledger.record(tx, _event(_KINDS[status], arrival, subject, door, again=True), at=at)
-            return Adopted(status, leaf, findings, kept=False, decided=again.state == "rejected")
+            waits = status == "held" and again.state != "rejected"
+            other = catalog.ref_of(again, arrival.place.uid) if waits else None
+            return Adopted(status, leaf, findings, kept=False, decided=again.state == "rejected", other=other)
         leaf = core.ledger.record(tx, usual if status == "stored" else _event(_KINDS[status], arrival, subject, door), at=at)
         entry = catalog.Entry(
             datastore_id=arrival.place.id, scanned=arrival.scanned, ref=arrival.ref, sha256=arrival.sha256, leaf=leaf,
@@ -227,7 +230,7 @@ def _duplicate(
             "datastore": twin.ref.datastore.hex(),
         },
     )
-    return Adopted("duplicate", core.ledger.record(tx, event, at=at), scanned.findings, kept=False)
+    return Adopted("duplicate", core.ledger.record(tx, event, at=at), scanned.findings, kept=False, other=twin.ref)
 
 
 def _event(kind: Kind, arrival: Arrival, subject: Subject | None, door: str, *, again: bool = False) -> Event:

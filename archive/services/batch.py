@@ -64,12 +64,17 @@ class Batch(Generic[K]):
             settled = self._settled([arrival for _, _, arrival in waiting], waiting[0][1])
         unexpected: Exception | None = None
         for (key, incoming, arrival), adopted in zip(waiting, settled, strict=True):
-            if isinstance(adopted, Adopted):
-                self._told(key, incoming.settle(arrival, adopted))
-            elif isinstance(adopted, ArchiveError):
+            if isinstance(adopted, ArchiveError):
                 failed.append((key, adopted))
-            else:
+            elif not isinstance(adopted, Adopted):
                 unexpected = adopted
+            else:
+                try:
+                    outcome = incoming.settle(arrival, adopted)
+                except ArchiveError as rotted:
+                    failed.append((key, rotted))
+                else:
+                    self._told(key, outcome)
         if unexpected is not None:
             raise unexpected
         for key, error in failed:

@@ -32,7 +32,7 @@ from archive.services.incoming import BUFFERED_BYTES, Intake, Source
 from archive.services.records import encode
 from archive.services.state_events import free, free_after
 from archive.services.statement import statement_for
-from archive.vault.vault import Kind, RecordWriter
+from archive.vault.vault import Kind, RecordRef, RecordWriter
 
 K = TypeVar("K")
 DERIVED_CLASSES = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.11.", "1.2.840.10008.5.1.4.1.1.104.")
@@ -214,11 +214,17 @@ class Incoming:
         return ended
 
     def settle(self, arrival: Arrival, adopted: Adopted) -> Outcome:
-        """Return what became of an instance whose rows are committed."""
+        """Return what became of an instance whose rows are committed.
+
+        Raises:
+            SealBroken, KeyShredded, VaultUnavailable: its bytes were there already, and are not any more.
+        """
         if adopted.kept:
             self._core.vault.segments.settle(arrival.ref.location)
         else:
             free(self._core, arrival.ref)
+            if adopted.other is not None:
+                self._require_sound(adopted.other)
         findings = adopted.findings
         if len(findings) > len(arrival.scanned.findings):
             try:
@@ -313,12 +319,15 @@ class Incoming:
         if self._writer is not None:
             self._writer.abort()
             self._writer = None
-        # Nobody is told that something is kept of which the record is gone or has rotted: theirs may be the last good copy.
-        for _ in self._core.vault.read(twin.ref):
-            pass
-        self._core.vault.sections(twin.ref)
+        self._require_sound(twin.ref)
         leaf = record_duplicate(self._core, self.subject, scanned, twin, datastore_id=self._place.id, door=self._source.via)
         return _outcome("duplicate", scanned, scanned.findings, leaf)
+
+    def _require_sound(self, kept: RecordRef) -> None:
+        """Tell nobody that something is kept of which the record is gone or has rotted: theirs may be the last good copy."""
+        for _ in self._core.vault.read(kept):
+            pass
+        self._core.vault.sections(kept)
 
     def _seal(self, scanned: Scanned, writer: RecordWriter, *, durable: bool) -> Arrival:
         core = self._core

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from archive.db.tables import ledger_leaf, statement
+from archive.access import policy
+from archive.db.tables import held, ledger_leaf, statement
 from archive.errors import ArchiveError, DatabaseUnavailable, InvalidInstance, VaultUnavailable
 from archive.index import catalog
 from archive.node import Node
@@ -217,3 +218,32 @@ def test_a_commit_that_fails_fails_all_of_it(node: Node) -> None:
     assert sender.statuses() == dict.fromkeys(range(3), DatabaseUnavailable.code)
     assert leaves(node) == before
     assert crowd.count(node, sa.select(sa.func.count()).select_from(statement)) == 1
+
+
+def test_who_sends_again_what_waits_and_has_rotted_is_not_told_that_it_is_kept(node: Node) -> None:
+    """The sender's good copy would be thrown away, as that of what was let in would be."""
+    archives.store(node, archives.instance(1, study=STUDY))
+    data = archives.instance(2, study=STUDY, PatientID="P9")  # of another patient than its study
+    assert archives.store(node, data).status == "held"
+    with node.core.database.read() as tx:
+        row = policy.run_as(tx, policy.system("verify"), sa.select(held)).one()
+    path = node.config.segments_dir / f"{bytes(row.segment_id).hex()}.seg"
+    original, at = path.read_bytes(), row.record_offset + row.record_bytes // 2
+
+    def put(byte: int) -> None:
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([byte]))
+
+    put(original[at] ^ 1)
+    with pytest.raises(ArchiveError):
+        archives.store(node, data)
+    sender = Sender(node)
+    for number, one in enumerate((data, archives.instance(3, study=STUDY))):
+        sender.send(number, one)
+    sender.batch.flush()
+    assert isinstance(sender.became[0], ArchiveError)
+    assert sender.statuses()[1] == "stored"
+    put(original[at])
+    assert archives.store(node, data).status == "held"
+    assert node.verify.run(archives.the_console(node), "full").findings == []
