@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 PATIENCE_S = 10.0
@@ -24,6 +25,9 @@ ANSWER_S = 5
 
 _REST_S = 60.0
 """How long nobody waits before nobody watches either."""
+
+_Server = tuple[tuple[str, str], ...]
+"""Parameters that lead to one server alone."""
 
 
 class Watch:
@@ -85,28 +89,46 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
-        """Break the connections that were waited for too long, if the server does not answer."""
+        """Break the connections that were waited for too long, if their server does not answer."""
         now = time.monotonic()
         late = [entry for entry in list(self._waiting.values()) if now - entry[0] > PATIENCE_S]
-        if not late or now - self._asked < PATIENCE_S or self._answers():
+        if not late or now - self._asked < PATIENCE_S:
             return
+        by_server: dict[_Server, list[tuple[float, Any]]] = {}
         for entry in late:
+            if (server := _server(entry[1])) is not None:
+                by_server.setdefault(server, []).append(entry)
+        silent = [entries for server, entries in by_server.items() if not self._answers(server)]
+        if not silent:
+            self._asked = time.monotonic()
+        for entry in chain.from_iterable(silent):
             if self._waiting.get(id(entry[1])) is entry:
                 _break(entry[1])
 
-    def _answers(self) -> bool:
-        """Whether a server answers at the address; that it refuses is an answer."""
+    def _answers(self, server: _Server) -> bool:
+        """Whether this server answers; that it refuses is an answer."""
         import psycopg
 
         args, named = self._address
         try:
-            psycopg.connect(*args, **{**named, "connect_timeout": ANSWER_S}).close()
+            psycopg.connect(*args, **{**named, **dict(server), "connect_timeout": ANSWER_S}).close()
         except psycopg.errors.ConnectionTimeout:
             return False
         except psycopg.Error:
             pass
-        self._asked = time.monotonic()
         return True
+
+
+def _server(connection: Any) -> _Server | None:
+    """Return where a connection leads, of all the addresses that a name or a list of hosts has; None of one that has ended."""
+    import psycopg
+
+    try:
+        found = connection.pgconn
+        told = (("host", found.host), ("hostaddr", found.hostaddr), ("port", found.port))
+    except psycopg.Error:
+        return None
+    return tuple((name, value.decode()) for name, value in told if value)
 
 
 def _break(connection: Any) -> None:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from archive.db import watched
 from archive.db.engine import Database
 from archive.errors import ArchiveError, CommitUncertain, DatabaseUnavailable
 from tests.conftest import own_postgresql
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,35 @@ def test_nobody_waits_for_a_stopped_server_without_end(database: Database) -> No
     assert told == 6
     assert {type(error) for error in answers} == {DatabaseUnavailable}
     assert database.group(number, durable=True) == 1
+
+
+@pytest.mark.parametrize("other", ["nobody", "another server"])
+def test_nor_where_another_address_answers_in_its_place(
+    server: str, postgresql_server: str, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """Of a name's addresses, or a URL's hosts, the one that is waited for counts."""
+    monkeypatch.setattr(watched, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(watched, "ANSWER_S", 2)
+    port, second = sa.make_url(server).port, sa.make_url(postgresql_server).port if other == "another server" else free_port()
+    hosts = f"host=127.0.0.1:{port}&host=127.0.0.1:{second}"
+    ended = threading.Event()
+
+    def ask() -> None:
+        with suppress(ArchiveError, sa.exc.SQLAlchemyError), opened.read() as tx:
+            number(tx)
+            asked.set()
+            begin.wait()
+            number(tx)
+            return
+        ended.set()
+
+    asked, begin = threading.Event(), threading.Event()
+    with closing(Database(f"postgresql+psycopg://postgres@/postgres?{hosts}&connect_timeout=2")) as opened:
+        threading.Thread(target=ask, daemon=True).start()
+        assert asked.wait(20)
+        with stopped(opened):
+            begin.set()
+            assert ended.wait(20)
 
 
 def test_a_commit_that_a_stopped_server_does_not_answer_is_uncertain(database: Database) -> None:
