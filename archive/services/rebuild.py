@@ -131,7 +131,7 @@ class Rebuild:
             if lost or untaken.noted(tx):  # what could not be done then may be possible now
                 catchup.set_due(tx)
             untaken.forget(tx)
-            untaken.note(tx, history.untaken())
+            untaken.note(tx, history.untaken(), self._not_done(tx))
             _tell(report, history.done, found)
             if lost:
                 self._give_up()
@@ -329,6 +329,12 @@ class Rebuild:
             tx.execute(sa.update(segment).where(segment.c.id == file.segment_id).values(**values))
 
     # -------------------------------------------------------------------------------------------------------------------------------
+
+    def _not_done(self, tx: sa.Connection) -> set[bytes]:
+        """Return the segments that a start looks through, there or brought back later."""
+        rows = tx.execute(sa.select(segment.c.id, segment.c.state, segment.c.used, segment.c.replay_from)).all()
+        done = {bytes(row.id) for row in rows if row.state == "closed" and row.replay_from >= row.used}
+        return {bytes(row.id) for row in rows}.union(file.segment_id for file in self._core.vault.segments.files()) - done
 
     def _resolve(self, tx: sa.Connection, kept: dict[sa.Table, dict[int, Placed]], report: Rebuilt) -> None:
         resolver = Resolver(self._core, tx, self._core.clock())

@@ -75,6 +75,7 @@ class Replay:
         self._purge: sa.Row[Any, Any] | None = None
         self._set_back: bool | None = None
         self._untaken: dict[bytes, str] = {}
+        self._suspect: Collection[bytes] | None = ()
 
     def run(self) -> Replayed:
         """Adopt or sweep everything past the replay positions; a second run changes nothing.
@@ -104,7 +105,8 @@ class Replay:
         files = {file.segment_id: file.file_bytes for file in core.vault.segments.files()}
         with core.database.read() as tx:
             noted = {bytes(one) for one in tx.execute(sa.select(segment.c.id)).scalars()}
-            self._purge, self._set_back, self._untaken = tx.execute(_PURGE).first(), None, untaken.noted(tx)
+            self._purge, self._set_back = tx.execute(_PURGE).first(), None
+            self._untaken, self._suspect = untaken.noted(tx), untaken.suspect(tx)
             places = {bytes(row.uid): Datastore(row.id, bytes(row.uid), row.name) for row in tx.execute(sa.select(datastore))}
         if only is not None:
             rows = [row for row in rows if bytes(row.id) in only]
@@ -150,11 +152,12 @@ class Replay:
         core, segment_id = self._core, looked.segment_id
         for found in list(core.vault.scan(segment_id, start)):  # to the end before the file may go
             if isinstance(found, Damage):
-                if found.verdict in _TORN and not self._named(segment_id, found.offset, found.length) and not self._may_be_known(found):
+                named = self._named(segment_id, found.offset, found.length)
+                if found.verdict in _TORN and not named and not self._may_be_known(segment_id, found):
                     core.vault.segments.remove(Location(segment_id, found.offset, found.length))
                     done.swept += 1
                     continue
-                if found.shredded and not self._named(segment_id, found.offset, found.length):
+                if found.shredded and not named:
                     looked.used = max(looked.used, padded(found.offset + found.length))
                     continue  # of a study that was purged
                 done.damaged.append(found.verdict)
@@ -240,9 +243,9 @@ class Replay:
         with self._core.database.read() as tx:
             return any(policy.run_as(tx, policy.system("replay"), named, where).first() is not None for named in _NAMED)
 
-    def _may_be_known(self, found: Damage) -> bool:
+    def _may_be_known(self, segment_id: bytes, found: Damage) -> bool:
         """Whether the record had its rows, or may have had them: one of a change of state has no place in them, only its statement."""
-        if found.object_id in self._untaken or untaken.NOWHERE in self._untaken.values():
+        if found.object_id in self._untaken or self._suspect is None or segment_id in self._suspect:
             return True
         if found.object_id is None:
             return False

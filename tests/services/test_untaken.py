@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from archive.db.tables import instance
+from archive.db.tables import archive_state, instance, segment
 from archive.errors import CommitUncertain, DigestMismatch, InvalidInstance
 from archive.node import Node, open_node
 from archive.services import catchup
@@ -22,6 +22,7 @@ from tests.services import archives, crowd
 from tests.services.test_late_order import ONE, Killed, World, killed
 from tests.services.test_nothing_lost import unsure
 from tests.services.test_rebuild import lose, rebuild
+from tests.services.test_replay import abandon
 
 
 @pytest.fixture
@@ -159,6 +160,35 @@ def test_what_a_rebuild_misses_is_not_swept_though_it_is_damaged(tmp_path: Path,
     with archives.opened(config) as node:
         assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.1", f"{ONE}.1.2"}
         assert told(node) == []
+
+
+@pytest.mark.parametrize("noted", ["now", "by an earlier release"])
+def test_a_write_that_is_cut_short_later_is_swept_though_something_is_missed(tmp_path: Path, noted: str) -> None:
+    """What is missed cannot lie in a segment that was begun since; else none with such a write would ever be closed."""
+    config = archives.made(tmp_path)
+    with archives.opened(config, role="serve") as node:
+        archives.store(node, archives.instance(1))
+        (row,) = crowd.every(node, sa.select(instance))
+        node.upkeep.finish()
+    (config.segments_dir / f"{bytes(row.segment_id).hex()}.seg").rename(tmp_path / "gone")
+    lose(config)
+    assert not rebuild(config).ok
+    with archives.opened(config, role="serve") as node:
+        if noted != "now":
+            with node.core.database.begin() as tx:
+                tx.execute(sa.update(archive_state).where(archive_state.c.name.startswith("untaken/")).values(value="V01"))
+        archives.store(node, archives.instance(2))
+        (row,) = crowd.every(node, sa.select(instance))
+        path = config.segments_dir / f"{bytes(row.segment_id).hex()}.seg"
+        first, end = path.read_bytes()[row.record_offset:][:4096], -(-(row.record_offset + row.record_bytes) // 4096) * 4096
+        abandon(node)
+    with path.open("r+b") as file:
+        file.seek(end)
+        file.write(first.replace(bytes(row.object_id), bytes(16)) + bytes(8192) + b"later blocks of it" * 100)
+    with archives.opened(config) as node:
+        (there,) = crowd.every(node, sa.select(segment).where(segment.c.id == row.segment_id))
+        assert there.state == ("closed" if noted == "now" else "open")
+        assert set(crowd.part10(node, ONE)) == {f"{ONE}.1.2"}
 
 
 def test_what_lies_under_a_key_that_is_to_be_destroyed_is_swept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
