@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -69,6 +70,31 @@ def test_slots_of_the_whole_archive(world: World, tmp_path: Path) -> None:
         with pytest.raises(Unavailable):
             fourth.__enter__()
     assert slots(world) == 0
+
+
+def test_slots_of_the_whole_archive_that_peers_ask_for_at_once(anywhere: World, tmp_path: Path) -> None:
+    """Two processes: neither sees what the other is about to take."""
+    raw = {"archive": {"storage": "storage"}, "dimse": {"max_associations": 1}}
+    peers = Peers(anywhere.database, anywhere.ledger, anywhere.keyring, anywhere.clock, parse(raw, Path(anywhere.config.path)))
+    ids = [anywhere.admit(name, anywhere.issued(name, tmp_path / name)).subject.peer_id or 0 for name in ("A", "B", "C")]
+    together = threading.Barrier(len(ids))
+    counted: list[int] = []
+
+    def associate(peer_id: int) -> None:
+        for _ in range(10):
+            together.wait()
+            with contextlib.suppress(Unavailable), peers.slot(peer_id, this_worker()):
+                counted.append(slots(anywhere))
+                together.wait()
+                continue
+            together.wait()
+
+    threads = [threading.Thread(target=associate, args=(one,)) for one in ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counted == [1] * 10
 
 
 def test_slots_of_a_dead_worker_are_swept(world: World, tmp_path: Path) -> None:
