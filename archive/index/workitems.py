@@ -12,18 +12,21 @@ from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, FromClause
+from sqlalchemy import ColumnElement
 
 from archive.access import predicate
 from archive.access.policy import Scope
 from archive.access.shape import Shape
-from archive.db.tables import grants, patient, series, study, workitem, workitem_study
+from archive.db.tables import grants, series, study, workitem, workitem_study
 from archive.dicom.matching import Match, Single, UidList
 from archive.dicom.workitem import ISSUER_OF_PATIENT_ID, PATIENT_ID, SOP_INSTANCE_UID, STATE, Dataset, inputs_of, text_of
+from archive.index import unheld
+from archive.index.unheld import Naming
 
 W = workitem.alias("w")
-_TAKEN_IN, _ST, _PT = workitem_study.alias("taken_in"), study.alias("named_study"), patient.alias("named_patient")
-_SE, _ALLOW, _DENY = series.alias("of_study"), grants.alias("allow_all"), grants.alias("deny_unseen")
+_TAKEN_IN, _ST = workitem_study.alias("taken_in"), study.alias("named_study")
+_SE, _ALLOW = series.alias("of_study"), grants.alias("allow_all")
+_NAMED = Naming(W, W.c.patient_id, W.c.issuer_of_patient_id, _TAKEN_IN, _TAKEN_IN.c.workitem_pk == W.c.id)
 _BATCH = 200
 NEVER = datetime.min.replace(tzinfo=UTC)
 """When a workitem that is not there last changed."""
@@ -40,16 +43,11 @@ def visible(shape: Shape) -> ColumnElement[bool]:
     there = sa.exists(held.where(sa.exists(
         sa.select(1).select_from(_SE).where(_SE.c.study_pk == _ST.c.id, predicate.holds_images(_SE)).correlate(_ST)
     )))
-    # From denies to patients: of an ID without its issuer no index tells, and SQLite would read all patients for each workitem.
-    denies_patient = _denies(_DENY.join(_PT, _PT.c.id == _DENY.c.scope_key // 4), shape).where(
-        _DENY.c.scope_key % 4 == 1, _PT.c.datastore_id + 0 == W.c.datastore_id, _PT.c.patient_id == W.c.patient_id, W.c.patient_id != "",
-        _PT.c.synthetic == sa.false(), sa.or_(W.c.issuer_of_patient_id == "", _PT.c.issuer == W.c.issuer_of_patient_id),
-    )
     clauses = [
         # A study that is not there is for whoever sees everything; to anybody else it is as one that is there and not theirs.
         sa.not_(sa.exists(taken_in.where(sa.not_(seen), sa.or_(there, sa.not_(_sees_everything(shape)))))),
-        sa.not_(sa.exists(_denies(_DENY, shape).where(_DENY.c.scope_key == 0))),
-        sa.not_(sa.exists(denies_patient)),
+        sa.not_(unheld.whole_denied(W, shape)),
+        sa.not_(unheld.patient_denied(_NAMED, shape)),
     ]
     if shape.boundaries:
         clauses.append(sa.exists(taken_in.where(seen)))
@@ -69,16 +67,6 @@ def _sees_everything(shape: Shape) -> ColumnElement[bool]:
             g.c.permissions.bitwise_and(shape.need()) == shape.need(), g.c.scope_key == 0,
         ).correlate(W)
     ))
-
-
-def _denies(source: FromClause, shape: Shape) -> sa.Select[tuple[int]]:
-    """A deny without conditions hides also what the archive does not hold yet."""
-    d = _DENY
-    return sa.select(1).select_from(source).where(
-        predicate.is_caller(d.c.subject_id, shape), d.c.effect == predicate.DENY, d.c.datastore_id == W.c.datastore_id,
-        predicate.not_revoked(d), predicate.in_window(d, shape), d.c.modality == "", d.c.department_id.is_(None),
-        d.c.study_date_from == "", d.c.study_date_to == "", d.c.permissions.bitwise_and(shape.need()) != 0,
-    ).correlate(W)
 
 
 def find(tx: sa.Connection, scope: Scope, datastore_id: int, uid: str) -> Any | None:

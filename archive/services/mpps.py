@@ -188,14 +188,15 @@ class ProcedureSteps:
         at = core.clock()
         with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.WORKLIST, at)
-            query = sa.select(mpps).where(mpps.c.datastore_id == datastores.asked_for(tx, subject, datastore, at).id)
+            place, scope = datastores.asked_for(tx, subject, datastore, at).id, scope_of(subject, Permission.SEARCH, at)
+            query = sa.select(mpps).where(mpps.c.datastore_id == place, mpps_seen.listed(scope.shape, sqlite=core.database.sqlite))
             if state:
                 query = query.where(mpps.c.state == state)
             if study_instance_uid:
                 query = query.where(mpps.c.id.in_(
                     sa.select(mpps_step.c.mpps_id).where(mpps_step.c.study_instance_uid == study_instance_uid)
                 ))
-            rows = tx.execute(query.order_by(mpps.c.id.desc()).limit(limit)).mappings().all()
+            rows = scope.run(tx, query.order_by(mpps.c.id.desc()).limit(limit)).mappings().all()
         found = [_shown(row) for row in rows]
         self._record_read(subject, found, study_instance_uid)
         return found

@@ -1,8 +1,9 @@
 """The modality worklist: what is to be acquired, for whom, when and where (PS3.4 Annex K).
 
-An entry is one scheduled procedure step. Who may see it: whoever holds the permission `worklist`, in the datastore; a device only what is
-scheduled for one of its AE titles, or for no station in particular, unless it was set to see everything. That condition is part of the
-statement that reads; keys narrow further, over the rows it lets through. Every page is in the ledger before it is shown.
+An entry is one scheduled procedure step. Who may see it: whoever holds the permission `worklist`, in the datastore, and is denied neither
+patient nor study; a device only what is scheduled for one of its AE titles, or for no station in particular, unless it was set to see
+everything. That condition is part of the statement that reads; keys narrow further, over the rows it lets through. Every page is in the
+ledger before it is shown.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import sqlalchemy as sa
 
 from archive.access import policy
 from archive.access.permissions import Permission
+from archive.access.policy import Scope, scope_of
 from archive.access.subject import Subject
-from archive.db.tables import peer, peer_ae_title, worklist_entry, worklist_station
+from archive.db.tables import worklist_entry
 from archive.dicom import scheduled
 from archive.dicom.scheduled import DataSet
 from archive.errors import ArchiveError, Forbidden, InvalidRequest, NotFound, StateConflict, Unavailable
@@ -29,6 +31,7 @@ from archive.services import datastores, denials, state_events
 from archive.services.core import Core
 from archive.services.datastores import Datastore
 from archive.services.worklist_rows import STEPS, by_key, move, put
+from archive.services.worklist_seen import require_seen, visible
 
 Row = dict[str, Any]
 Rows = list[Row]
@@ -88,7 +91,8 @@ class Worklist:
                 with denials.recorded(core, subject), core.database.read() as tx:
                     policy.require(tx, subject, Permission.WORKLIST, at)
                     place = datastores.asked_for(tx, subject, request.datastore, at).id
-                    rows = tx.execute(_page(subject, place, request, after)).mappings().all()
+                    scope = scope_of(subject, Permission.SEARCH, at)
+                    rows = scope.run(tx, _page(scope, subject, place, request, after)).mappings().all()
             except Forbidden:
                 return
             found = [shown for row in rows if request.meets((shown := _shown(row))["dataset"])]
@@ -125,7 +129,8 @@ class Worklist:
         with denials.recorded(core, subject), core.database.read() as tx:
             policy.require(tx, subject, Permission.WORKLIST, at)
             place = datastores.asked_for(tx, subject, datastore, at).id
-            row = tx.execute(_visible(subject, place).where(worklist_entry.c.id == number)).mappings().first()
+            scope = scope_of(subject, Permission.SEARCH, at)
+            row = scope.run(tx, visible(scope, subject, place).where(worklist_entry.c.id == number)).mappings().first()
         if row is None:
             raise _absent()
         found = _shown(row)
@@ -146,8 +151,13 @@ class Worklist:
         at = core.clock()
         made: Rows = []
 
-        def work(tx: sa.Connection, stored: StoredRef) -> int:
+        def enter(tx: sa.Connection) -> Datastore:
             place = self._enter(tx, subject, datastore, at)
+            require_seen(tx, subject, place.id, entries, at)
+            return place
+
+        def work(tx: sa.Connection, stored: StoredRef) -> int:
+            place = enter(tx)
             put_now = [put(tx, place.id, entry, source, at) for entry in entries]
             made[:] = [_shown(row) for row, _ in put_now]
             changed = [(row, what) for row, what in put_now if what]
@@ -160,7 +170,7 @@ class Worklist:
         said = {"what": "entered", "entries": entries, "source": source}
         with denials.recorded(core, subject):
             with core.database.read() as tx:
-                place = self._enter(tx, subject, datastore, at)
+                place = enter(tx)
             with suppress(_SameAgain):
                 self._seal(subject, place, scheduled.text(entries[0], "0020000D"), at, said, work)
         return made
@@ -178,8 +188,9 @@ class Worklist:
 
         def enter(tx: sa.Connection, *, lock: bool) -> tuple[Datastore, sa.RowMapping]:
             place = self._enter(tx, subject, datastore, at)
-            query = _visible(subject, place.id).where(worklist_entry.c.id == number)
-            row = tx.execute(query.with_for_update() if lock else query).mappings().first()
+            scope = scope_of(subject, Permission.SEARCH, at)
+            query = visible(scope, subject, place.id).where(worklist_entry.c.id == number)
+            row = scope.run(tx, query.with_for_update() if lock else query).mappings().first()
             if row is None:
                 raise _absent()
             if row["state"] not in ("scheduled", "cancelled"):
@@ -250,25 +261,9 @@ def sweep(tx: sa.Connection, at: datetime) -> None:
     tx.execute(sa.delete(worklist_entry).where(w.start_date < before, w.updated_at < at - KEEP))
 
 
-def _visible(subject: Subject, place: int) -> sa.Select[Any]:
-    """The entries of a datastore that a subject who may see the worklist sees."""
-    query = sa.select(worklist_entry).where(worklist_entry.c.datastore_id == place)
-    if subject.kind != "device":
-        return query
-    station, title = worklist_station.c, peer_ae_title.c
-    here = sa.select(station.id).where(station.entry_id == worklist_entry.c.id)
-    own = sa.select(title.ae_title).where(title.peer_id == subject.peer_id)
-    whole = sa.select(peer.c.id).where(peer.c.id == subject.peer_id, peer.c.whole_worklist)
-    return query.where(sa.or_(
-        sa.not_(here.correlate(worklist_entry).exists()),
-        here.where(station.ae_title.in_(own)).correlate(worklist_entry).exists(),
-        whole.exists(),
-    ))
-
-
-def _page(subject: Subject, place: int, request: WorklistRequest, after: tuple[str, int]) -> sa.Select[Any]:
+def _page(scope: Scope, subject: Subject, place: int, request: WorklistRequest, after: tuple[str, int]) -> sa.Select[Any]:
     w = worklist_entry.c
-    query = _visible(subject, place).where(sa.or_(w.start_date > after[0], sa.and_(w.start_date == after[0], w.id > after[1])))
+    query = visible(scope, subject, place).where(sa.or_(w.start_date > after[0], sa.and_(w.start_date == after[0], w.id > after[1])))
     if not request.every:
         query = query.where(w.state.in_(OPEN))
     if request.first_date:
