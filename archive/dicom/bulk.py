@@ -18,6 +18,7 @@ from archive.dicom.part10 import Scanned
 from archive.dicom.runs import READ, UNDEFINED
 from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, odd_header
 from archive.dicom.values import BINARY, LONG, SHORT, WIDTH, sample_vr, swapped
+from archive.dicom.zeros import goes_on, past_zeros
 from archive.errors import NotFound
 
 WINDOW_BYTES = 256 << 10
@@ -184,7 +185,10 @@ def _walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 # one pass, as dataset_json
             length = long(raw, 8)[0]
             position += 12
         elif not tag and not stack and not any(raw[:8]):
-            return None
+            position = past_zeros(get, position, end)
+            if position + 8 > end or not goes_on(get(position, 8), implicit, head):
+                return None
+            continue
         elif implicit:
             vr, length = vr_of(tag), long(raw, 4)[0]
             position += 8

@@ -23,13 +23,14 @@ from archive.dicom.runs import READ, UNDEFINED
 from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, odd_header
 from archive.dicom.usual import usual_json
 from archive.dicom.values import BINARY, LONG, SHORT, Element, element_json, sample_vr, swapped
+from archive.dicom.zeros import goes_on, past_zeros
 from archive.errors import InvalidInstance, NotFound
 
 Binary = Callable[[str, str, bytes, int, int], Element | None]
 """Given path, VR ("=" before it: big endian), buffer, start and stop of a value, returns the element; None: as InlineBinary."""
 Unpack = Callable[[bytes, int], tuple[int, ...]]
 
-METADATA_VERSION = 2
+METADATA_VERSION = 3
 """Grows when the same bytes would give other metadata: those kept by an older one are made again."""
 INLINE_BYTES = 4096
 """The longest binary value that stands in metadata itself."""
@@ -238,7 +239,10 @@ def dataset_json(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes is t
             length = long(buffer, position + 8)[0]
             position += 12
         elif not tag and not stack and not any(buffer[position : position + 8]):
-            return root
+            position = past_zeros(lambda at, count: buffer[at : at + count], position, end)
+            if position + 8 > end or not goes_on(buffer[position : position + 8], implicit, head):
+                return root
+            continue
         elif implicit:
             vr, length = vr_of(tag), long(buffer, position + 4)[0]
             position += 8

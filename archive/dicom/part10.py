@@ -19,7 +19,7 @@ from archive.dicom.transfer import DEFLATED, EXPLICIT_BE, IMPLICIT_LE, UNCOMPRES
 from archive.dicom.values import Element, plain
 from archive.errors import InvalidInstance
 
-SCANNER_VERSION = 4
+SCANNER_VERSION = 5
 """Stands in every stored META section; grows when the same bytes would be scanned to something else."""
 
 # Our own root for implementation identification: 2.25 and a UUID, fixed for good.

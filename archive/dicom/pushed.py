@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from archive.dicom.zeros import past_zeros
 from archive.errors import InvalidInstance
 
 PAST_END = "an element's length runs past the end of the data"
@@ -101,6 +102,19 @@ class Pushed:
         self._skip = length - there
         self._position += there
         yield 1
+
+    def _past_zeros(self) -> Iterator[int]:
+        """Move on by eights while there are zeros; then 8 bytes are there, or the data end."""
+        while True:
+            self._position = past_zeros(self._bytes_at, self._position, len(self._buffer))
+            if len(self._buffer) - self._position >= 8:
+                return
+            yield 8
+            if len(self._buffer) - self._position < 8:
+                return
+
+    def _bytes_at(self, at: int, count: int) -> bytes:
+        return bytes(self._buffer[at : at + count])
 
     def _have(self, wanted: int) -> Iterator[int]:
         """Wait until `wanted` bytes are at the position, or the data ends."""

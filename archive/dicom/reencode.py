@@ -19,6 +19,7 @@ from archive.dicom.pieces import Piece
 from archive.dicom.runs import UNDEFINED
 from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS, odd_header
 from archive.dicom.values import LONG, SHORT, WIDTH, swapped
+from archive.dicom.zeros import goes_on, past_zeros
 
 _VRS = {code: code.decode("ascii") for code in SHORT | LONG}
 _LONG_VRS = frozenset(code.decode("ascii") for code in LONG)
@@ -154,8 +155,12 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
                 continue
             length, before = long(buffer, position + 8)[0], 12
         elif not tag and top is None and not any(buffer[position : position + 8]):
-            if not past and buffer[position:].strip(b"\0"):
-                raise refused("goes-on")  # others read on: what is made would lack that, and pass for whole
+            if not past:
+                position = past_zeros(lambda at, count: buffer[at : at + count], position, end)
+                if position + 8 <= end and goes_on(buffer[position : position + 8], implicit, head):
+                    continue
+                if buffer[position:].strip(b"\0"):
+                    raise refused("goes-on")  # others may read on: what is made would lack that, and pass for whole
             break
         elif now_implicit:
             vr, before = vr_of(tag), 8
@@ -177,6 +182,8 @@ def little_endian(  # noqa: C901, PLR0912, PLR0915 # one pass over the bytes
         if top is None:
             last, past = max(last, tag), past or (tag in PIXEL_TAGS and not items)
         if length == UNDEFINED and not items:
+            if top is None and tag in PIXEL_TAGS and replace.keys().isdisjoint(PIXEL_TAGS):
+                raise refused("goes-on")  # an older scanner ended before them: they would be left out
             position = past_fragments(buffer, position, stop, head, long)
             if tag in todo:
                 todo.remove(tag)

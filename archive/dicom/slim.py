@@ -17,6 +17,7 @@ from archive.dicom.part10 import Scanned
 from archive.dicom.runs import READ, UNDEFINED
 from archive.dicom.structure import FRAGMENTED, PIXEL_TAGS
 from archive.dicom.values import BINARY, LONG, SHORT
+from archive.dicom.zeros import goes_on, past_zeros
 
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
@@ -33,7 +34,7 @@ def slim(read: Read, length: int, scanned: Scanned, most: int, left: int = 0) ->
     order: Literal["little", "big"] = "little" if little else "big"
     pieces: list[bytes] = []
     at, done = start, 0
-    while (found := walk.element(at)) is not None:
+    while (found := walk.element(at := walk.past_zeros(at))) is not None:
         tag, vr, value, size = found
         if tag in PIXEL_TAGS or (stop := walk.past(vr, value, size)) is None:
             break
@@ -70,6 +71,13 @@ class _Walk:
             return None
         vr, size = code.decode("ascii"), self._long(raw, 8)[0]
         return tag, vr_of(tag) if vr == "UN" and size != UNDEFINED else vr, at + 12, size
+
+    def past_zeros(self, at: int) -> int:
+        """Return where an element behind zeros begins, `at` where there are none or none stands behind them."""
+        there = past_zeros(self._get, at, self._end)
+        if there == at or there + 8 > self._end or not goes_on(self._get(there, 8), self._implicit, self._head):
+            return at
+        return there
 
     def past(self, vr: str, value: int, size: int) -> int | None:
         """Return where a value ends; None where that is not known."""

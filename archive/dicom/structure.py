@@ -17,6 +17,7 @@ from archive.dicom.frames import PixelElement
 from archive.dicom.pushed import PAST_END
 from archive.dicom.runs import MAX_VALUE, UNDEFINED, Level, Runs
 from archive.dicom.values import LONG, SHORT
+from archive.dicom.zeros import goes_on
 from archive.errors import InvalidInstance
 
 MAX_TABLE = 8 << 20
@@ -177,6 +178,13 @@ class Structure(Runs):
             elif explicit and code in LONG:
                 vr, header = code.decode("ascii"), 12
             elif level is None and not tag and not any(buffer[position : position + 8]):
+                if self.pixel is None:
+                    self._position = position
+                    yield from self._past_zeros()
+                    buffer, position, end = self._buffer, self._position, len(self._buffer)
+                    if end - position >= 8 and goes_on(bytes(buffer[position : position + 8]), self.implicit, head):
+                        self._note(tag, "zeros between elements")
+                        continue
                 self._trail()
                 return
             elif implicit:

@@ -11,11 +11,11 @@ from archive.dicom.attributes import SCANNED
 from archive.dicom.metadata import bulk_value, encoding, to_json
 from archive.dicom.part10 import Scanned, scan
 from archive.dicom.reencode import little_endian
-from archive.dicom.transfer import EXPLICIT_LE, IMPLICIT_LE
+from archive.dicom.transfer import EXPLICIT_LE
 from archive.dicom.values import BINARY
 from archive.errors import InvalidInstance, NotAcceptable, NotFound
 from tests.dicom import mangled
-from tests.dicom.conftest import UIDS, dataset, el, im, item, part10, sequence, to_syntax
+from tests.dicom.conftest import dataset, el, im, item, part10, sequence
 from tests.dicom.test_bulk import Counted, paths
 
 CASES = 4000
@@ -136,26 +136,6 @@ def test_a_character_set_out_of_order_counts_for_what_came_before_it() -> None:
     document = metadata(data, scanned)
     assert scanned.text("PatientID") == "Ж"
     assert (document["00100020"]["Value"], document["00080005"]["Value"]) == (["Ж"], ["ISO_IR 192"])
-
-
-def test_zeros_end_a_data_set_in_implicit_vr_too() -> None:
-    body = b"".join(im(tag, uid + "\0" * (len(uid) & 1)) for tag, uid in sorted(UIDS.items()))
-    data = part10(body + bytes(8) + im(0x00400244, "20240229"), IMPLICIT_LE)
-    scanned = scan(data)
-    assert "00400244" not in scanned.attributes
-    assert "00400244" not in metadata(data, scanned)
-
-
-@pytest.mark.parametrize("syntax", [IMPLICIT_LE, EXPLICIT_LE])
-def test_what_stands_behind_zeros_is_not_left_out_of_what_is_converted(syntax: str) -> None:
-    write = im if syntax == IMPLICIT_LE else lambda tag, value: el(tag, "UI" if tag < 0x00400000 else "DA", value)
-    body = b"".join(write(tag, uid + "\0" * (len(uid) & 1)) for tag, uid in sorted(UIDS.items()))
-    other = EXPLICIT_LE if syntax == IMPLICIT_LE else IMPLICIT_LE
-    padded, hidden = (part10(body + bytes(24) + rest, syntax) for rest in (b"", write(0x00400244, "20240229")))
-    assert scan(to_syntax(padded, scan(padded), other)).sop_instance_uid == UIDS[0x00080018]
-    with pytest.raises(NotAcceptable) as refused:
-        to_syntax(hidden, scan(hidden), other)
-    assert refused.value.reason == "goes-on"
 
 
 @pytest.mark.parametrize("vr", ["OB", "OW"])

@@ -22,6 +22,7 @@ CHOICES: tuple[tuple[str, str], ...] = (
     ("application/dicom+xml", "metadata and searches, in multipart/related alone"),
     ("binary values in metadata", "up to 4096 bytes InlineBinary, above it and pixel data always BulkDataURI"),
     ("metadata of what stands behind the pixel data", "as of what stands before, but for binary values above 4096 bytes"),
+    ("zeros between elements, elements 0000,0000 without a value", "passed over; zeros behind the pixel data end the data set"),
     ("bulk data of one compressed frame", "in the forms of a frame, decoded where octets are asked for; of several frames 404"),
     ("character set of JSON and XML", "UTF-8, and SpecificCharacterSet says ISO_IR 192"),
     ("addresses in answers", "begin with [archive] public_url, never with Host or Forwarded"),
