@@ -19,21 +19,22 @@ from archive.ledger.files import WIDTH, tile_path
 
 _PAGE = 1000
 _BODIES = (
-    sa.select(audit_event.c.n, audit_event.c.body, ledger_leaf.c.data).join(ledger_leaf, ledger_leaf.c.n == audit_event.c.n)
-    .where(audit_event.c.n > sa.bindparam("last"), audit_event.c.body.is_not(None)).order_by(audit_event.c.n).limit(_PAGE)
+    sa.select(ledger_leaf.c.n, audit_event.c.n.label("event"), audit_event.c.body, ledger_leaf.c.data)
+    .outerjoin(audit_event, audit_event.c.n == ledger_leaf.c.n)
+    .where(ledger_leaf.c.n > sa.bindparam("last")).order_by(ledger_leaf.c.n).limit(_PAGE)
 )
 
 
 def mend(tx: sa.Connection, keyring: Keyring, directory: Path) -> list[int]:
-    """Put the bodies that do not open right from the ledger's files, and return the numbers of those that still do not."""
+    """Put the bodies that do not open right from the ledger's files, and return the numbers of those that still do not, or are gone."""
     bodies, last, left = Bodies(keyring), -1, []
     while rows := tx.execute(_BODIES, {"last": last}).all():
         last = rows[-1].n
         for row in rows:
-            if _opens(bodies, row.n, bytes(row.body), bytes(row.data)):
+            if _opens(bodies, row.n, bytes(row.body or b""), bytes(row.data)):
                 continue
-            kept = _kept(directory, row.n)
-            if kept and _opens(bodies, row.n, kept, bytes(row.data)):
+            kept = b"" if row.event is None else _kept(directory, row.n)
+            if _opens(bodies, row.n, kept, bytes(row.data)):
                 tx.execute(sa.update(audit_event).where(audit_event.c.n == row.n).values(body=kept))
             else:
                 left.append(row.n)
@@ -41,11 +42,11 @@ def mend(tx: sa.Connection, keyring: Keyring, directory: Path) -> list[int]:
 
 
 def _opens(bodies: Bodies, n: int, sealed: bytes, leaf: bytes) -> bool:
-    """Whether it is the body of that event, or erased."""
+    """Whether it is the body of that event, or erased: only that its key was destroyed does that."""
     try:
-        opened = bodies.open(n, sealed)
+        opened = bodies.open(n, sealed) if sealed else None
         said: Any = msgspec.json.decode(leaf)
-        return opened is None or commitment(*opened).hex() == said["c"]
+        return bodies.erased(sealed) if opened is None else commitment(*opened).hex() == said["c"]
     except (LedgerBroken, msgspec.DecodeError, KeyError, TypeError):
         return False
 
