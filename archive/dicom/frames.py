@@ -5,6 +5,7 @@ Source: PS3.5 8.1, 8.2, A.4; PS3.3 C.7.6.3.1.8 (extended offset table).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -129,30 +130,25 @@ def native(pixel: PixelElement, shape: Shape, *, little: bool = True) -> tuple[F
 
 
 def encapsulated(
-    pixel: PixelElement, shape: Shape, transfer_syntax_uid: str, extended: tuple[int, ...] = ()
+    pixel: PixelElement, shape: Shape, transfer_syntax_uid: str, extended: tuple[int, ...] = (), lengths: tuple[int, ...] = ()
 ) -> tuple[FrameTable | None, list[str]]:
     """Return the table of encapsulated pixel data, and what is wrong with it.
 
-    Frame boundaries come from the extended offset table, else the basic one, else the number of fragments, else the end-of-image
-    markers of the fragments. A table of fewer frames than there are said to be counts only where the fragments say no better. Where
-    nothing tells the boundaries the table holds no frame: one must not pass for another.
+    Frame boundaries come from the offset tables, else the number of fragments, else the end-of-image markers of the fragments. `lengths`
+    are those of the extended table's frames. Where nothing tells the boundaries, or two of these contradict each other and nothing
+    decides between them, the table holds no frame: one must not pass for another.
     """
     fragments = tuple(pixel.fragments)
     wanted = 1 if shape.frames is None else shape.frames
     faults: list[str] = []
     if not fragments:
         return FrameTable("encapsulated", 0), ["the pixel data holds no fragment"]
-    first = None
-    for offsets in (extended, _words(pixel.offset_table)):
-        if offsets and first is None and transfer_syntax_uid not in MPEG:
-            first = _by_offsets(fragments, offsets)
-            if first is None:
-                faults.append("the offset table points elsewhere than at fragments")
-    if first is None or len(first) < wanted:
-        others = _by_fragments(pixel, wanted, transfer_syntax_uid)
-        if first is not None and len(others) == wanted:
-            faults.append("the offset table names fewer frames than NumberOfFrames")
-        first = others if first is None or len(others) == wanted else first
+    told, doubt = ([], False) if transfer_syntax_uid in MPEG else _told(pixel, transfer_syntax_uid, extended, lengths, faults)
+    if len(told) > 1:
+        faults.append("the offset tables contradict each other")
+    if any(len(first) < wanted for first in told):
+        faults.append("the offset table names fewer frames than NumberOfFrames")
+    first = _decided(told, pixel, wanted, transfer_syntax_uid, doubt=doubt)
     if not first:
         faults.append("the boundaries of the frames are not known")
     elif len(first) != wanted and transfer_syntax_uid not in MPEG:
@@ -160,19 +156,79 @@ def encapsulated(
     return FrameTable("encapsulated", len(first), fragments=fragments, first=first), faults
 
 
+def _told(
+    pixel: PixelElement, transfer_syntax_uid: str, extended: tuple[int, ...], lengths: tuple[int, ...], faults: list[str]
+) -> tuple[list[tuple[int, ...]], bool]:
+    """Return what the offset tables say, each but once, and whether one that is not believed names several frames."""
+    told: list[tuple[int, ...]] = []
+    doubt = False
+    for offsets, sizes in ((extended, lengths), (_words(pixel.offset_table), ())):
+        if not offsets:
+            continue
+        first = _by_offsets(tuple(pixel.fragments), offsets, sizes)
+        if first is None:
+            faults.append("the offset table points elsewhere than at fragments")
+            doubt = doubt or len(offsets) > 1
+        elif transfer_syntax_uid in _MARKED and _cuts_through(pixel, first):
+            faults.append("the offset table contradicts the fragments")
+            doubt = True
+        elif first not in told:
+            told.append(first)
+    return told, doubt
+
+
+def _decided(
+    told: list[tuple[int, ...]], pixel: PixelElement, wanted: int, transfer_syntax_uid: str, *, doubt: bool
+) -> tuple[int, ...]:
+    """Return where frames begin: as two of the offset tables, NumberOfFrames and the fragments say, and none of the others does."""
+    exact = [first for first in told if len(first) == wanted]
+    if len(exact) == 1:
+        return exact[0]
+    others = _by_fragments(pixel, wanted, transfer_syntax_uid)
+    if not told:
+        return () if doubt and wanted <= 1 < len(pixel.fragments) else others
+    if exact or others in told or len(others) == wanted > 1:
+        return others if others in told or not exact else ()
+    # Of NumberOfFrames and the table one is wrong.
+    sure = [first for first in told if _fits(pixel, first, transfer_syntax_uid)]
+    return sure[0] if len(sure) == 1 else ()
+
+
 def _words(table: bytes) -> tuple[int, ...]:
     whole = memoryview(table[: len(table) // 4 * 4])
     return tuple(int.from_bytes(whole[at : at + 4], "little") for at in range(0, len(whole), 4))
 
 
-def _by_offsets(fragments: tuple[Piece, ...], offsets: tuple[int, ...]) -> tuple[int, ...] | None:
+def _by_offsets(fragments: tuple[Piece, ...], offsets: tuple[int, ...], lengths: tuple[int, ...] = ()) -> tuple[int, ...] | None:
     start = fragments[0][0]
     # Offsets count from the first fragment's item header.
     index = {offset - start: n for n, (offset, _) in enumerate(fragments)}
     first = [index.get(offset, -1) for offset in offsets]
     if first[0] != 0 or any(one >= other for one, other in pairwise(first)):
         return None
+    if lengths:
+        there = [sum(length for _, length in fragments[one:other]) for one, other in pairwise((*first, len(fragments)))]
+        if len(there) != len(lengths) or any(not 0 <= one - other <= 1 for one, other in zip(there, lengths, strict=True)):
+            return None  # a fragment is padded to even length, a frame is not
     return tuple(first)
+
+
+def _cuts_through(pixel: PixelElement, first: tuple[int, ...]) -> bool:
+    """Whether an image ends inside of a frame: its end, or another one, would pass for a part of this one."""
+    for begin, end in pairwise((*first, len(pixel.fragments))):
+        full = [n for n in range(begin, end) if pixel.fragments[n][1]]
+        if any(pixel.ends[n] for n in full[:-1]):
+            return True
+    return False
+
+
+def _fits(pixel: PixelElement, first: tuple[int, ...], transfer_syntax_uid: str) -> bool:
+    """Whether each fragment is a frame, or an image ends before each frame."""
+    full = [n for n, (_, length) in enumerate(pixel.fragments) if length]
+    if len(first) == len(full):
+        return True
+    before = [bisect_left(full, begin) - 1 for begin in first[1:]]
+    return transfer_syntax_uid in _MARKED and all(n >= 0 and pixel.ends[full[n]] for n in before)
 
 
 def _by_fragments(pixel: PixelElement, wanted: int, transfer_syntax_uid: str) -> tuple[int, ...]:

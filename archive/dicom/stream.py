@@ -364,10 +364,12 @@ class StreamScanner:
             subsampled=first_text(attributes, "00280004") in SUBSAMPLED,
         )
         if pixel.length is None:
-            table = structure.tables.get(0x7FE00001, b"")
             form = "<" if structure.little else ">"
-            extended = struct.unpack(f"{form}{len(table) // 8}Q", table[: len(table) // 8 * 8])
-            frames, faults = encapsulated(pixel, shape, uid, extended)
+            extended, lengths = (
+                struct.unpack(f"{form}{len(table) // 8}Q", table[: len(table) // 8 * 8])
+                for table in (structure.tables.get(tag, b"") for tag in (0x7FE00001, 0x7FE00002))
+            )
+            frames, faults = encapsulated(pixel, shape, uid, extended, lengths)
             if uid in UNCOMPRESSED:
                 faults.append("encapsulated pixel data in an uncompressed transfer syntax")
             return frames, faults

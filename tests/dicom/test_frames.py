@@ -7,6 +7,7 @@ import json
 import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -61,12 +62,16 @@ def test_frames_of_the_corpus_equal_pydicoms(corpus_files: list[Path]) -> None:
     assert encapsulated == 40
 
 
-def image(fragments: list[bytes], *, frames: int, table: bytes = b"", extended: bytes = b"", transfer_syntax_uid: str = J2K):
+def image(
+    fragments: list[bytes], *, frames: int, table: bytes = b"", extended: bytes = b"", lengths: bytes = b"", transfer_syntax_uid: str = J2K
+):
     elements = pixels(2, 2, b"") | {0x00280008: el(0x00280008, "IS", str(frames))}
     content = item(table) + b"".join(item(fragment) for fragment in fragments) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     elements[0x7FE00010] = el(0x7FE00010, "OB", content, length=0xFFFFFFFF)
     if extended:
         elements[0x7FE00001] = el(0x7FE00001, "OV", extended)
+    if lengths:
+        elements[0x7FE00002] = el(0x7FE00002, "OV", lengths)
     data = part10(dataset(elements), transfer_syntax_uid)
     return data, scan(data)
 
@@ -94,10 +99,75 @@ def test_boundaries(fragments: list[bytes], frames: int, table: bytes, expected:
     assert [joined(data, scanned.frames, n) for n in range(scanned.frames.count)] == expected
 
 
-def test_the_extended_offset_table_counts_first() -> None:
-    data, scanned = image([b"aa", b"bb", b"cc"], frames=2, extended=struct.pack("<QQ", 0, 20), table=struct.pack("<II", 0, 10))
+def test_the_extended_offset_table_counts_where_no_other_says_otherwise() -> None:
+    for table in (b"", struct.pack("<II", 0, 20), struct.pack("<II", 0, 7), struct.pack("<I", 0)):
+        data, scanned = image([b"aa", b"bb", b"cc"], frames=2, extended=struct.pack("<QQ", 0, 20), table=table)
+        assert scanned.frames is not None
+        assert [joined(data, scanned.frames, n) for n in range(2)] == [b"aabb", b"cc"]
+
+
+def frames_of(fragments: list[bytes], **said: Any) -> list[bytes]:
+    """The frames, and that something was found wrong."""
+    data, scanned = image(fragments, **said)
     assert scanned.frames is not None
-    assert [joined(data, scanned.frames, n) for n in range(2)] == [b"aabb", b"cc"]
+    assert "7FE00010" in {finding.tag for finding in scanned.findings}
+    return [joined(data, scanned.frames, n) for n in range(scanned.frames.count)]
+
+
+def offsets(*numbers: int) -> bytes:
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def long_offsets(*numbers: int) -> bytes:
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def test_of_two_offset_tables_that_contradict_each_other_none_is_believed() -> None:
+    parts = [b"aa", b"bb", b"cc", b"dd"]
+    assert frames_of(parts, frames=2, extended=long_offsets(0, 10), table=offsets(0, 20)) == []
+    assert frames_of(parts, frames=4, extended=long_offsets(0, 10), table=offsets(0, 20)) == parts
+    assert frames_of(parts, frames=3, extended=long_offsets(0, 10), table=offsets(0, 20)) == []
+    # What agrees with NumberOfFrames counts, and so does what the code streams say.
+    assert frames_of(parts, frames=2, extended=long_offsets(0, 10, 20), table=offsets(0, 20)) == [b"aabb", b"ccdd"]
+    marked = [b"aa", b"bb" + EOI, b"cc", b"dd" + EOI]
+    assert frames_of(marked, frames=2, extended=long_offsets(0, 10), table=offsets(0, 22)) == [b"aabb" + EOI, b"ccdd" + EOI]
+
+
+@pytest.mark.parametrize("wrong", [(0, 10), (0, 32)])
+@pytest.mark.parametrize("extended", [False, True])
+def test_an_offset_table_that_cuts_through_images_is_not_believed(wrong: tuple[int, int], extended: bool) -> None:
+    marked = [b"aa", b"bb" + EOI, b"cc", b"dd" + EOI]
+    said = {"extended": long_offsets(*wrong)} if extended else {"table": offsets(*wrong)}
+    assert frames_of(marked, frames=2, **said) == [b"aabb" + EOI, b"ccdd" + EOI]
+    assert frames_of(marked, frames=3, **said) == []
+    assert frames_of(marked, frames=1, **said) == []
+
+
+@pytest.mark.parametrize("said", [1, 3, 5])
+def test_an_offset_table_and_a_number_of_frames_that_contradict_each_other_give_none(said: int) -> None:
+    assert frames_of([b"aa", b"bb", b"cc", b"dd"], frames=said, table=offsets(0, 20)) == []
+    # Where a frame is a fragment, or ends as an image does, the number is wrong.
+    assert frames_of([b"aa", b"bb"], frames=said, table=offsets(0, 10)) == [b"aa", b"bb"]
+    marked = [b"aa", b"bb" + EOI, b"cc", b"dd" + EOI]
+    assert frames_of(marked, frames=said, table=offsets(0, 22)) == [b"aabb" + EOI, b"ccdd" + EOI]
+
+
+def test_a_single_frame_is_whole_whatever_an_offset_table_of_one_frame_says() -> None:
+    assert frames_of([b"aa", b"bb"], frames=1, table=offsets(8)) == [b"aabb"]
+    assert frames_of([b"aa", b"bb"], frames=1, table=offsets(0, 7)) == []  # of several: it, or NumberOfFrames as well
+    marked = [b"aa" + EOI, b"bb", b"cc"]
+    assert frames_of(marked, frames=5, table=offsets(0, 12, 22)) == [b"aa" + EOI, b"bb", b"cc"]
+    marked = [b"aa" + EOI, b"bb", b"cc", b"dd"]
+    assert frames_of(marked, frames=5, table=offsets(0, 12, 22)) == []  # the last boundary is the table's word alone
+
+
+def test_an_extended_offset_table_whose_lengths_say_otherwise_is_not_believed() -> None:
+    parts = [b"aa", b"bb", b"cc"]
+    for wrong in (long_offsets(4, 4), long_offsets(2, 2), long_offsets(4), long_offsets(4, 2, 0)):
+        assert frames_of(parts, frames=2, extended=long_offsets(0, 20), lengths=wrong) == []
+    for right in (long_offsets(4, 2), long_offsets(3, 1)):  # a fragment is padded, its frame is not
+        _, scanned = image(parts, frames=2, extended=long_offsets(0, 20), lengths=right)
+        assert scanned.findings == ()
 
 
 def test_a_lying_offset_table_is_left_and_said() -> None:

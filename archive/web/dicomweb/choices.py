@@ -31,6 +31,8 @@ CHOICES: tuple[tuple[str, str], ...] = (
     ("rendered instance of several frames", "its first frame"),
     ("rendered instance without pixels", "404"),
     ("WADO-URI", "studyUID, seriesUID and objectUID are all required; anonymize, region and presentation states are refused"),
+    ("offset tables, NumberOfFrames and fragments that contradict each other",
+     "frames as two of them say where no other two say otherwise, else none; the whole instance as stored"),
     ("zip of a study or series", "Part 10 as stored and DICOMDIR, at /zip or by application/zip; needs original, and send or share"),
     ("DELETE", "204; what is deleted is out of sight and can be restored until it is purged; 409 while held"),
     ("what the caller may not see", "answers as what is not there, 404, and counts nowhere"),
