@@ -185,7 +185,9 @@ def render(part10_head: bytes, scanned: Scanned, frame: bytes, recipe: Recipe, i
         InvalidRequest: the viewport's region lies outside the image.
     """
     layout = stored_layout(part10_head, scanned)
-    fit = _render.fit_of(layout, recipe)
+    told = header.read(part10_head, scanned, index)
+    high = _render.oblong(told)
+    fit = _render.fit_of(layout, recipe, high)
     decoded = jpeg_2000(layout, frame, fit) or decode(layout, frame, index, fit)
-    image = _render.image_of(layout, decoded, header.read(part10_head, scanned, index), recipe.window)
-    return _render.encode(image, recipe)
+    image = _render.image_of(layout, decoded, told, recipe.window)
+    return _render.encode(image, recipe, high)

@@ -29,7 +29,8 @@ class Window:
 class Viewport:
     """The region [left, left + region_width) x [top, top + region_height) of the image, fitted into width x height.
 
-    A region of None reaches to the image's edge. Proportions are kept; smaller images are enlarged only where `enlarge` says so.
+    A region of None reaches to the image's edge. Proportions are kept, those of pixels that are not square too; smaller images are
+    enlarged only where `enlarge` says so.
     """
 
     width: int

@@ -60,9 +60,9 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     drawn: list[int] = []
     really = render.encode
 
-    def encode(image: Image.Image, recipe: Recipe) -> bytes:
+    def encode(image: Image.Image, recipe: Recipe, high: float) -> bytes:
         drawn.append(1)
-        return really(image, recipe)
+        return really(image, recipe, high)
 
     monkeypatch.setattr(render, "encode", encode)
     return drawn

@@ -30,6 +30,10 @@ CHOICES: tuple[tuple[str, str], ...] = (
     ("rendered study or series", "the picture of the instance in its middle; in multipart one of each image"),
     ("rendered instance of several frames", "its first frame"),
     ("rendered instance without pixels", "404"),
+    ("rendered pixels that are not square",
+     ("in the shape that Pixel Spacing, Imager or Nominal Scanned Pixel Spacing, or Pixel Aspect Ratio says, up to 16:1, by more columns "
+      "or rows where no viewport bounds them; a viewport's region counts them as stored")),
+    ("overlays (60xx,3000), display shutters and presentation states", "not drawn; they are in the instance and its metadata"),
     ("WADO-URI", "studyUID, seriesUID and objectUID are all required; anonymize, region and presentation states are refused"),
     ("offset tables, NumberOfFrames and fragments that contradict each other",
      "frames as two of them say where no other two say otherwise, else none; the whole instance as stored"),
