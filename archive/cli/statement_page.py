@@ -20,7 +20,8 @@ _QUERIES = (
     '(`""`), keys in sequences; numbers by their value, however they are written; several values (AE, AS, CS, LO, SH, IS, UC) with '
     "backslashes between them, of codes in QIDO-RS with commas too, of which any may fit. "
     "A date and time (DT) with an offset from UTC is matched by the instant with those that have one, of their own or of their data set "
-    "(0008,0201), and with all others as written. "
+    "(0008,0201), and with all others as written. The offset of a data set is the one that is kept of its study, that of the instance "
+    "which came first. "
     "TimezoneOffsetFromUTC in a query is never matched: it says where the clock of whoever asks hangs. Times (TM), dates (DA) whose times "
     "are asked about too, and dates and times (DT) without an offset of their own are then matched by what that clock showed, of data "
     "sets without an offset as written; so it is with a worklist query. Answers are as stored, with their own offset. "
