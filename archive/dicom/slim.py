@@ -8,10 +8,12 @@ Source: PS3.5 7.1, 7.5.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from archive.dicom.bulk import Read, Window
 from archive.dicom.dictionary import vr_of
+from archive.dicom.layout import refused
 from archive.dicom.metadata import encoding
 from archive.dicom.part10 import Scanned
 from archive.dicom.runs import READ, UNDEFINED
@@ -22,26 +24,59 @@ from archive.dicom.zeros import goes_on, past_zeros
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
+DRAWN_GROUPS = frozenset({0x0028, 0x5200})
+"""Where pixels, their lookup tables and the functional groups of frames are described."""
+SHORT_VALUE_BYTES = 4096
+"""Of the other groups nothing longer says how a frame is drawn."""
+MOST_DRAWN_BYTES = 128 << 20
+"""Functional groups of a hundred thousand frames are shorter."""
+
+
 def slim(read: Read, length: int, scanned: Scanned, most: int, left: int = 0) -> bytes:
     """Return the first `length` bytes of a stream that is not deflated; of binary values of more than `most` bytes only `left` are there.
 
     That is for those of the data set itself, not of items. From the first element on that is not as simple as elements are, everything
     is as it was.
     """
+    return _slim(read, length, scanned, lambda _tag, vr: most if vr in BINARY else length, left, length)
+
+
+def drawn(read: Read, length: int, scanned: Scanned, most: int) -> bytes:
+    """Return the same without any long value or sequence that says nothing of how frames are drawn: many of them are long together.
+
+    Raises:
+        NotAcceptable: too-large; what is left takes more than MOST_DRAWN_BYTES.
+    """
+
+    def longest(tag: int, vr: str) -> int:
+        if tag >> 16 not in DRAWN_GROUPS:
+            return SHORT_VALUE_BYTES
+        return most if vr in BINARY else length
+
+    return _slim(read, length, scanned, longest, 0, MOST_DRAWN_BYTES)
+
+
+def _slim(read: Read, length: int, scanned: Scanned, longest: Callable[[int, str], int], left: int, bound: int) -> bytes:
     start = scanned.dataset_offset
     implicit, little = encoding(read(0, start + 8), scanned)
     walk = _Walk(Window(read, length), implicit, little)
     order: Literal["little", "big"] = "little" if little else "big"
     pieces: list[bytes] = []
-    at, done = start, 0
+    at, done, dropped = start, 0, 0
     while (found := walk.element(at := walk.past_zeros(at))) is not None:
         tag, vr, value, size = found
         if tag in PIXEL_TAGS or (stop := walk.past(vr, value, size)) is None:
             break
-        if vr in BINARY and size > most:
-            pieces += [read(done, value - 4 - done), left.to_bytes(4, order), read(value, left) if left else b""]
+        if stop - value > longest(tag, vr):
+            if value - dropped > bound:
+                break
+            wide = 4 if implicit or value - at == 12 else 2
+            pieces += [read(done, value - wide - done), left.to_bytes(wide, order), read(value, left) if left else b""]
+            dropped += stop - value - left
             done = stop
         at = stop
+    if length - dropped > bound:
+        raise refused("too-large")
     return b"".join((*pieces, read(done, length - done)))
 
 

@@ -25,7 +25,7 @@ from archive.dicom.header import LONGEST_VALUE_BYTES
 from archive.dicom.metadata import INLINE_BYTES, METADATA_VERSION
 from archive.dicom.part10 import Scanned
 from archive.dicom.repeats import Repeats
-from archive.dicom.slim import slim
+from archive.dicom.slim import drawn, slim
 from archive.errors import ArchiveError, NotFound, Unavailable
 from archive.index import locate
 from archive.index.locate import InstanceRow, SeriesRow
@@ -39,18 +39,21 @@ SERVED_BLOCK_BYTES = 256 << 10
 
 
 LONG_HEAD_BYTES = 32 << 20
-"""A longer head is read without the long binary values in it."""
+"""A longer head is read without the long values in it."""
 
 
-def head_of(core: Core, ref: RecordRef, scanned: Scanned, most: int = LONGEST_VALUE_BYTES, left: int = 0) -> bytes:
+def head_of(core: Core, ref: RecordRef, scanned: Scanned) -> bytes:
     """Return the Part 10 bytes before the pixel data's value; all of them where there is none.
 
-    Of a long head binary values of more than `most` bytes, which are no lookup tables, are cut down to `left`.
+    Of a long head what says nothing of how frames are drawn is left out.
+
+    Raises:
+        NotAcceptable: the rest is too long.
     """
     length = scanned.head_bytes or ref.part10_bytes
     if length <= LONG_HEAD_BYTES:
         return core.vault.read_range(ref, 0, length)
-    return slim(partial(core.vault.read_range, ref), length, scanned, most, left)
+    return drawn(partial(core.vault.read_range, ref), length, scanned, LONGEST_VALUE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +211,12 @@ class Packs:
             length = scanned.head_bytes or row.ref.part10_bytes
             long = length > LONG_HEAD_BYTES and not scanned.deflated
             # More than is inline is left of each, so that it has an address still.
-            head = head_of(core, row.ref, scanned, INLINE_BYTES, INLINE_BYTES + 2) if long else first(length)
+            read = partial(core.vault.read_range, row.ref)
+            head = slim(read, length, scanned, INLINE_BYTES, INLINE_BYTES + 2) if long else first(length)
         named.require_same(row, scanned)
         base = instance_url(core.config.archive.public_url, datastore, row)
         document = metadata.to_json(head, scanned, lambda path: f"{base}/bulk/{path}", repeats=repeats)
         if scanned.frames is not None and not scanned.deflated:
-            read = partial(core.vault.read_range, row.ref)
             tail = behind.tail_of(read, row.ref.part10_bytes, scanned, head, behind.MOST_BYTES)
             document = behind.joined(document, tail, head, scanned) if tail else document
         return msgspec.json.encode(document)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from archive.dicom import bulk, header
+from archive.dicom import slim as slimming
 from archive.dicom.metadata import encoding, to_json
 from archive.dicom.part10 import Scanned, scan
 from archive.dicom.pixels import stored_layout
-from archive.dicom.slim import slim
+from archive.dicom.slim import drawn, slim
 from archive.dicom.transfer import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from archive.errors import InvalidInstance, NotAcceptable
 from tests.dicom import mangled
@@ -105,3 +106,64 @@ def test_behind_what_is_not_simple_everything_is_there(odd: bytes) -> None:
     long = el(0x00420011, "OB", bytes(4000))
     data = part10(dataset({0x00081140: odd, 0x00080019: el(0x00080019, "OB", bytes(4000)), 0x00420011: long} | pixels(2, 2, b"abcd")))
     assert same(data, scan(data), "odd") >= 3990
+
+
+_SYNTAXES = [EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE]
+
+
+def many(syntax: str, extra: dict[int, bytes]) -> bytes:
+    """An image with values that are not long by themselves."""
+    order = ">" if syntax == EXPLICIT_BE else "<"
+
+    def written(tag: int, vr: str, value: bytes) -> bytes:
+        return im(tag, value) if syntax == IMPLICIT_LE else el(tag, vr, value, order=order)
+
+    shape = struct.pack(order + "H", 2)
+    elements = {tag: written(tag, "UI", uid.encode() + b"\0" * (len(uid) & 1)) for tag, uid in UIDS.items()}
+    elements |= {tag: written(tag, "US", shape) for tag in (0x00280010, 0x00280011)}
+    elements[0x00281050] = written(0x00281050, "DS", b"40")
+    elements[0x00281201] = written(0x00281201, "OW", bytes(5000))
+    for tag, vr, count in ((0x00091001, "OB", 5000), (0x00091002, "LT", 6000), (0x00420012, "UT", 7000), (0x00741202, "LO", 8000)):
+        elements[tag] = written(tag, vr, b"x" * count)
+    elements |= extra | {0x7FE00010: written(0x7FE00010, "OB", b"abcd")}
+    return part10(b"".join(value for _, value in sorted(elements.items())), syntax)
+
+
+@pytest.mark.parametrize("syntax", _SYNTAXES)
+def test_what_says_nothing_of_how_a_frame_is_drawn_is_left_out_of_what_draws_it(syntax: str) -> None:
+    data = many(syntax, {})
+    scanned, counted = scan(data), Counted(data)
+    head = drawn(counted.read, scanned.head_bytes, scanned, header.LONGEST_VALUE_BYTES)
+    assert scanned.head_bytes - len(head) == 5000 + 6000 + 7000 + 8000
+    thin, whole = header.read(head, scanned, 0), header.read(data[: scanned.head_bytes], scanned, 0)
+    assert thin.document.keys() == whole.document.keys()
+    assert (thin.binary["00281201"], thin.first("00281050")) == (bytes(5000), 40)
+    assert _layout(head, scanned) == _layout(data, scanned)
+
+
+def test_long_sequences_are_left_out_but_for_those_of_frames() -> None:
+    long = item(el(0x00420011, "OB", bytes(5000)), undefined=True)
+    lut = sequence(0x00283010, item(el(0x00283006, "OW", bytes(6000))))
+    for undefined in (False, True):
+        data = part10(dataset(pixels(2, 2, b"abcd") | {
+            0x00081140: sequence(0x00081140, long, long, undefined=undefined), 0x00283010: lut,
+            0x52009229: sequence(0x52009229, long, undefined=undefined),
+        }))
+        scanned, counted = scan(data), Counted(data)
+        read = header.read(drawn(counted.read, scanned.head_bytes, scanned, header.LONGEST_VALUE_BYTES), scanned, 0)
+        assert read.document["00081140"] == {"vr": "SQ"}
+        assert len(read.binary["00283010/1/00283006"]) == 6000
+        assert read.document["52009229"]["Value"]
+
+
+def test_what_is_long_even_so_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slimming, "MOST_DRAWN_BYTES", 50_000)
+    monkeypatch.setattr(bulk, "WINDOW_BYTES", 64)
+    tables = {0x00281300 + n: el(0x00281300 + n, "OW", bytes(6000)) for n in range(20)}
+    for extra in (tables, {0x00091010: im(0x00091010, "implicit"), 0x00420011: el(0x00420011, "OB", bytes(60_000))}):
+        data = part10(dataset(pixels(2, 2, b"abcd") | extra))
+        scanned, counted = scan(data), Counted(data)
+        with pytest.raises(NotAcceptable) as refused:
+            drawn(counted.read, scanned.head_bytes, scanned, header.LONGEST_VALUE_BYTES)
+        assert refused.value.reason == "too-large"
+        assert counted.read_bytes < 60_000
