@@ -106,7 +106,10 @@ class Alerts(Changes):
             size = nodes.size(tx)
             kept = tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == SEEN)).scalar()
             if kept is None or not kept.isdigit() or int(kept) > size:
-                return [], size, False  # what was before alerts were there is not told now
+                last = tx.execute(sa.select(sa.func.max(_A.last_event)).where(_A.rule.in_(list(RULES)))).scalar()
+                if last is None or last >= size:
+                    return [], size, False  # what was before alerts were there is not told now
+                kept = str(last + 1)  # who takes the place away hides nothing that came later
             if int(kept) == size:
                 return [], None, False
             e = audit_event.c

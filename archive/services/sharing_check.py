@@ -19,6 +19,7 @@ from archive.ledger.audit import Kind, secret_digest
 from archive.ledger.log import AuditFilter
 from archive.services.core import Core
 from archive.services.retrace import Found, bodies, details
+from archive.services.share_code_check import coded
 from archive.services.shares import recipient
 
 Row = dict[str, Any]
@@ -47,8 +48,9 @@ def opened(tx: sa.Connection, said: Row, at: datetime) -> None:
 
 
 def sharing(core: Core, tx: sa.Connection) -> Iterator[Found]:
-    """Yield links, their sessions and albums that no event made, that say otherwise than theirs, or that came back."""
+    """Yield links, their codes and sessions, and albums that no event made, that say otherwise than theirs, or that came back."""
     yield from _links(core, tx)
+    yield from coded(core, tx)
     yield from _sessions(core, tx)
     yield from _givers(core, tx)
     yield from _albums(core, tx)

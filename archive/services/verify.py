@@ -35,6 +35,7 @@ from archive.services import (
     bound,
     candidates,
     change_keys,
+    delivery_check,
     denials,
     forward_check,
     hold_rows,
@@ -44,6 +45,7 @@ from archive.services import (
     segment_check,
     standing,
     untaken,
+    watch_check,
     webhook_check,
 )
 from archive.services.core import Core
@@ -122,7 +124,7 @@ class Verify:
                     admitted.admitted(core, tx), candidates.led(core, tx), hold_rows.stand(core, tx), purge_check.gone(core, tx),
                     rules_check.ruled(core, tx), forward_check.sent_by(core, tx), bound.bound(core, tx), approval_check.approved(core, tx),
                     change_keys.opening(core, tx) if mode != "keyless" else (), untaken.told(tx), webhook_check.hooked(core, tx),
-                    alert_check.waiting(core, tx),
+                    alert_check.waiting(core, tx), watch_check.watched(core, tx), delivery_check.queued(core, tx),
                 )
                 found = chain.from_iterable(checks)
                 for code, detail, uid in found:

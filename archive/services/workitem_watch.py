@@ -68,7 +68,10 @@ class WorkitemWatch:
             row = self._one(tx, scope, place, uid)
             event = Event(
                 Kind.WORKITEM_WATCHED, subject=subject, objects=objects_of([] if row is None else [row.dataset]),
-                detail={"what": "subscribed", "workitem": uid, "ae_title": ae_title, "deletion_lock": deletion_lock},
+                detail={
+                    "what": "subscribed", "workitem": uid, "ae_title": ae_title, "datastore": datastore, "deletion_lock": deletion_lock,
+                    **({} if kept is None else {"filter": kept}),
+                },
             )
             leaf = self._core.ledger.record(tx, event, at=at)
             subscriber = self._subscriber(tx, subject, place, ae_title)
@@ -103,7 +106,7 @@ class WorkitemWatch:
                 gone = tx.execute(sa.delete(_S).where(_S.c.subscriber_pk == subscriber, _S.c.workitem_pk == row.id)).rowcount
                 if not gone:
                     raise _unknown()
-            self._note(tx, subject, "unsubscribed", uid, ae_title, at)
+            self._note(tx, subject, "unsubscribed", uid, ae_title, datastore, at)
 
         change(self._core, subject, datastore, work)
 
@@ -121,7 +124,7 @@ class WorkitemWatch:
             there = sa.update(_S).where(_S.c.subscriber_pk == subscriber, _S.c.workitem_pk == _ALL)
             if not tx.execute(there.values(until_workitem=newest)).rowcount:
                 raise _unknown()
-            self._note(tx, subject, "suspended", uid, ae_title, at)
+            self._note(tx, subject, "suspended", uid, ae_title, datastore, at)
 
         change(self._core, subject, datastore, work)
 
@@ -220,8 +223,8 @@ class WorkitemWatch:
         tx.execute(sa.delete(_S).where(_S.c.subscriber_pk == subscriber, _S.c.workitem_pk == workitem_pk))
         tx.execute(sa.insert(_S).values(subscriber_pk=subscriber, workitem_pk=workitem_pk, wanted=wanted, **values))
 
-    def _note(self, tx: sa.Connection, subject: Subject, what: str, uid: str, ae_title: str, at: datetime) -> None:
-        detail = {"what": what, "workitem": uid, "ae_title": ae_title}
+    def _note(self, tx: sa.Connection, subject: Subject, what: str, uid: str, ae_title: str, datastore: str, at: datetime) -> None:
+        detail = {"what": what, "workitem": uid, "ae_title": ae_title, "datastore": datastore}
         self._core.ledger.record(tx, Event(Kind.WORKITEM_WATCHED, subject=subject, detail=detail), at=at)
 
 

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from archive.db.tables import alert
+from archive.db.tables import alert, archive_state
 from archive.ledger.audit import Event, Kind
 from archive.node import Node
+from archive.services.alert_check import AT_ONCE
+from archive.services.alert_look import Found
+from archive.services.alerts import SEEN
 from tests.services import archives
 from tests.services.test_rebuild import lose, rebuild
 
@@ -49,6 +52,43 @@ def test_an_alert_edited_behind_our_back(tmp_path: Path, edit: Callable[[], Any]
             tx.execute(edit())
         (one,) = found(node)
     assert said in one
+
+
+def _looked(value: str | None) -> Callable[[], Any]:
+    row = archive_state.c.name == SEEN
+    return lambda: sa.delete(archive_state).where(row) if value is None else sa.update(archive_state).where(row).values(value=value)
+
+
+@pytest.mark.parametrize(("edit", "said"), [
+    (_looked(None), "up to where alerts were looked for is gone"),
+    (_looked("100000"), "alerts were looked for further than the log goes"),
+    (_looked("x"), "alerts were looked for further than the log goes"),
+    (_looked("0"), ""),
+])  # fmt: skip
+def test_a_look_moved_behind_our_back(tmp_path: Path, edit: Callable[[], Any], said: str) -> None:
+    """Back, it finds the same again; that it was moved ahead within the log no event says."""
+    with archives.opened(archives.made(tmp_path)) as node:
+        node.alerts.tick()
+        assert found(node) == []
+        raised(node)
+        with node.core.database.begin() as tx:
+            assert tx.execute(edit()).rowcount
+        details = found(node)
+        assert len(details) == bool(said)
+        assert all(one.startswith(said) for one in details)
+        with node.core.database.begin() as tx:
+            event = Event(Kind.VERIFIED, outcome=8, detail={"mode": "full", "checked": 1, "findings": ["V01:1"]})
+            n = node.core.ledger.record(tx, event, at=node.core.clock())
+        node.alerts.tick()
+        assert n in {row["last_event"] for row in node.alerts.list(archives.the_console(node))}, "what came meanwhile is told"
+        assert found(node) == [], "the next look notes it anew"
+
+
+def test_who_never_looked_has_no_look_taken_away(tmp_path: Path) -> None:
+    with archives.opened(archives.made(tmp_path)) as node:
+        with node.core.database.begin() as tx:
+            node.alerts.raise_at_once(tx, Found(AT_ONCE, 1, "somebody"), node.core.clock())
+        assert found(node) == []
 
 
 def test_after_a_lost_index_those_that_wait_are_there(tmp_path: Path) -> None:
