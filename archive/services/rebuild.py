@@ -6,7 +6,7 @@ are; where it is lost they come from what lies beside it (docs/format.md 7, 10).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,6 +69,7 @@ from archive.services.targets import Placed, Resolver
 CATALOG = (access_study, series_pack, instance, held, series, study, patient)
 LEDGER = (ledger_leaf, ledger_node, audit_event, audit_object, checkpoint)
 _TOKEN = policy.system("rebuild")
+Fill = Callable[[sa.Connection], dict[sa.Table, dict[int, Placed]]]
 DEFAULT_DATASTORE = "clinical"
 _WHEN = "%Y-%m-%d %H:%M:%S UTC"
 
@@ -140,6 +141,33 @@ class Rebuild:
         replayed = Replay(core).run()
         report.adopted = done.instances + replayed.adopted
         report.changes += done.changes
+        return report
+
+    def onto(self, fill: Fill, settled: Callable[[sa.Connection], None], *, operator: str) -> Rebuilt:
+        """Make the catalog in an index that has none, in one transaction with all else: `fill` brings it, and says what grants are about.
+
+        What is still to be done again is done by the next start. `settled` sees the transaction before it is committed.
+
+        Raises:
+            DatabaseUnavailable, VaultUnavailable.
+        """
+        core, report = self._core, Rebuilt(lost=False)
+        found = survey(core, lambda *_args: None)
+        with core.database.begin() as tx:
+            kept = fill(tx)
+            self._from_ledger(tx, kept)
+            forget_arrivals(tx)
+            history = History(core, tx, found)
+            history.run(lambda *_args: None)
+            self._resolve(tx, kept, report)
+            deliveries.put_back(tx, _TOKEN)
+            derived.refill(tx, core.clock())
+            catchup.set_due(tx)
+            untaken.forget(tx)
+            untaken.note(tx, history.untaken())
+            _tell(report, history.done, found)
+            self._record(tx, report, operator)
+            settled(tx)
         return report
 
     def _require_alone(self, found: Survey | None = None) -> None:

@@ -21,13 +21,25 @@ from archive.access import policy
 from archive.config import Config, DatabaseSection, Keys
 from archive.db import migrate
 from archive.db.copies import copy_rows
-from archive.db.tables import association_slot, login_attempt, principal, segment, session, share_code, share_session
+from archive.db.failures import TooLong
+from archive.db.tables import (
+    association_slot,
+    login_attempt,
+    metadata,
+    principal,
+    purged,
+    purged_key,
+    segment,
+    session,
+    share_code,
+    share_session,
+)
 from archive.errors import ArchiveError, ConfigurationError, InvalidRequest, KeysUnavailable
 from archive.index import access_study
 from archive.keys import private_files
 from archive.keys.keyring import Keyring
 from archive.ledger.audit import Event, Kind
-from archive.services import catchup, index_key, key_record, manifest, restoring, setup
+from archive.services import catchup, deliveries, index_key, key_record, manifest, restoring, setup, targets
 from archive.services.catchup import CatchUp
 from archive.services.clock import Clock
 from archive.services.console import console
@@ -35,6 +47,7 @@ from archive.services.core import Core
 from archive.services.manifest import File
 from archive.services.oversight import Oversight
 from archive.services.purge_finish import forget_segments
+from archive.services.rebuild import CATALOG, Rebuild
 from archive.services.replay import Replay
 from archive.services.verify import Mode, Verify
 from archive.vault.disk import translated
@@ -109,7 +122,7 @@ def restore(folder: Path, config: Config, way: Way) -> Restored:
         try:
             with restoring.stage(config) as stage:
                 report, inside, keyring = _staged(folder, config, stage, way, keeping="copy", made=made)
-                _move(stage, config, inside, keyring, way.clock, made)
+                report.findings += [{"code": "V12", "detail": one} for one in _move(stage, config, inside, keyring, way, made)]
         except BaseException:
             _forget(config, made)
             raise
@@ -282,8 +295,34 @@ def _refuse_filled(tx: sa.Connection) -> None:
         raise ConfigurationError(message, remedy="name an empty database in database.url")
 
 
-def _onto_server(inside: Config, config: Config, keyring: Keyring, at: datetime) -> None:
-    """Copy the index into the server's database; nothing is put there before everything was checked."""
+def _onto_server(inside: Config, config: Config, keyring: Keyring, way: Way) -> list[str]:
+    """Copy the index into the server's database; nothing is put there before everything was checked. Return what it does not take."""
+    try:
+        _copy(inside, config, keyring, way.clock())
+    except TooLong:
+        return _without(inside, config, keyring, way)
+    return []
+
+
+def _without(inside: Config, config: Config, keyring: Keyring, way: Way) -> list[str]:
+    """Copy what is no catalog, and make that of the records: so a value that the server's index does not take costs its instance alone."""
+    others = [table for table in metadata.sorted_tables if table not in (*CATALOG, purged, purged_key)]
+    token = policy.system("rebuild")
+    with (
+        closing(setup.open_index(inside, keyring)) as index, closing(way.opening(config, keyring)) as node, index.begin() as source,
+    ):
+        def fill(tx: sa.Connection) -> dict[sa.Table, dict[int, targets.Placed]]:
+            _refuse_filled(tx)
+            kept = targets.captured(source)
+            deliveries.set_aside(source, token)
+            copy_rows(source, tx, token, others)
+            return kept
+
+        made = Rebuild(node.core).onto(fill, lambda tx: restoring.say_filling(config, tx), operator=way.operator)
+    return made.problems
+
+
+def _copy(inside: Config, config: Config, keyring: Keyring, at: datetime) -> None:
     with (
         closing(setup.open_index(inside, keyring)) as index, closing(setup.open_index(config, keyring)) as server,
         index.read() as source, server.begin() as tx,
@@ -294,8 +333,9 @@ def _onto_server(inside: Config, config: Config, keyring: Keyring, at: datetime)
         access_study.refill(tx, at)
 
 
-def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, clock: Clock, made: list[bytes]) -> None:
-    """Give everything its name, what makes it an archive last."""
+def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, way: Way, made: list[bytes]) -> list[str]:
+    """Give everything its name, what makes it an archive last; return what could not be taken along."""
+    left: list[str] = []
     keys, given = stage / "keys", inside.key_file
     for folder in (path for path in stage.rglob("*") if path.is_dir()):
         private_files.sync_directory(folder)
@@ -312,9 +352,10 @@ def _move(stage: Path, config: Config, inside: Config, keyring: Keyring, clock: 
         private_files.write(config.key_file, given.read_bytes(), replace=False)
         made.append(config.key_file.read_bytes())
     if config.database.url:
-        _onto_server(inside, config, keyring, clock())
+        left = _onto_server(inside, config, keyring, way)
     private_files.write(config.keys_dir / "keyring.json", (keys / "keyring.json").read_bytes())
     restoring.sweep(config)
+    return left
 
 
 # --- opened ------------------------------------------------------------------------------------------------------------------------
