@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomFileLike
 from pynetdicom import AE, evt
 
+from archive.access.grants import Target
 from archive.cli.main import run
 from archive.cli.session import Session
 from archive.db.tables import peer, role_assignment
@@ -246,6 +247,16 @@ def test_who_may_not_see_the_worklist(made: Clinic) -> None:
             assert [int(status.Status) for status, _ in answers] == [0], "a right that was taken away counts at once"
         finally:
             _give_role(made, "CT1")
+
+
+def test_whom_a_device_is_denied_it_does_not_find(made: Clinic) -> None:
+    console, accounts = the_console(made.node), made.node.accounts
+    deny = accounts.add_grant(console, to="CT1", role="researcher", target=Target("patient", "W1", expected=True), deny=True)
+    assert ask(made, "CT1", asking(PatientID="W1")) == ask(made, "CT1", asking(PatientID="NOBODY")) == (0, [])
+    assert numbers(ask(made, "CT1", asking())[1]) == [2, 3, 5, 6]
+    assert numbers(ask(made, "ANY", asking(PatientID="W1"))[1]) == [1]
+    accounts.revoke_grant(console, deny["id"])
+    assert numbers(ask(made, "CT1", asking(PatientID="W1"))[1]) == [1]
 
 
 def _take_role(made: Clinic, name: str) -> None:
