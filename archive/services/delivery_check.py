@@ -1,6 +1,6 @@
 """What waits to be delivered, as far as the ledger's events say: a report goes to whom it was promised, until an event says it was taken.
 
-What is queued to be forwarded is in no event; that goes where its rule says, or is told.
+What is queued to be forwarded is in no event; whatever its row says it goes where its rule does, or not at all.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from archive.services.webhook_check import LOST
 
 _C, _D, _R = commitment.c, delivery.c, forward_rule.c
 _RECEIPT = "storage-commitment"
-_STRAY = sa.select(_D.id).outerjoin(forward_rule, _R.id == _D.rule_id).where(_D.kind == FORWARD, sa.or_(
-    _R.id.is_(None), _R.peer_id != _D.peer_id, _D.instance_pk.is_(None), _D.commitment_id.is_not(None),
-    _D.state.not_in([WAITING, DONE, FAILED, REJECTED]),
-)).order_by(_D.id)
-_ODD = sa.select(_D.id).where(sa.or_(_D.kind.not_in([REPORT, FORWARD]), sa.and_(_D.kind == REPORT, sa.or_(
+_COUNT = sa.select(sa.func.count())
+_STRAY = _COUNT.select_from(delivery.outerjoin(forward_rule, _R.id == _D.rule_id)).where(_D.kind == FORWARD, sa.or_(
+    _R.id.is_(None), _D.instance_pk.is_(None), _D.commitment_id.is_not(None), _D.state.not_in([WAITING, DONE, FAILED, REJECTED]),
+))
+_ODD = _COUNT.select_from(delivery).where(sa.or_(_D.kind.not_in([REPORT, FORWARD]), sa.and_(_D.kind == REPORT, sa.or_(
     _D.commitment_id.is_(None), _D.state.not_in([WAITING, DONE, FAILED]),
-)))).order_by(_D.id)
+))))
 _REPORTS = (
     sa.select(_C.id, _C.leaf, _C.peer_id, _C.calling_ae_title, _C.reported_at, replaced().label("replaced"), _D.id.label("delivery"),
               _D.peer_id.label("to"), _D.ae_title, _D.state)
@@ -45,11 +45,10 @@ class _Promised:
 
 
 def queued(core: Core, tx: sa.Connection) -> Iterator[Found]:
-    """Yield deliveries that go elsewhere than was said, reports that no event promised or that are gone, and such as wait again."""
-    for number in tx.execute(_STRAY).scalars():
-        yield "V12", f"the delivery {number} goes by no rule, or elsewhere than its rule says", ""
-    for number in tx.execute(_ODD).scalars():
-        yield "V12", f"the delivery {number} reports nothing that was promised", ""
+    """Yield deliveries by no rule, reports that no event promised, that go elsewhere than was asked or are gone, and such as wait again."""
+    for query, what in ((_STRAY, "are to be forwarded by no rule, or nothing"), (_ODD, "report nothing that was promised")):
+        if count := tx.execute(query).scalar_one():
+            yield "V12", f"{count} deliveries {what}", ""
     rows = tx.execute(_REPORTS).all()
     told = _promised(core, tx)
     for row in rows:
