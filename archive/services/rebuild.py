@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -59,7 +58,8 @@ from archive.services import (
 )
 from archive.services.core import Core
 from archive.services.ended import apply_later
-from archive.services.history import Done, History, forget_arrivals
+from archive.services.history import History, forget_arrivals
+from archive.services.rebuilt import Rebuilt, shown
 from archive.services.replay import Replay
 from archive.services.segment_rows import FIRST_RECORD
 from archive.services.snapshot import Snapshot
@@ -72,24 +72,6 @@ _TOKEN = policy.system("rebuild")
 Fill = Callable[[sa.Connection], dict[sa.Table, dict[int, Placed]]]
 DEFAULT_DATASTORE = "clinical"
 _WHEN = "%Y-%m-%d %H:%M:%S UTC"
-
-
-@dataclass(slots=True)
-class Rebuilt:
-    """What was made, and in words what is missing."""
-
-    lost: bool
-    instances: int = 0
-    held: int = 0
-    changes: int = 0
-    adopted: int = 0
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything the ledger names is there."""
-        return not self.problems
 
 
 class Rebuild:
@@ -133,7 +115,7 @@ class Rebuild:
                 catchup.set_due(tx)
             untaken.forget(tx)
             untaken.note(tx, history.untaken(), self._not_done(tx))
-            _tell(report, history.done, found)
+            report.tell(history.done, found)
             if lost:
                 self._give_up()
             self._record(tx, report, operator)
@@ -164,8 +146,8 @@ class Rebuild:
             derived.refill(tx, core.clock())
             catchup.set_due(tx)
             untaken.forget(tx)
-            untaken.note(tx, history.untaken())
-            _tell(report, history.done, found)
+            untaken.note(tx, history.untaken(), self._not_done(tx))
+            report.tell(history.done, found)
             self._record(tx, report, operator)
             settled(tx)
         return report
@@ -231,7 +213,7 @@ class Rebuild:
         if damaged is not None and self._salvaged(tx, damaged, LEDGER):
             report.notes.append("the ledger was read from the damaged index")
             if shut := mended.mend(tx, core.keyring, core.config.ledger_dir):
-                report.problems.append(f"{_shown(shut)}: these events do not open any more, nor in the ledger's files; what they took away "
+                report.problems.append(f"{shown(shut)}: these events do not open any more, nor in the ledger's files; what they took away "
                                        "counts again, and what they said is lost: look at who may do what")
         else:
             found = recover.recover(
@@ -368,7 +350,7 @@ class Rebuild:
         resolver = Resolver(self._core, tx, self._core.clock())
         lost = targets.put_back(tx, resolver, kept)
         if lost:
-            report.problems.append(f"nobody knows any more what these grants are about, so they give nothing: {_shown(lost)}")
+            report.problems.append(f"nobody knows any more what these grants are about, so they give nothing: {shown(lost)}")
         if resolver.empty:
             report.notes.append(f"{resolver.empty} patients with grants have no images here now; the grants count when images come")
 
@@ -381,22 +363,3 @@ class Rebuild:
             "changes": report.changes, "notes": report.notes, "problems": report.problems,
         }
         core.ledger.record(tx, Event(Kind.REBUILT, outcome=0 if report.ok else 4, subject=subject, detail=detail), at=core.clock())
-
-
-def _shown(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:20])) + (", …" if len(numbers) > 20 else "")
-
-
-def _tell(report: Rebuilt, done: Done, found: Survey) -> None:
-    report.instances, report.held, report.changes = done.instances, done.held, done.changes
-    if done.missing:
-        verdicts = ", ".join(sorted({verdict for _, verdict in done.missing}))
-        first = ", ".join(str(number) for number, _ in done.missing[:20])
-        report.problems.append(f"{len(done.missing)} events name records that are missing or not sound ({verdicts}): {first}; bring their "
-                               "segments back from a backup and rebuild again")
-    if done.too_long:
-        report.problems.append(f"{len(done.too_long)} events are about values longer than this database's index takes, and what they say "
-                               f"stays sealed where it lies: {_shown(done.too_long)}; an embedded index takes them")
-    report.problems += [f"segment {name} is damaged at {offset} ({verdict})" for name, offset, verdict in found.damaged[:20]]
-    if found.shredded:
-        report.notes.append(f"{found.shredded} records are of studies whose key was destroyed on purpose")

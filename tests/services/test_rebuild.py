@@ -18,7 +18,8 @@ from archive.keys.keyring import Keyring
 from archive.node import Node, open_node
 from archive.services import lost, survey
 from archive.services.clock import utc_now
-from archive.services.rebuild import Rebuild, Rebuilt
+from archive.services.rebuild import Rebuild
+from archive.services.rebuilt import Rebuilt
 from archive.services.snapshot import Snapshots
 from tests.services import archives, catalogs
 from tests.services.test_replay import abandon

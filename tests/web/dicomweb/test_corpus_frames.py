@@ -31,6 +31,7 @@ from archive.dicom.transfer import EXPLICIT_LE
 from archive.errors import ArchiveError, InvalidInstance
 from archive.web.dicomweb import media
 from tests.dicom.conftest import corpus_files  # noqa: F401
+from tests.dicom.pixel_shape import in_shape
 from tests.dicom.test_pixels import JFIF_RGB, NOT_THEIRS
 from tests.services import archives
 from tests.web import real
@@ -234,16 +235,6 @@ def shown(one: Stored) -> np.ndarray[Any, Any] | None:
     return 255 - grey if read.PhotometricInterpretation == "MONOCHROME1" else grey
 
 
-def in_shape(one: Stored) -> tuple[int, int]:
-    """Columns and rows of the picture, by what pydicom reads of its pixels' shape."""
-    read = pydicom.dcmread(io.BytesIO(one[1]), stop_before_pixels=True)
-    names = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
-    found = next((value for name in names if (value := read.get(name))), (1, 1))
-    high = float(found[0]) / float(found[1])
-    high = high if abs(high - 1) > 0.01 else 1.0
-    return round(read.Columns * max(1.0, 1 / high)), round(read.Rows * max(1.0, high))
-
-
 def test_pictures_of_every_file(place: Place, stored: list[Stored]) -> None:
     drawn = compared = oblong = 0
     for nth, one in enumerate(stored):
@@ -258,7 +249,7 @@ def test_pictures_of_every_file(place: Place, stored: list[Stored]) -> None:
             assert scanned.transfer_syntax_uid not in DECODABLE or path.name in NOT_THEIRS, (path.name, detail)
             continue
         image = Image.open(io.BytesIO(answer.data))
-        size = in_shape(one)
+        size = in_shape(pydicom.dcmread(io.BytesIO(one[1]), stop_before_pixels=True))
         assert (image.format, image.size) == (form, size), path.name
         drawn += 1
         oblong += size != (scanned.number("Columns"), scanned.number("Rows"))
