@@ -254,7 +254,7 @@ class Replay:
 
     def _drop_row(self, row: sa.Row[Any]) -> bool:
         """Forget a segment whose file was removed, empty, just before the end."""
-        if row.replay_from > FIRST_RECORD or self._named(row.id):
+        if row.used or row.replay_from > FIRST_RECORD or self._named(row.id):
             return False
         with self._core.database.begin() as tx:
             tx.execute(sa.delete(segment).where(segment.c.id == row.id))

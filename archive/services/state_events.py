@@ -16,7 +16,8 @@ from archive.errors import ArchiveError, CommitUncertain
 from archive.ledger import statements
 from archive.ledger.audit import StoredRef
 from archive.services.core import Core
-from archive.vault.vault import RecordRef
+from archive.vault.disk import padded
+from archive.vault.vault import Kind, RecordRef
 
 log = logging.getLogger("archive.services")
 
@@ -91,9 +92,13 @@ def decode_change(payload: bytes) -> dict[str, Any]:
 def keep_statement(core: Core, tx: sa.Connection, ref: RecordRef, leaf: int, envelope: bytes) -> None:
     """Insert the row that makes a record known, and move its segment's replay position when that is due.
 
-    The position goes up to what is settled once this transaction, the record's own, commits.
+    The position goes up to what is settled once this transaction, the record's own, commits. A change of state has its place in no row:
+    its segment, while it is open, says that it holds something, so that it is missed when it is lost.
     """
     _STATEMENT.run(tx, {"object_id": ref.object_id, "leaf": leaf, "envelope": envelope})
+    if ref.kind == Kind.EVENT:
+        end = padded(ref.location.offset + ref.location.record_bytes)
+        _HOLDS.run(tx, {"segment": ref.location.segment_id, "end": end})
     position = core.vault.segments.replay_due(ref.location)
     if position is not None:
         _ADVANCE.run(tx, {"segment": ref.location.segment_id, "position": position})
@@ -103,6 +108,11 @@ _KNOWN = [
     sa.select(table.c.leaf).where(table.c.object_id == sa.bindparam("object")) for table in (statement, purged)
 ]
 _STATEMENT = Prepared(sa.insert(statement), keys=("object_id", "leaf", "envelope"))
+_HOLDS = Prepared(
+    sa.update(segment)
+    .where(segment.c.id == sa.bindparam("segment"), segment.c.state == "open", segment.c.used < sa.bindparam("end"))
+    .values(used=sa.bindparam("end"))
+)
 _ADVANCE = Prepared(
     sa.update(segment)
     .where(segment.c.id == sa.bindparam("segment"), segment.c.replay_from < sa.bindparam("position"))

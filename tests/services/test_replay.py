@@ -354,6 +354,22 @@ def test_a_change_of_state_that_rots_is_damage_and_not_a_write_cut_short(tmp_pat
         abandon(node)
 
 
+def test_a_lost_segment_that_held_changes_of_state_alone_is_told(folder: Path) -> None:
+    config = archives.configured(folder)
+    with archives.opened(config) as node:
+        archives.store(node, archives.instance(1))
+    node = archives.open_node(config)
+    node.start()
+    node.remove.reject(archives.the_console(node), "clinical", "study", "1.2.3", reason="sent twice")
+    (name,) = [row[0] for row in segments_of(node) if row[1] == "open"]
+    abandon(node)
+    (config.segments_dir / name).unlink()
+    for _ in range(2):
+        with archives.opened(config) as node:
+            found = node.verify.run(archives.the_console(node)).findings
+            assert ("V01", f"segment {name} is missing") in [(one.code, one.detail) for one in found]
+
+
 def test_what_came_after_a_purge_by_a_clock_that_was_ahead_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no leftover from before, though its time says so: the power went before its rows were on the disk."""
     config, at = archives.made(tmp_path), [utc_now() + timedelta(hours=3)]

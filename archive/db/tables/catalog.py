@@ -186,7 +186,7 @@ segment = Table(
     Column("name", sa.Text, nullable=False, unique=True),
     Column("state", sa.Text, nullable=False),  # open | closed
     Column("replay_from", sa.BigInteger, nullable=False),  # below it every record has committed or failed for good
-    Column("used", sa.BigInteger, nullable=False, server_default="0"),  # set when closed
+    Column("used", sa.BigInteger, nullable=False, server_default="0"),  # set when closed; before, how far changes of state go
     Column("sha256", sa.LargeBinary(32), nullable=True),  # of the closed file, set by the background worker
     Column("created_at", Instant, nullable=False),
     Column("closed_at", Instant, nullable=True),
