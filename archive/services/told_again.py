@@ -11,11 +11,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from archive.db.copies import number_on
-from archive.db.tables import access_review, access_review_item, alert, audit_event
+from archive.db.tables import access_review, access_review_item, alert, archive_state, audit_event
 from archive.ledger.audit import Kind
 from archive.ledger.log import AuditFilter, AuditRow
 from archive.services import retrace
 from archive.services.alert_rules import RULES
+from archive.services.alerts import SEEN
 from archive.services.core import Core
 
 OF_NOBODY = frozenset({"spraying", "certificate-mismatch", "integrity", "audit-gap", "witness-silent", "witness-against"})
@@ -42,10 +43,12 @@ def _of(core: Core, tx: sa.Connection, kind: Kind) -> list[AuditRow]:
 def _alerts(core: Core, tx: sa.Connection) -> int:
     """Put back those that tell of an event; what tells of a state that lasts is found again within the hour."""
     waiting: dict[int, AuditRow] = {}
+    last = -1
     for row in _of(core, tx, Kind.ALERT):
         said: dict[str, Any] = (row.body or {}).get("detail", {})
         if said.get("what") == "raised":
             waiting[said["alert"]] = row
+            last = max(last, said["event"]) if said["rule"] in RULES else last
         elif said.get("what") == "acknowledged":
             waiting.pop(said["alert"], None)
     there = set(tx.execute(sa.select(_A.id)).scalars())
@@ -62,6 +65,9 @@ def _alerts(core: Core, tx: sa.Connection) -> int:
             last_event=said["event"], raised_at=row.at, updated_at=row.at,
         ))
         count += 1
+    seen = sa.select(archive_state.c.name).where(archive_state.c.name == SEEN)
+    if last >= 0 and tx.execute(seen).first() is None:  # what was told before is not told again, and what came later is
+        tx.execute(sa.insert(archive_state).values(name=SEEN, value=str(last + 1)))
     return count
 
 

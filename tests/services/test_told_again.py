@@ -6,9 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
+from archive.db.tables import archive_state
 from archive.ledger.audit import Event, Kind
 from archive.node import Node
 from archive.services.alert_look import Found
+from archive.services.alerts import SEEN
 from archive.services.clock import utc_now
 from archive.services.review_rows import Chosen
 from archive.services.snapshot import Snapshots
@@ -47,7 +51,7 @@ def test_open_alerts_and_closed_reviews_come_back(tmp_path: Path, usually: dict[
         node.reviews.close(console, first, undecided="keep")
         node.reviews.close(console, second, undecided="keep")
         node.upkeep.checkpoint()
-        before = alerts(node)
+        before, told = alerts(node), max(row["last_event"] for row in node.alerts.list(console, every=True))
         closed = {number: node.reviews.show(console, number) for number in (first, second)}
     assert len(before) == 2
     lose(config)
@@ -55,6 +59,8 @@ def test_open_alerts_and_closed_reviews_come_back(tmp_path: Path, usually: dict[
     with archives.opened(config) as node:
         console = archives.the_console(node)
         assert alerts(node) == before
+        with node.core.database.read() as tx:
+            assert tx.execute(sa.select(archive_state.c.value).where(archive_state.c.name == SEEN)).scalar() == str(told + 1)
         for number, was in closed.items():
             now = node.reviews.show(console, number)
             assert {name: now[name] for name in ("title", "state", "closed_at", "leaf", "items")} == {
